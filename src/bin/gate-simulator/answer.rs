@@ -1,0 +1,107 @@
+//! Answers: the vendor's envelope `{"IsSuccess", "Error", "Result"}`, and plain JSON beside it.
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::outcome::Refusal;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const SUCCESS: &[u8] = br#"{"IsSuccess":true,"Error":null,"Result":"triggered"}"#;
+
+/// An answer that can be given more than once.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    /// What an executed trigger is answered.
+    pub fn success() -> Self {
+        Self::json(StatusCode::OK, Bytes::from_static(SUCCESS))
+    }
+
+    /// What a refused request is answered, with the status of its outcome.
+    pub fn refusal(refusal: &Refusal) -> Self {
+        let status = status(refusal.outcome.status());
+        let answer = Self::envelope(status, false, Some(&refusal.error));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            return answer.with(ALLOW, HeaderValue::from_static("POST"));
+        }
+        answer
+    }
+
+    /// An envelope without a result.
+    pub fn envelope(status: StatusCode, is_success: bool, error: Option<&str>) -> Self {
+        #[derive(Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Envelope<'a> {
+            is_success: bool,
+            error: Option<&'a str>,
+            result: (),
+        }
+        let envelope = Envelope { is_success, error, result: () };
+        Self::of(status, &envelope)
+    }
+
+    /// A value of the simulator's own, as JSON.
+    pub fn of(status: StatusCode, value: &impl Serialize) -> Self {
+        // Serializing into memory cannot fail for the maps with text keys that come here.
+        let body = serde_json::to_vec(value).unwrap_or_default();
+        Self::json(status, body.into())
+    }
+
+    /// A body sent as it is, with no content type.
+    pub fn raw(status: StatusCode, body: Bytes) -> Self {
+        Self { status, headers: HeaderMap::new(), body }
+    }
+
+    fn json(status: StatusCode, body: Bytes) -> Self {
+        let mut answer = Self::raw(status, body);
+        answer.headers.insert(CONTENT_TYPE, JSON);
+        answer
+    }
+
+    /// The same answer with one header set.
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// A status by its number; one that is none becomes 500.
+fn status(number: u16) -> StatusCode {
+    StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Outcome;
+    use serde_json::{Value, json};
+
+    fn body(answer: &Answer) -> Value {
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    #[test]
+    fn the_envelope_has_the_vendors_three_keys() {
+        let success = json!({"IsSuccess": true, "Error": null, "Result": "triggered"});
+        assert_eq!(body(&Answer::success()), success);
+        let refusal = Answer::refusal(&Refusal::new(Outcome::UnknownGate, "no gate \"x\""));
+        let expected = json!({"IsSuccess": false, "Error": "no gate \"x\"", "Result": null});
+        assert_eq!(body(&refusal), expected);
+        assert_eq!(refusal.status, StatusCode::NOT_FOUND);
+    }
+}

@@ -1,0 +1,185 @@
+//! The two connections to the broker: one consumes, one publishes.
+//!
+//! They are apart because a broker that runs out of memory or disk blocks whoever publishes, and
+//! the client then writes nothing on that connection, not even acks.
+
+use super::{CALL_TIMEOUT, Error, call};
+use futures_util::StreamExt;
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::Arc;
+
+/// The broker of a developer's machine.
+pub const DEFAULT_URL: &str = "amqp://guest:guest@localhost:5672/%2f";
+
+/// A checked `[broker]`; neither the password nor the client's key can be printed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    url: SecretString,
+    shown: String,
+    plain_beyond_loopback: bool,
+    /// PEM of the authorities that are trusted beside the system's.
+    pub ca: Option<String>,
+    /// PEM of the client's certificate, and of its key.
+    pub identity: Option<(String, SecretString)>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            url: DEFAULT_URL.into(),
+            shown: "localhost:5672".to_owned(),
+            plain_beyond_loopback: false,
+            ca: None,
+            identity: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks a broker's URL.
+    ///
+    /// # Errors
+    /// What is wrong with it, without quoting it: it holds a password.
+    pub fn new(
+        url: &SecretString,
+        ca: Option<String>,
+        identity: Option<(String, SecretString)>,
+    ) -> Result<Settings, String> {
+        let text = url.expose_secret().trim();
+        let form = "write amqp://user:password@host:5672/%2f or amqps://…";
+        let parsed = reqwest::Url::parse(text).map_err(|e| format!("is no address ({e}); {form}"))?;
+        if !matches!(parsed.scheme(), "amqp" | "amqps") {
+            return Err(format!("has scheme {}://; {form}", parsed.scheme()));
+        }
+        let host = parsed.host_str().unwrap_or_default().to_owned();
+        if host.is_empty() {
+            return Err(format!("names no host; {form}"));
+        }
+        if host.starts_with('[') {
+            return Err(
+                "names an IPv6 address, which the client would silently replace by localhost; write a host name"
+                    .to_owned(),
+            );
+        }
+        if parsed.path() == "/" {
+            return Err(
+                "ends in / and so names the virtual host \"\"; write /%2f for the default one, or leave the / out"
+                    .to_owned(),
+            );
+        }
+        let uri: AMQPUri = text.parse().map_err(|_| format!("cannot be read; {form}"))?;
+        let plain = uri.scheme == AMQPScheme::AMQP && !crate::gate::endpoint::is_loopback(&host);
+        Ok(Settings {
+            url: url.clone(),
+            shown: format!("{}:{}", uri.authority.host, uri.authority.port),
+            plain_beyond_loopback: plain,
+            ca,
+            identity,
+        })
+    }
+
+    /// Host and port, which may be shown.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// What is allowed and may still surprise.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        self.plain_beyond_loopback.then(|| {
+            format!("broker {} is reached without TLS: passwords and consents can be read on the way; amqps:// protects them", self.shown)
+        })
+    }
+
+    fn tls(&self) -> OwnedTLSConfig {
+        OwnedTLSConfig {
+            identity: self.identity.as_ref().map(|(pem, key)| OwnedIdentity::PKCS8 {
+                pem: pem.clone().into_bytes(),
+                key: key.expose_secret().as_bytes().to_vec(),
+            }),
+            cert_chain: self.ca.clone(),
+        }
+    }
+}
+
+/// Opens one connection; `purpose` is its name on the management page.
+///
+/// # Errors
+/// Why the broker cannot be reached.
+pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Error> {
+    let what = format!("connect to the broker at {}", settings.shown);
+    let uri: AMQPUri =
+        settings.url.expose_secret().trim().parse().map_err(|_| Error::refused(what.clone(), "unreadable URL"))?;
+    let properties = ConnectionProperties::default().with_connection_name(format!("consent-gate {purpose}").into());
+    let runtime = lapin::runtime::default_runtime().map_err(|e| Error::refused(what.clone(), e.to_string()))?;
+    // A peer that accepts and stays silent would be waited for without end.
+    call(&what, Connection::connect_uri_with_config(uri, properties, settings.tls(), runtime)).await
+}
+
+/// Both connections.
+#[derive(Debug)]
+pub struct Link {
+    pub consuming: Connection,
+    pub publishing: Arc<Connection>,
+}
+
+impl Link {
+    /// Opens both.
+    ///
+    /// # Errors
+    /// Why the broker cannot be reached.
+    pub async fn open(settings: &Settings) -> Result<Link, Error> {
+        let consuming = dial(settings, "consuming").await?;
+        let publishing = dial(settings, "publishing").await?;
+        Ok(Link { consuming, publishing: Arc::new(publishing) })
+    }
+
+    /// A channel for looking at things.
+    ///
+    /// # Errors
+    /// The broker is gone.
+    pub async fn channel(&self) -> Result<Channel, Error> {
+        call("open a channel", self.consuming.create_channel()).await
+    }
+
+    /// Returns when either connection is lost, saying why.
+    pub async fn lost(&self) -> String {
+        tokio::select! {
+            why = lost(&self.consuming) => why,
+            why = lost(&self.publishing) => why,
+        }
+    }
+
+    /// Closes both, politely but not for long.
+    pub async fn close(self) {
+        for connection in [&self.consuming, &*self.publishing] {
+            let _ = tokio::time::timeout(CALL_TIMEOUT / 10, connection.close(200, "done".into())).await;
+        }
+    }
+}
+
+/// An error of the connection or of any of its channels: a channel's end can take the connection
+/// along, so both mean to start again.
+async fn lost(connection: &Connection) -> String {
+    let mut events = Box::pin(connection.events_listener());
+    if !connection.status().connected() {
+        return "the connection is closed".to_owned();
+    }
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Error(error) => return error.to_string(),
+            Event::ConnectionBlocked(_) => {
+                tracing::warn!(
+                    "the broker blocks publishing (out of memory or disk); events stay queued until it has room"
+                );
+            }
+            Event::ConnectionUnblocked => tracing::info!("the broker takes publishes again"),
+            _ => {}
+        }
+    }
+    "the connection is gone".to_owned()
+}

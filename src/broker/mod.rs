@@ -1,0 +1,74 @@
+//! RabbitMQ: who is connected, what is declared, what comes in, and the one place where a
+//! delivery is settled.
+//!
+//! The traps of broker and client that shape these files are kept, with their measurements, in
+//! `docs/rabbitmq.md` and `docs/lapin.md`. Every call is bounded by a timeout: the client's calls
+//! can wait for ever.
+
+pub mod headers;
+pub mod inbox;
+pub mod link;
+pub mod outbox;
+pub mod topology;
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+/// The longest that one answer of the broker is waited for.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why something at the broker did not work: what was tried, and what the broker said.
+#[derive(Debug)]
+pub struct Error {
+    what: String,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    Client(lapin::Error),
+    TimedOut,
+    Refused(String),
+}
+
+impl Error {
+    fn refused(what: impl Into<String>, why: impl Into<String>) -> Error {
+        Error { what: what.into(), cause: Cause::Refused(why.into()) }
+    }
+
+    /// The broker's reply code, such as 404, when it closed the channel or connection.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        match &self.cause {
+            Cause::Client(error) => match error.kind() {
+                lapin::ErrorKind::ProtocolError(reply) => Some(reply.get_id()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.what)?;
+        match &self.cause {
+            Cause::Client(error) => write!(f, "{error}"),
+            Cause::TimedOut => write!(f, "no answer within {CALL_TIMEOUT:?}"),
+            Cause::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Awaits one call to the broker, bounded in time.
+async fn call<T>(what: &str, future: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
+    let cause = match tokio::time::timeout(CALL_TIMEOUT, future).await {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => Cause::Client(error),
+        Err(_) => Cause::TimedOut,
+    };
+    Err(Error { what: what.to_owned(), cause })
+}

@@ -1,0 +1,137 @@
+//! Step 7: settle. The only publish and the only ack in the crate.
+//!
+//! At least once: a message is published with `mandatory`, its confirm awaited and any return
+//! read, before the original is acked; whatever goes wrong leaves the original with the broker.
+//! Each channel carries one publish at a time: the client can give a confirm or a return to the
+//! wrong publish when several are under way on one channel.
+
+use super::headers::{Obituary, for_dead_letter};
+use super::topology::Queues;
+use super::{Error, call};
+use crate::integration::Name;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
+use tokio_retry::strategy::{ExponentialBackoff, jitter};
+
+/// Channels on which one integration publishes at once.
+const PUBLISHERS: usize = 8;
+/// The first pause after a failed publish, doubled each time, in milliseconds.
+const FIRST_PAUSE_MS: u64 = 100;
+/// The longest pause between two tries, in milliseconds.
+const LONGEST_PAUSE_MS: u64 = 5_000;
+
+/// What must be at the broker before the original is acked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Nothing: the event is done with.
+    Done,
+    /// A dead letter.
+    Dead(Obituary),
+}
+
+/// The delivery's channel is gone: the broker delivers its message again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// Settles the deliveries of one integration over one pair of connections.
+#[derive(Debug)]
+pub struct Outbox {
+    queues: Queues,
+    connection: Arc<Connection>,
+    idle: Mutex<Vec<Channel>>,
+    publishers: Semaphore,
+}
+
+impl Outbox {
+    /// An outbox that opens its channels when it first needs them.
+    #[must_use]
+    pub fn new(connection: Arc<Connection>, integration: &Name) -> Outbox {
+        Outbox {
+            queues: Queues::of(integration),
+            connection,
+            idle: Mutex::new(Vec::new()),
+            publishers: Semaphore::new(PUBLISHERS),
+        }
+    }
+
+    /// Carries a verdict out. Takes the delivery by value, so each is settled once. A publish that
+    /// the broker refuses is tried again for as long as the delivery is ours; `failed` hears of
+    /// each refusal.
+    ///
+    /// # Errors
+    /// [`Gone`] when the delivery's channel is gone; nothing is lost then.
+    pub async fn settle(
+        &self,
+        delivery: Delivery,
+        settlement: &Settlement,
+        failed: impl Fn(&Error),
+    ) -> Result<(), Gone> {
+        if let Settlement::Dead(obituary) = settlement {
+            let properties = for_dead_letter(&delivery.properties, obituary);
+            self.publish_until_confirmed(&delivery, &self.queues.dead, &properties, &failed).await?;
+        }
+        match call("ack", delivery.acker.ack(BasicAckOptions::default())).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Gone),
+            Err(error) => {
+                failed(&error);
+                Err(Gone)
+            }
+        }
+    }
+
+    async fn publish_until_confirmed(
+        &self,
+        delivery: &Delivery,
+        queue: &str,
+        properties: &BasicProperties,
+        failed: &impl Fn(&Error),
+    ) -> Result<(), Gone> {
+        let mut pauses = ExponentialBackoff::from_millis(2)
+            .factor(FIRST_PAUSE_MS / 2)
+            .max_delay(std::time::Duration::from_millis(LONGEST_PAUSE_MS))
+            .map(jitter);
+        while delivery.acker.usable() {
+            match self.publish(queue, &delivery.data, properties).await {
+                Ok(()) => return Ok(()),
+                Err(error) => failed(&error),
+            }
+            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+        }
+        Err(Gone)
+    }
+
+    /// One publish, confirmed. A channel goes back to the others only after a definite answer.
+    async fn publish(&self, queue: &str, body: &[u8], properties: &BasicProperties) -> Result<(), Error> {
+        // The semaphore is never closed, so this is always a permit.
+        let _turn = self.publishers.acquire().await;
+        let channel = self.channel().await?;
+        let what = format!("publish to \"{queue}\"");
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let published =
+            async { channel.basic_publish("".into(), queue.into(), options, body, properties.clone()).await?.await };
+        let confirmation = call(&what, published).await?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        match confirmation {
+            Confirmation::Ack(None) => Ok(()),
+            Confirmation::Ack(Some(_)) => Err(Error::refused(what, "returned: the queue does not exist")),
+            Confirmation::Nack(_) => {
+                Err(Error::refused(what, "refused by the broker: the queue is full or not available"))
+            }
+            Confirmation::NotRequested => Err(Error::refused(what, "the channel does not confirm")),
+        }
+    }
+
+    async fn channel(&self) -> Result<Channel, Error> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(channel) = idle.filter(|channel| channel.status().connected()) {
+            return Ok(channel);
+        }
+        let channel = call("open a channel", self.connection.create_channel()).await?;
+        call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(channel)
+    }
+}

@@ -1,0 +1,302 @@
+//! Reads typed values out of a tree and collects every complaint on the way.
+
+use super::node::{Node, Place, Value, from_toml};
+use std::cell::RefCell;
+use std::fmt;
+use std::time::Duration;
+
+/// One complaint: where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub place: Place,
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// All complaints of one run, so that a user mends everything at once.
+#[derive(Debug, Default)]
+pub struct Problems(RefCell<Vec<Problem>>);
+
+impl Problems {
+    /// Records a complaint.
+    pub fn add(&self, place: &Place, text: impl Into<String>) {
+        self.0.borrow_mut().push(Problem { place: place.clone(), text: text.into() });
+    }
+
+    /// How many there are so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// All of them, in the order found.
+    #[must_use]
+    pub fn into_list(self) -> Vec<Problem> {
+        self.0.into_inner()
+    }
+}
+
+/// A typed value and where it was written.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+/// The entries of one table. What was never asked for is an unknown key, which [`Fields::finish`]
+/// reports.
+pub struct Fields<'p> {
+    path: String,
+    place: Place,
+    entries: Vec<(String, Node)>,
+    known: Vec<&'static str>,
+    problems: &'p Problems,
+}
+
+impl<'p> Fields<'p> {
+    /// Opens a table; anything else is reported and read as an empty one.
+    pub fn open(path: &str, node: Node, problems: &'p Problems) -> Fields<'p> {
+        let place = node.place;
+        let entries = match node.value {
+            Value::Table(entries) => entries,
+            other => {
+                problems.add(&place, format!("{}expected a table, found {}", prefix(path), other.type_name()));
+                Vec::new()
+            }
+        };
+        Fields { path: path.to_owned(), place, entries, known: Vec::new(), problems }
+    }
+
+    /// Where the table stands.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Where complaints go.
+    #[must_use]
+    pub fn problems(&self) -> &'p Problems {
+        self.problems
+    }
+
+    /// `section.key`, as it is named in complaints.
+    #[must_use]
+    pub fn name(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Reports that a key is required.
+    pub fn missing(&self, key: &str, remedy: &str) {
+        self.problems.add(&self.place, format!("{} is missing; {remedy}", self.name(key)));
+    }
+
+    /// Whether a key is written, without reading it.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| name == key)
+    }
+
+    /// The key's node; `None` when absent or null. A key written twice is reported.
+    pub fn node(&mut self, key: &'static str) -> Option<Node> {
+        self.known.push(key);
+        let mut found = None;
+        while let Some(index) = self.entries.iter().position(|(name, _)| name == key) {
+            let (_, node) = self.entries.remove(index);
+            if found.is_some() {
+                self.problems.add(&node.place, format!("{} is written twice; keep one", self.name(key)));
+            }
+            found = Some(node);
+        }
+        found.filter(|node| !matches!(node.value, Value::Null))
+    }
+
+    /// A table within this one; an empty one when it is absent.
+    pub fn table(&mut self, key: &'static str) -> Fields<'p> {
+        let path = self.name(key);
+        let place = self.place.clone();
+        let node = self.node(key).unwrap_or(Node { value: Value::Table(Vec::new()), place });
+        Fields::open(&path, node, self.problems)
+    }
+
+    fn typed<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Option<At<T>> {
+        let node = self.node(key)?;
+        if let Some(value) = read(&node.value) {
+            return Some(At { value, place: node.place });
+        }
+        let found = node.value.type_name();
+        self.problems.add(&node.place, format!("{}: expected {expected}, found {found}", self.name(key)));
+        None
+    }
+
+    /// A string.
+    pub fn text(&mut self, key: &'static str) -> Option<At<String>> {
+        self.typed(key, "a string", |value| match value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        })
+    }
+
+    /// A string that is not blank.
+    pub fn filled(&mut self, key: &'static str) -> Option<At<String>> {
+        let text = self.text(key)?;
+        if text.value.trim().is_empty() {
+            self.problems.add(&text.place, format!("{} is empty; write a value or remove the key", self.name(key)));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// True or false; the environment writes it as a word.
+    pub fn flag(&mut self, key: &'static str) -> Option<At<bool>> {
+        self.typed(key, "true or false", |value| match value {
+            Value::Bool(flag) => Some(*flag),
+            Value::Text(text) => text.parse().ok(),
+            _ => None,
+        })
+    }
+
+    /// A whole number from 1 to `most`.
+    pub fn count(&mut self, key: &'static str, most: i64) -> Option<At<usize>> {
+        self.typed(key, &format!("a whole number from 1 to {most}"), |value| {
+            let number = match value {
+                Value::Integer(number) => *number,
+                Value::Text(text) => text.parse().ok()?,
+                _ => return None,
+            };
+            (1..=most).contains(&number).then(|| usize::try_from(number).ok())?
+        })
+    }
+
+    /// A number above zero.
+    pub fn rate(&mut self, key: &'static str) -> Option<At<f64>> {
+        self.typed(key, "a number above 0, at most 1000000", |value| {
+            let number = match value {
+                Value::Integer(number) => *number as f64,
+                Value::Float(number) => *number,
+                Value::Text(text) => text.parse().ok()?,
+                _ => return None,
+            };
+            (number > 0.0 && number <= 1e6).then_some(number)
+        })
+    }
+
+    /// A duration such as `"10s"`.
+    pub fn duration(&mut self, key: &'static str) -> Option<At<Duration>> {
+        let text = self.text(key)?;
+        match parse_duration(&text.value) {
+            Ok(value) => Some(At { value, place: text.place }),
+            Err(why) => {
+                self.problems.add(&text.place, format!("{}: {why}", self.name(key)));
+                None
+            }
+        }
+    }
+
+    /// A list of strings; the environment writes it as in TOML.
+    pub fn texts(&mut self, key: &'static str) -> Option<At<Vec<String>>> {
+        let node = self.node(key)?;
+        let place = node.place.clone();
+        let value = match node.value {
+            Value::Text(text) if matches!(place, Place::Variable(_)) => list_from_variable(&text),
+            other => other,
+        };
+        let strings = match &value {
+            Value::List(items) => items.iter().map(as_text).collect::<Option<Vec<String>>>(),
+            _ => None,
+        };
+        if strings.is_none() {
+            let example = "expected a list of strings such as [\"a\", \"b\"]";
+            self.problems.add(&place, format!("{}: {example}, found {}", self.name(key), value.type_name()));
+        }
+        strings.map(|value| At { value, place })
+    }
+
+    /// One of a few words.
+    pub fn word(&mut self, key: &'static str, words: &[&'static str]) -> Option<At<&'static str>> {
+        let text = self.text(key)?;
+        if let Some(word) = words.iter().find(|word| **word == text.value) {
+            return Some(At { value: word, place: text.place });
+        }
+        let meant = did_you_mean(&text.value, words.iter().copied());
+        let choices = words.join(", ");
+        self.problems.add(&text.place, format!("{}: \"{}\" is none of {choices}{meant}", self.name(key), text.value));
+        None
+    }
+
+    /// Reports every key that nobody asked for.
+    pub fn finish(self) {
+        for (key, node) in &self.entries {
+            let meant = did_you_mean(key, self.known.iter().copied());
+            self.problems.add(&node.place, format!("unknown key {}{meant}", self.name(key)));
+        }
+    }
+}
+
+fn prefix(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
+}
+
+fn as_text(node: &Node) -> Option<String> {
+    match &node.value {
+        Value::Text(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+fn list_from_variable(text: &str) -> Value {
+    match from_toml(&format!("list = {text}"), "") {
+        Ok(Node { value: Value::Table(entries), .. }) => {
+            entries.into_iter().next().map_or(Value::Null, |(_, node)| node.value)
+        }
+        _ => Value::Text(text.to_owned()),
+    }
+}
+
+/// `; did you mean x?` when one of the words is close, else nothing.
+pub fn did_you_mean<'w>(written: &str, words: impl Iterator<Item = &'w str>) -> String {
+    let near = |word: &&str| strsim::damerau_levenshtein(&written.to_lowercase(), &word.to_lowercase());
+    match words.min_by_key(near) {
+        Some(word) if near(&word) <= 1 + word.len() / 4 => format!("; did you mean {word}?"),
+        _ => String::new(),
+    }
+}
+
+/// Reads a number with `ms`, `s`, `m`, `h` or `d`.
+///
+/// # Errors
+/// What a duration looks like, for people.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("\"{text}\" is no duration; write a number and ms, s, m, h or d, such as \"10s\"");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+    let (number, unit) = text.split_at(unit_at);
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let unit_ms: u64 = match unit.trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_number_and_a_unit() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_duration("365d"), Ok(Duration::from_secs(31_536_000)));
+        for wrong in ["", "5", "s", "1.5s", "-1s", "5 weeks", "99999999999999999999d"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

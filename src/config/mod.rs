@@ -1,0 +1,162 @@
+//! Files and environment to settings and integrations, with every problem reported at once.
+//!
+//! This module sits above the parts that it configures: each part defines and checks what it
+//! needs, and what is collected here is where something is written and what to do about it.
+
+mod document;
+mod fields;
+mod node;
+mod secrets;
+mod settings;
+
+pub use fields::Problem;
+pub use settings::Settings;
+
+use crate::integration::{Integration, Name};
+use fields::Problems;
+use node::{Node, Place, Value};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "consent-gate.toml";
+
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// The process's environment, as an argument so that tests are exact.
+pub type Environment = std::collections::BTreeMap<String, String>;
+
+/// Everything that `run` needs, checked.
+#[derive(Debug)]
+pub struct Config {
+    pub settings: Settings,
+    /// In the order of their names.
+    pub integrations: Vec<Integration>,
+    /// What is allowed and may still surprise.
+    pub warnings: Vec<String>,
+}
+
+/// Loads the settings and every integration document.
+///
+/// # Errors
+/// Every problem found, each with file, key or line, and remedy.
+pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Vec<Problem>> {
+    let problems = Problems::default();
+    let mut warnings = Vec::new();
+    let (tree, base) = settings_tree(file, environment, &problems);
+    let settings = settings::read(tree, &base, &problems, &mut warnings);
+    let integrations = load_directory(&settings, environment, &problems, &mut warnings);
+    settings::check_together(&settings, &integrations, &problems, &mut warnings);
+    finish(Config { settings, integrations, warnings }, problems)
+}
+
+/// Loads only the settings, for commands that need no integration.
+///
+/// # Errors
+/// Every problem found.
+pub fn load_settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, Vec<Problem>> {
+    let problems = Problems::default();
+    let (tree, base) = settings_tree(file, environment, &problems);
+    let settings = settings::read(tree, &base, &problems, &mut Vec::new());
+    finish(settings, problems)
+}
+
+/// Loads one document by its path, for `map` on a file that is not deployed.
+///
+/// # Errors
+/// Every problem found.
+pub fn load_document(path: &Path, settings: &Settings, environment: &Environment) -> Result<Integration, Vec<Problem>> {
+    let problems = Problems::default();
+    let integration = document_at(path, settings, environment, &problems, &mut Vec::new());
+    let Some(integration) = integration else { return Err(problems.into_list()) };
+    finish(integration, problems)
+}
+
+fn finish<T>(loaded: T, problems: Problems) -> Result<T, Vec<Problem>> {
+    if problems.count() == 0 { Ok(loaded) } else { Err(problems.into_list()) }
+}
+
+/// Reads the settings file with the environment laid over it. Gives the tree and the folder that
+/// relative paths start at.
+fn settings_tree(file: Option<&Path>, environment: &Environment, problems: &Problems) -> (Node, PathBuf) {
+    let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_path_buf);
+    let name = path.display().to_string();
+    let empty = Node { value: Value::Table(Vec::new()), place: Place::File(name.as_str().into()) };
+    let tree = match read_bounded(&path) {
+        Ok(text) => node::from_toml(&text, &name).unwrap_or_else(|(place, why)| {
+            problems.add(&place, why);
+            empty
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound && file.is_none() => empty,
+        Err(error) => {
+            problems.add(&empty.place, format!("cannot be read: {error}; check --config"));
+            empty
+        }
+    };
+    let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    (settings::overlay(tree, environment, problems), base)
+}
+
+fn load_directory(
+    settings: &Settings,
+    environment: &Environment,
+    problems: &Problems,
+    warnings: &mut Vec<String>,
+) -> Vec<Integration> {
+    let directory = &settings.integrations;
+    let place = Place::File(directory.display().to_string().into());
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            problems.add(
+                &place,
+                format!("integrations cannot be read: {error}; create the directory or set integrations.directory"),
+            );
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_document(path)).collect();
+    paths.sort();
+    if paths.is_empty() {
+        problems
+            .add(&place, "holds no integration; put one *.json per customer there, its stem is the integration's name");
+    }
+    paths.iter().filter_map(|path| document_at(path, settings, environment, problems, warnings)).collect()
+}
+
+/// `*.json` that does not begin with a dot.
+fn is_document(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension() == Some(OsStr::new("json"))
+}
+
+fn document_at(
+    path: &Path,
+    settings: &Settings,
+    environment: &Environment,
+    problems: &Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Integration> {
+    let file = path.display().to_string();
+    let place = Place::File(file.as_str().into());
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = Name::new(&stem).map_err(|why| problems.add(&place, why)).ok();
+    let text = read_bounded(path).map_err(|error| problems.add(&place, format!("cannot be read: {error}"))).ok()?;
+    let tree = node::from_json(&text, &file).map_err(|(place, why)| problems.add(&place, why)).ok()?;
+    let context =
+        document::Context { folder: path.parent().unwrap_or(Path::new("")), environment, settings, name: &stem };
+    let document = document::read(tree, &context, problems, warnings)?;
+    Some(document.named(name?))
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let size = fs::metadata(path)?.len();
+    if size > MAX_FILE {
+        return Err(std::io::Error::other("larger than 4 MiB"));
+    }
+    fs::read_to_string(path)
+}

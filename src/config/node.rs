@@ -1,0 +1,164 @@
+//! What TOML, JSON and the environment say, as one kind of tree in which every value knows the
+//! place it came from.
+
+use jsonc_parser::ast;
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file, and a line from 1.
+    Line(Rc<str>, usize),
+    /// A file as a whole.
+    File(Rc<str>),
+    /// An environment variable.
+    Variable(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(file, line) => write!(f, "{file}:{line}"),
+            Place::File(file) => f.write_str(file),
+            Place::Variable(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub value: Value,
+    pub place: Place,
+}
+
+/// What a node can hold.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    /// Keys in the order written; a key may occur twice, which is then reported.
+    Table(Vec<(String, Node)>),
+}
+
+impl Value {
+    /// The type's name for people.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Value::Null => "null",
+            Value::Bool(_) => "true or false",
+            Value::Integer(_) | Value::Float(_) => "a number",
+            Value::Text(_) => "a string",
+            Value::List(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+}
+
+/// Turns byte offsets into lines.
+struct Lines<'t> {
+    file: Rc<str>,
+    text: &'t str,
+}
+
+impl Lines<'_> {
+    fn at(&self, offset: usize) -> Place {
+        let before = self.text.as_bytes().get(..offset).unwrap_or_default();
+        Place::Line(Rc::clone(&self.file), 1 + before.iter().filter(|byte| **byte == b'\n').count())
+    }
+}
+
+/// Reads TOML.
+///
+/// # Errors
+/// Where and why it is not TOML; the text itself is not quoted, it may hold secrets.
+pub fn from_toml(text: &str, file: &str) -> Result<Node, (Place, String)> {
+    let lines = Lines { file: file.into(), text };
+    let place_of = |span: Option<Range<usize>>| lines.at(span.map_or(0, |span| span.start));
+    let table = DeTable::parse(text).map_err(|e| (place_of(e.span()), format!("not TOML: {}", e.message())))?;
+    Ok(Node { value: toml_table(table.get_ref(), &lines), place: Place::File(lines.file.clone()) })
+}
+
+fn toml_table(table: &DeTable<'_>, lines: &Lines<'_>) -> Value {
+    let entries = table.iter().map(|(key, value)| {
+        let mut node = toml_node(value, lines);
+        node.place = lines.at(key.span().start);
+        (key.get_ref().to_string(), node)
+    });
+    Value::Table(entries.collect())
+}
+
+fn toml_node(spanned: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Node {
+    let value = match spanned.get_ref() {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Value::Integer(number),
+            Err(_) => Value::Float(f64::INFINITY),
+        },
+        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(flag) => Value::Bool(*flag),
+        DeValue::Datetime(time) => Value::Text(time.to_string()),
+        DeValue::Array(items) => Value::List(items.iter().map(|item| toml_node(item, lines)).collect()),
+        DeValue::Table(table) => toml_table(table, lines),
+    };
+    Node { value, place: lines.at(spanned.span().start) }
+}
+
+/// Reads JSON as Didomi's documentation shows it: trailing commas and comments are allowed.
+///
+/// # Errors
+/// Where and why it is not JSON.
+pub fn from_json(text: &str, file: &str) -> Result<Node, (Place, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = Lines { file: file.into(), text };
+    let options = jsonc_parser::ParseOptions {
+        allow_comments: true,
+        allow_trailing_commas: true,
+        allow_loose_object_property_names: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    };
+    let parsed = jsonc_parser::parse_to_ast(text, &jsonc_parser::CollectOptions::default(), &options)
+        .map_err(|e| (lines.at(e.range().start), format!("not JSON: {}", e.kind())))?;
+    match parsed.value {
+        Some(value) => Ok(json_node(&value, &lines)),
+        None => Err((Place::File(lines.file.clone()), "is empty; write an integration document".to_owned())),
+    }
+}
+
+fn json_node(value: &ast::Value<'_>, lines: &Lines<'_>) -> Node {
+    use jsonc_parser::common::Ranged;
+    let node = match value {
+        ast::Value::NullKeyword(_) => Value::Null,
+        ast::Value::BooleanLit(flag) => Value::Bool(flag.value),
+        ast::Value::StringLit(text) => Value::Text(text.value.to_string()),
+        ast::Value::NumberLit(number) => match number.value.parse::<i64>() {
+            Ok(whole) => Value::Integer(whole),
+            Err(_) => Value::Float(number.value.parse().unwrap_or(f64::NAN)),
+        },
+        ast::Value::Array(array) => Value::List(array.elements.iter().map(|item| json_node(item, lines)).collect()),
+        ast::Value::Object(object) => {
+            let entries = object.properties.iter().map(|property| {
+                let mut inner = json_node(&property.value, lines);
+                inner.place = lines.at(property.range().start);
+                (property.name.as_str().to_owned(), inner)
+            });
+            Value::Table(entries.collect())
+        }
+    };
+    Node { value: node, place: lines.at(value.range().start) }
+}

@@ -1,0 +1,277 @@
+//! `consent-gate.toml` and the environment that wins over it.
+
+use super::fields::{Fields, Problems, did_you_mean};
+use super::node::{Node, Place, Value};
+use super::{Environment, secrets};
+use crate::broker::link;
+use crate::broker::topology::Source;
+use crate::gate::{Limits, Mode};
+use crate::integration::Integration;
+use crate::telemetry::{self, Format, Level};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
+const SECTIONS: [&str; 9] =
+    ["broker", "source", "integrations", "retry", "records", "gate", "admin", "log", "shutdown"];
+/// Keys of which one replaces the other, so that the environment can override either form.
+const ALTERNATIVES: [(&str, &str); 4] =
+    [("url", "url_file"), ("url_file", "url"), ("queue", "exchange"), ("exchange", "queue")];
+
+/// Settings that do not belong to a single integration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub broker: link::Settings,
+    pub source: Source,
+    /// The directory of the integration documents.
+    pub integrations: PathBuf,
+    /// Defaults for every gate.
+    pub gate: Limits,
+    /// Where metrics and health are served.
+    pub admin: SocketAddr,
+    pub log: telemetry::Settings,
+    /// How long a drain may take.
+    pub shutdown_deadline: Duration,
+}
+
+/// Lays `CONSENT_GATE_<SECTION>__<KEY>` over the file's tree.
+pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Problems) -> Node {
+    let Value::Table(sections) = &mut tree.value else { return tree };
+    for (variable, value) in environment {
+        let Some((section, key)) = variable.strip_prefix(VARIABLE_PREFIX).and_then(|rest| rest.split_once("__")) else {
+            continue;
+        };
+        let (section, key) = (section.to_lowercase(), key.to_lowercase());
+        let place = Place::Variable(variable.clone());
+        if !SECTIONS.contains(&section.as_str()) {
+            let meant = did_you_mean(&section, SECTIONS.into_iter());
+            problems.add(&place, format!("unknown section {section}{meant}"));
+            continue;
+        }
+        set(sections, &section, &key, Node { value: Value::Text(value.clone()), place });
+    }
+    tree
+}
+
+fn set(sections: &mut Vec<(String, Node)>, section: &str, key: &str, node: Node) {
+    let index = sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
+        sections.push((section.to_owned(), Node { value: Value::Table(Vec::new()), place: node.place.clone() }));
+        sections.len() - 1
+    });
+    let Some((_, Node { value: Value::Table(entries), .. })) = sections.get_mut(index) else { return };
+    let from_file = |node: &Node| !matches!(node.place, Place::Variable(_));
+    entries.retain(|(name, old)| name != key && !(from_file(old) && ALTERNATIVES.contains(&(key, name.as_str()))));
+    entries.push((key.to_owned(), node));
+}
+
+/// Reads every section; what is wrong is reported and read as its default.
+pub(super) fn read(tree: Node, base: &Path, problems: &Problems, warnings: &mut Vec<String>) -> Settings {
+    let mut root = Fields::open("", tree, problems);
+    let mut integrations = root.table("integrations");
+    let directory = integrations.filled("directory").map_or_else(|| "integrations".to_owned(), |at| at.value);
+    integrations.finish();
+    let mut shutdown = root.table("shutdown");
+    let shutdown_deadline = shutdown.duration("deadline").map_or(Duration::from_secs(20), |at| at.value);
+    shutdown.finish();
+    let settings = Settings {
+        broker: broker(root.table("broker"), base, warnings),
+        source: source(root.table("source")),
+        integrations: secrets::resolve(base, &directory),
+        gate: limits(root.table("gate"), &Limits::default()),
+        admin: admin(root.table("admin")),
+        log: log(root.table("log")),
+        shutdown_deadline,
+    };
+    without_effect("[retry]", retry(root.table("retry")), warnings);
+    without_effect("[records]", records(root.table("records")), warnings);
+    root.finish();
+    settings
+}
+
+fn without_effect(section: &str, written: bool, warnings: &mut Vec<String>) {
+    if written {
+        warnings.push(format!(
+            "{section} is checked but has no effect yet: this version neither retries nor keeps records"
+        ));
+    }
+}
+
+fn broker(mut fields: Fields<'_>, base: &Path, warnings: &mut Vec<String>) -> link::Settings {
+    let none = Environment::new();
+    let place = fields.place().clone();
+    let url = secrets::secret(&mut fields, ("url", "url_file"), base, &none, None);
+    let mut file = |key| {
+        let path = fields.filled(key)?;
+        secrets::text_file(&path, key, base, &fields)
+    };
+    let (ca, cert, key) = (file("ca_file"), file("client_cert_file"), file("client_key_file"));
+    let identity = match (cert, key) {
+        (Some(cert), Some(key)) => Some((cert, key.into())),
+        (None, None) => None,
+        _ => {
+            let why = "broker.client_cert_file and broker.client_key_file belong together; write both or none";
+            fields.problems().add(&place, why);
+            None
+        }
+    };
+    let problems = fields.problems();
+    fields.finish();
+    let url = url.unwrap_or_else(|| link::DEFAULT_URL.into());
+    match link::Settings::new(&url, ca, identity) {
+        Ok(settings) => {
+            warnings.extend(settings.warning());
+            settings
+        }
+        Err(why) => {
+            problems.add(&place, format!("broker.url {why}"));
+            link::Settings::default()
+        }
+    }
+}
+
+fn source(mut fields: Fields<'_>) -> Source {
+    let place = fields.place().clone();
+    let exchange = fields.filled("exchange");
+    let queue = fields.filled("queue");
+    let binding_keys = fields.texts("binding_keys");
+    let problems = fields.problems();
+    fields.finish();
+    match (queue, exchange) {
+        (Some(queue), None) => {
+            if let Some(keys) = binding_keys {
+                problems.add(&keys.place, "source.binding_keys binds to an exchange; remove it beside source.queue");
+            }
+            Source::Queue(queue.value)
+        }
+        (Some(_), Some(_)) => {
+            problems.add(&place, "source.exchange and source.queue are both written; keep one");
+            Source::default()
+        }
+        (None, exchange) => {
+            let binding_keys = binding_keys.map_or_else(|| vec!["#".to_owned()], |at| at.value);
+            if binding_keys.is_empty() {
+                problems
+                    .add(&place, "source.binding_keys is empty, so nothing would arrive; write [\"#\"] for everything");
+            }
+            Source::Exchange { name: exchange.map_or_else(|| "consents".to_owned(), |at| at.value), binding_keys }
+        }
+    }
+}
+
+/// `[gate]`, and `overrides.gate` of a document over it.
+pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits) -> Limits {
+    let limits = Limits {
+        timeout: not_zero(&mut fields, "timeout").unwrap_or(defaults.timeout),
+        connect_timeout: not_zero(&mut fields, "connect_timeout").unwrap_or(defaults.connect_timeout),
+        max_in_flight: fields.count("max_in_flight", 10_000).map_or(defaults.max_in_flight, |at| at.value),
+        requests_per_second: fields.rate("requests_per_second").map(|at| at.value).or(defaults.requests_per_second),
+    };
+    fields.finish();
+    limits
+}
+
+fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
+    let duration = fields.duration(key)?;
+    if duration.value.is_zero() {
+        fields.problems().add(&duration.place, format!("{} must be longer than nothing", fields.name(key)));
+        return None;
+    }
+    Some(duration.value)
+}
+
+/// Checks `[retry]` or `overrides.retry`; gives whether anything is written there.
+pub(super) fn retry(mut fields: Fields<'_>) -> bool {
+    let mut written = fields.word("on_outage", &["dead-letter", "hold"]).is_some();
+    written |= not_zero(&mut fields, "window").is_some();
+    if let Some(delays) = fields.texts("delays") {
+        written = true;
+        if delays.value.is_empty() || delays.value.len() > 9 {
+            fields.problems().add(&delays.place, format!("{} takes 1 to 9 delays", fields.name("delays")));
+        }
+        for delay in &delays.value {
+            if let Err(why) = super::fields::parse_duration(delay) {
+                fields.problems().add(&delays.place, format!("{}: {why}", fields.name("delays")));
+            }
+        }
+    }
+    fields.finish();
+    written
+}
+
+fn records(mut fields: Fields<'_>) -> bool {
+    let store = fields.filled("store").is_some();
+    let retention = not_zero(&mut fields, "retention").is_some();
+    fields.finish();
+    store || retention
+}
+
+fn admin(mut fields: Fields<'_>) -> SocketAddr {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
+    let listen = fields.filled("listen");
+    let address = listen.map_or(default, |listen| {
+        listen.value.parse().unwrap_or_else(|_| {
+            let why = format!("admin.listen: \"{}\" is no address; write one such as \"127.0.0.1:9464\"", listen.value);
+            fields.problems().add(&listen.place, why);
+            default
+        })
+    });
+    fields.finish();
+    address
+}
+
+fn log(mut fields: Fields<'_>) -> telemetry::Settings {
+    let format = fields.word("format", &Format::WORDS).map(|at| Format::of(at.value));
+    let level = fields.word("level", &Level::WORDS).map(|at| Level::of(at.value));
+    fields.finish();
+    telemetry::Settings { format: format.unwrap_or_default(), level: level.unwrap_or_default() }
+}
+
+/// What can only be seen when everything is read.
+pub(super) fn check_together(
+    settings: &Settings,
+    integrations: &[Integration],
+    problems: &Problems,
+    warnings: &mut Vec<String>,
+) {
+    if let Source::Queue(queue) = &settings.source
+        && integrations.len() > 1
+    {
+        let place = Place::File("source.queue".into());
+        let why = format!(
+            "\"{queue}\" can feed exactly one integration, but there are {}; use source.exchange",
+            integrations.len()
+        );
+        problems.add(&place, why);
+    }
+    let mut fed: BTreeMap<(&str, &str, &str), &Integration> = BTreeMap::new();
+    for integration in integrations {
+        let endpoint = &integration.endpoint;
+        if endpoint.mode() == Mode::Async {
+            warnings.push(format!(
+                "{}: mode async: Selligent may execute triggers in another order than they were sent",
+                integration.name
+            ));
+        }
+        if integration.filter.regulations.len() > 1 {
+            warnings.push(format!(
+                "{}: takes more than one regulation: the newest choice of any of them wins",
+                integration.name
+            ));
+        }
+        for mapping in integration.mappings.iter().filter(|mapping| mapping.id != integration.mappings.identifier_id())
+        {
+            let key = (endpoint.base(), endpoint.gate(), mapping.id.as_str());
+            if let Some(other) = fed.insert(key, integration) {
+                warnings.push(format!(
+                    "{} and {} both feed {} through gate {}: neither knows what the other sent",
+                    other.name,
+                    integration.name,
+                    mapping.id,
+                    endpoint.gate()
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Step 2: bytes to [`Event`], or a [`Defect`] that names what is wrong (pure).
+//!
+//! Tolerant on purpose: unknown fields are ignored, and a field is looked at only when somebody
+//! needs it. The shapes are those of Didomi's documentation: webhook envelopes of six types, bare
+//! events, and flattened ones (see [`flat`]). A defect names fields and types, never values.
+
+mod flat;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// The types of Didomi's webhook envelopes, as they are written there.
+pub const TYPES: [&str; 6] =
+    ["event.created", "event.updated", "event.deleted", "user.created", "user.updated", "user.deleted"];
+
+/// The regulation of an event that names none.
+pub const DEFAULT_REGULATION: &str = "gdpr";
+
+/// What happened, as the envelope's `type` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    EventCreated,
+    EventUpdated,
+    EventDeleted,
+    UserCreated,
+    UserUpdated,
+    UserDeleted,
+    /// A type that Didomi does not document.
+    Other,
+}
+
+impl Kind {
+    fn of(name: &str) -> Kind {
+        match name {
+            "event.created" => Kind::EventCreated,
+            "event.updated" => Kind::EventUpdated,
+            "event.deleted" => Kind::EventDeleted,
+            "user.created" => Kind::UserCreated,
+            "user.updated" => Kind::UserUpdated,
+            "user.deleted" => Kind::UserDeleted,
+            _ => Kind::Other,
+        }
+    }
+
+    /// The type's documented name; `other` for undocumented ones.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::EventCreated => TYPES[0],
+            Kind::EventUpdated => TYPES[1],
+            Kind::EventDeleted => TYPES[2],
+            Kind::UserCreated => TYPES[3],
+            Kind::UserUpdated => TYPES[4],
+            Kind::UserDeleted => TYPES[5],
+            Kind::Other => "other",
+        }
+    }
+
+    /// Whether the entity is a user (the merged status) and not a consent event.
+    #[must_use]
+    pub fn is_user(self) -> bool {
+        matches!(self, Kind::UserCreated | Kind::UserUpdated | Kind::UserDeleted)
+    }
+}
+
+/// Whether a consent event is applied to its user already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Confirmed,
+    /// Stored at Didomi but not applied; its confirmation arrives as `event.updated`.
+    Pending,
+}
+
+/// Why a message cannot be understood: every field in question, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defect(Vec<String>);
+
+impl Defect {
+    /// One defect at one place, for example `("user", "expected an object, found a string")`.
+    #[must_use]
+    pub fn at(place: &str, what: impl fmt::Display) -> Defect {
+        Defect(vec![format!("{place}: {what}")])
+    }
+
+    /// The defect of a value whose type is not the one expected.
+    #[must_use]
+    pub fn wrong_type(place: &str, expected: &str, found: &Value) -> Defect {
+        Defect::at(place, format_args!("expected {expected}, found {}", type_name(found)))
+    }
+
+    /// Both defects in one, so that all are reported together.
+    #[must_use]
+    pub fn and(mut self, other: Defect) -> Defect {
+        for problem in other.0 {
+            if !self.0.contains(&problem) {
+                self.0.push(problem);
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+/// One message of the bus, decoded as far as every event needs it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    kind: Kind,
+    envelope_regulation: Option<Value>,
+    entity: Value,
+    previous: Option<Value>,
+}
+
+/// Decodes a message's body.
+///
+/// # Errors
+/// The body is not a JSON object, or neither an envelope nor a bare event.
+pub fn decode(body: &[u8]) -> Result<Event, Defect> {
+    // serde_json's message would quote the body; its position is enough.
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|e| Defect::at("body", format_args!("not JSON, at line {} column {}", e.line(), e.column())))?;
+    let Value::Object(fields) = value else {
+        return Err(Defect::wrong_type("body", "an object", &value));
+    };
+    let mut fields = flat::unflatten(fields)?;
+    match fields.remove("type") {
+        Some(Value::String(name)) => envelope(Kind::of(&name), fields),
+        Some(Value::Null) | None => bare(fields),
+        Some(other) => Err(Defect::wrong_type("type", "a string", &other)),
+    }
+}
+
+fn bare(fields: Map<String, Value>) -> Result<Event, Defect> {
+    if !fields.contains_key("user") && !fields.contains_key("consents") {
+        return Err(Defect::at("body", "neither an envelope (no type) nor a consent event (no user, no consents)"));
+    }
+    Ok(Event { kind: Kind::EventCreated, envelope_regulation: None, entity: Value::Object(fields), previous: None })
+}
+
+fn envelope(kind: Kind, mut fields: Map<String, Value>) -> Result<Event, Defect> {
+    let mut parameters = match fields.remove("parameters") {
+        Some(Value::Object(parameters)) => parameters,
+        // A flattened envelope may have `entity` as its root.
+        Some(Value::Null) | None => Map::new(),
+        Some(other) => return Err(Defect::wrong_type("parameters", "an object", &other)),
+    };
+    let mut take = |key: &str| parameters.remove(key).or_else(|| fields.remove(key)).filter(|v| !v.is_null());
+    let entity = take("new_entity").or_else(|| take("entity")).unwrap_or(Value::Null);
+    let previous = take("old_entity");
+    Ok(Event { kind, envelope_regulation: fields.remove("regulation"), entity, previous })
+}
+
+impl Event {
+    /// What happened.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The consent event, or for `user.*` the user, as it is now.
+    ///
+    /// # Errors
+    /// The message carries none.
+    pub fn entity(&self) -> Result<&Map<String, Value>, Defect> {
+        match &self.entity {
+            Value::Object(entity) => Ok(entity),
+            Value::Null if self.kind == Kind::EventUpdated || self.kind == Kind::UserUpdated => {
+                Err(Defect::at("parameters.new_entity", "missing"))
+            }
+            Value::Null => Err(Defect::at("parameters.entity", "missing")),
+            other => Err(Defect::wrong_type("parameters.entity", "an object", other)),
+        }
+    }
+
+    /// The user of the event; for `user.*` the entity itself. `None` when the event names none.
+    ///
+    /// # Errors
+    /// `user` is no object.
+    pub fn user(&self) -> Result<Option<&Map<String, Value>>, Defect> {
+        let entity = self.entity()?;
+        if self.kind.is_user() {
+            return Ok(Some(entity));
+        }
+        object(entity, "user", "user")
+    }
+
+    /// Didomi's identifier of the event (for `user.*`: of the user).
+    ///
+    /// # Errors
+    /// It is no string.
+    pub fn id(&self) -> Result<Option<&str>, Defect> {
+        text(self.entity()?, "id")
+    }
+
+    /// Confirmed unless the event says otherwise; messages without an entity count as confirmed.
+    ///
+    /// # Errors
+    /// A status that Didomi does not document: nobody knows whether it is applied.
+    pub fn status(&self) -> Result<Status, Defect> {
+        let Ok(entity) = self.entity() else { return Ok(Status::Confirmed) };
+        if self.kind.is_user() {
+            return Ok(Status::Confirmed);
+        }
+        match text(entity, "status")? {
+            None | Some("confirmed") => Ok(Status::Confirmed),
+            Some("pending_approval") => Ok(Status::Pending),
+            Some(_) => Err(Defect::at("status", "expected confirmed or pending_approval")),
+        }
+    }
+
+    /// The organization at Didomi, when the message names one.
+    ///
+    /// # Errors
+    /// It is no string.
+    pub fn organization_id(&self) -> Result<Option<&str>, Defect> {
+        self.entity().map_or(Ok(None), |entity| text(entity, "organization_id"))
+    }
+
+    /// The regulation: the envelope's, else the entity's, else `gdpr`.
+    ///
+    /// # Errors
+    /// It is no string.
+    pub fn regulation(&self) -> Result<&str, Defect> {
+        match &self.envelope_regulation {
+            Some(Value::String(regulation)) => return Ok(regulation),
+            Some(Value::Null) | None => {}
+            Some(other) => return Err(Defect::wrong_type("regulation", "a string", other)),
+        }
+        let own = self.entity().map_or(Ok(None), |entity| text(entity, "regulation"))?;
+        Ok(own.unwrap_or(DEFAULT_REGULATION))
+    }
+
+    /// The instant at which the choice changed: `created_at` for `event.created`; for
+    /// `event.updated` its `updated_at` when the update confirmed the event or changed its
+    /// consents, else `created_at`; `updated_at` for `user.*`. `None` when undated.
+    ///
+    /// # Errors
+    /// A time that is not RFC 3339.
+    pub fn changed_at(&self) -> Result<Option<Timestamp>, Defect> {
+        let entity = self.entity()?;
+        let created = time(entity, "created_at");
+        let updated = time(entity, "updated_at");
+        let (created, updated) = both(created, updated)?;
+        Ok(match self.kind {
+            Kind::UserCreated | Kind::UserUpdated | Kind::UserDeleted => updated,
+            Kind::EventUpdated if self.changed_consents() => updated.or(created),
+            _ => created,
+        })
+    }
+
+    /// Whether an update changed what the person chose. Without the old entity nobody knows, so
+    /// it counts as changed.
+    fn changed_consents(&self) -> bool {
+        let Some(previous) = &self.previous else { return true };
+        let confirmed = previous["status"] == "pending_approval" && self.entity["status"] != "pending_approval";
+        confirmed || previous["consents"] != self.entity["consents"]
+    }
+
+    /// Checks the fields that every delivered event needs, whatever the mappings.
+    ///
+    /// # Errors
+    /// All of them that have a wrong type, at once.
+    pub fn check(&self) -> Result<(), Defect> {
+        let entity = self.entity()?;
+        let results = [
+            self.id().map(|_| ()),
+            self.changed_at().map(|_| ()),
+            self.user().map(|_| ()),
+            object(entity, "consents", "consents").map(|_| ()),
+        ];
+        results.into_iter().filter_map(Result::err).reduce(Defect::and).map_or(Ok(()), Err)
+    }
+}
+
+fn both<A, B>(a: Result<A, Defect>, b: Result<B, Defect>) -> Result<(A, B), Defect> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (Err(a), Err(b)) => Err(a.and(b)),
+        (Err(e), _) | (_, Err(e)) => Err(e),
+    }
+}
+
+/// A field that is an object, `None` when it is absent or null.
+///
+/// # Errors
+/// It is something else.
+pub fn object<'e>(
+    fields: &'e Map<String, Value>,
+    key: &str,
+    place: &str,
+) -> Result<Option<&'e Map<String, Value>>, Defect> {
+    match fields.get(key) {
+        Some(Value::Object(inner)) => Ok(Some(inner)),
+        Some(Value::Null) | None => Ok(None),
+        Some(other) => Err(Defect::wrong_type(place, "an object", other)),
+    }
+}
+
+fn text<'e>(fields: &'e Map<String, Value>, key: &str) -> Result<Option<&'e str>, Defect> {
+    match fields.get(key) {
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Null) | None => Ok(None),
+        Some(other) => Err(Defect::wrong_type(key, "a string", other)),
+    }
+}
+
+fn time(fields: &Map<String, Value>, key: &str) -> Result<Option<Timestamp>, Defect> {
+    let Some(text) = text(fields, key)? else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| Defect::at(key, "not an RFC 3339 time"))
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,138 @@
+//! What happened, told once: each fact is one function that both logs and counts, so that the
+//! log and the metrics cannot disagree.
+
+use crate::broker;
+use crate::gate::{Answer, Outcome};
+use crate::integration::Integration;
+use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics};
+use crate::plan::Brief;
+use crate::verdict::{Death, Skip, Verdict};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+
+/// The facts of one integration.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    integration: String,
+    metrics: Metrics,
+}
+
+/// One delivery, as far as its facts need it.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// When the delivery was received.
+    pub at: Timestamp,
+    /// Names the body where it has no id: see [`fingerprint`].
+    pub fingerprint: String,
+    pub brief: Brief,
+}
+
+/// The closed label sets of the metrics.
+#[must_use]
+pub fn labels(delays: usize) -> Labels {
+    Labels {
+        outcomes: vec!["delivered", "skipped", "dead_lettered"],
+        skips: Skip::ALL.iter().map(|skip| skip.code()).collect(),
+        deaths: Death::ALL.iter().map(|death| death.code()).collect(),
+        results: Outcome::ALL.iter().map(|outcome| outcome.label()).collect(),
+        steps: (1..=delays).map(|step| step.to_string()).chain(["hold".to_owned()]).collect(),
+    }
+}
+
+/// The first 12 hex digits of a body's SHA-256: names a body without telling what is in it.
+#[must_use]
+pub fn fingerprint(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    digest.iter().take(6).fold(String::with_capacity(12), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+impl Facts {
+    /// The facts of one integration.
+    #[must_use]
+    pub fn of(integration: &Integration, metrics: &Metrics) -> Facts {
+        let name = integration.name.to_string();
+        let limit = i64::try_from(integration.limits.max_in_flight).unwrap_or(i64::MAX);
+        metrics.concurrency_limit.with_label_values(&[&name]).set(limit);
+        Facts { integration: name, metrics: metrics.clone() }
+    }
+
+    /// A request left (1) or its answer came (-1).
+    pub fn in_flight(&self, change: i64) {
+        self.metrics.in_flight.with_label_values(&[&self.integration]).add(change);
+    }
+
+    /// The gate answered one request, or did not.
+    pub fn attempted(&self, answer: &Answer) {
+        let (name, result) = (self.integration.as_str(), answer.outcome.label());
+        self.metrics.attempts.with_label_values(&[name, result]).inc();
+        self.metrics.gate_request_seconds.with_label_values(&[name]).observe(answer.duration.as_secs_f64());
+        match answer.outcome {
+            Outcome::Accepted | Outcome::Rejected | Outcome::Refused => self.misconfigured(false),
+            Outcome::Misconfigured => self.misconfigured(true),
+            Outcome::Unavailable | Outcome::Throttled | Outcome::UnexpectedStatus => {}
+        }
+        let duration_ms = answer.duration.as_millis();
+        tracing::trace!(integration = name, result, status = answer.status, duration_ms, "gate answered");
+    }
+
+    fn misconfigured(&self, now: bool) {
+        self.metrics.misconfigured.with_label_values(&[&self.integration]).set(i64::from(now));
+    }
+
+    /// An event reached its end, and the broker knows.
+    pub fn settled(&self, verdict: &Verdict, receipt: &Receipt, status: Option<u16>, now: Timestamp) {
+        let name = self.integration.as_str();
+        self.metrics.events.with_label_values(&[name, verdict.outcome()]).inc();
+        let Brief { kind, id, .. } = &receipt.brief;
+        let (kind, event_id, body) = (kind.unwrap_or("unknown"), id.as_deref(), receipt.fingerprint.as_str());
+        match verdict {
+            Verdict::Delivered => {
+                self.latency(receipt, now);
+                tracing::debug!(integration = name, kind, event_id, body, "delivered");
+            }
+            Verdict::Skipped(skip) => {
+                self.metrics.skipped.with_label_values(&[name, skip.code()]).inc();
+                tracing::debug!(integration = name, kind, event_id, body, reason = skip.code(), "skipped");
+            }
+            Verdict::DeadLetter(death) => {
+                self.metrics.dead_lettered.with_label_values(&[name, death.code()]).inc();
+                tracing::warn!(
+                    integration = name,
+                    kind,
+                    event_id,
+                    body,
+                    reason = death.code(),
+                    status,
+                    "dead-lettered"
+                );
+            }
+        }
+    }
+
+    fn latency(&self, receipt: &Receipt, now: Timestamp) {
+        let Some(changed_at) = receipt.brief.changed_at else { return };
+        let name = self.integration.as_str();
+        if receipt.at.duration_since(changed_at).as_secs_f64() > LATE_AFTER_SECONDS {
+            self.metrics.late_events.with_label_values(&[name]).inc();
+            return;
+        }
+        let seconds = now.duration_since(changed_at).as_secs_f64().max(0.0);
+        self.metrics.consent_latency_seconds.with_label_values(&[name, "first"]).observe(seconds);
+    }
+
+    /// A publish or an ack failed; the event stays with the broker.
+    pub fn settle_failed(&self, error: &broker::Error) {
+        self.metrics.settle_failures.with_label_values(&[&self.integration]).inc();
+        tracing::warn!(integration = self.integration, %error, "could not settle; the event stays with the broker");
+    }
+
+    /// How many messages wait in a queue.
+    pub fn depth(&self, queue: &str, messages: u32) {
+        self.metrics.queue_messages.with_label_values(&[&self.integration, queue]).set(i64::from(messages));
+    }
+}

@@ -1,0 +1,144 @@
+//! Step 5: send one gate request and say what became of it.
+//!
+//! Selligent's REST v1 by the facts that the project keeps in `docs/selligent-gate.md`. What is
+//! not certain about the vendor's server lives in three small files: [`endpoint`] (where),
+//! [`signature`] (how a request proves itself) and [`answer`] (what a reply means). Another of
+//! the vendor's interfaces would take their place; nothing else knows them.
+//!
+//! One call is one request: nothing here retries, follows redirects or reads without bound.
+
+pub mod answer;
+pub mod endpoint;
+mod limit;
+pub mod redact;
+mod request;
+mod signature;
+
+pub use answer::{Answer, Outcome};
+pub use endpoint::{Endpoint, Mode};
+pub use limit::{Limits, Slot};
+pub use request::GateRequest;
+
+use jiff::Timestamp;
+use limit::Limit;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use std::fmt::Write as _;
+use std::time::Instant;
+
+/// The most that is read of an answer's body, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// One customer's gate, with an HTTP client and limits of its own.
+#[derive(Debug)]
+pub struct Gate {
+    endpoint: Endpoint,
+    limits: Limits,
+    limit: Limit,
+    client: reqwest::Client,
+}
+
+impl Gate {
+    /// Prepares a client; nothing is sent.
+    ///
+    /// # Errors
+    /// The TLS library cannot be set up, for example without any system certificates.
+    pub fn new(endpoint: Endpoint, limits: Limits) -> anyhow::Result<Gate> {
+        // The first caller installs the process-wide provider; later ones find it there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(limits.connect_timeout.min(limits.timeout))
+            .pool_max_idle_per_host(limits.max_in_flight)
+            .build()?;
+        Ok(Gate { limit: Limit::new(&limits), endpoint, limits, client })
+    }
+
+    /// Where the requests go.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Waits for a free slot and for the rate. A request may be sent while the slot is held.
+    pub async fn enter(&self) -> Slot<'_> {
+        self.limit.enter().await
+    }
+
+    /// Sends one request, signed with `now`, and classifies the answer.
+    pub async fn send(&self, request: &GateRequest, now: Timestamp) -> Answer {
+        let started = Instant::now();
+        let exchanged = tokio::time::timeout(self.limits.timeout, self.exchange(request, now)).await;
+        let timed_out = |_| Answer::unavailable(format!("no answer within {:?}", self.limits.timeout));
+        let mut answer = exchanged.unwrap_or_else(timed_out);
+        answer.duration = started.elapsed();
+        answer.error = answer.error.map(|text| redact::redact(&text, request.values().chain(self.endpoint.secrets())));
+        answer
+    }
+
+    async fn exchange(&self, request: &GateRequest, now: Timestamp) -> Answer {
+        let sent = self
+            .client
+            .post(self.endpoint.url())
+            .header(AUTHORIZATION, self.authorization(now))
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .body(request.body().to_vec())
+            .send()
+            .await;
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(error) => return Answer::unavailable(describe(&error.without_url())),
+        };
+        match read_bounded(&mut response).await {
+            Ok(body) => answer::classify(response.status().as_u16(), &body),
+            Err(error) => Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
+        }
+    }
+
+    fn authorization(&self, now: Timestamp) -> HeaderValue {
+        let text = signature::authorization(&self.endpoint, now.as_second());
+        // Only a user name with control characters could fail, and such a document does not load.
+        let mut value = HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("hmac"));
+        value.set_sensitive(true);
+        value
+    }
+
+    /// Reaches the gate's host without triggering anything, for `check --connect`. Gives the
+    /// status and, where the server tells its time, how far its clock is from `now` in seconds.
+    ///
+    /// # Errors
+    /// Why the host cannot be reached.
+    pub async fn reach(&self, now: Timestamp) -> Result<(u16, Option<i64>), String> {
+        let request = self.client.get(self.endpoint.base()).timeout(self.limits.timeout);
+        let response = request.send().await.map_err(|error| describe(&error.without_url()))?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        Ok((response.status().as_u16(), date.map(|date| date.timestamp().as_second() - now.as_second())))
+    }
+}
+
+/// Reads at most [`MAX_ANSWER`] bytes and one more, by which a longer body is recognized.
+async fn read_bounded(response: &mut reqwest::Response) -> reqwest::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        let room = (MAX_ANSWER + 1).saturating_sub(body.len());
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() > MAX_ANSWER {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+/// An error with its causes, which reqwest's own message leaves out.
+fn describe(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ": {inner}");
+        cause = inner.source();
+    }
+    text
+}

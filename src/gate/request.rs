@@ -1,0 +1,57 @@
+//! The body of a trigger: the gate's name and the properties, in the mappings' order.
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+/// A gate request, ready to be sent as often as needed; signing happens at each attempt.
+#[derive(Clone, Debug)]
+pub struct GateRequest {
+    body: Vec<u8>,
+    properties: Vec<(String, String)>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Trigger<'a> {
+    gate: &'a str,
+    gate_input: GateInput<'a>,
+}
+
+struct GateInput<'a>(&'a [(String, String)]);
+
+impl Serialize for GateInput<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl GateRequest {
+    /// A trigger of `gate` with properties as texts.
+    #[must_use]
+    pub fn new(gate: &str, properties: Vec<(String, String)>) -> GateRequest {
+        let trigger = Trigger { gate, gate_input: GateInput(&properties) };
+        // Strings and a map with string keys always serialize.
+        let body = serde_json::to_vec(&trigger).unwrap_or_default();
+        GateRequest { body, properties }
+    }
+
+    /// The JSON that is sent.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The names of the properties that are sent.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.properties.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Every value that is sent, for redaction.
+    pub fn values(&self) -> impl Iterator<Item = &str> {
+        self.properties.iter().map(|(_, value)| value.as_str())
+    }
+}

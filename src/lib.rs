@@ -1,0 +1,28 @@
+//! `consent-gate`: Didomi consent events from RabbitMQ to Selligent, through a campaign's gate.
+//!
+//! The modules in reading order: an event comes in at [`worker`], is read by [`event`] and
+//! [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is sent by
+//! [`gate`], judged by [`verdict`] and settled by [`broker::outbox`].
+
+pub mod worker;
+
+pub mod event;
+pub mod gate;
+pub mod mapping;
+pub mod order;
+pub mod plan;
+pub mod verdict;
+
+pub mod broker;
+pub mod facts;
+pub mod metrics;
+
+pub mod admin;
+pub mod serve;
+pub mod shutdown;
+pub mod telemetry;
+
+pub mod cli;
+pub mod config;
+pub mod integration;
+pub mod ops;

@@ -1,0 +1,43 @@
+//! Parse, load, dispatch, exit code.
+
+use clap::Parser;
+use consent_gate::cli::{Cli, Command};
+use consent_gate::ops::{self, Failure};
+use consent_gate::{config, serve, telemetry};
+use std::io::Write;
+use std::process::ExitCode;
+
+// One thread for all tasks: the client of the broker has threads of its own, and hand-overs
+// between more of ours cost more than they bring (docs/rabbitmq.md).
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match dispatch(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // A closed standard error changes nothing about the exit code.
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            ExitCode::from(if matches!(failure, Failure::Failed(_)) { 1 } else { 2 })
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    // Variables that are not UTF-8 cannot be ours.
+    let environment =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let file = cli.config.as_deref();
+    match &cli.command {
+        Command::Run => {
+            let config = config::load(file, &environment)?;
+            telemetry::start(config.settings.log);
+            serve::run(config).await.map_err(|error| Failure::Failed(format!("{error:#}")))
+        }
+        Command::Check(args) => ops::check::check(file, &environment, args.connect, cli.json).await,
+        Command::Declare => ops::declare::declare(file, &environment, cli.json).await,
+        Command::Map(args) => ops::map::map(&args.integration, &args.event, file, &environment, cli.json),
+        Command::Send(args) => {
+            ops::send::send(&args.integration, &args.event, args.yes, file, &environment, cli.json).await
+        }
+        Command::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
+    }
+}

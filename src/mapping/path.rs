@@ -1,0 +1,357 @@
+//! Didomi's paths: `consents_purposes_newsletter_enabled`.
+//!
+//! A path is joined by single `_`, lists are keyed by their elements' ids, and ids contain `_`
+//! themselves. So a path is resolved against the ids and fields that are present, the longest
+//! match first, and the next longest where that leads nowhere.
+
+use super::Choice;
+use crate::event::{Defect, Event, object};
+use serde_json::{Map, Value};
+
+/// The roots that a path can begin with.
+pub const ROOTS: [&str; 12] = [
+    "organization_user_id",
+    "user",
+    "consents_purposes",
+    "consents_channels",
+    "consents_vendors",
+    "consents_tcfcs",
+    "metadata",
+    "country",
+    "created_at",
+    "updated_at",
+    "regulation",
+    "id",
+];
+
+/// The lists of `consents.vendors`.
+const VENDOR_LISTS: [&str; 4] = ["enabled", "disabled", "enabled_li", "disabled_li"];
+
+/// A path that was checked when the document loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    root: Root,
+    rest: String,
+    written: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Root {
+    Identifier,
+    User,
+    Purposes,
+    Channels,
+    Vendors,
+    Tcfcs,
+    Metadata,
+    Country,
+    CreatedAt,
+    UpdatedAt,
+    Regulation,
+    Id,
+}
+
+const ROOT_KINDS: [Root; 12] = [
+    Root::Identifier,
+    Root::User,
+    Root::Purposes,
+    Root::Channels,
+    Root::Vendors,
+    Root::Tcfcs,
+    Root::Metadata,
+    Root::Country,
+    Root::CreatedAt,
+    Root::UpdatedAt,
+    Root::Regulation,
+    Root::Id,
+];
+
+/// What a path led to in one event.
+#[derive(Debug)]
+pub struct Found<'e> {
+    value: Leaf<'e>,
+    segments: Vec<&'e str>,
+}
+
+#[derive(Debug)]
+enum Leaf<'e> {
+    Value(&'e Value),
+    Text(&'e str),
+    Switch(bool),
+    /// One of the lists of `consents.vendors`.
+    Ids(&'e Value),
+}
+
+impl Path {
+    /// Compiles a path as a customer wrote it.
+    ///
+    /// # Errors
+    /// What is wrong with it and what to write instead, for people.
+    pub fn compile(written: &str) -> Result<Path, String> {
+        let (root, rest) = ROOTS
+            .iter()
+            .zip(ROOT_KINDS)
+            .filter_map(|(name, root)| Some((root, name.len(), rest_after(written, name)?)))
+            .max_by_key(|(_, length, _)| *length)
+            .map(|(root, _, rest)| (root, rest))
+            .ok_or_else(|| format!("path \"{written}\" begins with no known root; roots are {}", ROOTS.join(", ")))?;
+        check_rest(root, rest, written)?;
+        Ok(Path { root, rest: rest.to_owned(), written: written.to_owned() })
+    }
+
+    /// The path as the document has it.
+    #[must_use]
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+
+    /// Whether this is the path of Didomi's `organization_user_id`, the usual identifier.
+    #[must_use]
+    pub fn is_organization_user_id(&self) -> bool {
+        self.root == Root::Identifier
+    }
+
+    /// Follows the path into an event; `None` when the event does not name the value.
+    ///
+    /// # Errors
+    /// A field on the way has a wrong type.
+    pub fn find<'e>(&self, event: &'e Event) -> Result<Option<Found<'e>>, Defect> {
+        let entity = event.entity()?;
+        let consents = |key| Ok::<_, Defect>(object(entity, "consents", "consents")?.and_then(|c| c.get(key)));
+        match self.root {
+            Root::Identifier => field(event.user()?, "user", "organization_user_id", event),
+            Root::Country => field(event.user()?, "user", "country", event),
+            Root::User => descend_from(event.user()?, &self.rest, "user"),
+            Root::Metadata => self.metadata(event, entity),
+            Root::Purposes => list(consents("purposes")?, &self.rest, "consents.purposes"),
+            Root::Channels => list(consents("channels")?, &self.rest, "consents.channels"),
+            Root::Vendors => vendors(consents("vendors")?, &self.rest),
+            Root::Tcfcs => Ok(consents("tcfcs")?.map(|value| Found::at(value, vec!["consents", "tcfcs"]))),
+            Root::CreatedAt => field(Some(entity), "", "created_at", event),
+            Root::UpdatedAt => field(Some(entity), "", "updated_at", event),
+            Root::Id => field(Some(entity), "", "id", event),
+            Root::Regulation => {
+                Ok(Some(Found { value: Leaf::Text(event.regulation()?), segments: vec!["regulation"] }))
+            }
+        }
+    }
+
+    /// The event's own metadata; what it does not name is looked up in its user's.
+    fn metadata<'e>(&self, event: &'e Event, entity: &'e Map<String, Value>) -> Result<Option<Found<'e>>, Defect> {
+        let own = descend_from(object(entity, "metadata", "metadata")?, &self.rest, "metadata")?;
+        if own.is_some() {
+            return Ok(own);
+        }
+        let Some(user) = event.user()? else { return Ok(None) };
+        descend_from(object(user, "metadata", "user.metadata")?, &self.rest, "user.metadata")
+    }
+}
+
+/// What follows a root: `Some("")` when nothing does, `None` when `written` has another root.
+fn rest_after<'w>(written: &'w str, root: &str) -> Option<&'w str> {
+    let rest = written.strip_prefix(root)?;
+    if rest.is_empty() { Some("") } else { rest.strip_prefix('_') }
+}
+
+fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
+    let needs_more = matches!(root, Root::User | Root::Purposes | Root::Channels | Root::Vendors | Root::Metadata);
+    if needs_more && rest.is_empty() {
+        return Err(format!("path \"{written}\" names no field; write {written}_… down to a single value"));
+    }
+    if !needs_more && !rest.is_empty() {
+        return Err(format!("path \"{written}\" goes on after a single value; fields of the user are written user_…"));
+    }
+    let ends = ["_enabled", "_enabled_li", "_value", "_from_propagation"].iter().any(|field| rest.ends_with(field));
+    let within = ["_value_", "_metadata_"].iter().any(|field| rest.contains(field));
+    if matches!(root, Root::Purposes | Root::Channels) && !ends && !within {
+        return Err(format!("path \"{written}\" ends in no field; did you mean {written}_enabled?"));
+    }
+    Ok(())
+}
+
+impl<'e> Found<'e> {
+    fn at(value: &'e Value, segments: Vec<&'e str>) -> Found<'e> {
+        Found { value: Leaf::Value(value), segments }
+    }
+
+    /// Where in the event the value stands, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.segments.join(".")
+    }
+
+    /// The value as a choice; `None` for `null`.
+    ///
+    /// # Errors
+    /// The value's type is not the one that its field has.
+    pub fn choice(&self) -> Result<Option<Choice>, Defect> {
+        let value = match self.value {
+            Leaf::Switch(on) => return Ok(Some(Choice::Switch(on))),
+            Leaf::Text(text) => return Ok(Some(Choice::Text(text.to_owned()))),
+            Leaf::Ids(Value::Null) => return Ok(None),
+            Leaf::Ids(Value::Array(ids)) => return Ok(Some(joined(ids))),
+            Leaf::Ids(other) => return Err(Defect::wrong_type(&self.place(), "a list", other)),
+            Leaf::Value(value) => value,
+        };
+        let in_consents = self.segments.first() == Some(&"consents") && !self.segments.contains(&"metadata");
+        let field = self.segments.last().copied().filter(|_| in_consents);
+        match (value, field) {
+            (Value::Null, _) => Ok(None),
+            (Value::Bool(on), Some("enabled" | "enabled_li" | "from_propagation") | None) => {
+                Ok(Some(Choice::Switch(*on)))
+            }
+            (other, Some("enabled" | "enabled_li")) => {
+                Err(Defect::wrong_type(&self.place(), "true, false or null", other))
+            }
+            (Value::String(text), _) => Ok(Some(Choice::Text(text.clone()))),
+            (other, Some("value" | "tcfcs")) => Err(Defect::wrong_type(&self.place(), "a string", other)),
+            (Value::Array(items), _) if items.iter().all(Value::is_string) => Ok(Some(joined(items))),
+            // The customer's own fields: nested data goes in as an escaped string.
+            (other, _) => Ok(Some(Choice::Text(other.to_string()))),
+        }
+    }
+}
+
+fn joined(ids: &[Value]) -> Choice {
+    Choice::Text(ids.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
+}
+
+/// A field whose value is a string or null.
+fn field<'e>(
+    fields: Option<&'e Map<String, Value>>,
+    parent: &'static str,
+    key: &'static str,
+    event: &Event,
+) -> Result<Option<Found<'e>>, Defect> {
+    let segments = if parent.is_empty() || event.kind().is_user() { vec![key] } else { vec![parent, key] };
+    match fields.and_then(|fields| fields.get(key)) {
+        None => Ok(None),
+        Some(value @ (Value::String(_) | Value::Null)) => Ok(Some(Found::at(value, segments))),
+        Some(other) => Err(Defect::wrong_type(&segments.join("."), "a string", other)),
+    }
+}
+
+fn descend_from<'e>(
+    fields: Option<&'e Map<String, Value>>,
+    rest: &str,
+    root: &'static str,
+) -> Result<Option<Found<'e>>, Defect> {
+    let Some(fields) = fields else { return Ok(None) };
+    let found = in_object(fields, rest, root)?;
+    Ok(found.map(|found| found.under(root)))
+}
+
+fn list<'e>(value: Option<&'e Value>, rest: &str, root: &'static str) -> Result<Option<Found<'e>>, Defect> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(elements)) => Ok(in_list(elements, rest, root)?.map(|found| found.under(root))),
+        Some(other) => Err(Defect::wrong_type(root, "a list", other)),
+    }
+}
+
+impl<'e> Found<'e> {
+    /// Puts the segments that led here in front; they are collected from the leaf upwards.
+    fn under(mut self, root: &'static str) -> Found<'e> {
+        self.segments.extend(root.rsplit('.'));
+        self.segments.reverse();
+        self
+    }
+
+    fn behind(mut self, segment: &'e str) -> Found<'e> {
+        self.segments.push(segment);
+        self
+    }
+}
+
+fn descend<'e>(value: &'e Value, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+    match value {
+        value if rest.is_empty() => Ok(Some(Found::at(value, Vec::new()))),
+        Value::Object(fields) => in_object(fields, rest, place),
+        Value::Array(elements) => in_list(elements, rest, place),
+        _ => Ok(None),
+    }
+}
+
+fn in_object<'e>(fields: &'e Map<String, Value>, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+    for (key, deeper) in splits(rest) {
+        // Didomi's documentation says `channel` where its events say `channels`.
+        let spelled = if key == "channel" && !fields.contains_key(key) { "channels" } else { key };
+        let Some((name, value)) = fields.get_key_value(spelled) else { continue };
+        let found = match value {
+            Value::String(ids) if name == "value" && !deeper.is_empty() => Some(selected(ids, deeper)),
+            value => descend(value, deeper, &format!("{place}.{name}"))?,
+        };
+        if let Some(found) = found {
+            return Ok(Some(found.behind(name)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether one value is among those selected in a preference, as ids joined by commas.
+fn selected(ids: &str, wanted: &str) -> Found<'static> {
+    let on = ids.split(',').any(|id| id.trim() == wanted);
+    Found { value: Leaf::Switch(on), segments: Vec::new() }
+}
+
+fn in_list<'e>(elements: &'e [Value], rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+    let mut candidates: Vec<(&'e str, &'e Value)> = Vec::new();
+    for (index, element) in elements.iter().enumerate() {
+        match element.get("id").and_then(Value::as_str) {
+            Some(id) if rest_after(rest, id).is_some() => candidates.push((id, element)),
+            Some(_) => {}
+            None => {
+                let place = format!("{place}[{index}]");
+                return Err(Defect::at(&place, "expected an object with an id that is a string"));
+            }
+        }
+    }
+    // The longest id first; of two elements with one id the last, as in a merge.
+    candidates.reverse();
+    candidates.sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
+    for (id, element) in candidates {
+        let deeper = rest_after(rest, id).unwrap_or_default();
+        if let Some(found) = descend(element, deeper, &format!("{place}[{id}]"))? {
+            return Ok(Some(found.behind(id)));
+        }
+    }
+    Ok(None)
+}
+
+/// `a_b_c` as `(a_b_c, "")`, `(a_b, c)`, `(a, b_c)`.
+fn splits(rest: &str) -> impl Iterator<Item = (&str, &str)> {
+    let whole = std::iter::once((rest, ""));
+    whole.chain(rest.rmatch_indices('_').map(|(at, _)| (&rest[..at], &rest[at + 1..])))
+}
+
+/// `consents_vendors_google_enabled`, `…_enabled_li`, or a whole list by its name.
+fn vendors<'e>(value: Option<&'e Value>, rest: &str) -> Result<Option<Found<'e>>, Defect> {
+    let lists = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(lists)) => lists,
+        Some(other) => return Err(Defect::wrong_type("consents.vendors", "an object", other)),
+    };
+    if let Some(name) = VENDOR_LISTS.into_iter().find(|name| *name == rest) {
+        let segments = vec!["consents", "vendors", name];
+        return Ok(lists.get(name).map(|list| Found { value: Leaf::Ids(list), segments }));
+    }
+    let (vendor, on, off) = match rest.strip_suffix("_enabled_li") {
+        Some(vendor) => (vendor, "enabled_li", "disabled_li"),
+        None => (rest.strip_suffix("_enabled").unwrap_or(rest), "enabled", "disabled"),
+    };
+    // Should an event name a vendor in both lists, the withdrawal counts.
+    for (name, switch) in [(off, false), (on, true)] {
+        if names_vendor(lists, name, vendor)? {
+            return Ok(Some(Found { value: Leaf::Switch(switch), segments: vec!["consents", "vendors", name] }));
+        }
+    }
+    Ok(None)
+}
+
+fn names_vendor(lists: &Map<String, Value>, name: &str, vendor: &str) -> Result<bool, Defect> {
+    match lists.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Array(ids)) => Ok(ids.iter().any(|id| id.as_str() == Some(vendor))),
+        Some(other) => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list", other)),
+    }
+}

@@ -1,0 +1,200 @@
+//! The metrics of the contract, in Prometheus' text format.
+//!
+//! Every metric is exposed whatever the configuration, and every series of its closed label set
+//! exists from the start, at 0. This module takes labels as texts and knows nobody's types.
+
+use prometheus::{
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Queues whose depth is shown.
+pub const QUEUES: [&str; 5] = ["work", "delay", "retry", "dead", "unreadable"];
+/// Events older than this at receipt are counted as late and not in the latency, in seconds.
+pub const LATE_AFTER_SECONDS: f64 = 3600.0;
+
+const GATE_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const LATENCY_BUCKETS: [f64; 16] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
+
+/// The closed sets of labels, given by the parts that define them.
+#[derive(Clone, Debug)]
+pub struct Labels {
+    pub outcomes: Vec<&'static str>,
+    pub skips: Vec<&'static str>,
+    pub deaths: Vec<&'static str>,
+    pub results: Vec<&'static str>,
+    /// `1` to the number of delays, and `hold`.
+    pub steps: Vec<String>,
+}
+
+/// All metrics of the process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub events: IntCounterVec,
+    pub skipped: IntCounterVec,
+    pub attempts: IntCounterVec,
+    pub retries: IntCounterVec,
+    pub dead_lettered: IntCounterVec,
+    pub gate_request_seconds: HistogramVec,
+    pub consent_latency_seconds: HistogramVec,
+    pub late_events: IntCounterVec,
+    pub queue_messages: IntGaugeVec,
+    pub in_flight: IntGaugeVec,
+    pub concurrency_limit: IntGaugeVec,
+    pub breaker_open: IntGaugeVec,
+    pub misconfigured: IntGaugeVec,
+    pub stale_values: IntCounterVec,
+    pub settle_failures: IntCounterVec,
+    pub store_errors: IntCounter,
+    pub reload_failures: IntCounter,
+    pub broker_connected: IntGauge,
+    pub build_info: Gauge,
+}
+
+impl Metrics {
+    /// Registers every metric, and every series for these integrations.
+    ///
+    /// # Errors
+    /// Two metrics of one name, which is a fault of this module.
+    pub fn new(integrations: &[&str], labels: &Labels) -> prometheus::Result<Metrics> {
+        let r = Registry::new();
+        let one = ["integration"];
+        let metrics = Metrics {
+            events: counters(&r, "events_total", "Events settled, by outcome.", &["integration", "outcome"])?,
+            skipped: counters(&r, "skipped_total", "Events skipped, by reason.", &["integration", "reason"])?,
+            attempts: counters(&r, "attempts_total", "Gate requests, by result.", &["integration", "result"])?,
+            retries: counters(&r, "retries_total", "Events sent to a delay queue, by step.", &["integration", "step"])?,
+            dead_lettered: counters(
+                &r,
+                "dead_lettered_total",
+                "Events dead-lettered, by reason.",
+                &["integration", "reason"],
+            )?,
+            gate_request_seconds: histograms(
+                &r,
+                "gate_request_seconds",
+                "Duration of gate requests.",
+                &one,
+                &GATE_BUCKETS,
+            )?,
+            consent_latency_seconds: histograms(
+                &r,
+                "consent_latency_seconds",
+                "From the choice to its acceptance by the gate; events over an hour old at receipt are in late_events_total.",
+                &["integration", "path"],
+                &LATENCY_BUCKETS,
+            )?,
+            late_events: counters(
+                &r,
+                "late_events_total",
+                "Accepted events that were over an hour old at receipt.",
+                &one,
+            )?,
+            queue_messages: gauges(&r, "queue_messages", "Messages waiting, by queue.", &["integration", "queue"])?,
+            in_flight: gauges(&r, "in_flight", "Gate requests under way.", &one)?,
+            concurrency_limit: gauges(&r, "concurrency_limit", "Gate requests allowed at once.", &one)?,
+            breaker_open: gauges(&r, "breaker_open", "1 while consuming pauses for an outage.", &one)?,
+            misconfigured: gauges(
+                &r,
+                "misconfigured",
+                "1 while the gate refuses the integration (401, 403, 404, 3xx).",
+                &one,
+            )?,
+            stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
+            settle_failures: counters(
+                &r,
+                "settle_failures_total",
+                "Publishes or acks that failed and are tried again.",
+                &one,
+            )?,
+            store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
+            reload_failures: counter(&r, "reload_failures_total", "Changed configurations that were refused.")?,
+            broker_connected: gauge(&r, "broker_connected", "1 while the broker is connected.")?,
+            build_info: build_info(&r)?,
+            registry: r,
+        };
+        for integration in integrations {
+            metrics.prepare(integration, labels);
+        }
+        Ok(metrics)
+    }
+
+    /// Creates every series of one integration.
+    fn prepare(&self, integration: &str, labels: &Labels) {
+        let each = |family: &IntCounterVec, values: &[&str]| {
+            for value in values {
+                family.with_label_values(&[integration, value]);
+            }
+        };
+        let steps: Vec<&str> = labels.steps.iter().map(String::as_str).collect();
+        each(&self.events, &labels.outcomes);
+        each(&self.skipped, &labels.skips);
+        each(&self.attempts, &labels.results);
+        each(&self.retries, &steps);
+        each(&self.dead_lettered, &labels.deaths);
+        for path in ["first", "retry"] {
+            self.consent_latency_seconds.with_label_values(&[integration, path]);
+        }
+        for queue in QUEUES {
+            self.queue_messages.with_label_values(&[integration, queue]);
+        }
+        self.gate_request_seconds.with_label_values(&[integration]);
+        for family in [&self.late_events, &self.stale_values, &self.settle_failures] {
+            family.with_label_values(&[integration]);
+        }
+        for family in [&self.in_flight, &self.concurrency_limit, &self.breaker_open, &self.misconfigured] {
+            family.with_label_values(&[integration]);
+        }
+    }
+
+    /// The page that Prometheus scrapes.
+    #[must_use]
+    pub fn page(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("consent_gate")
+}
+
+fn registered<M: prometheus::core::Collector + Clone + 'static>(r: &Registry, metric: M) -> prometheus::Result<M> {
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    registered(r, IntCounterVec::new(opts(name, help), labels)?)
+}
+
+fn counter(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    registered(r, IntCounter::with_opts(opts(name, help))?)
+}
+
+fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    registered(r, IntGaugeVec::new(opts(name, help), labels)?)
+}
+
+fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    registered(r, IntGauge::with_opts(opts(name, help))?)
+}
+
+fn histograms(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> prometheus::Result<HistogramVec> {
+    let opts = HistogramOpts::new(name, help).namespace("consent_gate").buckets(buckets.to_vec());
+    registered(r, HistogramVec::new(opts, labels)?)
+}
+
+fn build_info(r: &Registry) -> prometheus::Result<Gauge> {
+    let opts =
+        opts("build_info", "Always 1; its label is the version.").const_label("version", env!("CARGO_PKG_VERSION"));
+    let gauge = registered(r, Gauge::with_opts(opts)?)?;
+    gauge.set(1.0);
+    Ok(gauge)
+}

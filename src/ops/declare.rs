@@ -1,0 +1,35 @@
+//! `declare`: makes exchange, queues and bindings and ends.
+
+use super::{Failure, print};
+use crate::broker::topology::{self, Queues, Source};
+use crate::config::{self, Environment};
+use serde_json::json;
+use std::path::Path;
+
+/// Declares everything that `run` would declare.
+///
+/// # Errors
+/// Problems of configuration (exit code 2), or the broker refuses (1).
+pub async fn declare(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
+    let config = config::load(file, environment)?;
+    let source = &config.settings.source;
+    topology::declare(&config.settings.broker, source, &config.integrations)
+        .await
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+    let mut text = String::new();
+    let mut line = |kind: &str, name: &str| {
+        let line = if as_json { json!({ "kind": kind, "name": name }).to_string() } else { format!("{kind:9} {name}") };
+        text.push_str(&(line + "\n"));
+    };
+    match source {
+        Source::Exchange { name, .. } => line("exchange", name),
+        Source::Queue(name) => line("source", name),
+    }
+    for integration in &config.integrations {
+        let queues = Queues::of(&integration.name);
+        for queue in [&queues.work, &queues.dead, &queues.unreadable] {
+            line("queue", queue);
+        }
+    }
+    print(&text)
+}

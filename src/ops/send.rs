@@ -1,0 +1,115 @@
+//! `send`: triggers the real gate once. Nothing else proves a key and a gate's name.
+
+use super::{Failure, integration, print, read_event};
+use crate::config::Environment;
+use crate::gate::{Answer, Gate, GateRequest, Outcome};
+use crate::integration::Integration;
+use crate::plan::plan;
+use crate::verdict::{self, Course};
+use jiff::Timestamp;
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Sends the request of one event after asking, unless `yes`.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); the event is not to be sent, or the gate did
+/// not accept it (1).
+pub async fn send(
+    name: &str,
+    event: &Path,
+    yes: bool,
+    file: Option<&Path>,
+    environment: &Environment,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let (_, integration) = integration(name, file, environment)?;
+    let body = read_event(event)?;
+    let request = match plan(&body, &integration, Timestamp::now()).1 {
+        Ok(plan) => plan.request,
+        Err(course) => return Err(Failure::Failed(not_sent(&course))),
+    };
+    announce(&integration, &request);
+    if !yes && !agreed()? {
+        return Err(Failure::Failed("not sent".to_owned()));
+    }
+    let gate = Gate::new(integration.endpoint.clone(), integration.limits.clone());
+    let gate = gate.map_err(|error| Failure::Failed(format!("{error:#}")))?;
+    let answer = gate.send(&request, Timestamp::now()).await;
+    report(&answer, as_json)?;
+    if answer.outcome == Outcome::Accepted { Ok(()) } else { Err(Failure::Failed(remedy(answer.outcome).to_owned())) }
+}
+
+fn not_sent(course: &Course) -> String {
+    let verdict = verdict::decide(course);
+    let detail = course.error().map(|error| format!(": {error}")).unwrap_or_default();
+    format!("nothing to send: this event would be {} ({}{detail})", verdict.outcome(), verdict.code())
+}
+
+/// The request on standard error, every value and the signature masked.
+fn announce(integration: &Integration, request: &GateRequest) {
+    let names: Vec<&str> = request.names().collect();
+    let endpoint = &integration.endpoint;
+    let text = format!(
+        "POST {}\nAuthorization: {}\ngate {}, properties {} (values masked)\n",
+        endpoint.url(),
+        endpoint.masked_authorization(),
+        endpoint.gate(),
+        names.join(", ")
+    );
+    // Talk: a closed standard error changes nothing.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn agreed() -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "this triggers the real campaign, and nobody is there to be asked; add --yes".to_owned(),
+        ));
+    }
+    let _ = std::io::stderr().write_all(b"trigger the real campaign for this person now? [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn report(answer: &Answer, as_json: bool) -> Result<(), Failure> {
+    let verdict = verdict::decide(&Course::Answered(answer.clone()));
+    let ms = answer.duration.as_millis();
+    if as_json {
+        return print(&format!(
+            "{}\n",
+            json!({
+                "result": answer.outcome.label(),
+                "status": answer.status,
+                "answer": answer.error,
+                "ms": u64::try_from(ms).unwrap_or(u64::MAX),
+                "verdict": verdict.outcome(),
+                "code": verdict.code(),
+            })
+        ));
+    }
+    let status = answer.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+    let said = answer.error.as_deref().unwrap_or("(nothing)");
+    print(&format!(
+        "status   {status} after {ms} ms\nanswer   {said}\nresult   {}\nverdict  {} {}\n",
+        answer.outcome.label(),
+        verdict.outcome(),
+        verdict.code()
+    ))
+}
+
+fn remedy(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Accepted => "accepted",
+        Outcome::Misconfigured => {
+            "the gate refuses the integration; check user, key, the gate's name, the API user's right, the IP filter and this machine's clock"
+        }
+        Outcome::Refused => "the gate refuses the request itself; check the inputs that the journey declares",
+        Outcome::Rejected => "the gate answered with an error in its envelope; see the answer",
+        Outcome::Unavailable => "no usable answer; check the host's name, the network and TLS",
+        Outcome::Throttled => "the quota is used up; note that it hides whether the key is right",
+        Outcome::UnexpectedStatus => "an answer that this gate does not document; check the url",
+    }
+}

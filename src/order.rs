@@ -1,0 +1,130 @@
+//! One event per person at a time, in the order of receipt.
+//!
+//! Two triggers of one person under way at once could be executed in either order. So each
+//! event joins its person's line when it is received, which takes no time, and waits there for
+//! its turn. Events of different persons never wait for each other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+type Lines = Mutex<HashMap<String, VecDeque<oneshot::Sender<()>>>>;
+
+/// The lines of one integration.
+#[derive(Clone, Debug, Default)]
+pub struct Order(Arc<Lines>);
+
+/// A place in a person's line; giving it up, by dropping it, lets the next one go on.
+#[derive(Debug)]
+pub struct Place {
+    lines: Arc<Lines>,
+    person: String,
+    waiting: Option<oneshot::Receiver<()>>,
+}
+
+impl Order {
+    /// Takes the last place in a person's line.
+    #[must_use]
+    pub fn join(&self, identifier: &str) -> Place {
+        let person = person(identifier);
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = match lines.get_mut(&person) {
+            Some(line) => {
+                let (ahead, turn) = oneshot::channel();
+                line.push_back(ahead);
+                Some(turn)
+            }
+            None => {
+                lines.insert(person.clone(), VecDeque::new());
+                None
+            }
+        };
+        Place { lines: Arc::clone(&self.0), person, waiting }
+    }
+
+    /// How many persons have an event under way.
+    #[must_use]
+    pub fn persons(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Place {
+    /// Waits until everyone ahead is done.
+    pub async fn turn(&mut self) {
+        if let Some(turn) = &mut self.waiting {
+            // The sender lives in the line until it is used, so an error cannot be.
+            let _ = turn.await;
+            self.waiting = None;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(turn) = &mut self.waiting {
+            turn.close();
+            if turn.try_recv().is_err() {
+                return; // not our turn yet; whoever is ahead passes over us
+            }
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(line) = lines.get_mut(&self.person) else { return };
+        while let Some(next) = line.pop_front() {
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        lines.remove(&self.person);
+    }
+}
+
+/// The key of a person: e-mail addresses are compared trimmed and in lower case.
+fn person(identifier: &str) -> String {
+    if identifier.contains('@') { identifier.trim().to_lowercase() } else { identifier.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_person_is_served_in_the_order_of_receipt() {
+        let order = Order::default();
+        let mut first = order.join("Jane@example.com");
+        let mut second = order.join("jane@EXAMPLE.com ");
+        let mut third = order.join("jane@example.com");
+        assert!(first.turn().now_or_never().is_some());
+        assert!(second.turn().now_or_never().is_none());
+        drop(first);
+        assert!(third.turn().now_or_never().is_none());
+        assert!(second.turn().now_or_never().is_some());
+        drop(second);
+        assert!(third.turn().now_or_never().is_some());
+    }
+
+    #[test]
+    fn who_gives_up_does_not_hold_up_the_line() {
+        let order = Order::default();
+        let first = order.join("a");
+        let gives_up_early = order.join("a");
+        let gives_up_when_called = order.join("a");
+        let mut last = order.join("a");
+        drop(gives_up_early);
+        drop(first);
+        drop(gives_up_when_called);
+        assert!(last.turn().now_or_never().is_some());
+        drop(last);
+        assert_eq!(order.persons(), 0);
+    }
+
+    #[test]
+    fn identifiers_that_are_no_addresses_are_taken_as_they_are() {
+        let order = Order::default();
+        let mut upper = order.join("ID-A");
+        let mut lower = order.join("id-a");
+        assert!(upper.turn().now_or_never().is_some());
+        assert!(lower.turn().now_or_never().is_some());
+    }
+}

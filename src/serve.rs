@@ -1,0 +1,175 @@
+//! `run`: wires the parts, keeps them connected, and drains with a deadline.
+
+use crate::admin::{self, Health};
+use crate::broker;
+use crate::broker::inbox::Inbox;
+use crate::broker::link::Link;
+use crate::broker::outbox::Outbox;
+use crate::broker::topology::{self, Queues};
+use crate::config::{Config, Settings};
+use crate::facts::{Facts, labels};
+use crate::integration::Integration;
+use crate::metrics::Metrics;
+use crate::shutdown::{self, Shutdown};
+use crate::worker::Worker;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio_retry::strategy::{ExponentialBackoff, jitter};
+
+/// Delays of the default schedule, which the labels of `retries_total` follow.
+const DEFAULT_DELAYS: usize = 4;
+/// The longest pause between two tries to reach the broker.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A connection that lasted this long was a good one: the next try comes at once.
+const GOOD_WHILE: Duration = Duration::from_secs(30);
+/// How often the depth of the queues is looked at.
+const DEPTH_EVERY: Duration = Duration::from_secs(5);
+
+/// Runs the worker until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// Something that no retry would mend: the admin port is taken, an HTTP client cannot be set up.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let Config { settings, integrations, warnings } = config;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
+    let metrics = Metrics::new(&names, &labels(DEFAULT_DELAYS))?;
+    let health = Health::new(names.iter().map(|name| (*name).to_owned()).collect(), metrics.clone());
+    let listener = admin::bind(settings.admin).await?;
+    let admin = listener.local_addr()?;
+    tokio::spawn(admin::serve(listener, health.clone()));
+    let workers = integrations
+        .iter()
+        .map(|integration| Ok(Arc::new(Worker::new(integration.clone(), Facts::of(integration, &metrics))?)))
+        .collect::<anyhow::Result<Vec<Arc<Worker>>>>()?;
+    let (trigger, shutdown) = shutdown::channel();
+    tokio::spawn(async move {
+        match shutdown::signalled().await {
+            Ok(signal) => tracing::info!(signal, "stopping: no new deliveries, finishing what is in hand"),
+            Err(error) => tracing::error!(%error, "cannot listen to signals"),
+        }
+        trigger.stop();
+    });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), integrations = names.join(","), %admin, "starting");
+    Service { settings, integrations, workers, health, shutdown }.supervise().await;
+    Ok(())
+}
+
+struct Service {
+    settings: Settings,
+    integrations: Vec<Integration>,
+    workers: Vec<Arc<Worker>>,
+    health: Health,
+    shutdown: Shutdown,
+}
+
+impl Service {
+    /// Connects, and connects again whenever the connection is lost, until the process is to stop.
+    async fn supervise(&self) {
+        let mut pauses = pauses();
+        loop {
+            let began = Instant::now();
+            let connected = tokio::select! {
+                biased;
+                () = self.shutdown.wait() => return,
+                connected = self.connect() => connected,
+            };
+            match connected {
+                Ok((link, inboxes)) => match self.consume(link, inboxes).await {
+                    Some(why) => tracing::warn!(why, "lost the broker; connecting again"),
+                    None => return,
+                },
+                Err(error) => tracing::error!(%error, "cannot use the broker; trying again"),
+            }
+            if began.elapsed() > GOOD_WHILE {
+                pauses = self::pauses();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+                () = self.shutdown.wait() => return,
+            }
+        }
+    }
+
+    /// Declares everything, connects, and opens an inbox for each worker.
+    async fn connect(&self) -> Result<(Link, Vec<Inbox>), broker::Error> {
+        let Settings { broker, source, .. } = &self.settings;
+        topology::declare(broker, source, &self.integrations).await?;
+        let link = Link::open(broker).await?;
+        let mut inboxes = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            inboxes.push(Inbox::open(&link.consuming, source, worker.integration(), worker.prefetch()).await?);
+        }
+        Ok((link, inboxes))
+    }
+
+    /// Lets every worker consume. Gives why the connection was lost, or `None` after a drain.
+    async fn consume(&self, link: Link, inboxes: Vec<Inbox>) -> Option<String> {
+        let mut consuming = JoinSet::new();
+        for (worker, inbox) in self.workers.iter().zip(inboxes) {
+            let outbox = Arc::new(Outbox::new(Arc::clone(&link.publishing), &worker.integration().name));
+            consuming.spawn(Arc::clone(worker).consume(inbox, outbox, self.shutdown.clone()));
+        }
+        self.health.set_consuming(true);
+        tracing::info!(broker = self.settings.broker.shown(), "ready: consuming");
+        let lost = tokio::select! {
+            biased;
+            () = self.shutdown.wait() => None,
+            why = link.lost() => Some(why),
+            _ = consuming.join_next() => Some("a consumer was cancelled or its channel closed".to_owned()),
+            why = self.watch_depths(&link) => Some(why),
+        };
+        self.health.set_consuming(false);
+        if lost.is_none() {
+            self.drain(consuming).await;
+        }
+        link.close().await;
+        lost
+    }
+
+    /// Shows how many messages wait in each queue; returns when they cannot be looked at.
+    async fn watch_depths(&self, link: &Link) -> String {
+        loop {
+            if let Err(error) = self.look_at_depths(link).await {
+                return error.to_string();
+            }
+            tokio::time::sleep(DEPTH_EVERY).await;
+        }
+    }
+
+    async fn look_at_depths(&self, link: &Link) -> Result<(), broker::Error> {
+        let channel = link.channel().await?;
+        for worker in &self.workers {
+            let queues = Queues::of(&worker.integration().name);
+            for (label, queue) in [("work", &queues.work), ("dead", &queues.dead), ("unreadable", &queues.unreadable)] {
+                worker.facts().depth(label, topology::depth(&channel, queue).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes what is in hand, but not for longer than the deadline: what is not finished by
+    /// then is still the broker's.
+    async fn drain(&self, consuming: JoinSet<()>) {
+        let drained = async {
+            consuming.join_all().await;
+            for worker in &self.workers {
+                worker.drained().await;
+            }
+        };
+        match tokio::time::timeout(self.settings.shutdown_deadline, drained).await {
+            Ok(()) => tracing::info!("stopped; nothing was left in hand"),
+            Err(_) => {
+                let deadline = self.settings.shutdown_deadline;
+                tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again");
+            }
+        }
+    }
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBackoff::from_millis(2).factor(125).max_delay(LONGEST_PAUSE).map(jitter)
+}

@@ -1,0 +1,252 @@
+//! Step 6: what becomes of an event (pure, exhaustive).
+//!
+//! Every event ends in exactly one verdict, and every verdict that is not `Delivered` has a code
+//! that operators and metrics know. The first matching cause names the reason, in the order of
+//! the variants below.
+
+use crate::event::{Defect, Event, Kind, Status};
+use crate::gate::redact::MAX_CHARS;
+use crate::gate::{Answer, Outcome};
+use jiff::{SignedDuration, Timestamp};
+
+/// The largest body that is decoded, in bytes.
+pub const MAX_BODY: usize = 1024 * 1024;
+/// How far ahead of the clock an event may be dated.
+pub const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
+
+/// What an integration takes; everything else is skipped for a named reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Types of [`crate::event::TYPES`].
+    pub types: Vec<String>,
+    pub regulations: Vec<String>,
+    /// The only organization taken; `None` for any.
+    pub organization_id: Option<String>,
+}
+
+impl Default for Filter {
+    fn default() -> Filter {
+        Filter {
+            types: vec!["event.created".to_owned(), "event.updated".to_owned()],
+            regulations: vec![crate::event::DEFAULT_REGULATION.to_owned()],
+            organization_id: None,
+        }
+    }
+}
+
+/// Why an event is not for this integration's gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    Pending,
+    EventDeleted,
+    UserDeleted,
+    Erased,
+    OtherOrganization,
+    OtherRegulation,
+    UnwantedType,
+    NoIdentifier,
+}
+
+impl Skip {
+    /// All reasons, in the order in which they are looked for.
+    pub const ALL: [Skip; 8] = [
+        Skip::Pending,
+        Skip::EventDeleted,
+        Skip::UserDeleted,
+        Skip::Erased,
+        Skip::OtherOrganization,
+        Skip::OtherRegulation,
+        Skip::UnwantedType,
+        Skip::NoIdentifier,
+    ];
+
+    /// The reason's code in metrics and logs.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Skip::Pending => "pending",
+            Skip::EventDeleted => "event_deleted",
+            Skip::UserDeleted => "user_deleted",
+            Skip::Erased => "erased",
+            Skip::OtherOrganization => "other_organization",
+            Skip::OtherRegulation => "other_regulation",
+            Skip::UnwantedType => "unwanted_type",
+            Skip::NoIdentifier => "no_identifier",
+        }
+    }
+}
+
+/// Why an event rests in the dead-letter queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    Undecodable,
+    TooLarge,
+    Panicked,
+    FutureDated,
+    Crashed,
+    Refused,
+    OlderThanRetention,
+    AttemptsExhausted,
+    Misconfigured,
+    Rejected,
+    UnexpectedStatus,
+    RetryAfterBeyondWindow,
+}
+
+impl Death {
+    /// All reasons; the labels of `dead_lettered_total`.
+    pub const ALL: [Death; 12] = [
+        Death::Undecodable,
+        Death::TooLarge,
+        Death::Panicked,
+        Death::FutureDated,
+        Death::Crashed,
+        Death::Refused,
+        Death::OlderThanRetention,
+        Death::AttemptsExhausted,
+        Death::Misconfigured,
+        Death::Rejected,
+        Death::UnexpectedStatus,
+        Death::RetryAfterBeyondWindow,
+    ];
+
+    /// The reason's code in metrics, logs and the letter's `consent-gate-reason`.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Death::Undecodable => "undecodable",
+            Death::TooLarge => "too_large",
+            Death::Panicked => "panicked",
+            Death::FutureDated => "future_dated",
+            Death::Crashed => "crashed",
+            Death::Refused => "refused",
+            Death::OlderThanRetention => "older_than_retention",
+            Death::AttemptsExhausted => "attempts_exhausted",
+            Death::Misconfigured => "misconfigured",
+            Death::Rejected => "rejected",
+            Death::UnexpectedStatus => "unexpected_status",
+            Death::RetryAfterBeyondWindow => "retry_after_beyond_window",
+        }
+    }
+}
+
+/// How far one delivery got: what steps 2 to 5 found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Not for this gate.
+    NotWanted(Skip),
+    /// Cannot be understood.
+    Defective(Defect),
+    /// Larger than [`MAX_BODY`]; not decoded.
+    TooLarge,
+    /// Handling it panicked.
+    Panicked,
+    /// Dated more than [`MAX_AHEAD`] ahead.
+    FutureDated,
+    /// The gate was asked.
+    Answered(Answer),
+}
+
+impl Course {
+    /// The gate's answer, when it was asked.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Course::Answered(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// What to tell an operator: names of fields and types, or what the gate said, redacted.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        match self {
+            Course::Defective(defect) => Some(defect.to_string().chars().take(MAX_CHARS).collect()),
+            _ => self.answer().and_then(|answer| answer.error.clone()),
+        }
+    }
+}
+
+/// What becomes of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered,
+    Skipped(Skip),
+    DeadLetter(Death),
+}
+
+impl Verdict {
+    /// The label of `events_total`.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Verdict::Delivered => "delivered",
+            Verdict::Skipped(_) => "skipped",
+            Verdict::DeadLetter(_) => "dead_lettered",
+        }
+    }
+
+    /// The reason's code; empty for delivered events.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Verdict::Delivered => "",
+            Verdict::Skipped(skip) => skip.code(),
+            Verdict::DeadLetter(death) => death.code(),
+        }
+    }
+}
+
+/// Decides what becomes of an event that came this far.
+#[must_use]
+pub fn decide(course: &Course) -> Verdict {
+    match course {
+        Course::NotWanted(skip) => Verdict::Skipped(*skip),
+        Course::Defective(_) => Verdict::DeadLetter(Death::Undecodable),
+        Course::TooLarge => Verdict::DeadLetter(Death::TooLarge),
+        Course::Panicked => Verdict::DeadLetter(Death::Panicked),
+        Course::FutureDated => Verdict::DeadLetter(Death::FutureDated),
+        Course::Answered(answer) => match answer.outcome {
+            Outcome::Accepted => Verdict::Delivered,
+            Outcome::Refused => Verdict::DeadLetter(Death::Refused),
+            Outcome::Unavailable | Outcome::Throttled => Verdict::DeadLetter(Death::AttemptsExhausted),
+            Outcome::Misconfigured => Verdict::DeadLetter(Death::Misconfigured),
+            Outcome::Rejected => Verdict::DeadLetter(Death::Rejected),
+            Outcome::UnexpectedStatus => Verdict::DeadLetter(Death::UnexpectedStatus),
+        },
+    }
+}
+
+/// Whether an event is one that this integration does not take, and why.
+///
+/// # Errors
+/// A field that must be known for the answer has a wrong type.
+pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect> {
+    if event.status()? == Status::Pending {
+        return Ok(Some(Skip::Pending));
+    }
+    match event.kind() {
+        Kind::EventDeleted => return Ok(Some(Skip::EventDeleted)),
+        Kind::UserDeleted => return Ok(Some(Skip::UserDeleted)),
+        _ => {}
+    }
+    if let Some(wanted) = &filter.organization_id
+        && event.organization_id()? != Some(wanted)
+    {
+        return Ok(Some(Skip::OtherOrganization));
+    }
+    let regulation = event.regulation()?;
+    if !filter.regulations.iter().any(|wanted| wanted.eq_ignore_ascii_case(regulation)) {
+        return Ok(Some(Skip::OtherRegulation));
+    }
+    if !filter.types.iter().any(|wanted| wanted == event.kind().name()) {
+        return Ok(Some(Skip::UnwantedType));
+    }
+    Ok(None)
+}
+
+/// Whether an event is dated too far ahead of the clock to be believed.
+#[must_use]
+pub fn is_future_dated(changed_at: Option<Timestamp>, now: Timestamp) -> bool {
+    changed_at.is_some_and(|at| at.duration_since(now) > MAX_AHEAD)
+}

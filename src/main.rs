@@ -11,6 +11,8 @@ use std::process::ExitCode;
 // between more of ours cost more than they bring (docs/rabbitmq.md).
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    // Nobody else installs one, so this cannot fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match dispatch(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

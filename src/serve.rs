@@ -153,9 +153,9 @@ impl Service {
 
     /// Finishes what is in hand, but not for longer than the deadline: what is not finished by
     /// then is still the broker's.
-    async fn drain(&self, consuming: JoinSet<()>) {
+    async fn drain(&self, consuming: JoinSet<Inbox>) {
         let drained = async {
-            consuming.join_all().await;
+            let _open_until_drained = consuming.join_all().await;
             for worker in &self.workers {
                 worker.drained().await;
             }

@@ -65,8 +65,8 @@ impl Worker {
     }
 
     /// Takes deliveries until the inbox ends or the process is to stop. What was begun goes on
-    /// by itself.
-    pub async fn consume(self: Arc<Self>, mut inbox: Inbox, outbox: Arc<Outbox>, shutdown: Shutdown) {
+    /// by itself. Gives the inbox back: without its channel nothing in hand could be acked.
+    pub async fn consume(self: Arc<Self>, mut inbox: Inbox, outbox: Arc<Outbox>, shutdown: Shutdown) -> Inbox {
         loop {
             let next = async {
                 let hand = Arc::clone(&self.in_hand).acquire_owned().await.ok()?;
@@ -74,10 +74,13 @@ impl Worker {
             };
             tokio::select! {
                 biased;
-                () = shutdown.wait() => return inbox.cancel().await,
+                () = shutdown.wait() => {
+                    inbox.cancel().await;
+                    return inbox;
+                }
                 next = next => match next {
                     Some((hand, delivery)) => Arc::clone(&self).begin(delivery, Arc::clone(&outbox), hand),
-                    None => return,
+                    None => return inbox,
                 },
             }
         }

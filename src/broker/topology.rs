@@ -138,9 +138,9 @@ async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) -> 
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let declared =
         call(&format!("declare queue \"{name}\""), channel.queue_declare(name.into(), durable, arguments)).await;
-    declared.map(|_| ()).map_err(|e| {
-        explain(e, "its messages are untouched; move them away, delete the queue, and start again (a policy does not matter here)")
-    })
+    declared
+        .map(|_| ())
+        .map_err(|e| explain(e, "its messages are untouched; move them away, delete the queue, and start again"))
 }
 
 fn explain(error: Error, remedy: &str) -> Error {

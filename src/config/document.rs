@@ -160,7 +160,7 @@ fn endpoint_of(
     let allow_http = fields.flag("allow_http").is_some_and(|flag| flag.value);
     let url = url?;
     let base = endpoint::base(&url.value, allow_http);
-    let base = base.map_err(|why| fields.problems().add(&url.place, format!("{} {why}", fields.name("url")))).ok();
+    let base = base.map_err(|why| fields.problems().add(&url.place, format!("{}: {why}", fields.name("url")))).ok();
     let mode = if mode.is_some_and(|mode| mode.value == "async") { Mode::Async } else { Mode::Sync };
     let (username, key) = credentials?;
     Some(Endpoint::new(base?, mode, username, key, gate?.value))

@@ -95,6 +95,12 @@ impl<'p> Fields<'p> {
         self.problems.add(&self.place, format!("{} is missing; {remedy}", self.name(key)));
     }
 
+    /// Where a key is written, without reading it.
+    #[must_use]
+    pub fn place_of(&self, key: &str) -> Option<Place> {
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, node)| node.place.clone())
+    }
+
     /// Whether a key is written, without reading it.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {

@@ -101,6 +101,7 @@ fn without_effect(section: &str, written: bool, warnings: &mut Vec<String>) {
 fn broker(mut fields: Fields<'_>, base: &Path, warnings: &mut Vec<String>) -> link::Settings {
     let none = Environment::new();
     let place = fields.place().clone();
+    let url_place = fields.place_of("url").or_else(|| fields.place_of("url_file")).unwrap_or_else(|| place.clone());
     let url = secrets::secret(&mut fields, ("url", "url_file"), base, &none, None);
     let mut file = |key| {
         let path = fields.filled(key)?;
@@ -125,7 +126,7 @@ fn broker(mut fields: Fields<'_>, base: &Path, warnings: &mut Vec<String>) -> li
             settings
         }
         Err(why) => {
-            problems.add(&place, format!("broker.url {why}"));
+            problems.add(&url_place, format!("broker.url: {why}"));
             link::Settings::default()
         }
     }

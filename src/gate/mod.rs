@@ -43,8 +43,6 @@ impl Gate {
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
     pub fn new(endpoint: Endpoint, limits: Limits) -> anyhow::Result<Gate> {
-        // The first caller installs the process-wide provider; later ones find it there.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())

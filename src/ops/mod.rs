@@ -80,7 +80,7 @@ fn integration(
     config: Option<&Path>,
     environment: &Environment,
 ) -> Result<(Settings, Integration), Failure> {
-    if name.contains(['/', '.']) {
+    if name.contains('/') || name.ends_with(".json") {
         let settings = config::load_settings(config, environment)?;
         let integration = config::load_document(Path::new(name), &settings, environment)?;
         return Ok((settings, integration));

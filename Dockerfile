@@ -1,0 +1,45 @@
+# docker build -t consent-gate .                                   the worker
+# docker build -t gate-simulator --target simulator .              the stand-in for Selligent's gate
+
+FROM rust:1.95-slim-bookworm AS worker-build
+WORKDIR /src
+# The dependencies first, around empty programs: this layer stays while only src/ changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src/bin/gate-simulator \
+ && touch src/lib.rs \
+ && echo 'fn main() {}' > src/main.rs \
+ && cp src/main.rs src/bin/gate-simulator/main.rs \
+ && cargo build --release --locked --bin consent-gate
+COPY src src
+# cargo compares times, and a copied file may be older than the empty one that it replaces.
+RUN find src -name '*.rs' -exec touch {} + \
+ && cargo build --release --locked --bin consent-gate
+
+FROM worker-build AS simulator-build
+RUN cargo build --release --locked --bin gate-simulator
+
+# For docker-compose.yml; no part of the worker's image.
+FROM gcr.io/distroless/cc-debian12:nonroot AS simulator
+COPY --from=simulator-build /src/target/release/gate-simulator /usr/local/bin/gate-simulator
+USER 65532:65532
+WORKDIR /etc/consent-gate
+EXPOSE 9090
+ENTRYPOINT ["/usr/local/bin/gate-simulator"]
+CMD ["--help"]
+
+# The base brings the certificates by which brokers and gates are verified, and no shell.
+FROM gcr.io/distroless/cc-debian12:nonroot AS worker
+LABEL org.opencontainers.image.title="consent-gate" \
+      org.opencontainers.image.description="Delivers Didomi consent events from RabbitMQ to Selligent through a campaign's gate" \
+      org.opencontainers.image.licenses="MIT"
+COPY --from=worker-build /src/target/release/consent-gate /usr/local/bin/consent-gate
+# A number, so that Kubernetes can see that it is not root.
+USER 65532:65532
+# consent-gate.toml is looked for here and may be absent: CONSENT_GATE_<SECTION>__<KEY> says
+# everything, too. Integration documents belong into integrations/.
+WORKDIR /etc/consent-gate
+EXPOSE 9464
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
+    CMD ["/usr/local/bin/consent-gate", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/consent-gate"]
+CMD ["run"]

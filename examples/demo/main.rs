@@ -1,0 +1,102 @@
+//! The demonstration behind `scripts/demo`: starts a simulated gate and the worker, publishes
+//! people changing their choices, shows what arrives, and judges it in the end.
+//!
+//! Exit code 0 only when every profile at the gate is what the events say.
+
+mod people;
+mod stage;
+mod view;
+
+use people::People;
+use stage::Stage;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use view::View;
+
+/// How long the stream of choices lasts.
+const STREAM: Duration = Duration::from_secs(20);
+/// How long everything may take to arrive after the last choice.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two publications.
+const TICK: Duration = Duration::from_millis(10);
+/// Choices published at once.
+const PER_TICK: usize = 2;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(folder), Some(broker)) = (arguments.next(), std::env::var("CONSENT_GATE_BROKER__URL").ok()) else {
+        return failed("usage: CONSENT_GATE_BROKER__URL=… demo FOLDER [--keep]; scripts/demo does it all");
+    };
+    let keep = arguments.next().is_some_and(|argument| argument == "--keep");
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let stage = match Stage::set(&PathBuf::from(folder), &broker).await {
+        Ok(stage) => stage,
+        Err(error) => return failed(&format!("{error:#}")),
+    };
+    let result = tokio::select! {
+        result = play(&stage, keep) => result,
+        () = interrupted() => Ok(false),
+    };
+    stage.strike().await;
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(&format!("{error:#}")),
+    }
+}
+
+fn failed(why: &str) -> ExitCode {
+    // A closed standard error changes nothing.
+    let _ = writeln!(std::io::stderr(), "demo: {why}");
+    ExitCode::FAILURE
+}
+
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The whole play; gives whether every profile is right.
+async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
+    let mut view = View::new(std::io::stdout().is_terminal());
+    let mut people = People::new();
+    view.say(&format!("worker    {}/metrics", stage.worker_url()));
+    view.say(&format!("gate      {}/profiles", stage.gate_url()));
+    view.say("samples   one of each documented shape of message, each with a person of its own");
+    for message in people.samples()? {
+        stage.publish(&message).await?;
+    }
+    view.say(&format!("stream    {} people change their choices for {} s", people::COUNT, STREAM.as_secs()));
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    while began.elapsed() < STREAM {
+        ticks.tick().await;
+        for _ in 0..PER_TICK {
+            stage.publish(&people.next_choice()).await?;
+        }
+        view.update(stage, &people, false).await?;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while stage.numbers().await?.settled() < 2 * people.published() && Instant::now() < deadline {
+        ticks.tick().await;
+        view.update(stage, &people, false).await?;
+    }
+    view.update(stage, &people, true).await?;
+    let wrong = people.wrong(&stage.profiles().await?, stage.integrations());
+    view.summary(stage, &people, &wrong).await?;
+    if keep {
+        view.say("--keep: everything is left running; Ctrl-C ends it");
+        interrupted().await;
+    }
+    Ok(wrong.is_empty())
+}

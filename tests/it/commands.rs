@@ -1,0 +1,96 @@
+//! The command line: help, misspellings, pipes, exit codes.
+
+use super::harness::{Folder, Lab, choice, golden, run};
+use serde_json::{Value, json};
+
+fn help(arguments: &[&str]) -> String {
+    let shown = run(&Folder::new(), &[("COLUMNS", "100")], arguments, b"");
+    assert_eq!(shown.code, 0, "{}", shown.err);
+    shown.out
+}
+
+#[test]
+fn help_is_as_it_was_read_over() {
+    let mut all = help(&["--help"]);
+    for command in ["run", "check", "declare", "map", "send", "healthcheck"] {
+        all = all + "\n--- " + command + "\n" + &help(&[command, "--help"]);
+    }
+    golden("help.txt", &all);
+}
+
+#[test]
+fn a_misspelling_gets_a_suggestion_and_exit_code_2() {
+    let wrong = run(&Folder::new(), &[], &["chekc"], b"");
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.err.contains("'check'"), "{}", wrong.err);
+}
+
+#[test]
+fn an_unknown_integration_is_told_with_those_that_are_there() {
+    let lab = Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let wrong = run(&lab.folder, &environment, &["map", "--integration", "acme"], b"{}");
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.err.contains(&format!("there are {}", lab.integration())), "{}", wrong.err);
+}
+
+#[test]
+fn an_event_that_cannot_be_read_is_told() {
+    let lab = Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let wrong = run(&lab.folder, &environment, &["map", "--integration", lab.integration(), "absent.json"], b"");
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.err.contains("event absent.json cannot be read"), "{}", wrong.err);
+}
+
+#[test]
+fn send_asks_and_without_anybody_to_ask_wants_yes() {
+    let lab = Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let event = choice("jane@example.com", true).to_string();
+    let unasked = run(&lab.folder, &environment, &["send", "--integration", lab.integration(), "-"], event.as_bytes());
+    assert_eq!(unasked.code, 2);
+    assert!(unasked.err.contains("add --yes"), "{}", unasked.err);
+    assert_eq!(lab.gate(0).outcome("accepted"), 0);
+}
+
+#[test]
+fn send_tells_a_wrong_key_from_a_good_one() {
+    let lab = Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let event = choice("jane@example.com", true).to_string();
+    let arguments = ["send", "--json", "--yes", "--integration", lab.integration(), "-"];
+    let sent = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    let told: Value = serde_json::from_str(&sent.out).unwrap();
+    assert_eq!(
+        (&told["result"], &told["status"], &told["verdict"]),
+        (&json!("accepted"), &json!(200), &json!("delivered"))
+    );
+    let file = format!("integrations/{}.json", lab.integration());
+    let document = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap().replace("s3cr3t-encryption-key", "wrong");
+    lab.folder.write(&file, document);
+    let refused = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    assert_eq!(refused.code, 1);
+    let told: Value = serde_json::from_str(&refused.out).unwrap();
+    assert_eq!((&told["result"], &told["status"]), (&json!("misconfigured"), &json!(401)));
+    assert!(refused.err.contains("check user, key"), "{}", refused.err);
+    assert_eq!(lab.gate(0).outcome("bad_signature"), 1);
+}
+
+#[test]
+fn an_event_that_is_not_for_the_gate_is_not_sent() {
+    let lab = Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let mut event = choice("jane@example.com", true);
+    event["parameters"]["entity"]["status"] = json!("pending_approval");
+    let arguments = ["send", "--yes", "--integration", lab.integration(), "-"];
+    let sent = run(&lab.folder, &environment, &arguments, event.to_string().as_bytes());
+    assert_eq!(sent.code, 1);
+    assert!(sent.err.contains("skipped (pending)"), "{}", sent.err);
+}

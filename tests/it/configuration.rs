@@ -1,0 +1,247 @@
+//! Configuration: every problem at once, with its place and what to do.
+
+use super::harness::{Finished, Folder, golden, project, run};
+use serde_json::{Value, json};
+
+fn check(folder: &Folder, environment: &[(&str, &str)]) -> Finished {
+    run(folder, environment, &["check"], b"")
+}
+
+fn document() -> Value {
+    json!({
+        "type_id": "selligent",
+        "authentication": { "username": "api_user", "password": "access_key" },
+        "properties": { "url": "selligent.example.com", "gate": "didomi" },
+        "mappings": [{ "id": "MAIL", "value": "organization_user_id" }],
+        "upsert_mode": true,
+    })
+}
+
+fn check_document(document: &Value) -> Finished {
+    let folder = Folder::new();
+    folder.write("integrations/acme.json", serde_json::to_string_pretty(document).unwrap());
+    check(&folder, &[("GATE_KEY", "from-environment")])
+}
+
+#[test]
+fn the_documented_document_loads_as_it_stands() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(project().join("tests/fixtures/didomi-selligent.json")).unwrap();
+    folder.write("integrations/acme.json", text);
+    let checked = check(&folder, &[]);
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    assert_eq!(
+        checked.out,
+        "ok       integration acme: gate didomi at https://my-selligent-installation.com, 1 mapped, persons by MAIL\n"
+    );
+}
+
+#[test]
+fn the_older_form_loads() {
+    let checked = check_document(&json!({ "config": {
+        "url": "https://selligent.example.com/restapi/api/",
+        "gate": "didomi",
+        "authentication": { "username": "api_user", "password": "access_key" },
+        "properties": [{ "id": "MAIL", "value": "organization_user_id" }],
+    } }));
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    assert!(checked.out.contains("at https://selligent.example.com, 1 mapped"), "{}", checked.out);
+}
+
+#[test]
+fn every_problem_is_reported_in_one_run() {
+    let folder = Folder::new();
+    folder.write(
+        "consent-gate.toml",
+        r#"[broker]
+url = "http://localhost"
+ca_file = "absent.pem"
+[source]
+exchange = "a"
+queue = "b"
+[gate]
+timeout = "ten seconds"
+max_in_fligth = 3
+[retry]
+delays = []
+on_outage = "wait"
+[admin]
+listen = "localhost"
+[logs]
+level = "debug"
+"#,
+    );
+    folder.write("integrations/Acme Shop.json", document().to_string());
+    folder.write(
+        "integrations/acme.json",
+        r#"{
+  "type_id": "salesforce",
+  "authentication": { "password_file": "absent.key", "user": "x" },
+  "properties": { "url": "http://gate.example.com", "gate": "", "mode": "sink" },
+  "mappings": [
+    { "id": "MAIL", "value": "organization_user_id" },
+    { "id": "MAIL", "value": "country" },
+    { "id": "NEWS", "value": "consent_purposes_newsletter_enabled" },
+    { "id": "SMS", "value": "consents_purposes_sms" },
+    { "id": "ZIP", "value": "country_zip" },
+    { "id": "DATE", "value": "created_at", "date_format": "%Q%" },
+    { "id": "SAME", "value": "consents_purposes_x_enabled", "true": "1", "false": "1" },
+    { "id": "BOTH", "value": "id", "constant": "x" },
+    { "value": "id" },
+  ],
+  "upsert_mode": false,
+  "bidirectional": true,
+  "events": { "types": ["event.create"], "regulations": [] },
+  "overrides": { "gate": { "timeout": "0s" }, "retries": {} },
+  "identifer": "MAIL",
+}
+"#,
+    );
+    folder.write("integrations/empty.json", "{}");
+    folder.write("integrations/broken.json", "{ \"type_id\": \"selligent\",\n \"mappings\": [ }");
+    folder.write("integrations/.hidden.json", "not looked at");
+    folder.write("integrations/README.md", "not looked at");
+    let checked =
+        check(&folder, &[("CONSENT_GATE_GATES__TIMEOUT", "5s"), ("CONSENT_GATE_GATE__CONNECT_TIMEOUT", "soon")]);
+    assert_eq!(checked.code, 2);
+    assert_eq!(checked.out, "");
+    golden("check-problems.txt", &checked.err);
+}
+
+#[test]
+fn secrets_come_as_literal_variable_or_file() {
+    let with_password = |authentication: Value| {
+        let mut document = document();
+        document["authentication"] = authentication;
+        document
+    };
+    for (authentication, code) in [
+        (json!({ "username": "u", "password": "literal" }), 0),
+        (json!({ "username": "u", "password": "${GATE_KEY}" }), 0),
+        (json!({ "username": "u", "password": "${NOT_SET}" }), 2),
+        (json!({ "username": "u", "password": "" }), 2),
+        (json!({ "username": "u", "password_file": "absent" }), 2),
+        (json!({ "username": "u", "password": "a", "password_file": "b" }), 2),
+        (json!({ "username": "u" }), 2),
+    ] {
+        let checked = check_document(&with_password(authentication.clone()));
+        assert_eq!(checked.code, code, "{authentication}: {}", checked.err);
+    }
+    let folder = Folder::new();
+    folder.write("integrations/acme.key", "file-key\n");
+    let document = with_password(json!({ "username": "u", "password_file": "acme.key" }));
+    folder.write("integrations/acme.json", document.to_string());
+    assert_eq!(check(&folder, &[]).code, 0, "relative to the document");
+}
+
+#[test]
+fn the_url_is_read_in_all_its_spellings() {
+    let at = |url: &str| {
+        let mut document = document();
+        document["properties"]["url"] = json!(url);
+        check_document(&document)
+    };
+    for (url, base) in [
+        ("example.com", "https://example.com"),
+        ("example.com/", "https://example.com"),
+        ("https://example.com/restapi", "https://example.com"),
+        ("https://example.com/restapi/api", "https://example.com"),
+        ("example.com:8443/restapi/api/", "https://example.com:8443"),
+        ("http://localhost:9090", "http://localhost:9090"),
+        ("http://127.0.0.1:9090/", "http://127.0.0.1:9090"),
+        ("http://[::1]:9090/", "http://[::1]:9090"),
+    ] {
+        let checked = at(url);
+        assert!(checked.out.contains(&format!("at {base},")), "{url}: {}{}", checked.out, checked.err);
+    }
+    for url in [
+        "http://example.com",
+        "ftp://example.com",
+        "https://example.com/other",
+        "https://u:p@example.com",
+        "https://example.com?a=b",
+        "https://",
+    ] {
+        assert_eq!(at(url).code, 2, "{url}");
+    }
+    let mut document = document();
+    document["properties"] = json!({ "url": "http://simulator:9090", "gate": "g", "allow_http": true });
+    assert_eq!(check_document(&document).code, 0);
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let folder = Folder::new();
+    folder.write("integrations/acme.json", document().to_string());
+    folder.write(
+        "consent-gate.toml",
+        "[source]\nexchange = \"from-file\"\nbinding_keys = [\"a\"]\n[gate]\nmax_in_flight = 0\n",
+    );
+    assert_eq!(check(&folder, &[]).code, 2, "the file alone is wrong");
+    let environment =
+        [("CONSENT_GATE_GATE__MAX_IN_FLIGHT", "8"), ("CONSENT_GATE_SOURCE__BINDING_KEYS", "[\"x\", \"y\"]")];
+    assert_eq!(check(&folder, &environment).code, 0);
+    let wrong = [("CONSENT_GATE_GATE__MAX_IN_FLIGHT", "many"), ("CONSENT_GATE_SOURCE__BINDING_KEYS", "x")];
+    let checked = check(&folder, &wrong);
+    assert!(checked.err.contains("CONSENT_GATE_GATE__MAX_IN_FLIGHT: gate.max_in_flight"), "{}", checked.err);
+    assert!(checked.err.contains("CONSENT_GATE_SOURCE__BINDING_KEYS: source.binding_keys"), "{}", checked.err);
+}
+
+#[test]
+fn relative_paths_start_at_the_files_folder() {
+    let folder = Folder::new();
+    folder.write("etc/consent-gate.toml", "[broker]\nurl_file = \"broker.url\"\n");
+    folder.write("etc/broker.url", "amqps://user:password@broker.example.com/%2f\n");
+    folder.write("etc/integrations/acme.json", document().to_string());
+    let file = folder.0.join("etc/consent-gate.toml");
+    let file = file.to_str().unwrap();
+    for arguments in [["--config", file, "check"], ["check", "--config", file]] {
+        let checked = run(&folder, &[], &arguments, b"");
+        assert_eq!(checked.code, 0, "{}", checked.err);
+    }
+}
+
+#[test]
+fn what_may_surprise_is_a_warning() {
+    let folder = Folder::new();
+    let mut first = document();
+    first["properties"]["mode"] = json!("async");
+    first["mappings"] = json!([{ "id": "MAIL", "value": "organization_user_id" }, { "id": "NEWS", "value": "consents_purposes_n_enabled" }]);
+    first["events"] = json!({ "regulations": ["gdpr", "cpra"], "types": ["event.created", "user.deleted"] });
+    let mut second = first.clone();
+    second["properties"]["mode"] = json!("sync");
+    second["events"] = json!({});
+    folder.write("integrations/a.json", first.to_string());
+    folder.write("integrations/b.json", second.to_string());
+    folder.write(
+        "consent-gate.toml",
+        "[broker]\nurl = \"amqp://u:p@broker.example.com/%2f\"\n[retry]\nwindow = \"5m\"\n",
+    );
+    let checked = check(&folder, &[]);
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    golden("check-warnings.txt", &checked.out);
+}
+
+#[test]
+fn check_reaches_out_only_when_asked() {
+    let mut lab = super::harness::Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let reached = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    assert_eq!(reached.code, 0, "{}{}", reached.out, reached.err);
+    assert!(reached.out.contains("reached and logged in") && reached.out.contains("gate's host"), "{}", reached.out);
+    assert_eq!(lab.gate(0).outcome("accepted"), 0, "nothing was triggered");
+    // A port that nobody listens on: one that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let document =
+        std::fs::read_to_string(lab.folder.0.join(format!("integrations/{}.json", lab.integration()))).unwrap();
+    let mut document: Value = serde_json::from_str(&document).unwrap();
+    document["properties"]["url"] = json!(format!("http://{free}"));
+    lab.folder.write(&format!("integrations/{}.json", lab.integration()), document.to_string());
+    lab.set("CONSENT_GATE_BROKER__URL", &format!("amqp://guest:guest@{free}/%2f"));
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(run(&lab.folder, &environment, &["check"], b"").code, 0, "without --connect nobody is asked");
+    let failed = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    assert_eq!(failed.code, 1);
+    assert!(failed.err.contains("2 of 3 checks failed"), "{}{}", failed.out, failed.err);
+}

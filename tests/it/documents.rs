@@ -1,0 +1,141 @@
+//! What the documents claim: a claim that a test can check has a test.
+
+use super::harness::{Folder, fixture, project, run};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn read(name: &str) -> String {
+    fs::read_to_string(project().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Words in backticks that `wanted` takes.
+fn quoted(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    text.split('`').skip(1).step_by(2).filter(|word| wanted(word)).map(str::to_owned).collect()
+}
+
+fn rust_files(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.insert(path.strip_prefix(project()).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+#[test]
+fn architecture_names_every_source_file_and_no_other() {
+    let named = quoted(&read("ARCHITECTURE.md"), |word| word.starts_with("src/") && word.contains(".rs"));
+    let mut files = BTreeSet::new();
+    rust_files(&project().join("src"), &mut files);
+    let outside_simulator = |name: &String| !name.starts_with("src/bin/gate-simulator/");
+    let files: BTreeSet<String> = files.into_iter().filter(outside_simulator).collect();
+    assert_eq!(named, files);
+}
+
+#[test]
+fn architecture_gives_a_reason_for_every_dependency() {
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
+    let page = read("ARCHITECTURE.md");
+    for section in ["dependencies", "dev-dependencies"] {
+        for name in manifest[section].as_table().unwrap().keys() {
+            assert!(page.contains(&format!("| `{name}` |")), "no reason for {name} in ARCHITECTURE.md");
+        }
+    }
+}
+
+#[test]
+fn the_readme_names_every_metric_and_no_other() {
+    let series = read("tests/golden/metrics-series.txt");
+    let exposed: BTreeSet<String> = series
+        .lines()
+        .map(|line| line.split('{').next().unwrap())
+        .map(|name| name.trim_end_matches("_sum").trim_end_matches("_count").to_owned())
+        .collect();
+    let named = quoted(&read("README.md"), |word| word.starts_with("consent_gate_"));
+    let named: BTreeSet<String> = named.iter().map(|word| word.split('{').next().unwrap().to_owned()).collect();
+    assert_eq!(named, exposed);
+}
+
+#[test]
+fn the_readme_names_every_code() {
+    use consent_gate::verdict::{Death, Skip};
+    let page = read("README.md");
+    for code in Skip::ALL.map(Skip::code).into_iter().chain(Death::ALL.map(Death::code)) {
+        assert!(page.contains(&format!("`{code}`")), "{code} is not in README.md");
+    }
+}
+
+#[test]
+fn the_commented_example_is_the_default_configuration() {
+    let folder = Folder::new();
+    folder.write("integrations/acme.json", read("tests/fixtures/didomi-selligent.json"));
+    let example = read("consent-gate.example.toml");
+    folder.write("consent-gate.toml", &example);
+    let checked = run(&folder, &[], &["check"], b"");
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    // Every line with a default, uncommented, is a valid key too.
+    let uncommented: String =
+        example.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line).to_owned() + "\n").collect();
+    assert_ne!(uncommented, example);
+    folder.write("consent-gate.toml", uncommented);
+    let checked = run(&folder, &[], &["check"], b"");
+    assert_eq!(checked.code, 0, "{}", checked.err);
+}
+
+#[test]
+fn the_example_integration_loads_and_maps() {
+    let folder = Folder::new();
+    let file = folder.write("acme.json", read("integration.example.json"));
+    let environment = [("ACME_GATE_KEY", "key")];
+    let arguments = ["map", "--integration", file.to_str().unwrap(), "-"];
+    let mapped = run(&folder, &environment, &arguments, &fixture("event-created-v2.json"));
+    assert_eq!(mapped.code, 0, "{}", mapped.err);
+    assert!(mapped.out.contains("would be sent"), "{}", mapped.out);
+}
+
+#[test]
+fn deployed_configurations_load() {
+    let folder = Folder::new();
+    folder.write("integrations/acme.json", read("deploy/compose/integrations/acme.json"));
+    let checked = run(&folder, &[("ACME_GATE_KEY", "key")], &["check"], b"");
+    assert_eq!(checked.code, 0, "{}", checked.err);
+}
+
+/// The licences and bans of `deny.toml`, which cargo-deny reads too.
+#[test]
+fn every_dependency_has_a_permissive_licence_and_none_is_banned() {
+    let deny: toml::Table = toml::from_str(&read("deny.toml")).unwrap();
+    let texts = |value: &toml::Value| -> Vec<String> {
+        value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item.as_str().or_else(|| item["crate"].as_str()).unwrap().to_owned())
+            .collect()
+    };
+    let allowed: Vec<spdx::Licensee> =
+        texts(&deny["licenses"]["allow"]).iter().map(|name| spdx::Licensee::parse(name).unwrap()).collect();
+    let banned = texts(&deny["bans"]["deny"]);
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .current_dir(project())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 50);
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} names no licence"));
+        let expression = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX).unwrap();
+        let permissive = expression.evaluate(|wanted| allowed.iter().any(|licensee| licensee.satisfies(wanted)));
+        assert!(permissive, "{name} is under {licence}, which deny.toml does not allow");
+        assert!(!banned.iter().any(|banned| banned == name), "{name} is banned by deny.toml");
+    }
+}

@@ -1,0 +1,157 @@
+//! A publisher and an operator at the real broker.
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// The broker of the tests.
+pub fn url() -> String {
+    std::env::var("CONSENT_GATE_TEST_BROKER_URL").expect(
+        "these tests need a broker: run scripts/test, or set CONSENT_GATE_TEST_BROKER_URL to one whose queues may be touched",
+    )
+}
+
+/// What a publisher sends.
+pub struct Message {
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(body: Vec<u8>) -> Message {
+        Message { body, properties: BasicProperties::default().with_delivery_mode(2) }
+    }
+}
+
+impl From<serde_json::Value> for Message {
+    fn from(body: serde_json::Value) -> Message {
+        body.to_string().into_bytes().into()
+    }
+}
+
+/// What an operator finds in a queue.
+pub struct Letter {
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+}
+
+impl Letter {
+    /// A header's text or number; `None` when it is absent.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let value = self.properties.headers().as_ref()?.inner().get(name)?;
+        Some(match value {
+            AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+            AMQPValue::LongLongInt(number) => number.to_string(),
+            other => format!("{other:?}"),
+        })
+    }
+
+    pub fn header_names(&self) -> Vec<String> {
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        headers.inner().keys().map(ToString::to_string).collect()
+    }
+}
+
+/// A connection of the test's own.
+pub struct Bench {
+    runtime: Runtime,
+    connection: Connection,
+}
+
+impl Bench {
+    pub fn new() -> Bench {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let connection = runtime.block_on(Connection::connect(&url(), ConnectionProperties::default())).unwrap();
+        Bench { runtime, connection }
+    }
+
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    async fn channel(&self) -> Channel {
+        self.connection.create_channel().await.unwrap()
+    }
+
+    /// Publishes to an exchange and waits for every confirm.
+    pub fn publish(&self, exchange: &str, key: &str, messages: Vec<Message>) {
+        self.block_on(async {
+            let channel = self.channel().await;
+            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+            let mut confirms = Vec::new();
+            for message in messages {
+                let options = BasicPublishOptions::default();
+                let publish =
+                    channel.basic_publish(exchange.into(), key.into(), options, &message.body, message.properties);
+                confirms.push(publish.await.unwrap());
+            }
+            for confirm in confirms {
+                assert!(confirm.await.unwrap().is_ack());
+            }
+        });
+    }
+
+    /// Takes everything out of a queue.
+    pub fn take_all(&self, queue: &str) -> Vec<Letter> {
+        self.block_on(async {
+            let channel = self.channel().await;
+            let mut letters = Vec::new();
+            let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+            let expected = self.depth_on(&channel, queue).await;
+            let mut consumer =
+                channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+            while letters.len() < expected as usize {
+                let next = tokio::time::timeout(Duration::from_secs(20), consumer.next()).await.unwrap();
+                let delivery = next.unwrap().unwrap();
+                letters.push(Letter { body: delivery.data, properties: delivery.properties });
+            }
+            letters
+        })
+    }
+
+    async fn depth_on(&self, channel: &Channel, queue: &str) -> u32 {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
+    }
+
+    /// How many messages are ready in a queue.
+    pub fn depth(&self, queue: &str) -> u32 {
+        self.block_on(async { self.depth_on(&self.channel().await, queue).await })
+    }
+
+    /// Declares a queue of somebody else.
+    pub fn declare_queue(&self, queue: &str, arguments: FieldTable) {
+        self.block_on(async {
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            self.channel().await.queue_declare(queue.into(), durable, arguments).await.unwrap();
+        });
+    }
+
+    pub fn declare_exchange(&self, exchange: &str, kind: ExchangeKind) {
+        self.block_on(async {
+            let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+            let channel = self.channel().await;
+            channel.exchange_declare(exchange.into(), kind, options, FieldTable::default()).await.unwrap();
+        });
+    }
+
+    pub fn delete_queue(&self, queue: &str) {
+        self.block_on(async {
+            // A queue that is gone already is what was wanted.
+            let _ = self.channel().await.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+        });
+    }
+
+    pub fn delete_exchange(&self, exchange: &str) {
+        self.block_on(async {
+            let channel = self.channel().await;
+            let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
+        });
+    }
+}

@@ -1,0 +1,244 @@
+//! One test's world: an exchange, integrations with simulated gates, and a worker.
+
+use super::broker::{self, Bench, Message};
+use super::process::Running;
+use super::{Folder, Letter, poll_until, unique};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The key of every simulated gate; a word that no log may show.
+pub const PASSWORD: &str = "s3cr3t-encryption-key";
+
+/// A simulated gate and the integration that points at it.
+pub struct Simulated {
+    pub integration: String,
+    base: String,
+    _process: Running,
+}
+
+pub struct Lab {
+    pub folder: Folder,
+    pub bench: Bench,
+    pub exchange: String,
+    pub environment: BTreeMap<String, String>,
+    pub simulated: Vec<Simulated>,
+    pub worker: Option<Running>,
+    client: reqwest::Client,
+    extra_queues: Vec<String>,
+}
+
+/// What most tests map.
+pub fn document(base: &str) -> Value {
+    json!({
+        "type_id": "selligent",
+        "authentication": { "username": "api_user", "password": PASSWORD },
+        "properties": { "url": base, "gate": "didomi" },
+        "mappings": [
+            { "id": "MAIL", "value": "organization_user_id" },
+            { "id": "OPTIN_NEWS", "value": "consents_purposes_newsletter_enabled" },
+            { "id": "SOURCE", "constant": "didomi" },
+        ],
+        "upsert_mode": true,
+    })
+}
+
+impl Lab {
+    /// A lab with one integration for each change of the usual document.
+    pub fn with(changes: &[&dyn Fn(&mut Value)]) -> Lab {
+        let exchange = unique();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut lab = Lab {
+            folder: Folder::new(),
+            bench: Bench::new(),
+            environment: BTreeMap::from([
+                ("CONSENT_GATE_BROKER__URL".to_owned(), broker::url()),
+                ("CONSENT_GATE_SOURCE__EXCHANGE".to_owned(), exchange.clone()),
+                ("CONSENT_GATE_ADMIN__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+                ("CONSENT_GATE_LOG__LEVEL".to_owned(), "debug".to_owned()),
+            ]),
+            exchange,
+            simulated: Vec::new(),
+            worker: None,
+            client: reqwest::Client::new(),
+            extra_queues: Vec::new(),
+        };
+        for change in changes {
+            lab.add(change);
+        }
+        lab
+    }
+
+    /// A lab with one integration.
+    pub fn new() -> Lab {
+        Lab::with(&[&|_| {}])
+    }
+
+    fn add(&mut self, change: &dyn Fn(&mut Value)) {
+        let integration = unique();
+        let mut first = document("https://example.invalid");
+        change(&mut first);
+        let file = format!("simulated/{integration}.json");
+        let path = self.folder.write(&file, first.to_string());
+        let arguments = ["--listen", "127.0.0.1:0", "--integration", path.to_str().unwrap()];
+        let program = env!("CARGO_BIN_EXE_gate-simulator");
+        let mut process = Running::start(program, &self.folder, &BTreeMap::new(), &arguments);
+        let line = process.line_with("listening on ");
+        let base = line.rsplit(' ').next().unwrap().to_owned();
+        let mut document = document(&base);
+        change(&mut document);
+        self.folder.write(&format!("integrations/{integration}.json"), document.to_string());
+        self.simulated.push(Simulated { integration, base, _process: process });
+    }
+
+    /// The name of the first integration.
+    pub fn integration(&self) -> &str {
+        &self.simulated[0].integration
+    }
+
+    pub fn queue(&self, suffix: &str) -> String {
+        format!("consent-gate.{}{suffix}", self.integration())
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// A queue to delete with the lab.
+    pub fn also_delete(&mut self, queue: &str) {
+        self.extra_queues.push(queue.to_owned());
+    }
+
+    /// Starts the worker without waiting for it to be ready.
+    pub fn spawn(&mut self) {
+        let program = env!("CARGO_BIN_EXE_consent-gate");
+        self.worker = Some(Running::start(program, &self.folder, &self.environment, &["run"]));
+    }
+
+    /// Starts the worker and waits until it consumes.
+    pub fn start(&mut self) {
+        self.spawn();
+        self.worker().line_with("ready: consuming");
+    }
+
+    pub fn worker(&mut self) -> &mut Running {
+        self.worker.as_mut().unwrap()
+    }
+
+    pub fn declare(&self) {
+        let environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let declared = super::run(&self.folder, &environment, &["declare"], b"");
+        assert_eq!(declared.code, 0, "{}", declared.err);
+    }
+
+    pub fn publish(&self, messages: Vec<Message>) {
+        self.bench.publish(&self.exchange, "consents.event", messages);
+    }
+
+    /// GET of the worker's admin port: status and body.
+    pub fn admin(&mut self, path: &str) -> (u16, String) {
+        let line: Value = serde_json::from_str(&self.worker().line_with("\"starting\"")).unwrap();
+        let url = format!("http://{}{path}", line["admin"].as_str().unwrap());
+        self.bench.block_on(async {
+            let response = self.client.get(url).send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        })
+    }
+
+    /// A series' value on the metrics page.
+    pub fn metric(&mut self, series: &str) -> f64 {
+        let (_, page) = self.admin("/metrics");
+        let line = page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        let line = line.unwrap_or_else(|| panic!("no series {series} in\n{page}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until so many events of the first integration are settled.
+    pub fn settled(&mut self, count: usize) {
+        let name = self.integration().to_owned();
+        self.settled_of(&name, count);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "tests settle few events")]
+    pub fn settled_of(&mut self, integration: &str, count: usize) {
+        let series =
+            |outcome| format!("consent_gate_events_total{{integration=\"{integration}\",outcome=\"{outcome}\"}}");
+        poll_until(&format!("{count} settled events of {integration}"), || {
+            let settled: f64 = ["delivered", "skipped", "dead_lettered"].map(|o| self.metric(&series(o))).iter().sum();
+            (settled >= count as f64).then_some(())
+        });
+    }
+
+    /// Takes the first integration's dead letters.
+    pub fn dead(&self) -> Vec<Letter> {
+        self.bench.take_all(&self.queue(".dead"))
+    }
+
+    pub fn gate(&self, index: usize) -> Gate<'_> {
+        Gate { lab: self, base: &self.simulated[index].base, integration: &self.simulated[index].integration }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.worker = None;
+        for simulated in &self.simulated {
+            for suffix in ["", ".dead", ".unreadable"] {
+                self.bench.delete_queue(&format!("consent-gate.{}{suffix}", simulated.integration));
+            }
+        }
+        for queue in &self.extra_queues {
+            self.bench.delete_queue(queue);
+        }
+        self.bench.delete_exchange(&self.exchange);
+    }
+}
+
+/// One simulated gate, as its users see it.
+pub struct Gate<'l> {
+    lab: &'l Lab,
+    base: &'l str,
+    integration: &'l str,
+}
+
+impl Gate<'_> {
+    fn get(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.base);
+        self.lab.bench.block_on(async {
+            let text = self.lab.client.get(url).send().await.unwrap().text().await.unwrap();
+            serde_json::from_str(&text).unwrap()
+        })
+    }
+
+    /// All profiles: identifier to properties.
+    pub fn profiles(&self) -> Value {
+        self.get("/profiles")[self.integration].clone()
+    }
+
+    /// Counters and the recent requests.
+    pub fn requests(&self) -> Value {
+        self.get("/requests")
+    }
+
+    /// How many requests ended so.
+    pub fn outcome(&self, outcome: &str) -> u64 {
+        self.requests()["outcomes"][outcome].as_u64().unwrap()
+    }
+
+    /// Replaces the faults.
+    pub fn faults(&self, rules: Value) {
+        let url = format!("{}/faults", self.base);
+        self.lab.bench.block_on(async {
+            let response = self.lab.client.put(url).body(rules.to_string()).send().await.unwrap();
+            assert!(response.status().is_success(), "{}", response.text().await.unwrap());
+        });
+    }
+
+    /// Asserts that the gate had nothing to complain of but the faults that it was told to have.
+    pub fn saw_only_good_requests(&self) {
+        let outcomes = self.requests()["outcomes"].clone();
+        for (outcome, count) in outcomes.as_object().unwrap() {
+            let fine = matches!(outcome.as_str(), "accepted" | "fault" | "abandoned");
+            assert!(fine || count == 0, "{outcomes}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the tests share: a lab with its own broker objects, simulators and workers, golden files,
+//! and the one place that waits.
+
+mod broker;
+mod lab;
+mod process;
+
+pub use broker::{Letter, Message};
+pub use lab::Lab;
+pub use process::{Finished, run};
+
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Nothing takes this long unless it is broken; machines may be slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The one place that waits: asks again until the answer is there.
+pub fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// The project's folder.
+pub fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A name that no other test has, also across runs at one broker.
+pub fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let since_epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    format!("t{since_epoch:x}-{:x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A folder that is gone when the test is.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique());
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Compares with `tests/golden/NAME`; `UPDATE_GOLDEN=1` writes it instead.
+pub fn golden(name: &str, actual: &str) {
+    let path = project().join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, actual).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(actual, expected, "differs from {}; UPDATE_GOLDEN=1 accepts it", path.display());
+}
+
+/// A sample message of the project's fixtures.
+pub fn fixture(name: &str) -> Vec<u8> {
+    fs::read(project().join("tests/fixtures/events").join(name)).unwrap()
+}
+
+/// An `event.created` of now, in which a person chooses about the newsletter.
+pub fn choice(person: &str, newsletter: bool) -> Value {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let id = format!("00000000-0000-4000-8000-{:012x}", NEXT.fetch_add(1, Ordering::Relaxed));
+    json!({
+        "type": "event.created",
+        "parameters": { "entity": {
+            "id": id,
+            "organization_id": "acme",
+            "created_at": jiff::Timestamp::now().to_string(),
+            "status": "confirmed",
+            "user": { "id": "device-1", "organization_user_id": person },
+            "consents": { "purposes": [{ "id": "newsletter", "enabled": newsletter }] },
+        } },
+        "regulation": "gdpr",
+    })
+}

@@ -1,0 +1,113 @@
+//! Programs of this project, run to their end or in the background.
+
+use super::{Folder, poll_until};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// What a program left behind.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// The worker's environment: what the test gives and nothing of the caller's own settings.
+fn clean(program: &str, folder: &Path, environment: &BTreeMap<String, String>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSENT_GATE_")) {
+        command.env_remove(name);
+    }
+    command.envs(environment);
+    command
+}
+
+/// Runs `consent-gate` in a folder with standard input, to its end.
+pub fn run(folder: &Folder, environment: &[(&str, &str)], arguments: &[&str], input: &[u8]) -> Finished {
+    let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let mut child = clean(env!("CARGO_BIN_EXE_consent-gate"), &folder.0, &environment)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that reads nothing closes its end; that is its right.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    Finished {
+        code: output.status.code().expect("no exit code: ended by a signal"),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A program in the background, ended with the test.
+pub struct Running {
+    child: Child,
+    pub log: PathBuf,
+}
+
+impl Running {
+    /// Starts a program whose output goes to files in `folder`.
+    pub fn start(
+        program: &str,
+        folder: &Folder,
+        environment: &BTreeMap<String, String>,
+        arguments: &[&str],
+    ) -> Running {
+        let log = folder.0.join(format!("{}.log", super::unique()));
+        let file = File::create(&log).unwrap();
+        let child = clean(program, &folder.0, environment)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Running { child, log }
+    }
+
+    /// Everything that it wrote so far.
+    pub fn text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for a line that contains `part`, and gives it.
+    pub fn line_with(&mut self, part: &str) -> String {
+        poll_until(&format!("\"{part}\" in {}", self.text()), || {
+            let text = self.text();
+            let line = text.lines().find(|line| line.contains(part)).map(str::to_owned);
+            assert!(line.is_some() || self.child.try_wait().unwrap().is_none(), "it ended without \"{part}\":\n{text}");
+            line
+        })
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end and gives the exit code, `None` after a signal.
+    pub fn ended(&mut self) -> Option<i32> {
+        poll_until("its end", || self.child.try_wait().unwrap()).code()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let _ = writeln!(std::io::stderr(), "--- {}\n{}", self.log.display(), self.text());
+        }
+    }
+}

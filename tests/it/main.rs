@@ -1,0 +1,18 @@
+//! One binary: the worker, its commands and its documents, tested from outside.
+//!
+//! Tests with a broker read its URL from `CONSENT_GATE_TEST_BROKER_URL`; `scripts/test` starts a
+//! private one and sets it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends at the first surprise")]
+
+mod harness;
+
+mod commands;
+mod configuration;
+mod delivery;
+mod documents;
+mod failures;
+mod gate_simulator;
+mod leaks;
+mod mappings;
+mod outside;

@@ -1,0 +1,173 @@
+//! Every sample, through the mappings, as golden files: what `consent-gate map` shows.
+
+use super::harness::{Finished, Folder, fixture, golden, project, run};
+use serde_json::{Value, json};
+
+/// Each form of mapping that the README names.
+fn document() -> Value {
+    json!({
+        "type_id": "selligent",
+        "authentication": { "username": "api_user", "password": "access_key" },
+        "properties": { "url": "selligent.example.com", "gate": "didomi" },
+        "mappings": [
+            { "id": "MAIL", "value": "organization_user_id" },
+            { "id": "OPTIN_NEWS", "value": "consents_purposes_newsletter_enabled", "true": "Y", "false": "N" },
+            { "id": "OPTIN_PARTNERS", "value": "consents_purposes_partners_enabled" },
+            { "id": "OPTIN_SMS", "value": "consents_purposes_sms_offers_enabled" },
+            { "id": "SMS_FREQUENCY", "value": "consents_purposes_sms_offers_values_frequency_value" },
+            { "id": "TOPICS", "value": "consents_purposes_newsletter_values_topics_value" },
+            { "id": "TOPIC_SPORT", "value": "consents_purposes_newsletter_values_topics_value_sport" },
+            { "id": "TOPIC_MUSIC", "value": "consents_purposes_newsletter_values_topics_value_music" },
+            { "id": "V1_EMAIL", "value": "consents_purposes_cookies_preferences_newsletter_channel_email_enabled" },
+            { "id": "V1_SMS", "value": "consents_purposes_cookies_preferences_newsletter_channels_sms_enabled" },
+            { "id": "CHANNEL_EMAIL", "value": "consents_channels_email_enabled" },
+            { "id": "VENDOR_GOOGLE", "value": "consents_vendors_google_enabled" },
+            { "id": "VENDOR_ADS", "value": "consents_vendors_acme-ads_enabled" },
+            { "id": "VENDORS", "value": "consents_vendors_enabled" },
+            { "id": "TCF", "value": "consents_tcfcs" },
+            { "id": "WIDGET", "value": "metadata_widget_id" },
+            { "id": "TIER", "value": "user_metadata_loyalty_tier" },
+            { "id": "COUNTRY", "value": "country" },
+            { "id": "REGULATION", "value": "regulation" },
+            { "id": "EVENT", "value": "id" },
+            { "id": "CREATED", "value": "created_at" },
+            { "id": "CHANGED", "value": "created_at", "date_format": "%Y%m%d" },
+            { "id": "SOURCE", "constant": "didomi" },
+        ],
+        "events": { "types": ["event.created", "event.updated", "user.updated"] },
+    })
+}
+
+fn map(arguments: &[&str], document: &Value, event: &[u8]) -> Finished {
+    let folder = Folder::new();
+    let file = folder.write("acme.json", document.to_string());
+    run(&folder, &[], &[&["map", "--integration", file.to_str().unwrap()], arguments].concat(), event)
+}
+
+/// The request's properties for an event, as JSON.
+fn sent(document: &Value, event: &Value) -> Value {
+    let mapped = map(&["--json"], document, event.to_string().as_bytes());
+    assert_eq!(mapped.code, 0, "{}", mapped.err);
+    let shown: Value = serde_json::from_str(&mapped.out).unwrap();
+    assert_eq!(shown["verdict"]["outcome"], "sent", "{shown}");
+    shown["request"]["body"]["GateInput"].clone()
+}
+
+#[test]
+fn every_sample_is_mapped_as_documented() {
+    let mut names: Vec<String> = std::fs::read_dir(project().join("tests/fixtures/events"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 14);
+    for name in names {
+        let mapped = map(&["-"], &document(), &fixture(&name));
+        assert_eq!(mapped.code, 0, "{}", mapped.err);
+        golden(&format!("map-{}.txt", name.split('.').next().unwrap()), &mapped.out);
+    }
+}
+
+#[test]
+fn map_tells_programs_the_same() {
+    let mapped = map(&["--json"], &document(), &fixture("event-created-v2.json"));
+    golden("map-json.json", &mapped.out);
+    assert!(!mapped.out.contains("access_key"));
+}
+
+/// A minimal document with one mapping beside the identifier.
+fn with_path(path: &str) -> Value {
+    let mut document = document();
+    document["mappings"] = json!([{ "id": "MAIL", "value": "organization_user_id" }, { "id": "X", "value": path }]);
+    document
+}
+
+fn with_consents(consents: Value) -> Value {
+    let mut event = super::harness::choice("jane@example.com", true);
+    event["parameters"]["entity"]["consents"] = consents;
+    event
+}
+
+#[test]
+fn ids_that_contain_underscores_take_the_longest_match_that_is_present() {
+    let both = json!({ "purposes": [
+        { "id": "sms", "enabled": true, "offers_enabled": true, "values": { "offers": { "value": "a" } } },
+        { "id": "sms_offers", "enabled": false },
+    ] });
+    let path = with_path("consents_purposes_sms_offers_enabled");
+    assert_eq!(sent(&path, &with_consents(both))["X"], "0");
+    let nested = json!({ "purposes": [{ "id": "a", "values": { "b_c": { "value": "x" }, "b": { "value": "y" } } }] });
+    assert_eq!(sent(&with_path("consents_purposes_a_values_b_c_value"), &with_consents(nested))["X"], "x");
+    let shorter = json!({ "purposes": [{ "id": "a_values" }, { "id": "a", "values": { "b": { "value": "y" } } }] });
+    assert_eq!(sent(&with_path("consents_purposes_a_values_b_value"), &with_consents(shorter))["X"], "y");
+}
+
+#[test]
+fn null_absent_and_empty_are_left_out() {
+    for consents in [
+        json!({ "purposes": [{ "id": "newsletter", "enabled": null }] }),
+        json!({ "purposes": [] }),
+        json!({ "purposes": null }),
+        json!({}),
+        json!(null),
+    ] {
+        let properties = sent(&with_path("consents_purposes_newsletter_enabled"), &with_consents(consents));
+        assert_eq!(properties.as_object().unwrap().keys().collect::<Vec<_>>(), ["MAIL"]);
+    }
+    let empty = json!({ "purposes": [{ "id": "n", "values": { "t": { "value": "" } } }] });
+    assert!(sent(&with_path("consents_purposes_n_values_t_value"), &with_consents(empty)).get("X").is_none());
+}
+
+#[test]
+fn vendors_are_named_by_their_id_and_a_withdrawal_counts() {
+    let vendors = json!({ "vendors": {
+        "enabled": ["google", "both"], "disabled": ["acme-ads", "both"], "enabled_li": ["li_vendor"], "disabled_li": [],
+    } });
+    for (path, expected) in [
+        ("consents_vendors_google_enabled", json!("1")),
+        ("consents_vendors_acme-ads_enabled", json!("0")),
+        ("consents_vendors_both_enabled", json!("0")),
+        ("consents_vendors_li_vendor_enabled_li", json!("1")),
+        ("consents_vendors_unknown_enabled", Value::Null),
+        ("consents_vendors_disabled", json!("acme-ads,both")),
+    ] {
+        assert_eq!(sent(&with_path(path), &with_consents(vendors.clone()))["X"], expected, "{path}");
+    }
+}
+
+#[test]
+fn flattened_lists_are_read_by_index_and_by_id() {
+    for key in ["0", "newsletter"] {
+        let id = if key == "0" { json!({ "entity__consents__purposes__0__id": "newsletter" }) } else { json!({}) };
+        let mut event = json!({ "type": "event.created", "entity__id": "e", "entity__user__organization_user_id": "jane@example.com" });
+        event[format!("entity__consents__purposes__{key}__enabled")] = json!(false);
+        event.as_object_mut().unwrap().extend(id.as_object().unwrap().clone());
+        assert_eq!(sent(&with_path("consents_purposes_newsletter_enabled"), &event)["X"], "0", "{key}");
+    }
+}
+
+#[test]
+fn nested_values_of_a_customers_own_fields_are_sent_as_escaped_text() {
+    let mut event = super::harness::choice("jane@example.com", true);
+    event["parameters"]["entity"]["user"]["metadata"] =
+        json!({ "tags": ["a", "b"], "address": { "zip": "75" }, "age": 7, "vip": true });
+    for (path, expected) in [
+        ("user_metadata_tags", "a,b"),
+        ("user_metadata_address", "{\"zip\":\"75\"}"),
+        ("user_metadata_address_zip", "75"),
+        ("user_metadata_age", "7"),
+        ("user_metadata_vip", "1"),
+        ("metadata_vip", "1"),
+    ] {
+        assert_eq!(sent(&with_path(path), &event)["X"], expected, "{path}");
+    }
+}
+
+#[test]
+fn a_changed_date_is_judged_as_an_instant() {
+    let mut event = super::harness::choice("jane@example.com", true);
+    event["parameters"]["entity"]["created_at"] = json!("2026-01-01T00:30:00+02:00");
+    let mut document = with_path("created_at");
+    document["mappings"][1]["date_format"] = json!("%Y-%m-%d");
+    assert_eq!(sent(&document, &event)["X"], "2025-12-31");
+}

@@ -2,7 +2,7 @@
 //!
 //! Tolerant on purpose: unknown fields are ignored, and a field is looked at only when somebody
 //! needs it. The shapes are those of Didomi's documentation: webhook envelopes of six types, bare
-//! events, and flattened ones (see [`flat`]). A defect names fields and types, never values.
+//! events, and flattened ones (`event/flat.rs`). A defect names fields and types, never values.
 
 mod flat;
 

@@ -2,7 +2,7 @@
 //!
 //! Selligent's REST v1 by the facts that the project keeps in `docs/selligent-gate.md`. What is
 //! not certain about the vendor's server lives in three small files: [`endpoint`] (where),
-//! [`signature`] (how a request proves itself) and [`answer`] (what a reply means). Another of
+//! `signature.rs` (how a request proves itself) and [`answer`] (what a reply means). Another of
 //! the vendor's interfaces would take their place; nothing else knows them.
 //!
 //! One call is one request: nothing here retries, follows redirects or reads without bound.

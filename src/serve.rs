@@ -14,6 +14,7 @@ use crate::shutdown::{self, Shutdown};
 use crate::worker::Worker;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_retry::strategy::{ExponentialBackoff, jitter};
 
@@ -109,8 +110,16 @@ impl Service {
     /// Lets every worker consume. Gives why the connection was lost, or `None` after a drain.
     async fn consume(&self, link: Link, inboxes: Vec<Inbox>) -> Option<String> {
         let mut consuming = JoinSet::new();
+        // Dropped at the end of this function: with the connections, their outboxes are over.
+        let (_trigger, over) = shutdown::channel();
+        let missing = Arc::new(Notify::new());
         for (worker, inbox) in self.workers.iter().zip(inboxes) {
-            let outbox = Arc::new(Outbox::new(Arc::clone(&link.publishing), &worker.integration().name));
+            let outbox = Arc::new(Outbox::new(
+                Arc::clone(&link.publishing),
+                &worker.integration().name,
+                over.clone(),
+                Arc::clone(&missing),
+            ));
             consuming.spawn(Arc::clone(worker).consume(inbox, outbox, self.shutdown.clone()));
         }
         self.health.set_consuming(true);
@@ -120,6 +129,7 @@ impl Service {
             () = self.shutdown.wait() => None,
             why = link.lost() => Some(why),
             _ = consuming.join_next() => Some("a consumer was cancelled or its channel closed".to_owned()),
+            () = missing.notified() => Some("a queue is missing; declaring it again".to_owned()),
             why = self.watch_depths(&link) => Some(why),
         };
         self.health.set_consuming(false);

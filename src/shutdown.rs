@@ -25,6 +25,12 @@ impl Trigger {
     }
 }
 
+impl Drop for Trigger {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Shutdown {
     /// Returns as soon as the process is to stop.
     pub async fn wait(&self) {

@@ -106,7 +106,7 @@ impl Worker {
     async fn handle(&self, delivery: Delivery, outbox: &Outbox) {
         let received = Timestamp::now();
         let told = OnceLock::new();
-        let passage = guarded(self.deliver(&delivery, received, &told)).await;
+        let passage = guarded(self.deliver(&delivery, outbox, received, &told)).await;
         let Some(Passage { course, attempt }) = passage else { return };
         let verdict = verdict::decide(&course);
         let brief = told.into_inner().unwrap_or_default();
@@ -120,7 +120,13 @@ impl Worker {
 
     /// Steps 2 to 5: may end in named ways, never settles. `None` when the delivery's channel went
     /// away while it waited: the broker delivers it again, so sending it now would be in vain.
-    async fn deliver(&self, delivery: &Delivery, received: Timestamp, told: &OnceLock<Brief>) -> Option<Passage> {
+    async fn deliver(
+        &self,
+        delivery: &Delivery,
+        outbox: &Outbox,
+        received: Timestamp,
+        told: &OnceLock<Brief>,
+    ) -> Option<Passage> {
         let (brief, plan) = plan(&delivery.data, &self.integration, received);
         let _ = told.set(brief);
         let plan = match plan {
@@ -130,7 +136,7 @@ impl Worker {
         let mut place = self.order.join(&plan.identifier);
         place.turn().await;
         let slot = self.gate.enter().await;
-        if !delivery.acker.usable() {
+        if !outbox.holds(delivery) {
             return None;
         }
         let at = Timestamp::now();

@@ -9,11 +9,12 @@ use super::headers::{Obituary, for_dead_letter};
 use super::topology::Queues;
 use super::{Error, call};
 use crate::integration::Name;
+use crate::shutdown::Shutdown;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_retry::strategy::{ExponentialBackoff, jitter};
 
 /// Channels on which one integration publishes at once.
@@ -43,18 +44,30 @@ pub struct Outbox {
     connection: Arc<Connection>,
     idle: Mutex<Vec<Channel>>,
     publishers: Semaphore,
+    over: Shutdown,
+    missing: Arc<Notify>,
 }
 
 impl Outbox {
-    /// An outbox that opens its channels when it first needs them.
+    /// An outbox that opens its channels when it first needs them. `over` ends it together with its
+    /// connections; `missing` is told when a queue that must exist does not.
     #[must_use]
-    pub fn new(connection: Arc<Connection>, integration: &Name) -> Outbox {
+    pub fn new(connection: Arc<Connection>, integration: &Name, over: Shutdown, missing: Arc<Notify>) -> Outbox {
         Outbox {
             queues: Queues::of(integration),
             connection,
             idle: Mutex::new(Vec::new()),
             publishers: Semaphore::new(PUBLISHERS),
+            over,
+            missing,
         }
+    }
+
+    /// Whether a delivery is still ours to settle. A connection that froze never says that its
+    /// deliveries are gone, so the end of the outbox counts as well.
+    #[must_use]
+    pub fn holds(&self, delivery: &Delivery) -> bool {
+        delivery.acker.usable() && !self.over.is_stopping()
     }
 
     /// Carries a verdict out. Takes the delivery by value, so each is settled once. A publish that
@@ -94,12 +107,15 @@ impl Outbox {
             .factor(FIRST_PAUSE_MS / 2)
             .max_delay(std::time::Duration::from_millis(LONGEST_PAUSE_MS))
             .map(jitter);
-        while delivery.acker.usable() {
+        while self.holds(delivery) {
             match self.publish(queue, &delivery.data, properties).await {
                 Ok(()) => return Ok(()),
                 Err(error) => failed(&error),
             }
-            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            tokio::select! {
+                () = tokio::time::sleep(pauses.next().unwrap_or_default()) => {}
+                () = self.over.wait() => {}
+            }
         }
         Err(Gone)
     }
@@ -117,7 +133,10 @@ impl Outbox {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(_)) => Err(Error::refused(what, "returned: the queue does not exist")),
+            Confirmation::Ack(Some(_)) => {
+                self.missing.notify_one();
+                Err(Error::refused(what, "returned: the queue does not exist"))
+            }
             Confirmation::Nack(_) => {
                 Err(Error::refused(what, "refused by the broker: the queue is full or not available"))
             }

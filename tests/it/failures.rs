@@ -177,3 +177,15 @@ fn a_dead_letter_keeps_the_publishers_properties_but_cannot_expire_or_spread() {
     assert_eq!(names, ["tenant"]);
     assert_eq!(letter.header("consent-gate-attempts").as_deref(), Some("0"));
 }
+
+#[test]
+fn a_dead_letter_queue_that_was_deleted_is_declared_again_and_gets_the_letter() {
+    let mut lab = Lab::new();
+    lab.start();
+    lab.bench.delete_queue(&lab.queue(".dead"));
+    lab.publish(vec![b"broken".to_vec().into()]);
+    lab.settled(1);
+    assert_eq!(lab.dead().len(), 1);
+    let series = format!("consent_gate_settle_failures_total{{integration=\"{}\"}}", lab.integration());
+    assert!(lab.metric(&series) >= 1.0);
+}

@@ -171,3 +171,64 @@ fn a_changed_date_is_judged_as_an_instant() {
     document["mappings"][1]["date_format"] = json!("%Y-%m-%d");
     assert_eq!(sent(&document, &event)["X"], "2025-12-31");
 }
+
+#[test]
+fn the_first_cause_in_the_documented_order_names_the_reason() {
+    let mut document = document();
+    document["events"] = json!({ "organization_id": "acme" });
+    let code = |change: &dyn Fn(&mut Value)| {
+        let mut event = super::harness::choice("jane@example.com", true);
+        change(&mut event);
+        let mapped = map(&["--json"], &document, event.to_string().as_bytes());
+        let shown: Value = serde_json::from_str(&mapped.out).unwrap();
+        shown["verdict"]["code"].as_str().unwrap().to_owned()
+    };
+    let entity = |event: &mut Value, key: &str, value: Value| event["parameters"]["entity"][key] = value;
+    let future = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1)).to_string();
+    let nobody = json!({ "id": "device-1" });
+    assert_eq!(code(&|_| {}), "");
+    let pending = |event: &mut Value| {
+        entity(event, "status", json!("pending_approval"));
+        entity(event, "organization_id", json!("other"));
+        event["regulation"] = json!("cpra");
+    };
+    assert_eq!(code(&pending), "pending");
+    assert_eq!(
+        code(&|e| (e["type"] = json!("user.deleted"), entity(e, "organization_id", json!("other"))).1),
+        "user_deleted"
+    );
+    assert_eq!(
+        code(&|e| (e["regulation"] = json!("cpra"), entity(e, "organization_id", json!("other"))).1),
+        "other_organization"
+    );
+    assert_eq!(code(&|e| (e["regulation"] = json!("cpra"), e["type"] = json!("user.updated")).1), "other_regulation");
+    assert_eq!(code(&|e| (e["type"] = json!("policy.updated"), entity(e, "user", nobody.clone())).1), "unwanted_type");
+    assert_eq!(
+        code(&|e| (entity(e, "created_at", json!("yesterday")), entity(e, "user", nobody.clone())).1),
+        "no_identifier"
+    );
+    assert_eq!(code(&|e| (entity(e, "created_at", json!(future)), entity(e, "id", json!(7))).1), "undecodable");
+    assert_eq!(code(&|e| entity(e, "created_at", json!(future))), "future_dated");
+}
+
+#[test]
+fn an_update_is_dated_by_what_it_changed() {
+    let changed_at = |old: Value, new: Value| {
+        let event = json!({ "type": "event.updated", "parameters": { "old_entity": old, "new_entity": new } });
+        let mapped = map(&["--json"], &document(), event.to_string().as_bytes());
+        let shown: Value = serde_json::from_str(&mapped.out).unwrap();
+        shown["changed_at"].as_str().map(str::to_owned)
+    };
+    let entity = |status: &str, enabled: bool| {
+        json!({
+            "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-02T00:00:00Z", "status": status,
+            "user": { "organization_user_id": "jane@example.com" },
+            "consents": { "purposes": [{ "id": "newsletter", "enabled": enabled }] },
+        })
+    };
+    let (created, updated) = (Some("2026-01-01T00:00:00Z".to_owned()), Some("2026-01-02T00:00:00Z".to_owned()));
+    assert_eq!(changed_at(entity("confirmed", true), entity("confirmed", true)), created, "a proof was added");
+    assert_eq!(changed_at(entity("confirmed", true), entity("confirmed", false)), updated, "a choice changed");
+    assert_eq!(changed_at(entity("pending_approval", true), entity("confirmed", true)), updated, "it was confirmed");
+    assert_eq!(changed_at(Value::Null, entity("confirmed", true)), updated, "nobody knows");
+}

@@ -16,3 +16,4 @@ mod gate_simulator;
 mod leaks;
 mod mappings;
 mod outside;
+mod tls;

@@ -1,0 +1,104 @@
+//! TLS is verified, at the broker and at the gate: a test puts it in front of the real ones.
+
+use super::harness::{Lab, choice, run};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// An authority, as PEM, and what a server at localhost needs.
+fn certificates() -> (String, ServerConfig) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = server.signed_by(&key, &authority).unwrap();
+    let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    (authority.pem(), config)
+}
+
+/// Listens with TLS and passes everything on in clear. Gives its port.
+fn in_front_of(lab: &Lab, backend: SocketAddr, config: ServerConfig) -> u16 {
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    lab.bench.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let (Ok(mut front), Ok(mut back)) =
+                        (acceptor.accept(stream).await, TcpStream::connect(backend).await)
+                    else {
+                        return;
+                    };
+                    let _ = copy_bidirectional(&mut front, &mut back).await;
+                });
+            }
+        });
+        port
+    })
+}
+
+fn address(url: &str) -> SocketAddr {
+    let after_scheme = url.split("://").nth(1).unwrap();
+    let host = after_scheme.rsplit('@').next().unwrap().split('/').next().unwrap();
+    host.parse().unwrap()
+}
+
+#[test]
+fn a_gate_whose_certificate_nobody_vouches_for_gets_nothing() {
+    let lab = Lab::new();
+    lab.declare();
+    let (authority, config) = certificates();
+    let authority = lab.folder.write("authority.pem", authority);
+    let file = format!("integrations/{}.json", lab.integration());
+    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    let port = in_front_of(&lab, address(document["properties"]["url"].as_str().unwrap()), config);
+    document["properties"]["url"] = format!("localhost:{port}").into();
+    lab.folder.write(&file, document.to_string());
+    let event = choice("jane@example.com", true).to_string();
+    let arguments = ["send", "--yes", "--integration", lab.integration(), "-"];
+    let mut environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let unknown = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.out.contains("certificate") && unknown.out.contains("unavailable"), "{}", unknown.out);
+    assert_eq!(lab.gate(0).requests()["total"], 0, "not a byte of it left");
+    environment.push(("SSL_CERT_FILE", authority.to_str().unwrap()));
+    let known = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    assert_eq!(known.code, 0, "{}{}", known.out, known.err);
+    assert_eq!(lab.gate(0).outcome("accepted"), 1);
+}
+
+#[test]
+fn a_broker_is_trusted_only_by_its_authority_and_its_name() {
+    let mut lab = Lab::new();
+    lab.declare();
+    let (authority, config) = certificates();
+    let authority = lab.folder.write("authority.pem", authority);
+    let port = in_front_of(&lab, address(&lab.environment["CONSENT_GATE_BROKER__URL"]), config);
+    let check = |lab: &Lab| {
+        let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        run(&lab.folder, &environment, &["check", "--connect"], b"")
+    };
+    lab.set("CONSENT_GATE_BROKER__URL", &format!("amqps://guest:guest@localhost:{port}/%2f"));
+    assert!(check(&lab).out.contains("failed   broker"), "nobody vouches for it");
+    lab.set("CONSENT_GATE_BROKER__CA_FILE", authority.to_str().unwrap());
+    let trusted = check(&lab);
+    assert!(trusted.out.contains("reached and logged in"), "{}", trusted.out);
+    lab.set("CONSENT_GATE_BROKER__URL", &format!("amqps://guest:guest@127.0.0.1:{port}/%2f"));
+    assert!(check(&lab).out.contains("failed   broker"), "its certificate has another name");
+    lab.set("CONSENT_GATE_BROKER__URL", &format!("amqps://guest:guest@localhost:{port}/%2f"));
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.settled(1);
+}

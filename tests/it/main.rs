@@ -13,6 +13,7 @@ mod delivery;
 mod documents;
 mod failures;
 mod gate_simulator;
+mod hostile;
 mod leaks;
 mod mappings;
 mod outside;

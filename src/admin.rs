@@ -11,45 +11,53 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The longest that a client may take for its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that one connection lives; a scraper simply opens another.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most connections served at once; more wait.
 const MAX_CONNECTIONS: usize = 32;
+
+#[derive(Debug, Default)]
+struct State {
+    connected: bool,
+    refused: Vec<String>,
+}
 
 /// What the worker knows of itself, for `/readyz`.
 #[derive(Clone, Debug)]
 pub struct Health {
-    consuming: Arc<AtomicBool>,
+    state: Arc<Mutex<State>>,
     integrations: Arc<Vec<String>>,
     metrics: Metrics,
 }
 
 impl Health {
-    /// Not ready until [`Health::set_consuming`] says so.
+    /// Not ready until [`Health::set_connected`] says so.
     #[must_use]
     pub fn new(integrations: Vec<String>, metrics: Metrics) -> Health {
-        Health { consuming: Arc::default(), integrations: Arc::new(integrations), metrics }
+        Health { state: Arc::default(), integrations: Arc::new(integrations), metrics }
     }
 
-    /// Whether the broker is connected, every queue declared and bound, and consumed.
-    pub fn set_consuming(&self, consuming: bool) {
-        self.consuming.store(consuming, Ordering::Relaxed);
-        self.metrics.broker_connected.set(i64::from(consuming));
+    /// Whether the broker is connected and consumed, and the integrations whose queues it refuses.
+    pub fn set_connected(&self, connected: bool, refused: Vec<String>) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { connected, refused };
+        self.metrics.broker_connected.set(i64::from(connected));
     }
 
     fn ready(&self) -> (StatusCode, String) {
-        let ready = self.consuming.load(Ordering::Relaxed);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = state.connected && state.refused.is_empty();
         let gates: serde_json::Map<_, _> =
             self.integrations.iter().map(|name| (name.clone(), self.gate(name).into())).collect();
-        let broker = if ready { "connected" } else { "not connected" };
+        let broker = if state.connected { "connected" } else { "not connected" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (status, json!({ "ready": ready, "broker": broker, "gates": gates }).to_string())
+        (status, json!({ "ready": ready, "broker": broker, "refused": state.refused, "gates": gates }).to_string())
     }
 
     /// A gate that refuses shows here, in metrics and alerts, but does not make the worker unready.
@@ -94,8 +102,8 @@ async fn serve_connection(stream: TcpStream, health: Health, _permit: OwnedSemap
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service);
-    // A client that goes away early is its own business.
-    let _ = connection.await;
+    // A client that goes away early, or never reads, is its own business.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
 fn respond(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {

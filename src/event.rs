@@ -243,14 +243,13 @@ impl Event {
     /// A time that is not RFC 3339.
     pub fn changed_at(&self) -> Result<Option<Timestamp>, Defect> {
         let entity = self.entity()?;
-        let created = time(entity, "created_at");
-        let updated = time(entity, "updated_at");
-        let (created, updated) = both(created, updated)?;
-        Ok(match self.kind {
-            Kind::UserCreated | Kind::UserUpdated | Kind::UserDeleted => updated,
-            Kind::EventUpdated if self.changed_consents() => updated.or(created),
-            _ => created,
-        })
+        let created = || time(entity, "created_at");
+        let updated = || time(entity, "updated_at");
+        match self.kind {
+            Kind::UserCreated | Kind::UserUpdated | Kind::UserDeleted => updated(),
+            Kind::EventUpdated if self.changed_consents() => Ok(updated()?.or(created()?)),
+            _ => created(),
+        }
     }
 
     /// Whether an update changed what the person chose. Without the old entity nobody knows, so
@@ -274,14 +273,6 @@ impl Event {
             object(entity, "consents", "consents").map(|_| ()),
         ];
         results.into_iter().filter_map(Result::err).reduce(Defect::and).map_or(Ok(()), Err)
-    }
-}
-
-fn both<A, B>(a: Result<A, Defect>, b: Result<B, Defect>) -> Result<(A, B), Defect> {
-    match (a, b) {
-        (Ok(a), Ok(b)) => Ok((a, b)),
-        (Err(a), Err(b)) => Err(a.and(b)),
-        (Err(e), _) | (_, Err(e)) => Err(e),
     }
 }
 

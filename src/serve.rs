@@ -5,7 +5,7 @@ use crate::broker;
 use crate::broker::inbox::Inbox;
 use crate::broker::link::Link;
 use crate::broker::outbox::Outbox;
-use crate::broker::topology::{self, Queues};
+use crate::broker::topology::{self, Queues, Refused};
 use crate::config::{Config, Settings};
 use crate::facts::{Facts, labels};
 use crate::integration::Integration;
@@ -24,6 +24,8 @@ const DEFAULT_DELAYS: usize = 4;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one: the next try comes at once.
 const GOOD_WHILE: Duration = Duration::from_secs(30);
+/// How often an integration that was refused is tried again.
+const REFUSED_EVERY: Duration = Duration::from_secs(5);
 /// How often the depth of the queues is looked at.
 const DEPTH_EVERY: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two connections and what is consumed over them.
+struct Session {
+    link: Link,
+    inboxes: Vec<(Arc<Worker>, Inbox)>,
+    refused: Vec<Refused>,
+}
+
 struct Service {
     settings: Settings,
     integrations: Vec<Integration>,
@@ -79,7 +88,7 @@ impl Service {
                 connected = self.connect() => connected,
             };
             match connected {
-                Ok((link, inboxes)) => match self.consume(link, inboxes).await {
+                Ok(session) => match self.consume(session).await {
                     Some(why) => tracing::warn!(why, "lost the broker; connecting again"),
                     None => return,
                 },
@@ -95,44 +104,56 @@ impl Service {
         }
     }
 
-    /// Declares everything, connects, and opens an inbox for each worker.
-    async fn connect(&self) -> Result<(Link, Vec<Inbox>), broker::Error> {
+    /// Declares everything, connects, and opens an inbox for each worker that can have one.
+    async fn connect(&self) -> Result<Session, broker::Error> {
         let Settings { broker, source, .. } = &self.settings;
-        topology::declare(broker, source, &self.integrations).await?;
+        let integrations: Vec<&Integration> = self.integrations.iter().collect();
+        let mut refused = topology::declare(broker, source, &integrations).await?;
+        if refused.len() == integrations.len()
+            && let Some(Refused { error, .. }) = refused.pop()
+        {
+            return Err(error);
+        }
+        for Refused { integration, error } in &refused {
+            tracing::error!(%integration, %error, "cannot serve this integration; the others are served");
+        }
         let link = Link::open(broker).await?;
         let mut inboxes = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
-            inboxes.push(Inbox::open(&link.consuming, source, worker.integration(), worker.prefetch()).await?);
+            let integration = worker.integration();
+            if refused.iter().all(|refused| refused.integration != integration.name) {
+                let inbox = Inbox::open(&link.consuming, source, integration, worker.prefetch()).await?;
+                inboxes.push((Arc::clone(worker), inbox));
+            }
         }
-        Ok((link, inboxes))
+        Ok(Session { link, inboxes, refused })
     }
 
     /// Lets every worker consume. Gives why the connection was lost, or `None` after a drain.
-    async fn consume(&self, link: Link, inboxes: Vec<Inbox>) -> Option<String> {
+    async fn consume(&self, session: Session) -> Option<String> {
+        let Session { link, inboxes, refused } = session;
         let mut consuming = JoinSet::new();
         // Dropped at the end of this function: with the connections, their outboxes are over.
         let (_trigger, over) = shutdown::channel();
         let missing = Arc::new(Notify::new());
-        for (worker, inbox) in self.workers.iter().zip(inboxes) {
-            let outbox = Arc::new(Outbox::new(
-                Arc::clone(&link.publishing),
-                &worker.integration().name,
-                over.clone(),
-                Arc::clone(&missing),
-            ));
-            consuming.spawn(Arc::clone(worker).consume(inbox, outbox, self.shutdown.clone()));
+        let served: Vec<Arc<Worker>> = inboxes.iter().map(|(worker, _)| Arc::clone(worker)).collect();
+        for (worker, inbox) in inboxes {
+            let name = &worker.integration().name;
+            let outbox = Outbox::new(Arc::clone(&link.publishing), name, over.clone(), Arc::clone(&missing));
+            consuming.spawn(worker.consume(inbox, Arc::new(outbox), self.shutdown.clone()));
         }
-        self.health.set_consuming(true);
-        tracing::info!(broker = self.settings.broker.shown(), "ready: consuming");
+        self.health.set_connected(true, refused.iter().map(|refused| refused.integration.to_string()).collect());
+        tracing::info!(broker = self.settings.broker.shown(), integrations = served.len(), "ready: consuming");
         let lost = tokio::select! {
             biased;
             () = self.shutdown.wait() => None,
             why = link.lost() => Some(why),
             _ = consuming.join_next() => Some("a consumer was cancelled or its channel closed".to_owned()),
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned()),
-            why = self.watch_depths(&link) => Some(why),
+            () = self.one_of(&refused) => Some("a refused integration can be served now".to_owned()),
+            why = watch_depths(&link, &served) => Some(why),
         };
-        self.health.set_consuming(false);
+        self.health.set_connected(false, Vec::new());
         if lost.is_none() {
             self.drain(consuming).await;
         }
@@ -140,25 +161,19 @@ impl Service {
         lost
     }
 
-    /// Shows how many messages wait in each queue; returns when they cannot be looked at.
-    async fn watch_depths(&self, link: &Link) -> String {
+    /// Returns when one of these integrations is no longer refused.
+    async fn one_of(&self, refused: &[Refused]) {
+        let is_refused = |integration: &&Integration| refused.iter().any(|r| r.integration == integration.name);
+        let integrations: Vec<&Integration> = self.integrations.iter().filter(is_refused).collect();
         loop {
-            if let Err(error) = self.look_at_depths(link).await {
-                return error.to_string();
-            }
-            tokio::time::sleep(DEPTH_EVERY).await;
-        }
-    }
-
-    async fn look_at_depths(&self, link: &Link) -> Result<(), broker::Error> {
-        let channel = link.channel().await?;
-        for worker in &self.workers {
-            let queues = Queues::of(&worker.integration().name);
-            for (label, queue) in [("work", &queues.work), ("dead", &queues.dead), ("unreadable", &queues.unreadable)] {
-                worker.facts().depth(label, topology::depth(&channel, queue).await?);
+            tokio::time::sleep(REFUSED_EVERY).await;
+            let Settings { broker, source, .. } = &self.settings;
+            // What concerns all of them shows on the connections, too.
+            let Ok(still) = topology::declare(broker, source, &integrations).await else { continue };
+            if still.len() < integrations.len() {
+                return;
             }
         }
-        Ok(())
     }
 
     /// Finishes what is in hand, but not for longer than the deadline: what is not finished by
@@ -178,6 +193,27 @@ impl Service {
             }
         }
     }
+}
+
+/// Shows how many messages wait in each queue; returns when they cannot be looked at.
+async fn watch_depths(link: &Link, served: &[Arc<Worker>]) -> String {
+    loop {
+        if let Err(error) = look_at_depths(link, served).await {
+            return error.to_string();
+        }
+        tokio::time::sleep(DEPTH_EVERY).await;
+    }
+}
+
+async fn look_at_depths(link: &Link, served: &[Arc<Worker>]) -> Result<(), broker::Error> {
+    let channel = link.channel().await?;
+    for worker in served {
+        let queues = Queues::of(&worker.integration().name);
+        for (label, queue) in [("work", &queues.work), ("dead", &queues.dead), ("unreadable", &queues.unreadable)] {
+            worker.facts().depth(label, topology::depth(&channel, queue).await?);
+        }
+    }
+    Ok(())
 }
 
 fn pauses() -> impl Iterator<Item = Duration> {

@@ -222,7 +222,9 @@ pub fn decide(course: &Course) -> Verdict {
 /// # Errors
 /// A field that must be known for the answer has a wrong type.
 pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect> {
-    if event.status()? == Status::Pending {
+    // A status that nobody knows is no reason to keep what would be skipped anyway.
+    let status = event.status();
+    if status == Ok(Status::Pending) {
         return Ok(Some(Skip::Pending));
     }
     match event.kind() {
@@ -242,7 +244,7 @@ pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect
     if !filter.types.iter().any(|wanted| wanted == event.kind().name()) {
         return Ok(Some(Skip::UnwantedType));
     }
-    Ok(None)
+    status.map(|_| None)
 }
 
 /// Whether an event is dated too far ahead of the clock to be believed.

@@ -52,7 +52,13 @@ impl Settings {
         let form = "write amqp://user:password@host:5672/%2f or amqps://…";
         let parsed = reqwest::Url::parse(text).map_err(|e| format!("is no address ({e}); {form}"))?;
         if !matches!(parsed.scheme(), "amqp" | "amqps") {
-            return Err(format!("has scheme {}://; {form}", parsed.scheme()));
+            return Err(format!("has another scheme; {form}"));
+        }
+        let behind_host = [Some(parsed.path()), parsed.query(), parsed.fragment()];
+        if behind_host.into_iter().flatten().any(|part| part.contains('@')) {
+            return Err(
+                "has an @ behind the host; percent-encode user and password (/ is %2F, # is %23, ? is %3F)".to_owned()
+            );
         }
         let host = parsed.host_str().unwrap_or_default().to_owned();
         if host.is_empty() {
@@ -104,6 +110,13 @@ impl Settings {
             cert_chain: self.ca.clone(),
         }
     }
+}
+
+/// Whether a text holds a certificate as PEM.
+#[must_use]
+pub fn holds_certificate(pem: &str) -> bool {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    CertificateDer::pem_slice_iter(pem.as_bytes()).next().is_some_and(|certificate| certificate.is_ok())
 }
 
 /// Opens one connection; `purpose` is its name on the management page.

@@ -37,6 +37,12 @@ impl Error {
         Error { what: what.into(), cause: Cause::Refused(why.into()) }
     }
 
+    /// Whether the broker understood and said no, which another try at once would not change.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.cause, Cause::Refused(_)) || matches!(self.code(), Some(403..=406))
+    }
+
     /// The broker's reply code, such as 404, when it closed the channel or connection.
     #[must_use]
     pub fn code(&self) -> Option<u16> {

@@ -120,7 +120,7 @@ impl Outbox {
         Err(Gone)
     }
 
-    /// One publish, confirmed. A channel goes back to the others only after a definite answer.
+    /// One publish, confirmed. A channel goes back to the others only after it was acked.
     async fn publish(&self, queue: &str, body: &[u8], properties: &BasicProperties) -> Result<(), Error> {
         // The semaphore is never closed, so this is always a permit.
         let _turn = self.publishers.acquire().await;
@@ -130,7 +130,10 @@ impl Outbox {
         let published =
             async { channel.basic_publish("".into(), queue.into(), options, body, properties.clone()).await?.await };
         let confirmation = call(&what, published).await?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        // A channel that was once refused by a full queue may be refused for ever (docs/rabbitmq.md).
+        if confirmation.is_ack() {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        }
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) => {

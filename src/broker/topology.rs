@@ -70,28 +70,53 @@ fn quorum(delivery_limit: i64) -> FieldTable {
     arguments
 }
 
+/// An integration whose queues the broker refuses to declare, and why.
+#[derive(Debug)]
+pub struct Refused {
+    pub integration: Name,
+    pub error: Error,
+}
+
 /// Declares exchange, queues and bindings of every integration, on a connection of its own: an
-/// exchange that is absent costs the channel that looked for it, and perhaps its connection.
+/// exchange that is absent costs the channel that looked for it, and perhaps its connection. Gives
+/// the integrations that were refused; the others are ready.
 ///
 /// # Errors
-/// What could not be declared, how it differs from what exists, and what to do.
-pub async fn declare(settings: &link::Settings, source: &Source, integrations: &[Integration]) -> Result<(), Error> {
+/// What concerns all of them: the broker cannot be reached, or the source cannot be used.
+pub async fn declare(
+    settings: &link::Settings,
+    source: &Source,
+    integrations: &[&Integration],
+) -> Result<Vec<Refused>, Error> {
     let mut connection = link::dial(settings, "declaring").await?;
-    if let Source::Exchange { name, .. } = source {
-        connection = declare_exchange(settings, connection, name).await?;
+    match source {
+        Source::Exchange { name, .. } => connection = declare_exchange(settings, connection, name).await?,
+        Source::Queue(queue) => find_queue(&connection, queue).await?,
     }
-    let channel = call("open a channel", connection.create_channel()).await?;
-    if let Source::Queue(queue) = source {
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let what = format!("find the source queue \"{queue}\"");
-        let declared = call(&what, channel.queue_declare(queue.as_str().into(), passive, FieldTable::default())).await;
-        declared.map_err(|e| explain(e, "declare it at the broker, or set source.exchange instead"))?;
-    }
+    let mut refused = Vec::new();
+    let mut channel = call("open a channel", connection.create_channel()).await?;
     for integration in integrations {
-        declare_queues(&channel, source, integration).await?;
+        match declare_queues(&channel, source, integration).await {
+            Ok(()) => {}
+            Err(error) if error.is_refusal() => {
+                refused.push(Refused { integration: integration.name.clone(), error });
+                // The refusal closed the channel and perhaps its connection.
+                connection = link::dial(settings, "declaring").await?;
+                channel = call("open a channel", connection.create_channel()).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     let _ = call("close", connection.close(200, "done".into())).await;
-    Ok(())
+    Ok(refused)
+}
+
+async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
+    let channel = call("open a channel", connection.create_channel()).await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
+    let declared = call(&format!("find the source queue \"{queue}\""), declared).await;
+    declared.map(|_| ()).map_err(|e| explain(e, "declare it at the broker, or set source.exchange instead"))
 }
 
 /// Uses the exchange as it is, whatever its type, and declares it only where it is absent.

@@ -252,6 +252,13 @@ fn identifier_index(
             let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| mapping.id.as_str()));
             problems.add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", wanted.value));
         }
+        let switch = found
+            .and_then(|index| mappings.get(index))
+            .is_some_and(|m| matches!(&m.source, Source::Path(path) if path.is_switch()));
+        if switch {
+            problems
+                .add(&wanted.place, format!("identifier: \"{}\" is true or false, which names nobody", wanted.value));
+        }
         return found;
     }
     let names_person =
@@ -274,7 +281,7 @@ fn identifier_index(
 fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<String>) -> (Filter, Option<Vec<String>>) {
     let mut filter = Filter::default();
     let mut list = |key: &'static str| {
-        let at = fields.texts(key)?;
+        let at = if key == "binding_keys" { settings::binding_keys(&mut fields)? } else { fields.texts(key)? };
         if at.value.is_empty() {
             fields.problems().add(
                 &at.place,

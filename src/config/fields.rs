@@ -178,16 +178,16 @@ impl<'p> Fields<'p> {
         })
     }
 
-    /// A number above zero.
+    /// A rate, from 0.001 to a million.
     pub fn rate(&mut self, key: &'static str) -> Option<At<f64>> {
-        self.typed(key, "a number above 0, at most 1000000", |value| {
+        self.typed(key, "a number from 0.001 to 1000000", |value| {
             let number = match value {
                 Value::Integer(number) => *number as f64,
                 Value::Float(number) => *number,
                 Value::Text(text) => text.parse().ok()?,
                 _ => return None,
             };
-            (number > 0.0 && number <= 1e6).then_some(number)
+            (0.001..=1e6).contains(&number).then_some(number)
         })
     }
 

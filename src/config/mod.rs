@@ -47,7 +47,7 @@ pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     let problems = Problems::default();
     let mut warnings = Vec::new();
     let (tree, base) = settings_tree(file, environment, &problems);
-    let settings = settings::read(tree, &base, &problems, &mut warnings);
+    let settings = settings::read(tree, &base, environment, &problems, &mut warnings);
     let integrations = load_directory(&settings, environment, &problems, &mut warnings);
     settings::check_together(&settings, &integrations, &problems, &mut warnings);
     finish(Config { settings, integrations, warnings }, problems)
@@ -60,7 +60,7 @@ pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Ve
 pub fn load_settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, Vec<Problem>> {
     let problems = Problems::default();
     let (tree, base) = settings_tree(file, environment, &problems);
-    let settings = settings::read(tree, &base, &problems, &mut Vec::new());
+    let settings = settings::read(tree, &base, environment, &problems, &mut Vec::new());
     finish(settings, problems)
 }
 

@@ -1,6 +1,6 @@
 //! `consent-gate.toml` and the environment that wins over it.
 
-use super::fields::{Fields, Problems, did_you_mean};
+use super::fields::{At, Fields, Problems, did_you_mean};
 use super::node::{Node, Place, Value};
 use super::{Environment, secrets};
 use crate::broker::link;
@@ -67,7 +67,13 @@ fn set(sections: &mut Vec<(String, Node)>, section: &str, key: &str, node: Node)
 }
 
 /// Reads every section; what is wrong is reported and read as its default.
-pub(super) fn read(tree: Node, base: &Path, problems: &Problems, warnings: &mut Vec<String>) -> Settings {
+pub(super) fn read(
+    tree: Node,
+    base: &Path,
+    environment: &Environment,
+    problems: &Problems,
+    warnings: &mut Vec<String>,
+) -> Settings {
     let mut root = Fields::open("", tree, problems);
     let mut integrations = root.table("integrations");
     let directory = integrations.filled("directory").map_or_else(|| "integrations".to_owned(), |at| at.value);
@@ -76,7 +82,7 @@ pub(super) fn read(tree: Node, base: &Path, problems: &Problems, warnings: &mut 
     let shutdown_deadline = shutdown.duration("deadline").map_or(Duration::from_secs(20), |at| at.value);
     shutdown.finish();
     let settings = Settings {
-        broker: broker(root.table("broker"), base, warnings),
+        broker: broker(root.table("broker"), base, environment, warnings),
         source: source(root.table("source")),
         integrations: secrets::resolve(base, &directory),
         gate: limits(root.table("gate"), &Limits::default()),
@@ -98,16 +104,25 @@ fn without_effect(section: &str, written: bool, warnings: &mut Vec<String>) {
     }
 }
 
-fn broker(mut fields: Fields<'_>, base: &Path, warnings: &mut Vec<String>) -> link::Settings {
-    let none = Environment::new();
+fn broker(
+    mut fields: Fields<'_>,
+    base: &Path,
+    environment: &Environment,
+    warnings: &mut Vec<String>,
+) -> link::Settings {
     let place = fields.place().clone();
     let url_place = fields.place_of("url").or_else(|| fields.place_of("url_file")).unwrap_or_else(|| place.clone());
-    let url = secrets::secret(&mut fields, ("url", "url_file"), base, &none, None);
+    let url = secrets::secret(&mut fields, ("url", "url_file"), base, environment, None);
     let mut file = |key| {
         let path = fields.filled(key)?;
         secrets::text_file(&path, key, base, &fields)
     };
     let (ca, cert, key) = (file("ca_file"), file("client_cert_file"), file("client_key_file"));
+    for (name, pem) in [("ca_file", &ca), ("client_cert_file", &cert)] {
+        if pem.as_ref().is_some_and(|pem| !link::holds_certificate(pem)) {
+            fields.problems().add(&place, format!("broker.{name} holds no certificate; it must be PEM"));
+        }
+    }
     let identity = match (cert, key) {
         (Some(cert), Some(key)) => Some((cert, key.into())),
         (None, None) => None,
@@ -134,9 +149,15 @@ fn broker(mut fields: Fields<'_>, base: &Path, warnings: &mut Vec<String>) -> li
 
 fn source(mut fields: Fields<'_>) -> Source {
     let place = fields.place().clone();
-    let exchange = fields.filled("exchange");
-    let queue = fields.filled("queue");
-    let binding_keys = fields.texts("binding_keys");
+    let exchange = fields.filled("exchange").filter(|at| fits_amqp(&fields, "exchange", at, &at.value));
+    let queue = fields.filled("queue").filter(|at| fits_amqp(&fields, "queue", at, &at.value));
+    let binding_keys = binding_keys(&mut fields);
+    if let Some(queue) = queue.as_ref().filter(|queue| queue.value.starts_with("consent-gate.")) {
+        fields.problems().add(
+            &queue.place,
+            "source.queue names a queue of the worker's own, which would be read in a circle; name somebody else's",
+        );
+    }
     let problems = fields.problems();
     fields.finish();
     match (queue, exchange) {
@@ -159,6 +180,24 @@ fn source(mut fields: Fields<'_>) -> Source {
             Source::Exchange { name: exchange.map_or_else(|| "consents".to_owned(), |at| at.value), binding_keys }
         }
     }
+}
+
+/// Names at the broker have at most 255 bytes.
+fn fits_amqp<T>(fields: &Fields<'_>, key: &str, at: &At<T>, name: &str) -> bool {
+    let fits = name.len() <= 255;
+    if !fits {
+        fields
+            .problems()
+            .add(&at.place, format!("{} is longer than 255 bytes, which AMQP does not allow", fields.name(key)));
+    }
+    fits
+}
+
+/// A list of keys that each fit.
+pub(super) fn binding_keys(fields: &mut Fields<'_>) -> Option<At<Vec<String>>> {
+    let keys = fields.texts("binding_keys")?;
+    let fit = keys.value.iter().all(|key| fits_amqp(fields, "binding_keys", &keys, key));
+    fit.then_some(keys)
 }
 
 /// `[gate]`, and `overrides.gate` of a document over it.

@@ -42,7 +42,12 @@ fn insert(into: &mut Map<String, Value>, path: &[&str], value: Value) -> Result<
         into.insert((*first).to_owned(), value);
         return Ok(());
     }
-    match into.entry(*first).or_insert_with(|| Value::Object(Map::new())) {
+    // Keys come sorted, so a parent that is written as null or empty comes before its children.
+    let parent = into.entry(*first).or_insert(Value::Null);
+    if parent.is_null() || parent.as_array().is_some_and(Vec::is_empty) {
+        *parent = Value::Object(Map::new());
+    }
+    match parent {
         Value::Object(inner) => insert(inner, rest, value),
         _ => Err(Defect::at("body", "flattened keys contradict each other")),
     }

@@ -69,9 +69,10 @@ impl Answer {
     }
 }
 
-/// Classifies a status and the (bounded) body that came with it.
+/// Classifies a status and the (bounded) body that came with it. What the gate says in it is made
+/// fit to keep by `redact`.
 #[must_use]
-pub fn classify(status: u16, body: &[u8]) -> Answer {
+pub fn classify(status: u16, body: &[u8], redact: &dyn Fn(&str) -> String) -> Answer {
     let envelope = Envelope::read(body);
     let outcome = match status {
         200..=299 if body.len() > super::MAX_ANSWER || envelope.contradicts => Outcome::Rejected,
@@ -85,7 +86,7 @@ pub fn classify(status: u16, body: &[u8]) -> Answer {
     let said = match outcome {
         Outcome::Accepted => None,
         Outcome::Rejected if body.len() > super::MAX_ANSWER => Some("an answer of more than 64 KiB".to_owned()),
-        _ => Some(envelope.error.unwrap_or_else(|| format!("status {status}"))),
+        _ => Some(envelope.error.map_or_else(|| format!("status {status}"), |said| redact(&said))),
     };
     Answer { outcome, status: Some(status), error: said, duration: Duration::ZERO }
 }
@@ -100,7 +101,7 @@ struct Envelope {
 
 impl Envelope {
     fn read(body: &[u8]) -> Envelope {
-        let Ok(Value::Object(fields)) = serde_json::from_slice(body) else { return Envelope::default() };
+        let Ok(Value::Object(fields)) = serde_json::from_str(&decoded(body)) else { return Envelope::default() };
         let get = |name: &str| fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
         let failed = match get("IsSuccess") {
             Some(Value::Bool(success)) => !success,
@@ -108,6 +109,9 @@ impl Envelope {
             _ => false,
         };
         let error = match get("Error") {
+            Some(Value::Array(items)) if items.is_empty() => None,
+            Some(Value::Object(fields)) if fields.is_empty() => None,
+            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => None,
             None | Some(Value::Null | Value::Bool(false)) => None,
             Some(Value::String(text)) if text.trim().is_empty() => None,
             Some(Value::String(text)) => Some(text.clone()),
@@ -117,9 +121,30 @@ impl Envelope {
     }
 }
 
+/// The body as text, whatever byte order mark or UTF-16 the vendor's server writes it with: an
+/// envelope that is not recognized would count as success.
+fn decoded(body: &[u8]) -> String {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+        String::from_utf16_lossy(&units)
+    };
+    match body {
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest).into_owned(),
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [b'{', 0, ..] => utf16(body, u16::from_le_bytes),
+        [0, b'{', ..] => utf16(body, u16::from_be_bytes),
+        _ => String::from_utf8_lossy(body).into_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn classify(status: u16, body: &[u8]) -> Answer {
+        super::classify(status, body, &str::to_owned)
+    }
 
     #[test]
     fn every_status_has_its_class() {
@@ -150,6 +175,31 @@ mod tests {
             ["", "OK", "[]", r#"{"IsSuccess":true,"Error":"","Result":1}"#, r#"{"isSuccess":true,"error":null}"#]
         {
             assert_eq!(classify(200, body.as_bytes()).outcome, Outcome::Accepted, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_envelope_in_another_encoding_still_contradicts() {
+        let text = r#"{"IsSuccess":false,"Error":"no such gate"}"#;
+        let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for body in [
+            [b"\xef\xbb\xbf", text.as_bytes()].concat(),
+            [b"\xff\xfe", little.as_slice()].concat(),
+            [b"\xfe\xff", big.as_slice()].concat(),
+            little,
+            big,
+        ] {
+            let answer = classify(200, &body);
+            assert_eq!((answer.outcome, answer.error.as_deref()), (Outcome::Rejected, Some("no such gate")));
+        }
+    }
+
+    #[test]
+    fn an_empty_error_of_any_type_is_none() {
+        for error in ["null", "\"\"", "\" \"", "{}", "[]", "0", "false"] {
+            let body = format!("{{\"IsSuccess\":true,\"Error\":{error}}}");
+            assert_eq!(classify(200, body.as_bytes()).outcome, Outcome::Accepted, "{error}");
         }
     }
 

@@ -46,6 +46,7 @@ impl Gate {
         let client = reqwest::Client::builder()
             .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
             .connect_timeout(limits.connect_timeout.min(limits.timeout))
             .pool_max_idle_per_host(limits.max_in_flight)
             .build()?;
@@ -70,15 +71,19 @@ impl Gate {
         let timed_out = |_| Answer::unavailable(format!("no answer within {:?}", self.limits.timeout));
         let mut answer = exchanged.unwrap_or_else(timed_out);
         answer.duration = started.elapsed();
-        answer.error = answer.error.map(|text| redact::redact(&text, request.values().chain(self.endpoint.secrets())));
         answer
     }
 
     async fn exchange(&self, request: &GateRequest, now: Timestamp) -> Answer {
+        let authorization = signature::authorization(&self.endpoint, now.as_second());
+        let redact = |said: &str| {
+            let secrets = self.endpoint.secrets().chain(authorization.split([' ', ':']));
+            redact::redact(said, request.values().chain(secrets))
+        };
         let sent = self
             .client
             .post(self.endpoint.url())
-            .header(AUTHORIZATION, self.authorization(now))
+            .header(AUTHORIZATION, sensitive(&authorization))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(ACCEPT, HeaderValue::from_static("application/json"))
             .body(request.body().to_vec())
@@ -88,18 +93,13 @@ impl Gate {
             Ok(response) => response,
             Err(error) => return Answer::unavailable(describe(&error.without_url())),
         };
+        let status = response.status().as_u16();
         match read_bounded(&mut response).await {
-            Ok(body) => answer::classify(response.status().as_u16(), &body),
+            Ok(body) => answer::classify(status, &body, &redact),
+            // A refusal is definite without its body; an acceptance is not.
+            Err(_) if !response.status().is_success() => answer::classify(status, b"", &redact),
             Err(error) => Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
         }
-    }
-
-    fn authorization(&self, now: Timestamp) -> HeaderValue {
-        let text = signature::authorization(&self.endpoint, now.as_second());
-        // Only a user name with control characters could fail, and such a document does not load.
-        let mut value = HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("hmac"));
-        value.set_sensitive(true);
-        value
     }
 
     /// Reaches the gate's host without triggering anything, for `check --connect`. Gives the
@@ -114,6 +114,13 @@ impl Gate {
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         Ok((response.status().as_u16(), date.map(|date| date.timestamp().as_second() - now.as_second())))
     }
+}
+
+fn sensitive(text: &str) -> HeaderValue {
+    // Only a user name with control characters could fail, and such a document does not load.
+    let mut value = HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("hmac"));
+    value.set_sensitive(true);
+    value
 }
 
 /// Reads at most [`MAX_ANSWER`] bytes and one more, by which a longer body is recognized.

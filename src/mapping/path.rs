@@ -111,6 +111,13 @@ impl Path {
         self.root == Root::Identifier
     }
 
+    /// Whether the path leads to true or false.
+    #[must_use]
+    pub fn is_switch(&self) -> bool {
+        let consent = matches!(self.root, Root::Purposes | Root::Channels | Root::Vendors);
+        consent && (self.rest.ends_with("_enabled") || self.rest.ends_with("_enabled_li"))
+    }
+
     /// Follows the path into an event; `None` when the event does not name the value.
     ///
     /// # Errors
@@ -212,8 +219,10 @@ impl<'e> Found<'e> {
     }
 }
 
+/// Ids as one text; numbers are ids too.
 fn joined(ids: &[Value]) -> Choice {
-    Choice::Text(ids.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
+    let texts = ids.iter().map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+    Choice::Text(texts.collect::<Vec<_>>().join(","))
 }
 
 /// A field whose value is a string or null.
@@ -351,7 +360,14 @@ fn vendors<'e>(value: Option<&'e Value>, rest: &str) -> Result<Option<Found<'e>>
 fn names_vendor(lists: &Map<String, Value>, name: &str, vendor: &str) -> Result<bool, Defect> {
     match lists.get(name) {
         None | Some(Value::Null) => Ok(false),
-        Some(Value::Array(ids)) => Ok(ids.iter().any(|id| id.as_str() == Some(vendor))),
+        Some(Value::Array(ids)) => {
+            let named = ids.iter().try_fold(false, |found, id| match id {
+                Value::String(id) => Some(found || id == vendor),
+                Value::Number(id) => Some(found || id.to_string() == vendor),
+                _ => None,
+            });
+            named.ok_or_else(|| Defect::at(&format!("consents.vendors.{name}"), "expected a list of ids"))
+        }
         Some(other) => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list", other)),
     }
 }

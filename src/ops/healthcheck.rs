@@ -17,7 +17,7 @@ pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Resu
     let settings = config::load_settings(file, environment)?;
     let url = format!("http://{}/readyz", reachable(settings.admin));
     let failed = |why: String| Failure::Failed(format!("{url}: {why}"));
-    let client = reqwest::Client::builder().timeout(TIMEOUT).tls_certs_only([]).build();
+    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().tls_certs_only([]).build();
     let client = client.map_err(|e| failed(e.to_string()))?;
     let response = client.get(&url).send().await.map_err(|_| failed("no worker answers".to_owned()))?;
     if response.status().is_success() {

@@ -245,3 +245,33 @@ fn check_reaches_out_only_when_asked() {
     assert_eq!(failed.code, 1);
     assert!(failed.err.contains("2 of 3 checks failed"), "{}{}", failed.out, failed.err);
 }
+
+#[test]
+fn what_could_not_work_is_refused_before_the_start() {
+    let with = |toml: &str| {
+        let folder = Folder::new();
+        folder.write("integrations/acme.json", document().to_string());
+        folder.write("consent-gate.toml", toml);
+        folder.write("not.pem", "not a certificate");
+        check(&folder, &[("RABBIT", "amqp://guest:guest@localhost:5672/%2f")])
+    };
+    let long = "x".repeat(256);
+    for (toml, why) in [
+        ("[source]\nqueue = \"consent-gate.acme.dead\"", "source.queue names a queue of the worker's own"),
+        ("[gate]\nrequests_per_second = 1e-20", "gate.requests_per_second: expected a number from 0.001"),
+        (&format!("[source]\nexchange = \"{long}\""), "source.exchange is longer than 255 bytes"),
+        (&format!("[source]\nbinding_keys = [\"{long}\"]"), "source.binding_keys is longer than 255 bytes"),
+        ("[broker]\nca_file = \"not.pem\"", "broker.ca_file holds no certificate"),
+        ("[broker]\nurl = \"amqp://guest:p@ss/w0rd@localhost:5672/%2f\"", "percent-encode user and password"),
+        ("[broker]\nurl = \"s3cretpw:x@host:5672\"", "broker.url: "),
+    ] {
+        let checked = with(toml);
+        assert!(checked.code == 2 && checked.err.contains(why), "{toml}: {}{}", checked.out, checked.err);
+        assert!(!checked.err.contains("w0rd") && !checked.err.contains("s3cretpw"), "{}", checked.err);
+    }
+    assert_eq!(with("[broker]\nurl = \"${RABBIT}\"").code, 0, "variables are expanded");
+    let mut document = document();
+    document["mappings"] = json!([{ "id": "X", "value": "consents_purposes_n_enabled" }]);
+    document["identifier"] = json!("X");
+    assert!(check_document(&document).err.contains("names nobody"));
+}

@@ -192,6 +192,24 @@ fn a_queue_with_other_arguments_is_named_and_left_alone() {
 }
 
 #[test]
+fn an_integration_that_the_broker_refuses_holds_up_no_other() {
+    let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
+    let refused = format!("consent-gate.{}", lab.simulated[1].integration);
+    lab.bench.declare_queue(&refused, FieldTable::default());
+    lab.start();
+    lab.worker().line_with("cannot serve this integration");
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.settled(1);
+    let (status, body) = lab.admin("/readyz");
+    assert!(status == 503 && body.contains(&format!("\"refused\":[\"{}\"]", lab.simulated[1].integration)), "{body}");
+    lab.bench.delete_queue(&refused);
+    poll_until("the refused one to be served", || (lab.admin("/readyz").0 == 200).then_some(()));
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    let other = lab.simulated[1].integration.clone();
+    lab.settled_of(&other, 1);
+}
+
+#[test]
 fn a_queue_that_is_deleted_is_declared_and_consumed_again() {
     let mut lab = Lab::new();
     lab.start();

@@ -32,6 +32,7 @@ fn nothing_personal_or_secret_is_in_logs_at_level_trace_or_in_metrics() {
         json!({ "status": 400, "error": format!("no profile {PERSON}") }),
         json!({ "status": 200, "is_success": false, "error": PERSON }),
         json!({ "body": format!("<html>{PERSON}</html>") }),
+        json!({ "status": 400, "error": "bad \\u006aane.doe%2Bprivate%40mail.example.com" }),
         json!({ "reset": true }),
     ];
     for (index, fault) in faults.into_iter().enumerate() {

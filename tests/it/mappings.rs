@@ -232,3 +232,38 @@ fn an_update_is_dated_by_what_it_changed() {
     assert_eq!(changed_at(entity("pending_approval", true), entity("confirmed", true)), updated, "it was confirmed");
     assert_eq!(changed_at(Value::Null, entity("confirmed", true)), updated, "nobody knows");
 }
+
+#[test]
+fn what_is_not_needed_does_not_decide() {
+    let mut event = super::harness::choice("jane@example.com", true);
+    event["parameters"]["entity"]["updated_at"] = json!("");
+    assert_eq!(sent(&with_path("country"), &event)["MAIL"], "jane@example.com", "an event.created has its created_at");
+    let deleted = json!({ "type": "event.deleted", "parameters": { "entity": { "id": "e", "status": "gone" } } });
+    let mapped = map(&["--json"], &document(), deleted.to_string().as_bytes());
+    assert!(mapped.out.contains("event_deleted"), "{}", mapped.out);
+}
+
+#[test]
+fn vendor_ids_that_are_numbers_are_ids() {
+    let vendors = json!({ "vendors": { "enabled": [1, 755, "google"] } });
+    assert_eq!(sent(&with_path("consents_vendors_755_enabled"), &with_consents(vendors.clone()))["X"], "1");
+    assert_eq!(sent(&with_path("consents_vendors_enabled"), &with_consents(vendors))["X"], "1,755,google");
+}
+
+#[test]
+fn big_numbers_keep_their_digits() {
+    let mut event = super::harness::choice("jane@example.com", true);
+    let text = event.to_string().replace("\"device-1\"", "\"d\",\"metadata\":{\"n\":123456789012345678901234567890}");
+    event = serde_json::from_str(&text).unwrap();
+    assert_eq!(sent(&with_path("user_metadata_n"), &event)["X"], "123456789012345678901234567890");
+}
+
+#[test]
+fn a_flattened_parent_that_is_null_gives_way_to_its_children() {
+    let event = json!({
+        "type": "event.created", "entity__user__organization_user_id": "jane@example.com",
+        "entity__consents": null, "entity__consents__purposes": [],
+        "entity__consents__purposes__0__id": "newsletter", "entity__consents__purposes__0__enabled": true,
+    });
+    assert_eq!(sent(&with_path("consents_purposes_newsletter_enabled"), &event)["X"], "1");
+}

@@ -1,6 +1,6 @@
 //! What cannot be delivered is kept whole, with the reason on it.
 
-use super::harness::{Lab, Letter, Message, choice, fixture};
+use super::harness::{Lab, Letter, Message, choice, ctl, fixture, poll_until};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
@@ -188,4 +188,22 @@ fn a_dead_letter_queue_that_was_deleted_is_declared_again_and_gets_the_letter() 
     assert_eq!(lab.dead().len(), 1);
     let series = format!("consent_gate_settle_failures_total{{integration=\"{}\"}}", lab.integration());
     assert!(lab.metric(&series) >= 1.0);
+}
+
+#[test]
+fn a_dead_letter_queue_that_was_full_gets_every_letter_in_the_end() {
+    let mut lab = Lab::new();
+    lab.start();
+    let policy = lab.integration().to_owned();
+    let pattern = format!("^{}$", lab.queue(".dead").replace('.', "[.]"));
+    let limit = r#"{"max-length":2,"overflow":"reject-publish"}"#;
+    if ctl(&["set_policy", &policy, &pattern, limit, "--apply-to", "queues"]).is_none() {
+        return; // only a node of the tests' own may be given a policy
+    }
+    lab.publish((0..12).map(|n| format!("broken {n}").into_bytes().into()).collect());
+    let failures = format!("consent_gate_settle_failures_total{{integration=\"{policy}\"}}");
+    poll_until("the full queue to refuse", || (lab.metric(&failures) >= 8.0).then_some(()));
+    ctl(&["clear_policy", &policy]);
+    lab.settled(12);
+    assert_eq!(lab.dead().len(), 12);
 }

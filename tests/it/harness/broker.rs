@@ -17,6 +17,16 @@ pub fn url() -> String {
     )
 }
 
+/// Runs `rabbitmqctl` against the tests' own node. `None` where they run at somebody else's, to
+/// which nothing is done beyond queues of their own.
+pub fn ctl(arguments: &[&str]) -> Option<()> {
+    let node = std::env::var("CONSENT_GATE_TEST_BROKER_NODE").ok()?;
+    let script = super::project().join("scripts/broker");
+    let output = std::process::Command::new(script).args(["ctl", &node]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(())
+}
+
 /// What a publisher sends.
 pub struct Message {
     pub body: Vec<u8>,

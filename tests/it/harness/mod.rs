@@ -5,7 +5,7 @@ mod broker;
 mod lab;
 mod process;
 
-pub use broker::{Letter, Message};
+pub use broker::{Letter, Message, ctl};
 pub use lab::Lab;
 pub use process::{Finished, run};
 

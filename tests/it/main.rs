@@ -13,6 +13,7 @@ mod delivery;
 mod documents;
 mod failures;
 mod gate_simulator;
+mod half_open;
 mod hostile;
 mod leaks;
 mod mappings;

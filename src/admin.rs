@@ -9,10 +9,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -23,46 +24,88 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most connections served at once; more wait.
 const MAX_CONNECTIONS: usize = 32;
 
-#[derive(Debug, Default)]
-struct State {
-    connected: bool,
-    refused: Vec<String>,
+/// The longest that a connection's supervisor may go without a sign of life: every wait of its
+/// own is far shorter.
+const LONGEST_SILENCE: Duration = Duration::from_secs(600);
+
+/// How one integration stands with the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not connected, or not any more.
+    Disconnected,
+    /// The broker is there and refuses its queues.
+    Refused,
+    /// Everything is declared, and its queues are consumed.
+    Consuming,
 }
 
-/// What the worker knows of itself, for `/readyz`.
+#[derive(Debug)]
+struct Sign {
+    standing: Standing,
+    at: Instant,
+}
+
+/// What the worker knows of itself, for `/readyz` and `/livez`.
 #[derive(Clone, Debug)]
 pub struct Health {
-    state: Arc<Mutex<State>>,
-    integrations: Arc<Vec<String>>,
+    signs: Arc<Mutex<BTreeMap<String, Sign>>>,
     metrics: Metrics,
 }
 
 impl Health {
-    /// Not ready until [`Health::set_connected`] says so.
+    /// Nobody is connected until [`Health::show`] says so.
     #[must_use]
-    pub fn new(integrations: Vec<String>, metrics: Metrics) -> Health {
-        Health { state: Arc::default(), integrations: Arc::new(integrations), metrics }
+    pub fn new(integrations: &[&str], metrics: Metrics) -> Health {
+        let sign = || Sign { standing: Standing::Disconnected, at: Instant::now() };
+        let signs = integrations.iter().map(|name| ((*name).to_owned(), sign())).collect();
+        Health { signs: Arc::new(Mutex::new(signs)), metrics }
     }
 
-    /// Whether the broker is connected and consumed, and the integrations whose queues it refuses.
-    pub fn set_connected(&self, connected: bool, refused: Vec<String>) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { connected, refused };
+    /// A sign of life of the one that supervises an integration's connections. Says whether it
+    /// completed the whole: all are consuming now.
+    pub fn show(&self, integration: &str, standing: Standing) -> bool {
+        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = |signs: &BTreeMap<String, Sign>| signs.values().all(|sign| sign.standing == Standing::Consuming);
+        let before = all(&signs);
+        signs.insert(integration.to_owned(), Sign { standing, at: Instant::now() });
+        let connected = signs.values().all(|sign| sign.standing != Standing::Disconnected);
         self.metrics.broker_connected.set(i64::from(connected));
+        !before && all(&signs)
     }
 
     fn ready(&self) -> (StatusCode, String) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = state.connected && state.refused.is_empty();
-        let gates: serde_json::Map<_, _> =
-            self.integrations.iter().map(|name| (name.clone(), self.gate(name).into())).collect();
-        let broker = if state.connected { "connected" } else { "not connected" };
+        let signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        let those = |wanted| -> Vec<&str> {
+            let those = signs.iter().filter(|(_, sign)| sign.standing == wanted);
+            those.map(|(name, _)| name.as_str()).collect()
+        };
+        let ready = those(Standing::Consuming).len() == signs.len();
+        let gates: serde_json::Map<_, _> = signs.keys().map(|name| (name.clone(), self.gate(name).into())).collect();
+        let (refused, disconnected) = (those(Standing::Refused), those(Standing::Disconnected));
+        let broker = if disconnected.is_empty() { "connected" } else { "not connected" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (status, json!({ "ready": ready, "broker": broker, "refused": state.refused, "gates": gates }).to_string())
+        (status, json!({ "ready": ready, "broker": broker, "refused": refused, "gates": gates }).to_string())
+    }
+
+    /// Whether everything still moves. A broker or a gate that is away is no reason to restart; a
+    /// supervisor that fell silent is.
+    fn alive(&self) -> (StatusCode, String) {
+        let signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_silent = |sign: &Sign| sign.at.elapsed() > LONGEST_SILENCE;
+        let silent: Vec<&str> =
+            signs.iter().filter(|(_, sign)| is_silent(sign)).map(|(name, _)| name.as_str()).collect();
+        let status = if silent.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, json!({ "alive": silent.is_empty(), "silent": silent }).to_string())
     }
 
     /// A gate that refuses shows here, in metrics and alerts, but does not make the worker unready.
     fn gate(&self, name: &str) -> &'static str {
-        if self.metrics.misconfigured.with_label_values(&[name]).get() == 1 { "misconfigured" } else { "ok" }
+        let is = |family: &prometheus::IntGaugeVec| family.with_label_values(&[name]).get() == 1;
+        match (is(&self.metrics.breaker_open), is(&self.metrics.misconfigured)) {
+            (_, true) => "misconfigured",
+            (true, false) => "down",
+            (false, false) => "ok",
+        }
     }
 }
 
@@ -111,7 +154,10 @@ fn respond(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, TEXT, health.metrics.page()),
-        (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, JSON, json!({ "alive": true }).to_string()),
+        (&Method::GET | &Method::HEAD, "/livez") => {
+            let (status, body) = health.alive();
+            (status, JSON, body)
+        }
         (&Method::GET | &Method::HEAD, "/readyz") => {
             let (status, body) = health.ready();
             (status, JSON, body)

@@ -2,11 +2,12 @@
 //! log and the metrics cannot disagree.
 
 use crate::broker;
-use crate::gate::{Answer, Outcome};
+use crate::gate::{Answer, Change, Lane, Outcome};
 use crate::integration::Integration;
 use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics};
 use crate::plan::Brief;
-use crate::verdict::{Death, Skip, Verdict};
+use crate::schedule::MAX_DELAYS;
+use crate::verdict::{Course, Death, Retry, Skip, Verdict};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -23,14 +24,17 @@ pub struct Facts {
 pub struct Receipt {
     /// When the delivery was received.
     pub at: Timestamp,
+    /// Whether it came first or was tried or held before.
+    pub lane: Lane,
     /// Names the body where it has no id: see [`fingerprint`].
     pub fingerprint: String,
     pub brief: Brief,
 }
 
-/// The closed label sets of the metrics.
+/// The closed label sets of the metrics; `delays` is the length of the longest schedule.
 #[must_use]
 pub fn labels(delays: usize) -> Labels {
+    let delays = delays.min(MAX_DELAYS);
     Labels {
         outcomes: vec!["delivered", "skipped", "dead_lettered"],
         skips: Skip::ALL.iter().map(|skip| skip.code()).collect(),
@@ -84,12 +88,16 @@ impl Facts {
         self.metrics.misconfigured.with_label_values(&[&self.integration]).set(i64::from(now));
     }
 
-    /// An event reached its end, and the broker knows.
-    pub fn settled(&self, verdict: &Verdict, receipt: &Receipt, status: Option<u16>, now: Timestamp) {
+    /// A verdict was carried out, and the broker knows.
+    pub fn settled(&self, verdict: &Verdict, course: &Course, receipt: &Receipt, now: Timestamp) {
         let name = self.integration.as_str();
-        self.metrics.events.with_label_values(&[name, verdict.outcome()]).inc();
+        if let Some(outcome) = verdict.outcome() {
+            self.metrics.events.with_label_values(&[name, outcome]).inc();
+        }
         let Brief { kind, id, .. } = &receipt.brief;
         let (kind, event_id, body) = (kind.unwrap_or("unknown"), id.as_deref(), receipt.fingerprint.as_str());
+        let status = course.answer().and_then(|answer| answer.status);
+        let result = course.answer().map(|answer| answer.outcome.label());
         match verdict {
             Verdict::Delivered => {
                 self.latency(receipt, now);
@@ -99,19 +107,66 @@ impl Facts {
                 self.metrics.skipped.with_label_values(&[name, skip.code()]).inc();
                 tracing::debug!(integration = name, kind, event_id, body, reason = skip.code(), "skipped");
             }
-            Verdict::DeadLetter(death) => {
-                self.metrics.dead_lettered.with_label_values(&[name, death.code()]).inc();
+            Verdict::Retry(Retry { step, delay, .. }) => {
+                self.retried(&step.to_string());
+                let (attempt, delay_ms) = (step, delay.as_millis());
                 tracing::warn!(
                     integration = name,
                     kind,
                     event_id,
                     body,
-                    reason = death.code(),
+                    result,
                     status,
-                    "dead-lettered"
+                    attempt,
+                    delay_ms,
+                    "attempt failed; another one follows"
                 );
             }
+            Verdict::Hold(delay) => {
+                self.retried("hold");
+                let delay_ms = delay.as_millis();
+                tracing::debug!(integration = name, kind, event_id, body, result, status, delay_ms, "held");
+            }
+            Verdict::DeadLetter(death) => {
+                self.metrics.dead_lettered.with_label_values(&[name, death.code()]).inc();
+                let reason = death.code();
+                tracing::warn!(integration = name, kind, event_id, body, reason, result, status, "dead-lettered");
+            }
         }
+    }
+
+    fn retried(&self, step: &str) {
+        self.metrics.retries.with_label_values(&[self.integration.as_str(), step]).inc();
+    }
+
+    /// An event came back with a connection that was lost; it begins anew in the retry queue.
+    pub fn came_back(&self) {
+        tracing::debug!(integration = self.integration, "came back with a lost connection; begins anew");
+    }
+
+    /// An answer of the gate changed what is consumed.
+    pub fn gate_changed(&self, change: Change) {
+        let name = self.integration.as_str();
+        let is_open = self.metrics.breaker_open.with_label_values(&[name]);
+        match change {
+            Change::Paused(pause) => {
+                tracing::warn!(integration = name, ?pause, "the gate asks to be left alone; pausing");
+            }
+            Change::Opened => {
+                is_open.set(1);
+                tracing::warn!(integration = name, "the gate is down; consuming stops, and probes look for its return");
+            }
+            Change::ProbeFailed(next) => tracing::warn!(integration = name, ?next, "the gate is still down"),
+            Change::Closed => {
+                is_open.set(0);
+                tracing::info!(integration = name, "the gate is back; consuming goes on");
+            }
+        }
+    }
+
+    /// An event is let through to see whether the gate is back.
+    pub fn probing(&self) {
+        tracing::info!(integration = self.integration, "probing the gate");
     }
 
     fn latency(&self, receipt: &Receipt, now: Timestamp) {
@@ -122,7 +177,11 @@ impl Facts {
             return;
         }
         let seconds = now.duration_since(changed_at).as_secs_f64().max(0.0);
-        self.metrics.consent_latency_seconds.with_label_values(&[name, "first"]).observe(seconds);
+        let path = match receipt.lane {
+            Lane::Fresh => "first",
+            Lane::Retry => "retry",
+        };
+        self.metrics.consent_latency_seconds.with_label_values(&[name, path]).observe(seconds);
     }
 
     /// A publish or an ack failed; the event stays with the broker.

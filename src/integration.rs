@@ -1,7 +1,8 @@
 //! One customer's integration, compiled and checked: everything the worker needs to serve it.
 
-use crate::gate::{Endpoint, Limits};
+use crate::gate::{Endpoint, Gate, Limits};
 use crate::mapping::Mappings;
+use crate::schedule::{OnOutage, Schedule};
 use crate::verdict::Filter;
 use std::fmt;
 
@@ -48,4 +49,16 @@ pub struct Integration {
     /// Binding keys of its own; `None` for those of `[source]`.
     pub binding_keys: Option<Vec<String>>,
     pub limits: Limits,
+    pub schedule: Schedule,
+    pub on_outage: OnOutage,
+}
+
+impl Integration {
+    /// A client for its gate; nothing is sent.
+    ///
+    /// # Errors
+    /// The TLS library cannot be set up.
+    pub fn gate(&self) -> anyhow::Result<Gate> {
+        Gate::new(self.endpoint.clone(), self.limits.clone(), &self.schedule, self.on_outage)
+    }
 }

@@ -1,9 +1,10 @@
 //! `consent-gate`: Didomi consent events from RabbitMQ to Selligent, through a campaign's gate.
 //!
-//! The modules in reading order: an event comes in at [`worker`], is read by [`event`] and
+//! The modules in reading order: [`intake`] takes an event, [`worker`] leads it, it is read by [`event`] and
 //! [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is sent by
 //! [`gate`], judged by [`verdict`] and settled by [`broker::outbox`].
 
+pub mod intake;
 pub mod worker;
 
 pub mod event;
@@ -11,6 +12,7 @@ pub mod gate;
 pub mod mapping;
 pub mod order;
 pub mod plan;
+pub mod schedule;
 pub mod verdict;
 
 pub mod broker;

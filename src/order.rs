@@ -2,11 +2,15 @@
 //!
 //! Two triggers of one person under way at once could be executed in either order. So each
 //! event joins its person's line when it is received, which takes no time, and waits there for
-//! its turn. Events of different persons never wait for each other.
+//! its turn. Events of different persons never wait for each other, and a line is short: whoever
+//! comes beyond its end waits at the broker.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
+
+/// The most events of one person in hand, the one under way included.
+const LONGEST_LINE: usize = 8;
 
 type Lines = Mutex<HashMap<String, VecDeque<oneshot::Sender<()>>>>;
 
@@ -23,12 +27,13 @@ pub struct Place {
 }
 
 impl Order {
-    /// Takes the last place in a person's line.
+    /// Takes the last place in a person's line, if there is one.
     #[must_use]
-    pub fn join(&self, identifier: &str) -> Place {
+    pub fn join(&self, identifier: &str) -> Option<Place> {
         let person = person(identifier);
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = match lines.get_mut(&person) {
+            Some(line) if line.len() + 1 >= LONGEST_LINE => return None,
             Some(line) => {
                 let (ahead, turn) = oneshot::channel();
                 line.push_back(ahead);
@@ -39,7 +44,7 @@ impl Order {
                 None
             }
         };
-        Place { lines: Arc::clone(&self.0), person, waiting }
+        Some(Place { lines: Arc::clone(&self.0), person, waiting })
     }
 
     /// How many persons have an event under way.
@@ -92,9 +97,9 @@ mod tests {
     #[test]
     fn a_person_is_served_in_the_order_of_receipt() {
         let order = Order::default();
-        let mut first = order.join("Jane@example.com");
-        let mut second = order.join("jane@EXAMPLE.com ");
-        let mut third = order.join("jane@example.com");
+        let mut first = order.join("Jane@example.com").unwrap();
+        let mut second = order.join("jane@EXAMPLE.com ").unwrap();
+        let mut third = order.join("jane@example.com").unwrap();
         assert!(first.turn().now_or_never().is_some());
         assert!(second.turn().now_or_never().is_none());
         drop(first);
@@ -107,10 +112,10 @@ mod tests {
     #[test]
     fn who_gives_up_does_not_hold_up_the_line() {
         let order = Order::default();
-        let first = order.join("a");
-        let gives_up_early = order.join("a");
-        let gives_up_when_called = order.join("a");
-        let mut last = order.join("a");
+        let first = order.join("a").unwrap();
+        let gives_up_early = order.join("a").unwrap();
+        let gives_up_when_called = order.join("a").unwrap();
+        let mut last = order.join("a").unwrap();
         drop(gives_up_early);
         drop(first);
         drop(gives_up_when_called);
@@ -120,10 +125,20 @@ mod tests {
     }
 
     #[test]
+    fn a_line_has_an_end() {
+        let order = Order::default();
+        let line: Vec<Option<Place>> = (0..10).map(|_| order.join("a")).collect();
+        assert_eq!(line.iter().flatten().count(), LONGEST_LINE);
+        assert!(order.join("b").is_some());
+        drop(line);
+        assert!(order.join("a").is_some());
+    }
+
+    #[test]
     fn identifiers_that_are_no_addresses_are_taken_as_they_are() {
         let order = Order::default();
-        let mut upper = order.join("ID-A");
-        let mut lower = order.join("id-a");
+        let mut upper = order.join("ID-A").unwrap();
+        let mut lower = order.join("id-a").unwrap();
         assert!(upper.turn().now_or_never().is_some());
         assert!(lower.turn().now_or_never().is_some());
     }

@@ -1,31 +1,36 @@
-//! `run`: wires the parts, keeps them connected, and drains with a deadline.
+//! `run`: wires the parts, keeps every integration connected, and drains with a deadline.
+//!
+//! Each integration has connections and a supervisor of its own: what goes wrong with one of them
+//! (a message that kills the client's connection, a queue that is refused) is nobody else's
+//! trouble.
 
-use crate::admin::{self, Health};
-use crate::broker;
+use crate::admin::{self, Health, Standing};
 use crate::broker::inbox::Inbox;
-use crate::broker::link::Link;
+use crate::broker::link::{self, Link};
 use crate::broker::outbox::Outbox;
-use crate::broker::topology::{self, Queues, Refused};
+use crate::broker::topology::{self, Queues};
+use crate::broker::{self, Error};
 use crate::config::{Config, Settings};
 use crate::facts::{Facts, labels};
-use crate::integration::Integration;
+use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Shutdown};
 use crate::worker::Worker;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
-use tokio_retry::strategy::{ExponentialBackoff, jitter};
+use tokio_retry::strategy::{ExponentialBackoff, FixedInterval, jitter};
 
-/// Delays of the default schedule, which the labels of `retries_total` follow.
-const DEFAULT_DELAYS: usize = 4;
 /// The longest pause between two tries to reach the broker.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A connection that lasted this long was a good one: the next try comes at once.
+/// A connection that lasted this long was a good one.
 const GOOD_WHILE: Duration = Duration::from_secs(30);
-/// How often an integration that was refused is tried again.
-const REFUSED_EVERY: Duration = Duration::from_secs(5);
+/// The longest pause, in milliseconds, after each of the first connections that were lost.
+const QUICK_PAUSE_MS: u64 = 100;
+/// How many are so quick: the broker gives up on a message that kills connections at its 21st
+/// return, and until then its neighbours wait.
+const QUICK_PAUSES: usize = 25;
 /// How often the depth of the queues is looked at.
 const DEPTH_EVERY: Duration = Duration::from_secs(5);
 
@@ -39,14 +44,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
-    let metrics = Metrics::new(&names, &labels(DEFAULT_DELAYS))?;
-    let health = Health::new(names.iter().map(|name| (*name).to_owned()).collect(), metrics.clone());
+    let steps = integrations.iter().map(|integration| integration.schedule.attempts() - 1).max().unwrap_or(0);
+    let metrics = Metrics::new(&names, &labels(steps as usize))?;
+    let health = Health::new(&names, metrics.clone());
     let listener = admin::bind(settings.admin).await?;
     let admin = listener.local_addr()?;
     tokio::spawn(admin::serve(listener, health.clone()));
+    let quarantine = Arc::new(Mutex::new(()));
     let workers = integrations
         .iter()
-        .map(|integration| Ok(Arc::new(Worker::new(integration.clone(), Facts::of(integration, &metrics))?)))
+        .map(|integration| {
+            let facts = Facts::of(integration, &metrics);
+            Ok(Arc::new(Worker::new(integration.clone(), facts, Arc::clone(&quarantine))?))
+        })
         .collect::<anyhow::Result<Vec<Arc<Worker>>>>()?;
     let (trigger, shutdown) = shutdown::channel();
     tokio::spawn(async move {
@@ -57,165 +67,168 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         trigger.stop();
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), integrations = names.join(","), %admin, "starting");
-    Service { settings, integrations, workers, health, shutdown }.supervise().await;
+    let deadline = settings.shutdown_deadline;
+    let settings = Arc::new(settings);
+    let mut supervisors = JoinSet::new();
+    for worker in workers {
+        let (settings, health, shutdown) = (Arc::clone(&settings), health.clone(), shutdown.clone());
+        supervisors.spawn(async move { Supervisor { settings, worker, health, shutdown }.run().await });
+    }
+    tokio::select! {
+        () = shutdown.wait() => {}
+        // Supervisors end only when they are to stop.
+        _ = supervisors.join_next() => anyhow::ensure!(shutdown.is_stopping(), "a supervisor ended unasked"),
+    }
+    match tokio::time::timeout(deadline, supervisors.join_all()).await {
+        Ok(_) => tracing::info!("stopped; nothing was left in hand"),
+        Err(_) => tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again"),
+    }
     Ok(())
 }
 
-/// Two connections and what is consumed over them.
-struct Session {
-    link: Link,
-    inboxes: Vec<(Arc<Worker>, Inbox)>,
-    refused: Vec<Refused>,
-}
-
-struct Service {
-    settings: Settings,
-    integrations: Vec<Integration>,
-    workers: Vec<Arc<Worker>>,
+/// Keeps one integration connected.
+struct Supervisor {
+    settings: Arc<Settings>,
+    worker: Arc<Worker>,
     health: Health,
     shutdown: Shutdown,
 }
 
-impl Service {
+impl Supervisor {
     /// Connects, and connects again whenever the connection is lost, until the process is to stop.
-    async fn supervise(&self) {
-        let mut pauses = pauses();
+    async fn run(&self) {
+        let integration = self.name();
+        let mut after_failure = after_failure();
+        let mut after_loss = after_loss();
+        let mut is_silent = false;
         loop {
-            let began = Instant::now();
             let connected = tokio::select! {
                 biased;
                 () = self.shutdown.wait() => return,
-                connected = self.connect() => connected,
+                connected = self.connect(is_silent) => connected,
             };
-            match connected {
-                Ok(session) => match self.consume(session).await {
-                    Some(why) => tracing::warn!(why, "lost the broker; connecting again"),
-                    None => return,
-                },
-                Err(error) => tracing::error!(%error, "cannot use the broker; trying again"),
-            }
-            if began.elapsed() > GOOD_WHILE {
-                pauses = self::pauses();
-            }
+            is_silent = connected.as_ref().is_err_and(Error::is_silence);
+            let pause = match connected {
+                Ok((link, inbox)) => {
+                    after_failure = self::after_failure();
+                    let since = Instant::now();
+                    let Some(why) = self.consume(link, inbox).await else { return };
+                    tracing::warn!(integration, why, "lost the broker; connecting again");
+                    if since.elapsed() > GOOD_WHILE {
+                        after_loss = self::after_loss();
+                    }
+                    self.show(Standing::Disconnected);
+                    after_loss.next()
+                }
+                Err(error) => {
+                    tracing::error!(integration, %error, "cannot use the broker; trying again");
+                    self.show(if error.is_refusal() { Standing::Refused } else { Standing::Disconnected });
+                    after_failure.next()
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+                () = tokio::time::sleep(pause.unwrap_or(LONGEST_PAUSE)) => {}
                 () = self.shutdown.wait() => return,
             }
         }
     }
 
-    /// Declares everything, connects, and opens an inbox for each worker that can have one.
-    async fn connect(&self) -> Result<Session, broker::Error> {
-        let Settings { broker, source, .. } = &self.settings;
-        let integrations: Vec<&Integration> = self.integrations.iter().collect();
-        let mut refused = topology::declare(broker, source, &integrations).await?;
-        if refused.len() == integrations.len()
-            && let Some(Refused { error, .. }) = refused.pop()
-        {
-            return Err(error);
-        }
-        for Refused { integration, error } in &refused {
-            tracing::error!(%integration, %error, "cannot serve this integration; the others are served");
-        }
-        let link = Link::open(broker).await?;
-        let mut inboxes = Vec::with_capacity(self.workers.len());
-        for worker in &self.workers {
-            let integration = worker.integration();
-            if refused.iter().all(|refused| refused.integration != integration.name) {
-                let inbox = Inbox::open(&link.consuming, source, integration, worker.prefetch()).await?;
-                inboxes.push((Arc::clone(worker), inbox));
-            }
-        }
-        Ok(Session { link, inboxes, refused })
+    fn name(&self) -> &str {
+        self.worker.integration().name.as_str()
     }
 
-    /// Lets every worker consume. Gives why the connection was lost, or `None` after a drain.
-    async fn consume(&self, session: Session) -> Option<String> {
-        let Session { link, inboxes, refused } = session;
-        let mut consuming = JoinSet::new();
-        // Dropped at the end of this function: with the connections, their outboxes are over.
+    fn show(&self, standing: Standing) {
+        if self.health.show(self.name(), standing) {
+            tracing::info!(broker = self.settings.broker.shown(), "ready: consuming");
+        }
+    }
+
+    /// Declares everything and connects.
+    async fn connect(&self, was_silent: bool) -> Result<(Link, Inbox), Error> {
+        let Settings { broker, source, .. } = &*self.settings;
+        if was_silent {
+            link::knock(broker).await?;
+        }
+        let integration = self.worker.integration();
+        topology::declare(broker, source, integration).await?;
+        let link = Link::open(broker).await?;
+        let inbox = Inbox::open(&link.consuming, source, &integration.name, self.worker.unsettled()).await?;
+        Ok((link, inbox))
+    }
+
+    /// Consumes. Gives why the connection was lost, or `None` after a drain.
+    async fn consume(&self, link: Link, mut inbox: Inbox) -> Option<String> {
+        let worker = &self.worker;
+        // Dropped at the end of this function: with its connections, the outbox is over.
         let (_trigger, over) = shutdown::channel();
         let missing = Arc::new(Notify::new());
-        let served: Vec<Arc<Worker>> = inboxes.iter().map(|(worker, _)| Arc::clone(worker)).collect();
-        for (worker, inbox) in inboxes {
-            let name = &worker.integration().name;
-            let outbox = Outbox::new(Arc::clone(&link.publishing), name, over.clone(), Arc::clone(&missing));
-            consuming.spawn(worker.consume(inbox, Arc::new(outbox), self.shutdown.clone()));
-        }
-        self.health.set_connected(true, refused.iter().map(|refused| refused.integration.to_string()).collect());
-        tracing::info!(broker = self.settings.broker.shown(), integrations = served.len(), "ready: consuming");
+        let outbox = Arc::new(Outbox::new(
+            Arc::clone(&link.publishing),
+            &worker.integration().name,
+            worker.unsettled(),
+            over,
+            Arc::clone(&missing),
+        ));
+        tracing::info!(integration = self.name(), "consuming");
+        self.show(Standing::Consuming);
+        let intake = Intake { worker, inbox: &mut inbox, outbox: &outbox };
         let lost = tokio::select! {
             biased;
             () = self.shutdown.wait() => None,
             why = link.lost() => Some(why),
-            _ = consuming.join_next() => Some("a consumer was cancelled or its channel closed".to_owned()),
+            error = intake.run() => Some(error.to_string()),
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned()),
-            () = self.one_of(&refused) => Some("a refused integration can be served now".to_owned()),
-            why = watch_depths(&link, &served) => Some(why),
+            error = self.watch_depths(&link) => Some(error.to_string()),
         };
-        self.health.set_connected(false, Vec::new());
         if lost.is_none() {
-            self.drain(consuming).await;
+            // What was not looked at yet goes back to its queue with the connection.
+            let _ = inbox.ebb().await;
+            worker.drained().await;
         }
         link.close().await;
         lost
     }
 
-    /// Returns when one of these integrations is no longer refused.
-    async fn one_of(&self, refused: &[Refused]) {
-        let is_refused = |integration: &&Integration| refused.iter().any(|r| r.integration == integration.name);
-        let integrations: Vec<&Integration> = self.integrations.iter().filter(is_refused).collect();
+    /// Shows how many messages wait in each queue; returns when they cannot be looked at.
+    async fn watch_depths(&self, link: &Link) -> Error {
         loop {
-            tokio::time::sleep(REFUSED_EVERY).await;
-            let Settings { broker, source, .. } = &self.settings;
-            // What concerns all of them shows on the connections, too.
-            let Ok(still) = topology::declare(broker, source, &integrations).await else { continue };
-            if still.len() < integrations.len() {
-                return;
+            if let Err(error) = self.look_at_depths(link).await {
+                return error;
             }
+            self.show(Standing::Consuming);
+            tokio::time::sleep(DEPTH_EVERY).await;
         }
     }
 
-    /// Finishes what is in hand, but not for longer than the deadline: what is not finished by
-    /// then is still the broker's.
-    async fn drain(&self, consuming: JoinSet<Inbox>) {
-        let drained = async {
-            let _open_until_drained = consuming.join_all().await;
-            for worker in &self.workers {
-                worker.drained().await;
-            }
-        };
-        match tokio::time::timeout(self.settings.shutdown_deadline, drained).await {
-            Ok(()) => tracing::info!("stopped; nothing was left in hand"),
-            Err(_) => {
-                let deadline = self.settings.shutdown_deadline;
-                tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again");
-            }
+    async fn look_at_depths(&self, link: &Link) -> Result<(), broker::Error> {
+        let channel = link.channel().await?;
+        let integration = self.worker.integration();
+        let queues = Queues::of(&integration.name);
+        let mut delayed = 0;
+        for delay in integration.schedule.distinct() {
+            delayed += topology::depth(&channel, &queues.delay(delay)).await?;
         }
-    }
-}
-
-/// Shows how many messages wait in each queue; returns when they cannot be looked at.
-async fn watch_depths(link: &Link, served: &[Arc<Worker>]) -> String {
-    loop {
-        if let Err(error) = look_at_depths(link, served).await {
-            return error.to_string();
+        let retrying = topology::depth(&channel, &queues.retry).await?;
+        if delayed + retrying > 0 {
+            self.worker.gate().expect_retries(2 * DEPTH_EVERY);
         }
-        tokio::time::sleep(DEPTH_EVERY).await;
-    }
-}
-
-async fn look_at_depths(link: &Link, served: &[Arc<Worker>]) -> Result<(), broker::Error> {
-    let channel = link.channel().await?;
-    for worker in served {
-        let queues = Queues::of(&worker.integration().name);
+        let facts = self.worker.facts();
+        facts.depth("delay", delayed);
+        facts.depth("retry", retrying);
         for (label, queue) in [("work", &queues.work), ("dead", &queues.dead), ("unreadable", &queues.unreadable)] {
-            worker.facts().depth(label, topology::depth(&channel, queue).await?);
+            facts.depth(label, topology::depth(&channel, queue).await?);
         }
+        Ok(())
     }
-    Ok(())
 }
 
-fn pauses() -> impl Iterator<Item = Duration> {
+/// Pauses between tries to reach a broker that is away.
+fn after_failure() -> impl Iterator<Item = Duration> {
     ExponentialBackoff::from_millis(2).factor(125).max_delay(LONGEST_PAUSE).map(jitter)
+}
+
+/// Pauses after connections that were lost although the broker is there.
+fn after_loss() -> impl Iterator<Item = Duration> {
+    let quick = FixedInterval::from_millis(QUICK_PAUSE_MS).take(QUICK_PAUSES);
+    quick.map(jitter).chain(after_failure())
 }

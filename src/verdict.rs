@@ -4,10 +4,13 @@
 //! that operators and metrics know. The first matching cause names the reason, in the order of
 //! the variants below.
 
+use crate::broker::headers::History;
 use crate::event::{Defect, Event, Kind, Status};
 use crate::gate::redact::MAX_CHARS;
 use crate::gate::{Answer, Outcome};
+use crate::schedule::Schedule;
 use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
 
 /// The largest body that is decoded, in bytes.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -143,8 +146,16 @@ pub enum Course {
     Panicked,
     /// Dated more than [`MAX_AHEAD`] ahead.
     FutureDated,
+    /// It came back so often that it must be what crashes the process.
+    Crashed,
+    /// The gate asked not to be asked before this.
+    TooEarly(Timestamp),
+    /// The gate is down or paused, or too many or too long waits are ahead of it.
+    Held,
     /// The gate was asked.
     Answered(Answer),
+    /// The gate was asked and did not work, and is known to be down: this is no event's fault.
+    Outage(Answer),
 }
 
 impl Course {
@@ -152,7 +163,7 @@ impl Course {
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {
         match self {
-            Course::Answered(answer) => Some(answer),
+            Course::Answered(answer) | Course::Outage(answer) => Some(answer),
             _ => None,
         }
     }
@@ -172,25 +183,41 @@ impl Course {
 pub enum Verdict {
     Delivered,
     Skipped(Skip),
+    /// Another attempt follows.
+    Retry(Retry),
+    /// It waits in the queue of this delay and spends no attempt.
+    Hold(Duration),
     DeadLetter(Death),
 }
 
+/// When the next attempt follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts made so far.
+    pub step: u32,
+    /// The delay queue to wait in first.
+    pub delay: Duration,
+    /// The gate asked not to be asked before this.
+    pub not_before: Option<Timestamp>,
+}
+
 impl Verdict {
-    /// The label of `events_total`.
+    /// The label of `events_total`; `None` while the event is not at its end.
     #[must_use]
-    pub fn outcome(&self) -> &'static str {
+    pub fn outcome(&self) -> Option<&'static str> {
         match self {
-            Verdict::Delivered => "delivered",
-            Verdict::Skipped(_) => "skipped",
-            Verdict::DeadLetter(_) => "dead_lettered",
+            Verdict::Delivered => Some("delivered"),
+            Verdict::Skipped(_) => Some("skipped"),
+            Verdict::DeadLetter(_) => Some("dead_lettered"),
+            Verdict::Retry(_) | Verdict::Hold(_) => None,
         }
     }
 
-    /// The reason's code; empty for delivered events.
+    /// The reason's code; empty for events that are delivered or go on.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Verdict::Delivered => "",
+            Verdict::Delivered | Verdict::Retry(_) | Verdict::Hold(_) => "",
             Verdict::Skipped(skip) => skip.code(),
             Verdict::DeadLetter(death) => death.code(),
         }
@@ -199,22 +226,53 @@ impl Verdict {
 
 /// Decides what becomes of an event that came this far.
 #[must_use]
-pub fn decide(course: &Course) -> Verdict {
+pub fn decide(course: &Course, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
     match course {
         Course::NotWanted(skip) => Verdict::Skipped(*skip),
         Course::Defective(_) => Verdict::DeadLetter(Death::Undecodable),
         Course::TooLarge => Verdict::DeadLetter(Death::TooLarge),
         Course::Panicked => Verdict::DeadLetter(Death::Panicked),
         Course::FutureDated => Verdict::DeadLetter(Death::FutureDated),
+        Course::Crashed => Verdict::DeadLetter(Death::Crashed),
+        Course::TooEarly(at) => Verdict::Hold(schedule.leg(at.duration_since(now).try_into().unwrap_or_default())),
+        Course::Held | Course::Outage(_) => Verdict::Hold(schedule.shortest()),
         Course::Answered(answer) => match answer.outcome {
             Outcome::Accepted => Verdict::Delivered,
             Outcome::Refused => Verdict::DeadLetter(Death::Refused),
-            Outcome::Unavailable | Outcome::Throttled => Verdict::DeadLetter(Death::AttemptsExhausted),
-            Outcome::Misconfigured => Verdict::DeadLetter(Death::Misconfigured),
-            Outcome::Rejected => Verdict::DeadLetter(Death::Rejected),
-            Outcome::UnexpectedStatus => Verdict::DeadLetter(Death::UnexpectedStatus),
+            Outcome::Unavailable | Outcome::Throttled => {
+                again(answer, Death::AttemptsExhausted, history, schedule, now)
+            }
+            Outcome::Misconfigured => again(answer, Death::Misconfigured, history, schedule, now),
+            Outcome::Rejected => again(answer, Death::Rejected, history, schedule, now),
+            Outcome::UnexpectedStatus => again(answer, Death::UnexpectedStatus, history, schedule, now),
         },
     }
+}
+
+/// Another attempt, unless this was the last one.
+fn again(answer: &Answer, death: Death, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
+    let step = history.attempts.saturating_add(1);
+    if step >= schedule.attempts() || history.is_uncountable {
+        return Verdict::DeadLetter(death);
+    }
+    let delay = schedule.delay_after(step);
+    match answer.retry_after {
+        Some(wait) if wait > schedule.window() => Verdict::DeadLetter(Death::RetryAfterBeyondWindow),
+        Some(wait) if wait > delay => {
+            Verdict::Retry(Retry { step, delay: schedule.leg(wait), not_before: now.checked_add(wait).ok() })
+        }
+        _ => Verdict::Retry(Retry { step, delay, not_before: None }),
+    }
+}
+
+/// Until when the gate asked to be left alone by this event. What lies further ahead than the
+/// window was never written by this worker, or a clock jumped: it is not believed.
+#[must_use]
+pub fn too_early(history: &History, schedule: &Schedule, now: Timestamp) -> Option<Timestamp> {
+    history.not_before.filter(|at| {
+        let left = at.duration_since(now);
+        left.is_positive() && Duration::try_from(left).is_ok_and(|left| left <= schedule.window())
+    })
 }
 
 /// Whether an event is one that this integration does not take, and why.

@@ -4,23 +4,29 @@
 //! that is delivered again by the broker. One event costs one event: a panic while handling it
 //! makes it a dead letter, and everybody else goes on.
 
-use crate::broker::headers::{Attempt, Obituary};
-use crate::broker::inbox::Inbox;
+use crate::broker::headers::{Attempt, History};
+use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
+use crate::broker::standing::{Standing, Unsettled};
 use crate::facts::{Facts, Receipt, fingerprint};
-use crate::gate::Gate;
+use crate::gate::{Gate, Lane, Pass};
 use crate::integration::Integration;
 use crate::order::Order;
 use crate::plan::{Brief, plan};
-use crate::shutdown::Shutdown;
 use crate::verdict::{self, Course, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use lapin::message::Delivery;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::time::Duration;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinHandle;
+
+/// The longest that an event waits in hand for its turn.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How long after the end of its delay an event is expected to be in hand again.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// Everything that serves one integration, whatever connections come and go.
 #[derive(Debug)]
@@ -29,21 +35,38 @@ pub struct Worker {
     gate: Gate,
     order: Order,
     facts: Facts,
-    in_hand: Arc<Semaphore>,
     prefetch: u16,
+    most_in_hand: u32,
+    retries_in_hand: Arc<Semaphore>,
+    fresh_in_hand: Arc<Semaphore>,
+    unsettled: Arc<Unsettled>,
+    quarantine: Arc<Mutex<()>>,
 }
 
 impl Worker {
-    /// Prepares a worker; nothing is sent or consumed yet.
+    /// Prepares a worker; nothing is sent or consumed yet. The `quarantine` is shared by all
+    /// workers of the process: whoever handles a suspect holds it.
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
-    pub fn new(integration: Integration, facts: Facts) -> anyhow::Result<Worker> {
-        let gate = Gate::new(integration.endpoint.clone(), integration.limits.clone())?;
+    pub fn new(integration: Integration, facts: Facts, quarantine: Arc<Mutex<()>>) -> anyhow::Result<Worker> {
+        let limit = integration.limits.max_in_flight;
         // Twice the limit, so that a slot never waits for the broker's next delivery.
-        let prefetch = u16::try_from(integration.limits.max_in_flight * 2).unwrap_or(u16::MAX);
-        let in_hand = Arc::new(Semaphore::new(prefetch.into()));
-        Ok(Worker { integration, gate, order: Order::default(), facts, in_hand, prefetch })
+        let prefetch = u16::try_from(limit * 2).unwrap_or(u16::MAX);
+        // Two queues can feed the fresh lane, and requests of a connection that was lost still end.
+        let most_in_hand = limit * 5;
+        Ok(Worker {
+            gate: integration.gate()?,
+            integration,
+            order: Order::default(),
+            facts,
+            prefetch,
+            most_in_hand: u32::try_from(most_in_hand).unwrap_or(u32::MAX),
+            retries_in_hand: Arc::new(Semaphore::new(most_in_hand)),
+            fresh_in_hand: Arc::new(Semaphore::new(most_in_hand)),
+            unsettled: Arc::new(Unsettled::new(2 * most_in_hand)),
+            quarantine,
+        })
     }
 
     /// What this worker serves.
@@ -52,69 +75,105 @@ impl Worker {
         &self.integration
     }
 
+    /// Where it sends to.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// What it tells.
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// The most deliveries in hand at once.
+    /// What it has not settled, over all connections.
+    #[must_use]
+    pub fn unsettled(&self) -> Arc<Unsettled> {
+        Arc::clone(&self.unsettled)
+    }
+
+    /// Held by whoever handles a suspect, anywhere in the process.
+    #[must_use]
+    pub fn quarantine(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.quarantine)
+    }
+
+    /// The most deliveries of one queue in hand at once.
     #[must_use]
     pub fn prefetch(&self) -> u16 {
         self.prefetch
     }
 
-    /// Takes deliveries until the inbox ends or the process is to stop. What was begun goes on
-    /// by itself. Gives the inbox back: without its channel nothing in hand could be acked.
-    pub async fn consume(self: Arc<Self>, mut inbox: Inbox, outbox: Arc<Outbox>, shutdown: Shutdown) -> Inbox {
-        loop {
-            let next = async {
-                let hand = Arc::clone(&self.in_hand).acquire_owned().await.ok()?;
-                Some((hand, inbox.next().await?))
-            };
-            tokio::select! {
-                biased;
-                () = shutdown.wait() => {
-                    inbox.cancel().await;
-                    return inbox;
-                }
-                next = next => match next {
-                    Some((hand, delivery)) => Arc::clone(&self).begin(delivery, Arc::clone(&outbox), hand),
-                    None => return inbox,
-                },
-            }
-        }
-    }
-
     /// Waits until nothing is in hand any more.
     pub async fn drained(&self) {
-        let _ = self.in_hand.acquire_many(self.prefetch.into()).await;
+        let _ = self.retries_in_hand.acquire_many(self.most_in_hand).await;
+        let _ = self.fresh_in_hand.acquire_many(self.most_in_hand).await;
     }
 
-    /// Starts to handle a delivery. It is polled once right here, so that it joins its person's
-    /// line in the order of receipt.
-    fn begin(self: Arc<Self>, delivery: Delivery, outbox: Arc<Outbox>, hand: OwnedSemaphorePermit) {
+    /// Starts to handle a delivery; `None` when it ended at once. It is polled once right here, so
+    /// that it joins its person's line in the order of receipt.
+    pub async fn begin(
+        self: &Arc<Self>,
+        incoming: Incoming,
+        outbox: &Arc<Outbox>,
+        pass: Pass,
+    ) -> Option<JoinHandle<()>> {
+        let hand = match lane(incoming.feed) {
+            Lane::Retry => &self.retries_in_hand,
+            Lane::Fresh => &self.fresh_in_hand,
+        };
+        let hand = Arc::clone(hand).acquire_owned().await;
+        let (worker, outbox) = (Arc::clone(self), Arc::clone(outbox));
         let mut handling = Box::pin(async move {
-            self.handle(delivery, &outbox).await;
+            worker.handle(incoming, &outbox, pass).await;
             drop(hand);
         });
-        if handling.as_mut().now_or_never().is_none() {
-            tokio::spawn(handling);
+        match handling.as_mut().now_or_never() {
+            Some(()) => None,
+            None => Some(tokio::spawn(handling)),
         }
     }
 
-    async fn handle(&self, delivery: Delivery, outbox: &Outbox) {
+    /// Handles a delivery with nothing else of this integration in hand.
+    pub async fn alone(self: &Arc<Self>, incoming: Incoming, outbox: &Arc<Outbox>, pass: Pass) {
+        self.drained().await;
+        if let Some(handling) = self.begin(incoming, outbox, pass).await {
+            // A panic is caught within.
+            let _ = handling.await;
+        }
+    }
+
+    async fn handle(&self, incoming: Incoming, outbox: &Outbox, pass: Pass) {
+        if incoming.feed == Feed::Retry {
+            self.gate.expect_retries(MARGIN);
+        }
+        let failed = |error: &_| self.facts.settle_failed(error);
+        if incoming.standing == Standing::Anew {
+            let Incoming { delivery, history, .. } = incoming;
+            if outbox.settle(delivery, &Settlement::Anew(history), failed).await.is_ok() {
+                self.facts.came_back();
+            }
+            return;
+        }
         let received = Timestamp::now();
         let told = OnceLock::new();
-        let passage = guarded(self.deliver(&delivery, outbox, received, &told)).await;
+        let passage = guarded(self.deliver(&incoming, outbox, pass, received, &told)).await;
         let Some(Passage { course, attempt }) = passage else { return };
-        let verdict = verdict::decide(&course);
-        let brief = told.into_inner().unwrap_or_default();
-        let receipt = Receipt { at: received, fingerprint: fingerprint(&delivery.data), brief };
-        let status = course.answer().and_then(|answer| answer.status);
-        let settlement = settlement(&verdict, &course, attempt);
-        if outbox.settle(delivery, &settlement, |error| self.facts.settle_failed(error)).await.is_ok() {
-            self.facts.settled(&verdict, &receipt, status, Timestamp::now());
+        let Incoming { delivery, feed, history, .. } = incoming;
+        let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
+        let receipt = Receipt {
+            at: received,
+            lane: lane(feed),
+            fingerprint: fingerprint(&delivery.data),
+            brief: told.into_inner().unwrap_or_default(),
+        };
+        let settlement = settlement(&verdict, &course, attempt, history);
+        if outbox.settle(delivery, &settlement, failed).await.is_ok() {
+            if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
+                self.gate.expect_retries(delay + MARGIN);
+            }
+            self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
         }
     }
 
@@ -122,20 +181,36 @@ impl Worker {
     /// away while it waited: the broker delivers it again, so sending it now would be in vain.
     async fn deliver(
         &self,
-        delivery: &Delivery,
+        incoming: &Incoming,
         outbox: &Outbox,
+        pass: Pass,
         received: Timestamp,
         told: &OnceLock<Brief>,
     ) -> Option<Passage> {
+        let Incoming { delivery, feed, standing, history } = incoming;
+        if *standing == Standing::Crashed {
+            return Some(Course::Crashed.into());
+        }
+        if let Some(at) = verdict::too_early(history, &self.integration.schedule, received) {
+            return Some(Course::TooEarly(at).into());
+        }
         let (brief, plan) = plan(&delivery.data, &self.integration, received);
         let _ = told.set(brief);
         let plan = match plan {
             Ok(plan) => plan,
-            Err(course) => return Some(Passage { course, attempt: None }),
+            Err(course) => return Some(course.into()),
         };
-        let mut place = self.order.join(&plan.identifier);
-        place.turn().await;
-        let slot = self.gate.enter().await;
+        let Some(mut place) = self.order.join(&plan.identifier) else { return Some(Course::Held.into()) };
+        let turn = async {
+            place.turn().await;
+            self.gate.enter(lane(*feed), pass).await
+        };
+        let slot = tokio::select! {
+            biased;
+            () = outbox.over() => return None,
+            slot = tokio::time::timeout(LONGEST_WAIT, turn) => slot,
+        };
+        let Ok(Ok(slot)) = slot else { return Some(Course::Held.into()) };
         if !outbox.holds(delivery) {
             return None;
         }
@@ -145,9 +220,16 @@ impl Worker {
         self.facts.in_flight(-1);
         drop(slot);
         self.facts.attempted(&answer);
+        let (change, is_down) = self.gate.note(&answer);
+        if let Some(change) = change {
+            self.facts.gate_changed(change);
+        }
+        if is_down && answer.outcome.blames_endpoint() {
+            return Some(Course::Outage(answer).into());
+        }
         let attempt = Attempt {
             at,
-            result: answer.outcome.label(),
+            result: answer.outcome,
             status: answer.status,
             ms: i64::try_from(answer.duration.as_millis()).unwrap_or(i64::MAX),
         };
@@ -155,26 +237,42 @@ impl Worker {
     }
 }
 
-/// How far a delivery came, and the request that was made for it.
+/// How far a delivery came, and the attempt that was made for it.
 struct Passage {
     course: Course,
     attempt: Option<Attempt>,
 }
 
-/// A panic becomes the course of the one event that caused it.
-async fn guarded(deliver: impl Future<Output = Option<Passage>>) -> Option<Passage> {
-    let panicked = |_| Some(Passage { course: Course::Panicked, attempt: None });
-    AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(panicked)
+impl From<Course> for Passage {
+    fn from(course: Course) -> Passage {
+        Passage { course, attempt: None }
+    }
 }
 
-fn settlement(verdict: &Verdict, course: &Course, attempt: Option<Attempt>) -> Settlement {
+/// A panic becomes the course of the one event that caused it.
+async fn guarded(deliver: impl Future<Output = Option<Passage>>) -> Option<Passage> {
+    AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Some(Course::Panicked.into()))
+}
+
+fn lane(feed: Feed) -> Lane {
+    match feed {
+        Feed::Retry => Lane::Retry,
+        Feed::Work | Feed::Source => Lane::Fresh,
+    }
+}
+
+fn settlement(verdict: &Verdict, course: &Course, attempt: Option<Attempt>, history: History) -> Settlement {
+    let told = |history: History| match attempt {
+        Some(attempt) => history.with(attempt, course.error()),
+        None => History { last_error: course.error().or(history.last_error.clone()), ..history },
+    };
     match verdict {
         Verdict::Delivered | Verdict::Skipped(_) => Settlement::Done,
-        Verdict::DeadLetter(death) => Settlement::Dead(Obituary {
-            reason: death.code(),
-            last_error: course.error(),
-            attempts: attempt.into_iter().collect(),
-        }),
+        Verdict::Retry(retry) => {
+            Settlement::Park(retry.delay, History { not_before: retry.not_before, ..told(history) })
+        }
+        Verdict::Hold(delay) => Settlement::Park(*delay, history),
+        Verdict::DeadLetter(death) => Settlement::Dead(death.code(), told(history)),
     }
 }
 

@@ -2,15 +2,23 @@
 //!
 //! The publisher's own properties and headers keep their values, but for those that the broker
 //! would act on: they belong to the first publication, and obeyed again they lose, copy or jam
-//! messages. Headers of ours are believed from nobody and written anew.
+//! messages. Headers of ours are believed only in messages from the retry queue, whatever their
+//! integer types, and written anew each time.
 
+use crate::gate::{Outcome, redact::MAX_CHARS};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 
 /// The prefix of our own headers.
 const PREFIX: &str = "consent-gate-";
-/// The one of ours that is believed: the queue to which verdicts are reported.
+const ATTEMPTS: &str = "consent-gate-attempts";
+const FIRST_ATTEMPT: &str = "consent-gate-first-attempt-ms";
+const NOT_BEFORE: &str = "consent-gate-not-before-ms";
+const REASON: &str = "consent-gate-reason";
+const LAST_ERROR: &str = "consent-gate-last-error";
+const HISTORY: &str = "consent-gate-history";
+/// The one of ours that is believed from everybody: the queue to which verdicts are reported.
 const REPORT_TO: &str = "consent-gate-report-to";
 /// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
 /// it see a cycle.
@@ -19,6 +27,10 @@ const BROKERS_PREFIXES: [&str; 4] = ["x-death", "x-first-death-", "x-last-death-
 const ROUTING: [&str; 2] = ["CC", "BCC"];
 /// All headers together may not pass this, in bytes: a frame too large kills the connection.
 const MAX_HEADERS: usize = 64 * 1024;
+/// What ours need at least, in bytes: without room for the count an event would be tried for ever.
+const ROOM: usize = 1024;
+/// How many attempts the history tells of: the last ones.
+const MAX_ENTRIES: usize = 10;
 /// `delivery_mode` of a message that survives the broker's restart.
 const PERSISTENT: u8 = 2;
 
@@ -28,27 +40,103 @@ pub struct Attempt {
     /// When it began.
     pub at: Timestamp,
     /// The class of the answer.
-    pub result: &'static str,
+    pub result: Outcome,
     /// The HTTP status, when there was one.
     pub status: Option<u16>,
     /// How long it took, in milliseconds.
     pub ms: i64,
 }
 
-/// What a dead letter says of itself.
+/// What a message says of its own past.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Obituary {
-    pub reason: &'static str,
-    /// Already redacted.
+pub struct History {
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// When the first of them began.
+    pub first_attempt: Option<Timestamp>,
+    /// The gate asked not to be asked before this.
+    pub not_before: Option<Timestamp>,
+    /// Why the last attempt failed; already redacted.
     pub last_error: Option<String>,
-    pub attempts: Vec<Attempt>,
+    /// The last attempts, oldest first.
+    pub entries: Vec<Attempt>,
+    /// The publisher's own headers leave no room to count attempts in.
+    pub is_uncountable: bool,
 }
 
-/// The properties with which a message is published on as a dead letter.
+impl History {
+    /// The past of a message from anywhere but the retry queue: it has none.
+    #[must_use]
+    pub fn none(properties: &BasicProperties) -> History {
+        let is_uncountable =
+            properties.headers().as_ref().is_some_and(|headers| table_size(headers) + ROOM > MAX_HEADERS);
+        History { is_uncountable, ..History::default() }
+    }
+
+    /// Reads what the worker wrote. Whatever is missing or cannot be meant counts as never written:
+    /// a message put into the retry queue by hand begins with no attempts.
+    #[must_use]
+    pub fn read(properties: &BasicProperties) -> History {
+        let Some(headers) = properties.headers() else { return History::default() };
+        let get = |name: &str| headers.inner().get(name);
+        let integer = |name| get(name).and_then(integer);
+        let time = |name| integer(name).and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let attempts = integer(ATTEMPTS).map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX));
+        History {
+            attempts,
+            first_attempt: time(FIRST_ATTEMPT),
+            not_before: time(NOT_BEFORE),
+            last_error: get(LAST_ERROR).and_then(text).map(|error| error.chars().take(MAX_CHARS).collect()),
+            entries: match get(HISTORY) {
+                Some(AMQPValue::FieldArray(entries)) => {
+                    last(entries.as_slice().iter().filter_map(read_entry).collect())
+                }
+                _ => Vec::new(),
+            },
+            ..History::none(properties)
+        }
+    }
+
+    /// The same with one more attempt at its end.
+    #[must_use]
+    pub fn with(&self, attempt: Attempt, error: Option<String>) -> History {
+        let entries = self.entries.iter().cloned().chain([attempt.clone()]).collect();
+        History {
+            attempts: self.attempts.saturating_add(1),
+            first_attempt: self.first_attempt.or(Some(attempt.at)),
+            not_before: None,
+            last_error: error,
+            entries: last(entries),
+            is_uncountable: self.is_uncountable,
+        }
+    }
+
+    /// Ours, the most telling first: whatever does not fit any more is left out.
+    fn headers(&self, reason: Option<&'static str>) -> Vec<(&'static str, AMQPValue)> {
+        let time = |name, at: Option<Timestamp>| Some((name, AMQPValue::LongLongInt(at?.as_millisecond())));
+        let entries: Vec<AMQPValue> = self.entries.iter().map(write_entry).collect();
+        let optional = [
+            reason.map(|reason| (REASON, AMQPValue::LongString(reason.into()))),
+            Some((ATTEMPTS, AMQPValue::LongLongInt(self.attempts.into()))),
+            time(NOT_BEFORE, self.not_before),
+            time(FIRST_ATTEMPT, self.first_attempt),
+            self.last_error.as_deref().map(|error| (LAST_ERROR, AMQPValue::LongString(error.into()))),
+            (!entries.is_empty()).then(|| (HISTORY, AMQPValue::FieldArray(FieldArray::from(entries)))),
+        ];
+        optional.into_iter().flatten().collect()
+    }
+}
+
+fn last(mut entries: Vec<Attempt>) -> Vec<Attempt> {
+    entries.drain(..entries.len().saturating_sub(MAX_ENTRIES));
+    entries
+}
+
+/// The properties with which a message is published on; `reason` only for a dead letter.
 #[must_use]
-pub fn for_dead_letter(received: &BasicProperties, obituary: &Obituary) -> BasicProperties {
+pub fn for_publish(received: &BasicProperties, history: &History, reason: Option<&'static str>) -> BasicProperties {
     let kept = kept_headers(received.headers().as_ref());
-    let headers = ours(obituary).into_iter().fold(kept, |mut headers, (key, value)| {
+    let headers = history.headers(reason).into_iter().fold(kept, |mut headers, (key, value)| {
         if table_size(&headers) + 1 + key.len() + value_size(&value) <= MAX_HEADERS {
             headers.insert(key.into(), value);
         }
@@ -57,33 +145,49 @@ pub fn for_dead_letter(received: &BasicProperties, obituary: &Obituary) -> Basic
     publishable(received, headers)
 }
 
-/// Ours, the most telling first: whatever does not fit any more is left out.
-fn ours(obituary: &Obituary) -> Vec<(&'static str, AMQPValue)> {
-    let count = i64::try_from(obituary.attempts.len()).unwrap_or(i64::MAX);
-    let mut headers = vec![
-        ("consent-gate-reason", AMQPValue::LongString(obituary.reason.into())),
-        ("consent-gate-attempts", AMQPValue::LongLongInt(count)),
-    ];
-    if let Some(first) = obituary.attempts.first() {
-        headers.push(("consent-gate-first-attempt-ms", AMQPValue::LongLongInt(first.at.as_millisecond())));
-    }
-    if let Some(error) = &obituary.last_error {
-        headers.push(("consent-gate-last-error", AMQPValue::LongString(error.as_str().into())));
-    }
-    let history: Vec<AMQPValue> = obituary.attempts.iter().map(entry).collect();
-    headers.push(("consent-gate-history", AMQPValue::FieldArray(FieldArray::from(history))));
-    headers
-}
-
-fn entry(attempt: &Attempt) -> AMQPValue {
+fn write_entry(attempt: &Attempt) -> AMQPValue {
     let mut table = FieldTable::default();
     table.insert("at".into(), AMQPValue::LongLongInt(attempt.at.as_millisecond()));
-    table.insert("result".into(), AMQPValue::LongString(attempt.result.into()));
+    table.insert("result".into(), AMQPValue::LongString(attempt.result.label().into()));
     if let Some(status) = attempt.status {
         table.insert("status".into(), AMQPValue::LongLongInt(i64::from(status)));
     }
     table.insert("ms".into(), AMQPValue::LongLongInt(attempt.ms));
     AMQPValue::FieldTable(table)
+}
+
+fn read_entry(value: &AMQPValue) -> Option<Attempt> {
+    let AMQPValue::FieldTable(table) = value else { return None };
+    let get = |name: &str| table.inner().get(name);
+    let result = text(get("result")?)?;
+    Some(Attempt {
+        at: Timestamp::from_millisecond(integer(get("at")?)?).ok()?,
+        result: Outcome::ALL.into_iter().find(|outcome| outcome.label() == result)?,
+        status: get("status").and_then(integer).and_then(|status| u16::try_from(status).ok()),
+        ms: get("ms").and_then(integer)?,
+    })
+}
+
+/// An integer of any type.
+pub(super) fn integer(value: &AMQPValue) -> Option<i64> {
+    Some(match value {
+        AMQPValue::ShortShortInt(number) => i64::from(*number),
+        AMQPValue::ShortShortUInt(number) => i64::from(*number),
+        AMQPValue::ShortInt(number) => i64::from(*number),
+        AMQPValue::ShortUInt(number) => i64::from(*number),
+        AMQPValue::LongInt(number) => i64::from(*number),
+        AMQPValue::LongUInt(number) => i64::from(*number),
+        AMQPValue::LongLongInt(number) => *number,
+        _ => return None,
+    })
+}
+
+fn text(value: &AMQPValue) -> Option<&str> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
 }
 
 fn kept_headers(received: Option<&FieldTable>) -> FieldTable {
@@ -155,17 +259,32 @@ fn value_size(value: &AMQPValue) -> usize {
 mod tests {
     use super::*;
 
-    fn obituary() -> Obituary {
-        let attempt = Attempt { at: Timestamp::UNIX_EPOCH, result: "unavailable", status: Some(503), ms: 12 };
-        Obituary { reason: "attempts_exhausted", last_error: Some("down".to_owned()), attempts: vec![attempt] }
+    fn attempt(ms: i64) -> Attempt {
+        Attempt { at: Timestamp::UNIX_EPOCH, result: Outcome::Unavailable, status: Some(503), ms }
     }
 
-    fn published(headers: FieldTable) -> BasicProperties {
-        for_dead_letter(&BasicProperties::default().with_headers(headers), &obituary())
+    fn history() -> History {
+        History::default().with(attempt(12), Some("down".to_owned()))
+    }
+
+    fn received(headers: FieldTable) -> BasicProperties {
+        BasicProperties::default().with_headers(headers)
+    }
+
+    fn letter(headers: FieldTable) -> BasicProperties {
+        for_publish(&received(headers), &history(), Some("attempts_exhausted"))
     }
 
     fn keys(properties: &BasicProperties) -> Vec<String> {
         properties.headers().iter().flat_map(FieldTable::inner).map(|(key, _)| key.to_string()).collect()
+    }
+
+    fn table(entries: Vec<(&str, AMQPValue)>) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (key, value) in entries {
+            table.insert(key.into(), value);
+        }
+        table
     }
 
     #[test]
@@ -175,13 +294,12 @@ mod tests {
             headers.insert(key.into(), AMQPValue::Boolean(true));
         }
         headers.insert("tenant".into(), AMQPValue::Boolean(true));
-        let received = BasicProperties::default()
-            .with_headers(headers)
+        let received = received(headers)
             .with_expiration("1000".into())
             .with_user_id("bus".into())
             .with_message_id("m-1".into())
             .with_delivery_mode(1);
-        let properties = for_dead_letter(&received, &obituary());
+        let properties = for_publish(&received, &history(), None);
         let foreign: Vec<String> = keys(&properties).into_iter().filter(|key| !key.starts_with(PREFIX)).collect();
         assert_eq!(foreign, ["tenant"]);
         assert_eq!(properties.expiration(), &None);
@@ -191,31 +309,66 @@ mod tests {
     }
 
     #[test]
-    fn our_own_headers_are_believed_from_nobody() {
-        let mut headers = FieldTable::default();
-        headers.insert("consent-gate-attempts".into(), AMQPValue::LongString("many".into()));
-        headers.insert("consent-gate-not-before-ms".into(), AMQPValue::LongLongInt(1));
-        headers.insert(REPORT_TO.into(), AMQPValue::LongString("consent-gate.report.x".into()));
-        let properties = published(headers);
+    fn our_own_headers_are_written_anew() {
+        let properties = letter(table(vec![
+            (ATTEMPTS, AMQPValue::LongString("many".into())),
+            (NOT_BEFORE, AMQPValue::LongLongInt(1)),
+            (REPORT_TO, AMQPValue::LongString("consent-gate.report.x".into())),
+        ]));
         let table = properties.headers().clone().unwrap_or_default();
-        assert_eq!(table.inner().get("consent-gate-attempts"), Some(&AMQPValue::LongLongInt(1)));
-        assert!(!table.inner().contains_key("consent-gate-not-before-ms"));
+        assert_eq!(table.inner().get(ATTEMPTS), Some(&AMQPValue::LongLongInt(1)));
+        assert!(!table.inner().contains_key(NOT_BEFORE));
         assert!(table.inner().contains_key(REPORT_TO));
     }
 
     #[test]
+    fn a_history_is_read_as_it_was_written() {
+        let mut history = history();
+        for ms in 0..20 {
+            history = history.with(attempt(ms), None);
+        }
+        assert_eq!((history.attempts, history.entries.len()), (21, MAX_ENTRIES));
+        assert_eq!(history.entries.last(), Some(&attempt(19)));
+        history.not_before = Some(Timestamp::UNIX_EPOCH);
+        assert_eq!(History::read(&for_publish(&BasicProperties::default(), &history, None)), history);
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_meant_counts_as_never_written() {
+        let read = |value| History::read(&received(table(vec![(ATTEMPTS, value)]))).attempts;
+        assert_eq!(read(AMQPValue::ShortShortUInt(3)), 3);
+        assert_eq!(read(AMQPValue::LongInt(3)), 3);
+        assert_eq!(read(AMQPValue::LongInt(-3)), 0);
+        assert_eq!(read(AMQPValue::LongLongInt(i64::MAX)), u32::MAX);
+        for value in [AMQPValue::LongString("3".into()), AMQPValue::Void, AMQPValue::Double(3.0)] {
+            assert_eq!(read(value), 0);
+        }
+        let entries = vec![
+            AMQPValue::LongString("503".into()),
+            AMQPValue::FieldTable(table(vec![("result", AMQPValue::LongString("jane@example.com".into()))])),
+        ];
+        let forged = History::read(&received(table(vec![
+            (NOT_BEFORE, AMQPValue::LongLongInt(i64::MAX)),
+            (FIRST_ATTEMPT, AMQPValue::Boolean(true)),
+            (LAST_ERROR, AMQPValue::LongString("x".repeat(10_000).into())),
+            (HISTORY, AMQPValue::FieldArray(entries.into())),
+        ])));
+        let last_error = Some("x".repeat(MAX_CHARS));
+        assert_eq!(forged, History { last_error, ..History::default() });
+    }
+
+    #[test]
     fn the_history_gives_way_before_the_frame_grows_too_large() {
-        let mut headers = FieldTable::default();
-        headers.insert("big".into(), AMQPValue::LongString("x".repeat(MAX_HEADERS - 150).into()));
-        let keys = keys(&published(headers));
-        assert!(keys.contains(&"consent-gate-reason".to_owned()), "{keys:?}");
-        assert!(!keys.contains(&"consent-gate-history".to_owned()), "{keys:?}");
+        let keys = keys(&letter(table(vec![("big", AMQPValue::LongString("x".repeat(MAX_HEADERS - 180).into()))])));
+        assert!(keys.contains(&REASON.to_owned()) && keys.contains(&ATTEMPTS.to_owned()), "{keys:?}");
+        assert!(!keys.contains(&HISTORY.to_owned()), "{keys:?}");
     }
 
     #[test]
     fn huge_headers_of_a_publisher_are_kept_and_ours_left_out() {
-        let mut headers = FieldTable::default();
-        headers.insert("big".into(), AMQPValue::LongString("x".repeat(2 * MAX_HEADERS).into()));
-        assert_eq!(keys(&published(headers)), ["big"]);
+        let headers = |size: usize| table(vec![("big", AMQPValue::LongString("x".repeat(size).into()))]);
+        assert_eq!(keys(&letter(headers(2 * MAX_HEADERS))), ["big"]);
+        assert!(History::none(&received(headers(MAX_HEADERS - ROOM))).is_uncountable);
+        assert!(!History::none(&received(headers(MAX_HEADERS - 2 * ROOM))).is_uncountable);
     }
 }

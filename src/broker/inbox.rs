@@ -1,75 +1,157 @@
-//! Step 1: deliveries of one integration, one after the other.
+//! Step 1: deliveries of one integration.
+//!
+//! Two ways to get them: one by one ([`Inbox::take`]), which shows the head of a queue and no more,
+//! or in a flow ([`Inbox::flow`]) that is bounded by the prefetch. What came back is at the head of
+//! its queue, so a look tells whether suspects are about.
 
+use super::headers::History;
+use super::standing::{Standing, Unsettled};
 use super::topology::{Queues, Source};
 use super::{Error, call};
-use crate::integration::Integration;
+use crate::integration::Name;
 use futures_util::StreamExt;
-use futures_util::stream::SelectAll;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 
-/// A channel with a consumer on every queue that feeds the integration. It lives as long as its
-/// connection; deliveries that were not settled by then return to their queue.
+/// Where a delivery comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// The retry queue: tried before, goes first, and its history is believed.
+    Retry,
+    /// The work queue.
+    Work,
+    /// Somebody else's queue.
+    Source,
+}
+
+/// A delivery, with what its queue says of it.
+#[derive(Debug)]
+pub struct Incoming {
+    pub delivery: Delivery,
+    pub feed: Feed,
+    pub standing: Standing,
+    pub history: History,
+}
+
+/// One queue, with a channel of its own.
+#[derive(Debug)]
+struct Tap {
+    feed: Feed,
+    queue: String,
+    channel: Channel,
+    consumer: Option<Consumer>,
+}
+
+/// The queues that feed the integration. It lives as long as its connection; deliveries that were
+/// not settled by then return to their queue.
 #[derive(Debug)]
 pub struct Inbox {
-    channel: Channel,
-    consumers: SelectAll<Consumer>,
-    tags: Vec<String>,
+    taps: Vec<Tap>,
+    unsettled: Arc<Unsettled>,
 }
 
 impl Inbox {
-    /// Starts to consume, with at most `prefetch` deliveries in hand.
+    /// Opens a channel for each queue; nothing is delivered yet.
     ///
     /// # Errors
     /// The broker refuses or is gone.
     pub async fn open(
         connection: &Connection,
         source: &Source,
-        integration: &Integration,
-        prefetch: u16,
+        integration: &Name,
+        unsettled: Arc<Unsettled>,
     ) -> Result<Inbox, Error> {
-        let channel = call("open a channel", connection.create_channel()).await?;
-        call("limit the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let mut queues = vec![Queues::of(&integration.name).work];
+        let Queues { retry, work, .. } = Queues::of(integration);
+        let mut queues = vec![(Feed::Retry, retry), (Feed::Work, work)];
         if let Source::Queue(queue) = source {
-            queues.push(queue.clone());
+            queues.push((Feed::Source, queue.clone()));
         }
-        let mut inbox = Inbox { channel, consumers: SelectAll::new(), tags: Vec::new() };
-        for queue in queues {
-            let what = format!("consume queue \"{queue}\"");
-            let consumer = inbox.channel.basic_consume(
-                queue.as_str().into(),
+        let mut taps = Vec::with_capacity(queues.len());
+        for (feed, queue) in queues {
+            let channel = call("open a channel", connection.create_channel()).await?;
+            taps.push(Tap { feed, queue, channel, consumer: None });
+        }
+        Ok(Inbox { taps, unsettled })
+    }
+
+    /// The queues, those first that go first.
+    #[must_use]
+    pub fn feeds(&self) -> Vec<Feed> {
+        self.taps.iter().map(|tap| tap.feed).collect()
+    }
+
+    /// Takes the first message of a queue, if there is one.
+    ///
+    /// # Errors
+    /// The queue is gone, or the broker.
+    pub async fn take(&mut self, feed: Feed) -> Result<Option<Incoming>, Error> {
+        let Some(tap) = self.taps.iter().find(|tap| tap.feed == feed) else { return Ok(None) };
+        let got = tap.channel.basic_get(tap.queue.as_str().into(), BasicGetOptions::default());
+        let got = call(&format!("look into \"{}\"", tap.queue), got).await?;
+        Ok(got.map(|message| self.received(feed, message.delivery)))
+    }
+
+    /// Lets every queue flow, each with at most `prefetch` deliveries in hand.
+    ///
+    /// # Errors
+    /// The broker refuses or is gone.
+    pub async fn flow(&mut self, prefetch: u16) -> Result<(), Error> {
+        for tap in &mut self.taps {
+            call("limit the prefetch", tap.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+            let consumer = tap.channel.basic_consume(
+                tap.queue.as_str().into(),
                 "".into(),
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
             );
-            let consumer = call(&what, consumer).await?;
-            inbox.tags.push(consumer.tag().to_string());
-            inbox.consumers.push(consumer);
+            tap.consumer = Some(call(&format!("consume queue \"{}\"", tap.queue), consumer).await?);
         }
-        Ok(inbox)
+        Ok(())
     }
 
-    /// The next delivery; `None` once the channel or a consumer is gone, which means to start
-    /// again.
-    pub async fn next(&mut self) -> Option<Delivery> {
-        let expected = self.tags.len();
-        // A consumer that ended leaves the set; its queue would be forgotten.
-        if self.consumers.len() < expected {
-            return None;
-        }
-        let delivery = self.consumers.next().await?.ok()?;
-        (self.consumers.len() == expected).then_some(delivery)
+    /// The next delivery of the flow, retries first; `None` once a channel or a consumer is gone,
+    /// which means to start again.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        let (feed, next) = poll_fn(|cx| {
+            for tap in &mut self.taps {
+                if let Some(Poll::Ready(next)) = tap.consumer.as_mut().map(|consumer| consumer.poll_next_unpin(cx)) {
+                    return Poll::Ready((tap.feed, next));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        Some(self.received(feed, next?.ok()?))
     }
 
-    /// Asks for no more; what was delivered can still be settled.
-    pub async fn cancel(&self) {
-        for tag in &self.tags {
-            let cancelled = self.channel.basic_cancel(tag.as_str().into(), BasicCancelOptions::default());
-            // When the channel is gone the consumers are too.
-            let _ = call("stop consuming", cancelled).await;
+    /// Ends the flow and gives what was delivered and not yet looked at.
+    ///
+    /// # Errors
+    /// The broker is gone.
+    pub async fn ebb(&mut self) -> Result<Vec<Incoming>, Error> {
+        let mut left = Vec::new();
+        for tap in &mut self.taps {
+            let Some(mut consumer) = tap.consumer.take() else { continue };
+            let cancelled = tap.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            call("stop consuming", cancelled).await?;
+            while let Some(Ok(delivery)) = consumer.next().await {
+                left.push((tap.feed, delivery));
+            }
         }
+        Ok(left.into_iter().map(|(feed, delivery)| self.received(feed, delivery)).collect())
+    }
+
+    fn received(&self, feed: Feed, delivery: Delivery) -> Incoming {
+        let standing = self.unsettled.receive(&delivery);
+        let history = match feed {
+            Feed::Retry => History::read(&delivery.properties),
+            Feed::Work | Feed::Source => History::none(&delivery.properties),
+        };
+        Incoming { delivery, feed, standing, history }
     }
 }

@@ -10,16 +10,21 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The broker of a developer's machine.
 pub const DEFAULT_URL: &str = "amqp://guest:guest@localhost:5672/%2f";
+
+/// What a client of AMQP 0-9-1 says first.
+const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
 /// A checked `[broker]`; neither the password nor the client's key can be printed.
 #[derive(Clone, Debug)]
 pub struct Settings {
     url: SecretString,
     shown: String,
-    plain_beyond_loopback: bool,
+    is_plain: bool,
+    is_beyond_loopback: bool,
     /// PEM of the authorities that are trusted beside the system's.
     pub ca: Option<String>,
     /// PEM of the client's certificate, and of its key.
@@ -31,7 +36,8 @@ impl Default for Settings {
         Settings {
             url: DEFAULT_URL.into(),
             shown: "localhost:5672".to_owned(),
-            plain_beyond_loopback: false,
+            is_plain: true,
+            is_beyond_loopback: false,
             ca: None,
             identity: None,
         }
@@ -77,11 +83,11 @@ impl Settings {
             );
         }
         let uri: AMQPUri = text.parse().map_err(|_| format!("cannot be read; {form}"))?;
-        let plain = uri.scheme == AMQPScheme::AMQP && !crate::gate::endpoint::is_loopback(&host);
         Ok(Settings {
             url: url.clone(),
             shown: format!("{}:{}", uri.authority.host, uri.authority.port),
-            plain_beyond_loopback: plain,
+            is_plain: uri.scheme == AMQPScheme::AMQP,
+            is_beyond_loopback: !crate::gate::endpoint::is_loopback(&host),
             ca,
             identity,
         })
@@ -96,7 +102,7 @@ impl Settings {
     /// What is allowed and may still surprise.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        self.plain_beyond_loopback.then(|| {
+        (self.is_plain && self.is_beyond_loopback).then(|| {
             format!("broker {} is reached without TLS: passwords and consents can be read on the way; amqps:// protects them", self.shown)
         })
     }
@@ -131,6 +137,25 @@ pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Erro
     let runtime = lapin::runtime::default_runtime().map_err(|e| Error::refused(what.clone(), e.to_string()))?;
     // A peer that accepts and stays silent would be waited for without end.
     call(&what, Connection::connect_uri_with_config(uri, properties, settings.tls(), runtime)).await
+}
+
+/// Looks whether a broker that was silent answers now. Each try of the client leaves a thread
+/// behind for as long as the silent peer holds on; this leaves nothing. Behind TLS a broker that
+/// accepts is taken at its word.
+///
+/// # Errors
+/// It does not answer.
+pub async fn knock(settings: &Settings) -> Result<(), Error> {
+    let what = format!("knock at the broker at {}", settings.shown);
+    let knocked = async {
+        let mut stream = tokio::net::TcpStream::connect(settings.shown()).await?;
+        if settings.is_plain {
+            stream.write_all(PROTOCOL_HEADER).await?;
+            stream.read_u8().await?;
+        }
+        lapin::Result::Ok(())
+    };
+    call(&what, knocked).await
 }
 
 /// Both connections.

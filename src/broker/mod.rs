@@ -9,6 +9,7 @@ pub mod headers;
 pub mod inbox;
 pub mod link;
 pub mod outbox;
+pub mod standing;
 pub mod topology;
 
 use std::fmt;
@@ -37,10 +38,22 @@ impl Error {
         Error { what: what.into(), cause: Cause::Refused(why.into()) }
     }
 
+    /// The broker cancelled a consumer or closed its channel.
+    #[must_use]
+    pub fn consumer_gone() -> Error {
+        Error::refused("consume", "a queue is gone, or the channel to it")
+    }
+
     /// Whether the broker understood and said no, which another try at once would not change.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self.cause, Cause::Refused(_)) || matches!(self.code(), Some(403..=406))
+    }
+
+    /// Whether the broker said nothing at all.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self.cause, Cause::TimedOut)
     }
 
     /// The broker's reply code, such as 404, when it closed the channel or connection.

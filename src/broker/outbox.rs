@@ -5,7 +5,8 @@
 //! Each channel carries one publish at a time: the client can give a confirm or a return to the
 //! wrong publish when several are under way on one channel.
 
-use super::headers::{Obituary, for_dead_letter};
+use super::headers::{History, for_publish};
+use super::standing::Unsettled;
 use super::topology::Queues;
 use super::{Error, call};
 use crate::integration::Name;
@@ -14,6 +15,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_retry::strategy::{ExponentialBackoff, jitter};
 
@@ -29,8 +31,12 @@ const LONGEST_PAUSE_MS: u64 = 5_000;
 pub enum Settlement {
     /// Nothing: the event is done with.
     Done,
-    /// A dead letter.
-    Dead(Obituary),
+    /// The same, in the queue of this delay.
+    Park(Duration, History),
+    /// The same at once in the retry queue, which counts its returns anew.
+    Anew(History),
+    /// A dead letter, with the reason's code.
+    Dead(&'static str, History),
 }
 
 /// The delivery's channel is gone: the broker delivers its message again.
@@ -41,6 +47,7 @@ pub struct Gone;
 #[derive(Debug)]
 pub struct Outbox {
     queues: Queues,
+    unsettled: Arc<Unsettled>,
     connection: Arc<Connection>,
     idle: Mutex<Vec<Channel>>,
     publishers: Semaphore,
@@ -52,9 +59,16 @@ impl Outbox {
     /// An outbox that opens its channels when it first needs them. `over` ends it together with its
     /// connections; `missing` is told when a queue that must exist does not.
     #[must_use]
-    pub fn new(connection: Arc<Connection>, integration: &Name, over: Shutdown, missing: Arc<Notify>) -> Outbox {
+    pub fn new(
+        connection: Arc<Connection>,
+        integration: &Name,
+        unsettled: Arc<Unsettled>,
+        over: Shutdown,
+        missing: Arc<Notify>,
+    ) -> Outbox {
         Outbox {
             queues: Queues::of(integration),
+            unsettled,
             connection,
             idle: Mutex::new(Vec::new()),
             publishers: Semaphore::new(PUBLISHERS),
@@ -70,6 +84,11 @@ impl Outbox {
         delivery.acker.usable() && !self.over.is_stopping()
     }
 
+    /// Returns once no delivery is ours any more.
+    pub async fn over(&self) {
+        self.over.wait().await;
+    }
+
     /// Carries a verdict out. Takes the delivery by value, so each is settled once. A publish that
     /// the broker refuses is tried again for as long as the delivery is ours; `failed` hears of
     /// each refusal.
@@ -82,17 +101,30 @@ impl Outbox {
         settlement: &Settlement,
         failed: impl Fn(&Error),
     ) -> Result<(), Gone> {
-        if let Settlement::Dead(obituary) = settlement {
-            let properties = for_dead_letter(&delivery.properties, obituary);
-            self.publish_until_confirmed(&delivery, &self.queues.dead, &properties, &failed).await?;
+        if let Some((queue, history, reason)) = self.publication(settlement) {
+            let properties = for_publish(&delivery.properties, history, reason);
+            self.publish_until_confirmed(&delivery, &queue, &properties, &failed).await?;
         }
         match call("ack", delivery.acker.ack(BasicAckOptions::default())).await {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                self.unsettled.settled(&delivery.data);
+                Ok(())
+            }
             Ok(false) => Err(Gone),
             Err(error) => {
                 failed(&error);
                 Err(Gone)
             }
+        }
+    }
+
+    /// Where to publish what, if anything.
+    fn publication<'s>(&self, settlement: &'s Settlement) -> Option<(String, &'s History, Option<&'static str>)> {
+        match settlement {
+            Settlement::Done => None,
+            Settlement::Park(delay, history) => Some((self.queues.delay(*delay), history, None)),
+            Settlement::Anew(history) => Some((self.queues.retry.clone(), history, None)),
+            Settlement::Dead(reason, history) => Some((self.queues.dead.clone(), history, Some(reason))),
         }
     }
 
@@ -105,7 +137,7 @@ impl Outbox {
     ) -> Result<(), Gone> {
         let mut pauses = ExponentialBackoff::from_millis(2)
             .factor(FIRST_PAUSE_MS / 2)
-            .max_delay(std::time::Duration::from_millis(LONGEST_PAUSE_MS))
+            .max_delay(Duration::from_millis(LONGEST_PAUSE_MS))
             .map(jitter);
         while self.holds(delivery) {
             match self.publish(queue, &delivery.data, properties).await {

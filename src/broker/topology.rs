@@ -5,9 +5,11 @@
 
 use super::{Error, call, link};
 use crate::integration::{Integration, Name};
+use crate::schedule::Schedule;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
+use std::time::Duration;
 
 /// Where events come from: `[source]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +26,13 @@ impl Default for Source {
     }
 }
 
-/// The queues of one integration that this version uses.
+/// The queues of one integration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queues {
     /// First attempts: `consent-gate.{i}`.
     pub work: String,
+    /// Events whose delay is over: `consent-gate.{i}.retry`.
+    pub retry: String,
     /// Events at rest, for an operator: `consent-gate.{i}.dead`.
     pub dead: String,
     /// What the broker gave up on: `consent-gate.{i}.unreadable`.
@@ -40,12 +44,32 @@ impl Queues {
     #[must_use]
     pub fn of(name: &Name) -> Queues {
         let work = format!("consent-gate.{name}");
-        Queues { dead: format!("{work}.dead"), unreadable: format!("{work}.unreadable"), work }
+        Queues {
+            retry: format!("{work}.retry"),
+            dead: format!("{work}.dead"),
+            unreadable: format!("{work}.unreadable"),
+            work,
+        }
+    }
+
+    /// The queue in which events wait so long: `consent-gate.{i}.delay.{ms}`. The delay is part of
+    /// the name because a queue's arguments cannot change.
+    #[must_use]
+    pub fn delay(&self, delay: Duration) -> String {
+        format!("{}.delay.{}", self.work, delay.as_millis())
+    }
+
+    /// Every queue of an integration with this schedule, those first that others dead-letter into.
+    #[must_use]
+    pub fn all(&self, schedule: &Schedule) -> Vec<String> {
+        let fixed = [&self.unreadable, &self.dead, &self.retry].map(String::clone);
+        let delays = schedule.distinct().into_iter().map(|delay| self.delay(delay));
+        fixed.into_iter().chain(delays).chain([self.work.clone()]).collect()
     }
 }
 
-/// How often a message may return to the work queue before the broker gives up on it.
-const WORK_DELIVERY_LIMIT: i64 = 20;
+/// How often a message may return to the work or the retry queue before the broker gives up on it.
+const DELIVERY_LIMIT: i64 = 20;
 /// Means "never", on every version of the broker: -1 deletes at the first return on 3.10, and no
 /// argument deletes at the 21st on 4.0.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
@@ -54,61 +78,59 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-fn work_arguments(queues: &Queues) -> FieldTable {
-    let mut arguments = quorum(WORK_DELIVERY_LIMIT);
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments
+}
+
+/// A queue from which nothing is ever taken by the broker itself.
+fn resting() -> FieldTable {
+    let mut arguments = quorum();
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(NO_DELIVERY_LIMIT));
+    arguments
+}
+
+/// A queue whose messages are dead-lettered at least once.
+fn leading_to(target: &str) -> FieldTable {
+    let mut arguments = quorum();
     arguments.insert("x-dead-letter-exchange".into(), text(""));
-    arguments.insert("x-dead-letter-routing-key".into(), text(&queues.unreadable));
+    arguments.insert("x-dead-letter-routing-key".into(), text(target));
     arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
     arguments.insert("x-overflow".into(), text("reject-publish"));
     arguments
 }
 
-fn quorum(delivery_limit: i64) -> FieldTable {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
+/// A queue that is consumed.
+fn consumed(queues: &Queues) -> FieldTable {
+    let mut arguments = leading_to(&queues.unreadable);
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
     arguments
 }
 
-/// An integration whose queues the broker refuses to declare, and why.
-#[derive(Debug)]
-pub struct Refused {
-    pub integration: Name,
-    pub error: Error,
+/// A queue in which messages wait. Never with `x-expires`, which deletes a queue with its messages.
+fn delaying(queues: &Queues, delay: Duration) -> FieldTable {
+    let mut arguments = leading_to(&queues.retry);
+    let ttl = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
+    arguments
 }
 
-/// Declares exchange, queues and bindings of every integration, on a connection of its own: an
-/// exchange that is absent costs the channel that looked for it, and perhaps its connection. Gives
-/// the integrations that were refused; the others are ready.
+/// Declares the exchange, and an integration's queues and bindings, on a connection of its own: an
+/// exchange that is absent costs the channel that looked for it, and perhaps its connection.
 ///
 /// # Errors
-/// What concerns all of them: the broker cannot be reached, or the source cannot be used.
-pub async fn declare(
-    settings: &link::Settings,
-    source: &Source,
-    integrations: &[&Integration],
-) -> Result<Vec<Refused>, Error> {
+/// The broker cannot be reached, or it refuses ([`Error::is_refusal`]).
+pub async fn declare(settings: &link::Settings, source: &Source, integration: &Integration) -> Result<(), Error> {
     let mut connection = link::dial(settings, "declaring").await?;
     match source {
         Source::Exchange { name, .. } => connection = declare_exchange(settings, connection, name).await?,
         Source::Queue(queue) => find_queue(&connection, queue).await?,
     }
-    let mut refused = Vec::new();
-    let mut channel = call("open a channel", connection.create_channel()).await?;
-    for integration in integrations {
-        match declare_queues(&channel, source, integration).await {
-            Ok(()) => {}
-            Err(error) if error.is_refusal() => {
-                refused.push(Refused { integration: integration.name.clone(), error });
-                // The refusal closed the channel and perhaps its connection.
-                connection = link::dial(settings, "declaring").await?;
-                channel = call("open a channel", connection.create_channel()).await?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let channel = call("open a channel", connection.create_channel()).await?;
+    let declared = declare_queues(&channel, source, integration).await;
     let _ = call("close", connection.close(200, "done".into())).await;
-    Ok(refused)
+    declared
 }
 
 async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
@@ -141,9 +163,13 @@ async fn declare_exchange(settings: &link::Settings, connection: Connection, nam
 async fn declare_queues(channel: &Channel, source: &Source, integration: &Integration) -> Result<(), Error> {
     let queues = Queues::of(&integration.name);
     // Targets first, so that nothing is ever dead-lettered into nowhere.
-    declare_queue(channel, &queues.unreadable, quorum(NO_DELIVERY_LIMIT)).await?;
-    declare_queue(channel, &queues.dead, quorum(NO_DELIVERY_LIMIT)).await?;
-    declare_queue(channel, &queues.work, work_arguments(&queues)).await?;
+    declare_queue(channel, &queues.unreadable, resting()).await?;
+    declare_queue(channel, &queues.dead, resting()).await?;
+    declare_queue(channel, &queues.retry, consumed(&queues)).await?;
+    for delay in integration.schedule.distinct() {
+        declare_queue(channel, &queues.delay(delay), delaying(&queues, delay)).await?;
+    }
+    declare_queue(channel, &queues.work, consumed(&queues)).await?;
     let Source::Exchange { name, binding_keys } = source else { return Ok(()) };
     for key in integration.binding_keys.as_ref().unwrap_or(binding_keys) {
         let what = format!("bind queue \"{}\" to exchange \"{name}\" with key \"{key}\"", queues.work);

@@ -8,6 +8,7 @@ use crate::event::TYPES;
 use crate::gate::{Endpoint, Limits, Mode, endpoint};
 use crate::integration::{Integration, Name};
 use crate::mapping::{Mapping, Mappings, Path, Source, format_time};
+use crate::schedule::{OnOutage, Schedule};
 use crate::verdict::Filter;
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -29,6 +30,8 @@ pub(super) struct Document {
     filter: Filter,
     binding_keys: Option<Vec<String>>,
     limits: Limits,
+    schedule: Schedule,
+    on_outage: OnOutage,
 }
 
 impl Document {
@@ -40,6 +43,8 @@ impl Document {
             filter: self.filter,
             binding_keys: self.binding_keys,
             limits: self.limits,
+            schedule: self.schedule,
+            on_outage: self.on_outage,
         }
     }
 }
@@ -58,17 +63,34 @@ pub(super) fn read(
     let identifier = root.filled("identifier");
     let mappings = list.and_then(|list| compile(list, identifier, root.place(), problems));
     let (filter, binding_keys) = events(root.table("events"), context, warnings);
-    let mut overrides = root.table("overrides");
-    let limits = settings::limits(overrides.table("gate"), &context.settings.gate);
-    if settings::retry(overrides.table("retry")) {
-        warnings.push(format!(
-            "{}: overrides.retry is checked but has no effect yet: this version does not retry",
-            context.name
-        ));
-    }
-    overrides.finish();
+    let overrides = root.table("overrides");
+    let (limits, schedule, on_outage) = overridden(overrides, context);
     root.finish();
-    Some(Document { endpoint: endpoint?, mappings: mappings?, filter, binding_keys, limits })
+    Some(Document {
+        endpoint: endpoint?,
+        mappings: mappings?,
+        filter,
+        binding_keys,
+        limits,
+        schedule: schedule?,
+        on_outage,
+    })
+}
+
+/// The settings' limits and schedule with the document's own laid over them.
+fn overridden(mut overrides: Fields<'_>, context: &Context<'_>) -> (Limits, Option<Schedule>, OnOutage) {
+    let limits = settings::limits(overrides.table("gate"), &context.settings.gate);
+    let retry = overrides.table("retry");
+    let place = settings::place_of_schedule(&retry);
+    let retry = settings::retry(retry, &context.settings.retry);
+    let problems = overrides.problems();
+    overrides.finish();
+    let is_inherited = retry == context.settings.retry && limits.timeout == context.settings.gate.timeout;
+    let schedule = Schedule::new(&retry, limits.timeout);
+    // What does not fit in the settings is reported there.
+    let schedule =
+        schedule.map_err(|why| (!is_inherited).then(|| problems.add(&place, format!("overrides.retry: {why}"))));
+    (limits, schedule.ok(), retry.on_outage)
 }
 
 fn refuse_bidirectional(fields: &mut Fields<'_>) {

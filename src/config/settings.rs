@@ -7,6 +7,7 @@ use crate::broker::link;
 use crate::broker::topology::Source;
 use crate::gate::{Limits, Mode};
 use crate::integration::Integration;
+use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::telemetry::{self, Format, Level};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,6 +30,8 @@ pub struct Settings {
     pub integrations: PathBuf,
     /// Defaults for every gate.
     pub gate: Limits,
+    /// Defaults for every schedule.
+    pub retry: Retry,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
     pub log: telemetry::Settings,
@@ -81,27 +84,30 @@ pub(super) fn read(
     let mut shutdown = root.table("shutdown");
     let shutdown_deadline = shutdown.duration("deadline").map_or(Duration::from_secs(20), |at| at.value);
     shutdown.finish();
+    let broker = broker(root.table("broker"), base, environment, warnings);
+    let source = source(root.table("source"));
+    let gate = limits(root.table("gate"), &Limits::default());
+    let retry_section = root.table("retry");
+    let retry_place = place_of_schedule(&retry_section);
+    let retry = retry(retry_section, &Retry::default());
+    if let Err(why) = Schedule::new(&retry, gate.timeout) {
+        problems.add(&retry_place, format!("retry: {why}"));
+    }
     let settings = Settings {
-        broker: broker(root.table("broker"), base, environment, warnings),
-        source: source(root.table("source")),
+        broker,
+        source,
         integrations: secrets::resolve(base, &directory),
-        gate: limits(root.table("gate"), &Limits::default()),
+        gate,
+        retry,
         admin: admin(root.table("admin")),
         log: log(root.table("log")),
         shutdown_deadline,
     };
-    without_effect("[retry]", retry(root.table("retry")), warnings);
-    without_effect("[records]", records(root.table("records")), warnings);
+    if records(root.table("records")) {
+        warnings.push("[records] is checked but has no effect yet: this version keeps no records".to_owned());
+    }
     root.finish();
     settings
-}
-
-fn without_effect(section: &str, written: bool, warnings: &mut Vec<String>) {
-    if written {
-        warnings.push(format!(
-            "{section} is checked but has no effect yet: this version neither retries nor keeps records"
-        ));
-    }
 }
 
 fn broker(
@@ -221,23 +227,37 @@ fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
     Some(duration.value)
 }
 
-/// Checks `[retry]` or `overrides.retry`; gives whether anything is written there.
-pub(super) fn retry(mut fields: Fields<'_>) -> bool {
-    let mut written = fields.word("on_outage", &["dead-letter", "hold"]).is_some();
-    written |= not_zero(&mut fields, "window").is_some();
-    if let Some(delays) = fields.texts("delays") {
-        written = true;
-        if delays.value.is_empty() || delays.value.len() > 9 {
-            fields.problems().add(&delays.place, format!("{} takes 1 to 9 delays", fields.name("delays")));
-        }
-        for delay in &delays.value {
-            if let Err(why) = super::fields::parse_duration(delay) {
-                fields.problems().add(&delays.place, format!("{}: {why}", fields.name("delays")));
-            }
+/// Where to complain of a schedule that cannot be: as close as possible to what is written.
+pub(super) fn place_of_schedule(retry: &Fields<'_>) -> Place {
+    retry.place_of("delays").or_else(|| retry.place_of("window")).unwrap_or_else(|| retry.place().clone())
+}
+
+/// `[retry]`, and `overrides.retry` of a document over it. Whether it fits together with the
+/// timeout is for [`Schedule::new`] to say.
+pub(super) fn retry(mut fields: Fields<'_>, defaults: &Retry) -> Retry {
+    let on_outage = fields.word("on_outage", &["dead-letter", "hold"]).map(|at| match at.value {
+        "hold" => OnOutage::Hold,
+        _ => OnOutage::DeadLetter,
+    });
+    let retry = Retry {
+        on_outage: on_outage.unwrap_or(defaults.on_outage),
+        window: not_zero(&mut fields, "window").unwrap_or(defaults.window),
+        delays: delays(&mut fields).unwrap_or_else(|| defaults.delays.clone()),
+    };
+    fields.finish();
+    retry
+}
+
+fn delays(fields: &mut Fields<'_>) -> Option<Vec<Duration>> {
+    let written = fields.texts("delays")?;
+    let mut delays = Vec::with_capacity(written.value.len());
+    for delay in &written.value {
+        match super::fields::parse_duration(delay) {
+            Ok(delay) => delays.push(delay),
+            Err(why) => fields.problems().add(&written.place, format!("{}: {why}", fields.name("delays"))),
         }
     }
-    fields.finish();
-    written
+    (delays.len() == written.value.len()).then_some(delays)
 }
 
 fn records(mut fields: Fields<'_>) -> bool {

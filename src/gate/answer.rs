@@ -34,6 +34,15 @@ impl Outcome {
         Outcome::UnexpectedStatus,
     ];
 
+    /// Whether it is the endpoint or the integration that does not work, and not this event.
+    #[must_use]
+    pub fn blames_endpoint(self) -> bool {
+        match self {
+            Outcome::Unavailable | Outcome::Throttled | Outcome::Misconfigured | Outcome::UnexpectedStatus => true,
+            Outcome::Accepted | Outcome::Rejected | Outcome::Refused => false,
+        }
+    }
+
     /// The label in metrics, headers and logs.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -57,6 +66,8 @@ pub struct Answer {
     pub status: Option<u16>,
     /// What the gate or the connection said, without any value that was sent.
     pub error: Option<String>,
+    /// How long the gate asks to be left alone.
+    pub retry_after: Option<Duration>,
     /// From sending to the end of the answer.
     pub duration: Duration,
 }
@@ -65,7 +76,13 @@ impl Answer {
     /// No answer at all.
     #[must_use]
     pub fn unavailable(error: String) -> Answer {
-        Answer { outcome: Outcome::Unavailable, status: None, error: Some(error), duration: Duration::ZERO }
+        Answer {
+            outcome: Outcome::Unavailable,
+            status: None,
+            error: Some(error),
+            retry_after: None,
+            duration: Duration::ZERO,
+        }
     }
 }
 
@@ -88,7 +105,7 @@ pub fn classify(status: u16, body: &[u8], redact: &dyn Fn(&str) -> String) -> An
         Outcome::Rejected if body.len() > super::MAX_ANSWER => Some("an answer of more than 64 KiB".to_owned()),
         _ => Some(envelope.error.map_or_else(|| format!("status {status}"), |said| redact(&said))),
     };
-    Answer { outcome, status: Some(status), error: said, duration: Duration::ZERO }
+    Answer { outcome, status: Some(status), error: said, retry_after: None, duration: Duration::ZERO }
 }
 
 /// The vendor's `{IsSuccess, Error, Result}`, keys in any case. A body that is no such object

@@ -1,8 +1,13 @@
-//! How much one gate is asked at once and per second.
+//! How much one gate is asked at once and per second, and who goes first.
+//!
+//! Retries go first: a slot that becomes free is theirs, and while any are expected at least half
+//! of the slots are kept for them. Otherwise a gate that hangs, with a backlog waiting, makes
+//! five minutes six.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// The settings of `[gate]`.
@@ -29,16 +34,35 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug)]
+/// Who asks for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// An event that was tried before, or waited for its turn.
+    Retry,
+    Fresh,
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct Limit {
-    slots: Semaphore,
-    pace: Option<Pace>,
+    slots: Arc<Mutex<Slots>>,
+    pace: Option<Arc<Pace>>,
 }
 
 /// The right to have one request under way; dropping it gives it back.
 #[derive(Debug)]
-pub struct Slot<'l> {
-    _permit: Option<SemaphorePermit<'l>>,
+pub struct Slot {
+    lane: Lane,
+    slots: Arc<Mutex<Slots>>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    limit: usize,
+    retry: usize,
+    fresh: usize,
+    waiting_retry: VecDeque<oneshot::Sender<Slot>>,
+    waiting_fresh: VecDeque<oneshot::Sender<Slot>>,
+    retries_until: Option<Instant>,
 }
 
 /// Requests leave evenly: each takes the next free instant.
@@ -50,20 +74,111 @@ struct Pace {
 
 impl Limit {
     pub(super) fn new(limits: &Limits) -> Limit {
-        let pace = limits
-            .requests_per_second
-            .map(|rate| Pace { interval: Duration::from_secs_f64(1.0 / rate), next: Mutex::new(Instant::now()) });
-        Limit { slots: Semaphore::new(limits.max_in_flight), pace }
+        let pace = limits.requests_per_second.map(|rate| {
+            Arc::new(Pace { interval: Duration::from_secs_f64(1.0 / rate), next: Mutex::new(Instant::now()) })
+        });
+        let slots = Slots {
+            limit: limits.max_in_flight,
+            retry: 0,
+            fresh: 0,
+            waiting_retry: VecDeque::new(),
+            waiting_fresh: VecDeque::new(),
+            retries_until: None,
+        };
+        Limit { slots: Arc::new(Mutex::new(slots)), pace }
     }
 
     /// Waits until one more request may leave.
-    pub(super) async fn enter(&self) -> Slot<'_> {
-        // The semaphore is never closed, so this is always a permit.
-        let slot = Slot { _permit: self.slots.acquire().await.ok() };
+    pub(super) async fn enter(&self, lane: Lane) -> Slot {
+        let slot = match self.take(lane) {
+            Ok(slot) => slot,
+            Err(promised) => match promised.await {
+                Ok(slot) => slot,
+                // Never: a sender leaves its line only with a slot.
+                Err(_) => return std::future::pending().await,
+            },
+        };
         if let Some(pace) = &self.pace {
             tokio::time::sleep_until(pace.take()).await;
         }
         slot
+    }
+
+    /// Retries are expected for so long: slots are kept for them.
+    pub(super) fn expect_retries(&self, within: Duration) {
+        let until = Instant::now() + within;
+        let mut slots = lock(&self.slots);
+        slots.retries_until = slots.retries_until.max(Some(until));
+    }
+
+    fn take(&self, lane: Lane) -> Result<Slot, oneshot::Receiver<Slot>> {
+        let mut slots = lock(&self.slots);
+        if slots.admits(lane, Instant::now()) {
+            slots.count(lane, 1);
+            return Ok(Slot { lane, slots: Arc::clone(&self.slots) });
+        }
+        let (promise, promised) = oneshot::channel();
+        slots.waiting(lane).push_back(promise);
+        Err(promised)
+    }
+}
+
+impl Slots {
+    fn admits(&self, lane: Lane, now: Instant) -> bool {
+        let is_free = self.retry + self.fresh < self.limit;
+        match lane {
+            Lane::Retry => is_free,
+            Lane::Fresh => {
+                let keep = self.retries_until.is_some_and(|until| now < until);
+                let most = if keep { (self.limit / 2).max(1) } else { self.limit };
+                is_free && self.waiting_retry.is_empty() && self.fresh < most
+            }
+        }
+    }
+
+    fn count(&mut self, lane: Lane, change: isize) {
+        let count = match lane {
+            Lane::Retry => &mut self.retry,
+            Lane::Fresh => &mut self.fresh,
+        };
+        *count = count.saturating_add_signed(change);
+    }
+
+    fn waiting(&mut self, lane: Lane) -> &mut VecDeque<oneshot::Sender<Slot>> {
+        match lane {
+            Lane::Retry => &mut self.waiting_retry,
+            Lane::Fresh => &mut self.waiting_fresh,
+        }
+    }
+
+    /// Whoever may go next, out of the line.
+    fn next(&mut self, now: Instant) -> Option<(Lane, oneshot::Sender<Slot>)> {
+        for lane in [Lane::Retry, Lane::Fresh] {
+            while self.admits(lane, now) {
+                let Some(promise) = self.waiting(lane).pop_front() else { break };
+                if !promise.is_closed() {
+                    self.count(lane, 1);
+                    return Some((lane, promise));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut slots = lock(&self.slots);
+        slots.count(self.lane, -1);
+        let mut given = Vec::new();
+        while let Some(next) = slots.next(Instant::now()) {
+            given.push(next);
+        }
+        drop(slots);
+        for (lane, promise) in given {
+            // One that is not wanted any more comes back here by being dropped.
+            let _ = promise.send(Slot { lane, slots: Arc::clone(&self.slots) });
+        }
     }
 }
 
@@ -73,5 +188,83 @@ impl Pace {
         let turn = (*next).max(Instant::now());
         *next = turn + self.interval;
         turn
+    }
+}
+
+fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn limit(max_in_flight: usize) -> Limit {
+        Limit::new(&Limits { max_in_flight, ..Limits::default() })
+    }
+
+    fn enter(limit: &Limit, lane: Lane) -> Option<Slot> {
+        limit.enter(lane).now_or_never()
+    }
+
+    #[test]
+    fn fresh_work_has_every_slot_when_no_retry_is_expected() {
+        let limit = limit(4);
+        let slots: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Fresh)).collect();
+        assert_eq!(slots.iter().flatten().count(), 4);
+        drop(slots);
+        assert!(enter(&limit, Lane::Fresh).is_some());
+    }
+
+    #[test]
+    fn half_of_the_slots_are_kept_while_retries_are_expected() {
+        let limit = limit(5);
+        limit.expect_retries(Duration::from_secs(60));
+        let fresh: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Fresh)).collect();
+        assert_eq!(fresh.iter().flatten().count(), 2);
+        let retries: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Retry)).collect();
+        assert_eq!(retries.iter().flatten().count(), 3);
+        drop(fresh);
+        let more: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Retry)).collect();
+        assert_eq!(more.iter().flatten().count(), 2, "retries may have all");
+    }
+
+    #[test]
+    fn a_single_slot_is_not_kept_from_fresh_work_for_ever() {
+        let limit = limit(1);
+        limit.expect_retries(Duration::from_secs(60));
+        assert!(enter(&limit, Lane::Fresh).is_some());
+    }
+
+    #[test]
+    fn a_retry_that_waits_goes_before_fresh_work_that_waited_longer() {
+        let limit = limit(1);
+        let held = enter(&limit, Lane::Fresh);
+        let mut fresh = Box::pin(limit.enter(Lane::Fresh));
+        let mut retry = Box::pin(limit.enter(Lane::Retry));
+        assert!(fresh.as_mut().now_or_never().is_none() && retry.as_mut().now_or_never().is_none());
+        drop(held);
+        assert!(fresh.as_mut().now_or_never().is_none());
+        let slot = retry.as_mut().now_or_never();
+        assert!(slot.is_some());
+        drop(slot);
+        assert!(fresh.as_mut().now_or_never().is_some());
+    }
+
+    #[test]
+    fn who_stops_waiting_costs_nobody_a_slot() {
+        let limit = limit(1);
+        let held = enter(&limit, Lane::Fresh);
+        let mut early = Box::pin(limit.enter(Lane::Fresh));
+        let mut late = Box::pin(limit.enter(Lane::Fresh));
+        let mut last = Box::pin(limit.enter(Lane::Fresh));
+        for waiting in [&mut early, &mut late, &mut last] {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        drop(early);
+        drop(held);
+        drop(late); // it was given the slot and never looked
+        assert!(last.as_mut().now_or_never().is_some());
     }
 }

@@ -8,25 +8,34 @@
 //! One call is one request: nothing here retries, follows redirects or reads without bound.
 
 pub mod answer;
+pub mod breaker;
 pub mod endpoint;
 mod limit;
 pub mod redact;
 mod request;
+mod retry_after;
 mod signature;
 
 pub use answer::{Answer, Outcome};
+pub use breaker::{Change, State};
 pub use endpoint::{Endpoint, Mode};
-pub use limit::{Limits, Slot};
+pub use limit::{Lane, Limits, Slot};
 pub use request::GateRequest;
 
+use crate::schedule::{OnOutage, Schedule};
+use breaker::Breaker;
 use jiff::Timestamp;
 use limit::Limit;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// The most that is read of an answer's body, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+/// A pause that is no longer than this is waited for in hand, unless a delay is shorter still.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One customer's gate, with an HTTP client and limits of its own.
 #[derive(Debug)]
@@ -34,15 +43,31 @@ pub struct Gate {
     endpoint: Endpoint,
     limits: Limits,
     limit: Limit,
+    breaker: Mutex<Breaker>,
+    state: watch::Sender<State>,
+    patience: Duration,
     client: reqwest::Client,
 }
+
+/// How an event may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// While the gate is not shut.
+    Usual,
+    /// To see whether a gate that was down is back.
+    Probe,
+}
+
+/// The gate is down or asked to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shut;
 
 impl Gate {
     /// Prepares a client; nothing is sent.
     ///
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
-    pub fn new(endpoint: Endpoint, limits: Limits) -> anyhow::Result<Gate> {
+    pub fn new(endpoint: Endpoint, limits: Limits, schedule: &Schedule, on_outage: OnOutage) -> anyhow::Result<Gate> {
         let client = reqwest::Client::builder()
             .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
@@ -50,7 +75,10 @@ impl Gate {
             .connect_timeout(limits.connect_timeout.min(limits.timeout))
             .pool_max_idle_per_host(limits.max_in_flight)
             .build()?;
-        Ok(Gate { limit: Limit::new(&limits), endpoint, limits, client })
+        let breaker = Mutex::new(Breaker::new(on_outage, schedule.window()));
+        let (state, _) = watch::channel(State::Closed);
+        let patience = schedule.shortest().min(PATIENCE);
+        Ok(Gate { limit: Limit::new(&limits), endpoint, limits, breaker, state, patience, client })
     }
 
     /// Where the requests go.
@@ -59,9 +87,77 @@ impl Gate {
         &self.endpoint
     }
 
-    /// Waits for a free slot and for the rate. A request may be sent while the slot is held.
-    pub async fn enter(&self) -> Slot<'_> {
-        self.limit.enter().await
+    /// Waits for a free slot and for the rate, and through a short pause. A request may be sent
+    /// while the slot is held.
+    ///
+    /// # Errors
+    /// [`Shut`], for longer than is worth waiting in hand.
+    pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Slot, Shut> {
+        let slot = self.limit.enter(lane).await;
+        loop {
+            match self.state() {
+                State::Closed => return Ok(slot),
+                State::Open { .. } if pass == Pass::Probe => return Ok(slot),
+                State::Paused { until } if self.is_short(until) => tokio::time::sleep_until(until).await,
+                State::Open { .. } | State::Paused { .. } => return Err(Shut),
+            }
+        }
+    }
+
+    /// What the gate is ready for.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).state(tokio::time::Instant::now())
+    }
+
+    /// Whether it may be asked now or very soon, so that consuming goes on.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        match self.state() {
+            State::Closed => true,
+            State::Paused { until } => self.is_short(until),
+            State::Open { .. } => false,
+        }
+    }
+
+    /// Returns once consuming should stop.
+    pub async fn shut(&self) {
+        let mut state = self.state.subscribe();
+        while self.is_usable() {
+            // The sender is ours, so there is always a next state.
+            let _ = state.changed().await;
+        }
+    }
+
+    /// Returns at that time, or as soon as the gate is ready for something else.
+    pub async fn changed(&self, at: tokio::time::Instant) {
+        let mut state = self.state.subscribe();
+        // Nobody else hears of a change that came before.
+        let before = self.state();
+        let changed = state.wait_for(|_| self.state() != before);
+        let _ = tokio::time::timeout_at(at, changed).await;
+    }
+
+    fn is_short(&self, until: tokio::time::Instant) -> bool {
+        until.saturating_duration_since(tokio::time::Instant::now()) <= self.patience
+    }
+
+    /// Takes note of an answer, and says what it changed and whether the gate is down now.
+    pub fn note(&self, answer: &Answer) -> (Option<Change>, bool) {
+        let now = tokio::time::Instant::now();
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = breaker.answered(answer, now);
+        let state = breaker.state(now);
+        drop(breaker);
+        if change.is_some() {
+            self.state.send_replace(state);
+        }
+        (change, matches!(state, State::Open { .. }))
+    }
+
+    /// Retries are expected within this time: slots are kept for them.
+    pub fn expect_retries(&self, within: Duration) {
+        self.limit.expect_retries(within);
     }
 
     /// Sends one request, signed with `now`, and classifies the answer.
@@ -94,12 +190,16 @@ impl Gate {
             Err(error) => return Answer::unavailable(describe(&error.without_url())),
         };
         let status = response.status().as_u16();
-        match read_bounded(&mut response).await {
+        let mut answer = match read_bounded(&mut response).await {
             Ok(body) => answer::classify(status, &body, &redact),
             // A refusal is definite without its body; an acceptance is not.
             Err(_) if !response.status().is_success() => answer::classify(status, b"", &redact),
-            Err(error) => Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
+            Err(error) => return Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
+        };
+        if !response.status().is_success() {
+            answer.retry_after = retry_after::read(response.headers(), answer.outcome, now);
         }
+        answer
     }
 
     /// Reaches the gate's host without triggering anything, for `check --connect`. Gives the

@@ -3,7 +3,6 @@
 use super::{Failure, print};
 use crate::broker::link;
 use crate::config::{self, Config, Environment};
-use crate::gate::Gate;
 use crate::integration::Integration;
 use jiff::Timestamp;
 use serde_json::json;
@@ -70,7 +69,7 @@ async fn broker(config: &Config) -> Finding {
 
 async fn gate(integration: &Integration) -> Finding {
     let what = format!("gate's host {}", integration.endpoint.base());
-    let gate = match Gate::new(integration.endpoint.clone(), integration.limits.clone()) {
+    let gate = match integration.gate() {
         Ok(gate) => gate,
         Err(error) => return Finding { what, result: Err(format!("{error:#}")) },
     };

@@ -1,6 +1,7 @@
 //! `map`: what an event would send, property by property, sending nothing.
 
 use super::{Failure, integration, print, read_event};
+use crate::broker::headers::History;
 use crate::config::Environment;
 use crate::event;
 use crate::gate::GateRequest;
@@ -52,8 +53,8 @@ impl Shown<'_> {
     /// Outcome, code and detail of what the worker would do.
     fn verdict(&self) -> (&'static str, &'static str, Option<String>) {
         let Err(course) = &self.outcome else { return ("sent", "", None) };
-        let verdict = verdict::decide(course);
-        (verdict.outcome(), verdict.code(), course.error())
+        let verdict = verdict::decide(course, &History::default(), &self.integration.schedule, Timestamp::now());
+        (verdict.outcome().unwrap_or("retried"), verdict.code(), course.error())
     }
 
     fn json(&self) -> Value {

@@ -1,11 +1,12 @@
 //! `send`: triggers the real gate once. Nothing else proves a key and a gate's name.
 
 use super::{Failure, integration, print, read_event};
+use crate::broker::headers::History;
 use crate::config::Environment;
-use crate::gate::{Answer, Gate, GateRequest, Outcome};
+use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
 use crate::plan::plan;
-use crate::verdict::{self, Course};
+use crate::verdict::{self, Course, Verdict};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
@@ -28,23 +29,33 @@ pub async fn send(
     let body = read_event(event)?;
     let request = match plan(&body, &integration, Timestamp::now()).1 {
         Ok(plan) => plan.request,
-        Err(course) => return Err(Failure::Failed(not_sent(&course))),
+        Err(course) => return Err(Failure::Failed(not_sent(&course, &integration))),
     };
     announce(&integration, &request);
     if !yes && !agreed()? {
         return Err(Failure::Failed("not sent".to_owned()));
     }
-    let gate = Gate::new(integration.endpoint.clone(), integration.limits.clone());
+    let gate = integration.gate();
     let gate = gate.map_err(|error| Failure::Failed(format!("{error:#}")))?;
     let answer = gate.send(&request, Timestamp::now()).await;
-    report(&answer, as_json)?;
+    report(&answer, &integration, as_json)?;
     if answer.outcome == Outcome::Accepted { Ok(()) } else { Err(Failure::Failed(remedy(answer.outcome).to_owned())) }
 }
 
-fn not_sent(course: &Course) -> String {
-    let verdict = verdict::decide(course);
+/// What the worker would decide of a fresh event.
+fn verdict_of(course: &Course, integration: &Integration) -> Verdict {
+    verdict::decide(course, &History::default(), &integration.schedule, Timestamp::now())
+}
+
+fn not_sent(course: &Course, integration: &Integration) -> String {
+    let verdict = verdict_of(course, integration);
     let detail = course.error().map(|error| format!(": {error}")).unwrap_or_default();
-    format!("nothing to send: this event would be {} ({}{detail})", verdict.outcome(), verdict.code())
+    format!("nothing to send: this event would be {} ({}{detail})", shown(&verdict), verdict.code())
+}
+
+fn shown(verdict: &Verdict) -> &'static str {
+    // Only what a worker would try again has no outcome yet.
+    verdict.outcome().unwrap_or("retried")
 }
 
 /// The request on standard error, every value and the signature masked.
@@ -74,8 +85,8 @@ fn agreed() -> Result<bool, Failure> {
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn report(answer: &Answer, as_json: bool) -> Result<(), Failure> {
-    let verdict = verdict::decide(&Course::Answered(answer.clone()));
+fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(), Failure> {
+    let verdict = verdict_of(&Course::Answered(answer.clone()), integration);
     let ms = answer.duration.as_millis();
     if as_json {
         return print(&format!(
@@ -85,7 +96,7 @@ fn report(answer: &Answer, as_json: bool) -> Result<(), Failure> {
                 "status": answer.status,
                 "answer": answer.error,
                 "ms": u64::try_from(ms).unwrap_or(u64::MAX),
-                "verdict": verdict.outcome(),
+                "verdict": shown(&verdict),
                 "code": verdict.code(),
             })
         ));
@@ -95,7 +106,7 @@ fn report(answer: &Answer, as_json: bool) -> Result<(), Failure> {
     print(&format!(
         "status   {status} after {ms} ms\nanswer   {said}\nresult   {}\nverdict  {} {}\n",
         answer.outcome.label(),
-        verdict.outcome(),
+        shown(&verdict),
         verdict.code()
     ))
 }

@@ -202,6 +202,23 @@ fn relative_paths_start_at_the_files_folder() {
 }
 
 #[test]
+fn a_schedule_that_cannot_fit_is_refused() {
+    let folder = Folder::new();
+    let mut own = document();
+    own["overrides"] = json!({ "gate": { "timeout": "30s" }, "retry": { "delays": ["1m", "1m", "1m"] } });
+    folder.write("integrations/own.json", own.to_string());
+    folder.write("integrations/usual.json", document().to_string());
+    folder.write("consent-gate.toml", "[retry]\nwindow = \"2m\"\n[gate]\ntimeout = \"9s\"\n");
+    let checked = check(&folder, &[]);
+    assert_eq!(checked.code, 2);
+    let lines: Vec<&str> = checked.err.lines().collect();
+    assert_eq!(lines.len(), 2, "what is inherited is reported once: {}", checked.err);
+    assert!(lines[0].contains("consent-gate.toml:2: retry: 5 attempts cannot fit"), "{}", lines[0]);
+    assert!(lines[0].contains("220s of delays and 5 timeouts of 9s are 265s, more than 120s"), "{}", lines[0]);
+    assert!(lines[1].contains("own.json:1: overrides.retry: 4 attempts cannot fit"), "{}", lines[1]);
+}
+
+#[test]
 fn what_may_surprise_is_a_warning() {
     let folder = Folder::new();
     let mut first = document();

@@ -102,16 +102,16 @@ fn a_failed_send_is_a_dead_letter_with_its_code() {
     let mut lab = Lab::new();
     lab.start();
     let cases = [
-        (json!({ "status": 503 }), "attempts_exhausted", Some("503")),
-        (json!({ "status": 429 }), "attempts_exhausted", Some("429")),
-        (json!({ "reset": true }), "attempts_exhausted", None),
-        (json!({ "status": 401 }), "misconfigured", Some("401")),
-        (json!({ "status": 302 }), "misconfigured", Some("302")),
-        (json!({ "status": 400 }), "refused", Some("400")),
-        (json!({ "status": 200, "is_success": false, "error": "no such list" }), "rejected", Some("200")),
-        (json!({ "status": 418 }), "unexpected_status", Some("418")),
+        (json!({ "status": 503 }), "attempts_exhausted", Some("503"), 5),
+        (json!({ "status": 429 }), "attempts_exhausted", Some("429"), 5),
+        (json!({ "reset": true }), "attempts_exhausted", None, 5),
+        (json!({ "status": 401 }), "misconfigured", Some("401"), 5),
+        (json!({ "status": 302 }), "misconfigured", Some("302"), 5),
+        (json!({ "status": 400 }), "refused", Some("400"), 1),
+        (json!({ "status": 200, "is_success": false, "error": "no such list" }), "rejected", Some("200"), 5),
+        (json!({ "status": 418 }), "unexpected_status", Some("418"), 5),
     ];
-    for (index, (fault, code, status)) in cases.into_iter().enumerate() {
+    for (index, (fault, code, status, attempts)) in cases.into_iter().enumerate() {
         lab.gate(0).faults(json!([fault]));
         let event = choice("jane@example.com", true);
         lab.publish(vec![event.clone().into()]);
@@ -120,10 +120,11 @@ fn a_failed_send_is_a_dead_letter_with_its_code() {
         assert_eq!(letters.len(), 1, "{code}");
         let letter = &letters[0];
         assert_eq!(letter.header("consent-gate-reason").as_deref(), Some(code));
-        assert_eq!(letter.header("consent-gate-attempts").as_deref(), Some("1"));
+        assert_eq!(letter.header("consent-gate-attempts"), Some(attempts.to_string()));
         assert_eq!(letter.body, event.to_string().into_bytes());
         let history = letter.header("consent-gate-history").unwrap();
         assert!(status.is_none_or(|status| history.contains(status)), "{history}");
+        assert_eq!(history.matches("\"result\"").count(), attempts, "{history}");
         assert!(letter.header("consent-gate-first-attempt-ms").unwrap().parse::<i64>().unwrap() > 1_700_000_000_000);
     }
 }

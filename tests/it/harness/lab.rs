@@ -24,8 +24,12 @@ pub struct Lab {
     pub simulated: Vec<Simulated>,
     pub worker: Option<Running>,
     client: reqwest::Client,
+    delays_ms: Vec<u64>,
     extra_queues: Vec<String>,
 }
+
+/// What most tests wait between attempts.
+const DELAYS_MS: [u64; 4] = [50, 100, 150, 200];
 
 /// What most tests map.
 pub fn document(base: &str) -> Value {
@@ -60,8 +64,10 @@ impl Lab {
             simulated: Vec::new(),
             worker: None,
             client: reqwest::Client::new(),
+            delays_ms: Vec::new(),
             extra_queues: Vec::new(),
         };
+        lab.set_delays(&DELAYS_MS);
         for change in changes {
             lab.add(change);
         }
@@ -101,6 +107,13 @@ impl Lab {
 
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// What is waited between attempts, in milliseconds, from now on.
+    pub fn set_delays(&mut self, delays_ms: &[u64]) {
+        let delays: Vec<String> = delays_ms.iter().map(|ms| format!("\"{ms}ms\"")).collect();
+        self.set("CONSENT_GATE_RETRY__DELAYS", &format!("[{}]", delays.join(", ")));
+        self.delays_ms.extend(delays_ms);
     }
 
     /// A queue to delete with the lab.
@@ -182,7 +195,8 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.worker = None;
         for simulated in &self.simulated {
-            for suffix in ["", ".dead", ".unreadable"] {
+            let delays = self.delays_ms.iter().map(|ms| format!(".delay.{ms}"));
+            for suffix in ["", ".retry", ".dead", ".unreadable"].map(str::to_owned).into_iter().chain(delays) {
                 self.bench.delete_queue(&format!("consent-gate.{}{suffix}", simulated.integration));
             }
         }

@@ -1,0 +1,120 @@
+//! Who may have crashed the process (pure), and what this process holds.
+//!
+//! The broker counts every return of a message, and a lost connection returns all that were in
+//! hand: the count accuses innocents too. So a message that came back twice is a suspect and is
+//! handled alone, and who comes back a fifth time is guilty. A connection that was merely lost
+//! accuses nobody: this process is alive, and knows what it had.
+
+use lapin::message::Delivery;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// From so many returns on, a message is a suspect.
+const SUSPECT: i64 = 2;
+/// At so many returns it is dead.
+const CRASHED: i64 = 5;
+/// How many messages are remembered for each that may be in hand; those that another worker got
+/// after a connection was lost would be remembered for ever.
+const REMEMBERED: usize = 16;
+
+/// How a delivery is to be treated, by how it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As every other.
+    Innocent,
+    /// Its count means nothing: it begins anew in the retry queue.
+    Anew,
+    /// Handled with nothing else in hand.
+    Suspect,
+    /// It came back so often that it must be what kills the process.
+    Crashed,
+}
+
+/// Judges a delivery by the broker's count of its returns (`None` where the queue keeps none), and
+/// by whether this very process had it unacknowledged when a connection was lost.
+#[must_use]
+pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool) -> Standing {
+    // The broker writes its count at the first return; before that it could only be forged.
+    if !redelivered {
+        return Standing::Innocent;
+    }
+    match returns {
+        None => Standing::Anew,
+        Some(..SUSPECT) => Standing::Innocent,
+        Some(_) if was_ours => Standing::Anew,
+        Some(SUSPECT..CRASHED) => Standing::Suspect,
+        Some(_) => Standing::Crashed,
+    }
+}
+
+/// The messages that this process received and did not settle, over all connections.
+#[derive(Debug)]
+pub struct Unsettled {
+    hasher: RandomState,
+    bodies: Mutex<HashSet<u64>>,
+    most: usize,
+}
+
+impl Unsettled {
+    /// Remembers what is in hand when that is at most `in_hand` messages.
+    #[must_use]
+    pub fn new(in_hand: usize) -> Unsettled {
+        Unsettled { hasher: RandomState::new(), bodies: Mutex::default(), most: in_hand.saturating_mul(REMEMBERED) }
+    }
+
+    /// Notes a delivery and says how to treat it.
+    pub(super) fn receive(&self, delivery: &Delivery) -> Standing {
+        let body = self.hasher.hash_one(&delivery.data);
+        let mut bodies = self.bodies();
+        if bodies.len() >= self.most {
+            bodies.clear();
+        }
+        let was_ours = !bodies.insert(body);
+        drop(bodies);
+        let headers = delivery.properties.headers().as_ref();
+        let returns = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
+        standing(delivery.redelivered, returns.and_then(super::headers::integer), was_ours)
+    }
+
+    /// Forgets a delivery that was settled.
+    pub(super) fn settled(&self, body: &[u8]) {
+        let body = self.hasher.hash_one(body);
+        self.bodies().remove(&body);
+    }
+
+    fn bodies(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_count_that_the_broker_kept_accuses() {
+        let judged = |returns| standing(true, returns, false);
+        assert_eq!(standing(false, Some(99), false), Standing::Innocent);
+        assert_eq!(judged(Some(1)), Standing::Innocent);
+        assert_eq!(judged(Some(2)), Standing::Suspect);
+        assert_eq!(judged(Some(4)), Standing::Suspect);
+        assert_eq!(judged(Some(5)), Standing::Crashed);
+        assert_eq!(judged(Some(i64::MIN)), Standing::Innocent);
+        assert_eq!(judged(Some(i64::MAX)), Standing::Crashed);
+    }
+
+    #[test]
+    fn what_this_process_lost_with_its_connection_is_innocent() {
+        assert_eq!(standing(true, Some(1), true), Standing::Innocent);
+        for returns in [2, 5, 20] {
+            assert_eq!(standing(true, Some(returns), true), Standing::Anew);
+        }
+    }
+
+    #[test]
+    fn a_queue_without_a_count_begins_one() {
+        assert_eq!(standing(true, None, false), Standing::Anew);
+        assert_eq!(standing(false, None, true), Standing::Innocent);
+    }
+}

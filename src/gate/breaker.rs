@@ -1,0 +1,197 @@
+//! Whether the gate may be asked now (pure: the clock is an argument).
+//!
+//! Two things shut it. A `Retry-After` pauses it for a time that is known. With
+//! `on_outage = "hold"` a run of failures opens it until a probe is answered: one request now and
+//! then shows whether the endpoint is back. What shuts it spends nobody's attempts.
+
+use super::Answer;
+use crate::schedule::OnOutage;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// So many failures one after the other, of whichever events, are an outage.
+const RUN: u32 = 10;
+/// The pause before the first probe; doubled after each that fails.
+const FIRST_PROBE: Duration = Duration::from_secs(5);
+/// The longest pause between two probes.
+const LONGEST_PROBE: Duration = Duration::from_secs(30);
+
+/// What the gate is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It may be asked.
+    Closed,
+    /// It asked to be left alone.
+    Paused { until: Instant },
+    /// It is down, and is asked once at that time.
+    Open { probe_at: Instant },
+}
+
+/// What an answer changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Paused(Duration),
+    Opened,
+    /// A probe failed; the next one follows after this.
+    ProbeFailed(Duration),
+    Closed,
+}
+
+/// Remembers what the last answers said.
+#[derive(Debug)]
+pub struct Breaker {
+    on_outage: OnOutage,
+    longest_pause: Duration,
+    failures: u32,
+    paused_until: Option<Instant>,
+    open: Option<Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    probe_at: Instant,
+    pause: Duration,
+}
+
+impl Breaker {
+    /// A breaker that lets requests pass. No pause is longer than `longest_pause`, however long the
+    /// gate asks for: after that one look is fair.
+    #[must_use]
+    pub fn new(on_outage: OnOutage, longest_pause: Duration) -> Breaker {
+        Breaker { on_outage, longest_pause, failures: 0, paused_until: None, open: None }
+    }
+
+    /// What the gate is ready for.
+    #[must_use]
+    pub fn state(&self, now: Instant) -> State {
+        match (self.open, self.paused_until.filter(|until| *until > now)) {
+            (Some(open), paused) => State::Open { probe_at: paused.map_or(open.probe_at, |at| at.max(open.probe_at)) },
+            (None, Some(until)) => State::Paused { until },
+            (None, None) => State::Closed,
+        }
+    }
+
+    /// Takes note of an answer.
+    pub fn answered(&mut self, answer: &Answer, now: Instant) -> Option<Change> {
+        let outage = if answer.outcome.blames_endpoint() { self.failed(now) } else { self.worked() };
+        let pause = answer.retry_after.map(|wait| wait.min(self.longest_pause));
+        let until = pause.map(|pause| now + pause);
+        let is_longer = until > self.paused_until;
+        if is_longer {
+            self.paused_until = until;
+        }
+        outage.or(pause.filter(|_| is_longer).map(Change::Paused))
+    }
+
+    fn worked(&mut self) -> Option<Change> {
+        self.failures = 0;
+        self.open.take().map(|_| Change::Closed)
+    }
+
+    fn failed(&mut self, now: Instant) -> Option<Change> {
+        self.failures = self.failures.saturating_add(1);
+        if let Some(open) = &mut self.open {
+            // Answers to what was under way when it opened say nothing new.
+            if now < open.probe_at {
+                return None;
+            }
+            open.pause = (open.pause * 2).min(LONGEST_PROBE);
+            open.probe_at = now + open.pause;
+            return Some(Change::ProbeFailed(open.pause));
+        }
+        if self.on_outage == OnOutage::DeadLetter || self.failures < RUN {
+            return None;
+        }
+        self.open = Some(Open { probe_at: now + FIRST_PROBE, pause: FIRST_PROBE });
+        Some(Change::Opened)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::Outcome;
+
+    fn answer(outcome: Outcome) -> Answer {
+        Answer { outcome, ..Answer::unavailable(String::new()) }
+    }
+
+    fn down() -> Answer {
+        answer(Outcome::Unavailable)
+    }
+
+    fn asks_for(seconds: u64) -> Answer {
+        Answer { retry_after: Some(Duration::from_secs(seconds)), ..answer(Outcome::Throttled) }
+    }
+
+    fn breaker(on_outage: OnOutage) -> (Breaker, Instant) {
+        (Breaker::new(on_outage, Duration::from_secs(300)), Instant::now())
+    }
+
+    fn open() -> (Breaker, Instant) {
+        let (mut breaker, now) = breaker(OnOutage::Hold);
+        for _ in 1..RUN {
+            assert_eq!(breaker.answered(&down(), now), None);
+        }
+        assert_eq!(breaker.answered(&down(), now), Some(Change::Opened));
+        (breaker, now)
+    }
+
+    #[test]
+    fn a_run_of_failures_opens_it_only_where_that_is_wanted() {
+        let (mut breaker, now) = breaker(OnOutage::DeadLetter);
+        for _ in 0..10 * RUN {
+            assert_eq!(breaker.answered(&down(), now), None);
+        }
+        assert_eq!(breaker.state(now), State::Closed);
+        let (breaker, now) = open();
+        assert_eq!(breaker.state(now), State::Open { probe_at: now + FIRST_PROBE });
+    }
+
+    #[test]
+    fn one_event_that_always_fails_among_others_never_opens_it() {
+        let (mut breaker, now) = breaker(OnOutage::Hold);
+        for _ in 0..10 * RUN {
+            assert_eq!(breaker.answered(&down(), now), None);
+            assert_eq!(breaker.answered(&answer(Outcome::Accepted), now), None);
+        }
+    }
+
+    #[test]
+    fn probes_follow_at_growing_distances_until_one_is_answered() {
+        let (mut breaker, opened) = open();
+        assert_eq!(breaker.answered(&down(), opened), None, "a straggler");
+        let mut now = opened;
+        for seconds in [5, 10, 20, 30, 30] {
+            assert_eq!(breaker.state(now), State::Open { probe_at: now + Duration::from_secs(seconds) });
+            now += Duration::from_secs(seconds);
+            let change = breaker.answered(&down(), now);
+            assert!(matches!(change, Some(Change::ProbeFailed(_))), "{change:?}");
+        }
+        for outcome in [Outcome::Accepted, Outcome::Refused, Outcome::Rejected] {
+            let (mut breaker, now) = open();
+            assert_eq!(breaker.answered(&answer(outcome), now), Some(Change::Closed));
+            assert_eq!(breaker.state(now), State::Closed);
+        }
+    }
+
+    #[test]
+    fn a_pause_lasts_as_long_as_was_asked_for_but_not_for_ever() {
+        let (mut breaker, now) = breaker(OnOutage::DeadLetter);
+        let change = breaker.answered(&asks_for(45), now);
+        assert_eq!(change, Some(Change::Paused(Duration::from_secs(45))));
+        assert_eq!(breaker.answered(&asks_for(10), now), None, "the longer one holds");
+        let until = now + Duration::from_secs(45);
+        assert_eq!(breaker.state(now), State::Paused { until });
+        assert_eq!(breaker.state(until), State::Closed);
+        breaker.answered(&Answer { retry_after: Some(Duration::MAX), ..down() }, now);
+        assert_eq!(breaker.state(now), State::Paused { until: now + Duration::from_secs(300) });
+    }
+
+    #[test]
+    fn a_probe_waits_for_the_end_of_a_pause() {
+        let (mut breaker, now) = open();
+        breaker.answered(&asks_for(60), now);
+        assert_eq!(breaker.state(now), State::Open { probe_at: now + Duration::from_secs(60) });
+    }
+}

@@ -18,4 +18,8 @@ mod hostile;
 mod leaks;
 mod mappings;
 mod outside;
+mod retries;
+mod supervisor;
+mod suspects;
 mod tls;
+mod verdicts;

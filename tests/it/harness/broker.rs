@@ -7,6 +7,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -62,6 +63,23 @@ impl Letter {
         })
     }
 
+    /// What it says of each attempt, by key; without the results' names.
+    pub fn history(&self) -> Vec<BTreeMap<String, i64>> {
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        let Some(AMQPValue::FieldArray(attempts)) = headers.inner().get("consent-gate-history") else {
+            return Vec::new();
+        };
+        let attempts = attempts.as_slice().iter().map(|attempt| {
+            let AMQPValue::FieldTable(attempt) = attempt else { panic!("{attempt:?} is no table") };
+            let numbers = attempt.inner().iter().filter_map(|(key, value)| match value {
+                AMQPValue::LongLongInt(number) => Some((key.to_string(), *number)),
+                _ => None,
+            });
+            numbers.collect()
+        });
+        attempts.collect()
+    }
+
     pub fn header_names(&self) -> Vec<String> {
         let headers = self.properties.headers().clone().unwrap_or_default();
         headers.inner().keys().map(ToString::to_string).collect()
@@ -76,8 +94,13 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Bench {
+        Bench::at(&url())
+    }
+
+    /// A connection to the broker at this URL.
+    pub fn at(url: &str) -> Bench {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let connection = runtime.block_on(Connection::connect(&url(), ConnectionProperties::default())).unwrap();
+        let connection = runtime.block_on(Connection::connect(url, ConnectionProperties::default())).unwrap();
         Bench { runtime, connection }
     }
 
@@ -153,15 +176,18 @@ impl Bench {
 
     pub fn delete_queue(&self, queue: &str) {
         self.block_on(async {
-            // A queue that is gone already is what was wanted.
-            let _ = self.channel().await.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+            // A queue that is gone already is what was wanted; a connection that is gone had its test fail.
+            if let Ok(channel) = self.connection.create_channel().await {
+                let _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+            }
         });
     }
 
     pub fn delete_exchange(&self, exchange: &str) {
         self.block_on(async {
-            let channel = self.channel().await;
-            let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
+            if let Ok(channel) = self.connection.create_channel().await {
+                let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
+            }
         });
     }
 }

@@ -4,10 +4,12 @@
 mod broker;
 mod lab;
 mod process;
+mod way;
 
-pub use broker::{Letter, Message, ctl};
+pub use broker::{Bench, Letter, Message, ctl};
 pub use lab::Lab;
 pub use process::{Finished, run};
+pub use way::Way;
 
 use serde_json::{Value, json};
 use std::fs;

@@ -139,9 +139,9 @@ impl Facts {
         self.metrics.retries.with_label_values(&[self.integration.as_str(), step]).inc();
     }
 
-    /// An event came back with a connection that was lost; it begins anew in the retry queue.
+    /// An event came back for no fault of its own; its returns are counted anew.
     pub fn came_back(&self) {
-        tracing::debug!(integration = self.integration, "came back with a lost connection; begins anew");
+        tracing::debug!(integration = self.integration, "came back; its returns are counted anew");
     }
 
     /// An answer of the gate changed what is consumed.

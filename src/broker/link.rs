@@ -136,7 +136,8 @@ pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Erro
     let properties = ConnectionProperties::default().with_connection_name(format!("consent-gate {purpose}").into());
     let runtime = lapin::runtime::default_runtime().map_err(|e| Error::refused(what.clone(), e.to_string()))?;
     // A peer that accepts and stays silent would be waited for without end.
-    call(&what, Connection::connect_uri_with_config(uri, properties, settings.tls(), runtime)).await
+    let dialled = call(&what, Connection::connect_uri_with_config(uri, properties, settings.tls(), runtime)).await;
+    dialled.map_err(Error::while_dialling)
 }
 
 /// Looks whether a broker that was silent answers now. Each try of the client leaves a thread

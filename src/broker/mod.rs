@@ -28,6 +28,8 @@ pub struct Error {
 
 #[derive(Debug)]
 enum Cause {
+    /// Not even logged in.
+    Dial(lapin::Error),
     Client(lapin::Error),
     TimedOut,
     Refused(String),
@@ -38,13 +40,23 @@ impl Error {
         Error { what: what.into(), cause: Cause::Refused(why.into()) }
     }
 
+    /// A refusal to let the client in is none of what it asks for.
+    fn while_dialling(self) -> Error {
+        let cause = match self.cause {
+            Cause::Client(error) => Cause::Dial(error),
+            other => other,
+        };
+        Error { cause, ..self }
+    }
+
     /// The broker cancelled a consumer or closed its channel.
     #[must_use]
     pub fn consumer_gone() -> Error {
         Error::refused("consume", "a queue is gone, or the channel to it")
     }
 
-    /// Whether the broker understood and said no, which another try at once would not change.
+    /// Whether the broker, once logged in to, understood and said no, which another try at once
+    /// would not change.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self.cause, Cause::Refused(_)) || matches!(self.code(), Some(403..=406))
@@ -73,7 +85,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.what)?;
         match &self.cause {
-            Cause::Client(error) => write!(f, "{error}"),
+            Cause::Dial(error) | Cause::Client(error) => write!(f, "{error}"),
             Cause::TimedOut => write!(f, "no answer within {CALL_TIMEOUT:?}"),
             Cause::Refused(why) => f.write_str(why),
         }

@@ -1,1 +1,122 @@
+//! Brokers that are away, come back, refuse or say nothing.
 
+use super::harness::{Lab, Node, choice, poll_until};
+use serde_json::json;
+use std::net::TcpListener;
+
+fn not_ready_but_alive(lab: &mut Lab) {
+    assert_eq!(lab.admin("/readyz").0, 503);
+    assert_eq!(lab.admin("/livez").0, 200, "a restart would not help");
+    assert_eq!(lab.metric("consent_gate_broker_connected"), 0.0);
+}
+
+fn ends_in_time(lab: &mut Lab) {
+    lab.worker().signal("TERM");
+    assert_eq!(lab.worker().ended(), Some(0));
+}
+
+fn events(kind: &str, count: usize) -> Vec<super::harness::Message> {
+    (0..count).map(|n| choice(&format!("{kind}{n}@example.com"), true).into()).collect()
+}
+
+fn delivered(lab: &Lab, count: usize) {
+    poll_until(&format!("{count} profiles"), || {
+        (lab.gate(0).profiles().as_object().unwrap().len() == count).then_some(())
+    });
+}
+
+#[test]
+fn a_broker_that_refuses_or_cannot_be_found_is_tried_again_and_sigterm_still_ends() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut lab = Lab::new();
+    let right = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
+    let refused_port = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", free.local_addr().unwrap().port())
+    };
+    for (url, part) in [
+        (right.replace("guest:guest", "guest:wrong-secret"), "ACCESS_REFUSED"),
+        ("amqp://guest:guest@broker.invalid:5672/%2f".to_owned(), "broker.invalid"),
+        (right.replace("%2f", "nowhere"), "nowhere"),
+        (refused_port, "refused"),
+    ] {
+        lab.set("CONSENT_GATE_BROKER__URL", &url);
+        lab.spawn();
+        let line = lab.worker().line_with("cannot use the broker");
+        assert!(line.contains(part), "{part} in {line}");
+        not_ready_but_alive(&mut lab);
+        ends_in_time(&mut lab);
+        assert!(!lab.worker().text().contains("wrong-secret"));
+    }
+    // One that accepts and stays silent.
+    lab.set("CONSENT_GATE_BROKER__URL", &format!("amqp://guest:guest@127.0.0.1:{port}/%2f"));
+    lab.spawn();
+    let (_held, _) = taken.accept().unwrap();
+    not_ready_but_alive(&mut lab);
+    ends_in_time(&mut lab);
+}
+
+#[test]
+fn a_broker_may_come_late_go_in_order_and_be_killed() {
+    let Some(node) = Node::start() else { return };
+    let mut lab = Lab::at(&node.url, &[&|_| {}]);
+    lab.set_delays(&[300, 300, 300, 300, 300, 300]);
+    // A node that is killed soon after it first declared a quorum queue may never elect its leader
+    // (docs/rabbitmq.md); an orderly stop makes the declaration safe.
+    lab.declare();
+    node.stop();
+    lab.spawn();
+    lab.worker().line_with("cannot use the broker");
+    not_ready_but_alive(&mut lab);
+    node.restart();
+    lab.worker().line_with("ready: consuming");
+    // Some are parked, some in hand when it is killed.
+    lab.gate(0).faults(json!([{ "status": 503, "share": 0.5 }, { "latency_ms": 20 }]));
+    lab.publish_surely(events("a", 200));
+    delivered_some(&lab);
+    node.kill();
+    poll_until("to be not ready", || (lab.admin("/readyz").0 == 503).then_some(()));
+    node.restart();
+    poll_until("to be ready", || (lab.admin("/readyz").0 == 200).then_some(()));
+    lab.gate(0).faults(json!([]));
+    lab.publish_surely(events("b", 50));
+    poll_until("everybody delivered or dead", || {
+        let at_gate = lab.gate(0).profiles().as_object().unwrap().len();
+        let dead = lab.bench.depth(&lab.queue(".dead")) as usize;
+        (at_gate + dead >= 250).then_some(())
+    });
+    ends_in_time(&mut lab);
+}
+
+fn delivered_some(lab: &Lab) {
+    poll_until("some profiles", || (lab.gate(0).profiles().as_object().unwrap().len() > 20).then_some(()));
+}
+
+#[test]
+fn a_broker_that_blocks_publishers_still_gets_acks() {
+    let Some(node) = Node::start() else { return };
+    let mut lab = Lab::at(&node.url, &[&|_| {}]);
+    lab.set_delays(&[300, 300]);
+    lab.gate(0).faults(json!([
+        { "status": 503, "identifier": "bad0@example.com", "latency_ms": 500 },
+        { "latency_ms": 500 },
+    ]));
+    lab.start();
+    lab.publish([events("bad", 1), events("good", 30)].into_iter().flatten().collect());
+    node.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
+    delivered(&lab, 30);
+    poll_until("the acks", || (unacked(&node, &lab) == 1).then_some(()));
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    lab.gate(0).faults(json!([]));
+    delivered(&lab, 31);
+    ends_in_time(&mut lab);
+}
+
+/// What the work queue waits to hear of.
+fn unacked(node: &Node, lab: &Lab) -> usize {
+    let listed = node.ctl(&["--silent", "list_queues", "name", "messages_unacknowledged"]);
+    let queue = lab.queue("");
+    let line = listed.lines().find_map(|line| line.strip_prefix(&format!("{queue}\t")));
+    line.unwrap_or_else(|| panic!("no {queue} in {listed}")).trim().parse().unwrap()
+}

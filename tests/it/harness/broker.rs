@@ -1,5 +1,6 @@
 //! A publisher and an operator at the real broker.
 
+use super::Folder;
 use futures_util::StreamExt;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
@@ -26,6 +27,55 @@ pub fn ctl(arguments: &[&str]) -> Option<()> {
     let output = std::process::Command::new(script).args(["ctl", &node]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Some(())
+}
+
+/// A node of one test's own, to be stopped and killed.
+pub struct Node {
+    folder: Folder,
+    /// Where it listens, whether or not it runs.
+    pub url: String,
+}
+
+impl Node {
+    /// Starts a node. `None` where the tests run at somebody else's broker.
+    pub fn start() -> Option<Node> {
+        std::env::var_os("CONSENT_GATE_TEST_BROKER_NODE")?;
+        let mut node = Node { folder: Folder::new(), url: String::new() };
+        node.url = node.script("start", &[]).trim().to_owned();
+        Some(node)
+    }
+
+    fn script(&self, verb: &str, arguments: &[&str]) -> String {
+        let mut command = std::process::Command::new(super::project().join("scripts/broker"));
+        let output = command.arg(verb).arg(self.folder.0.join("node")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{verb} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts it again, with everything that it kept.
+    pub fn restart(&self) {
+        assert_eq!(self.script("start", &[]).trim(), self.url);
+    }
+
+    /// An orderly stop.
+    pub fn stop(&self) {
+        self.script("stop", &[]);
+    }
+
+    pub fn kill(&self) {
+        self.script("kill", &[]);
+    }
+
+    /// `rabbitmqctl`.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.script("ctl", arguments)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.script("remove", &[]);
+    }
 }
 
 /// What a publisher sends.
@@ -93,15 +143,16 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn new() -> Bench {
-        Bench::at(&url())
-    }
-
     /// A connection to the broker at this URL.
     pub fn at(url: &str) -> Bench {
+        Bench::try_at(url).unwrap_or_else(|| panic!("no broker at {url}"))
+    }
+
+    /// The same, where a broker may be away.
+    pub fn try_at(url: &str) -> Option<Bench> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let connection = runtime.block_on(Connection::connect(url, ConnectionProperties::default())).unwrap();
-        Bench { runtime, connection }
+        let connection = runtime.block_on(Connection::connect(url, ConnectionProperties::default())).ok()?;
+        Some(Bench { runtime, connection })
     }
 
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
@@ -114,20 +165,31 @@ impl Bench {
 
     /// Publishes to an exchange and waits for every confirm.
     pub fn publish(&self, exchange: &str, key: &str, messages: Vec<Message>) {
+        assert_eq!(self.try_publish(exchange, key, &messages).unwrap(), messages.len());
+    }
+
+    /// Publishes to an exchange and gives how many of the first messages the broker confirmed.
+    pub fn try_publish(&self, exchange: &str, key: &str, messages: &[Message]) -> lapin::Result<usize> {
         self.block_on(async {
-            let channel = self.channel().await;
-            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+            let channel = self.connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
             let mut confirms = Vec::new();
             for message in messages {
                 let options = BasicPublishOptions::default();
-                let publish =
-                    channel.basic_publish(exchange.into(), key.into(), options, &message.body, message.properties);
-                confirms.push(publish.await.unwrap());
+                let properties = message.properties.clone();
+                confirms.push(
+                    channel.basic_publish(exchange.into(), key.into(), options, &message.body, properties).await?,
+                );
             }
+            let mut confirmed = 0;
             for confirm in confirms {
-                assert!(confirm.await.unwrap().is_ack());
+                if !confirm.await?.is_ack() {
+                    break;
+                }
+                confirmed += 1;
             }
-        });
+            Ok(confirmed)
+        })
     }
 
     /// Takes everything out of a queue.

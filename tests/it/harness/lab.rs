@@ -49,13 +49,18 @@ pub fn document(base: &str) -> Value {
 impl Lab {
     /// A lab with one integration for each change of the usual document.
     pub fn with(changes: &[&dyn Fn(&mut Value)]) -> Lab {
+        Lab::at(&broker::url(), changes)
+    }
+
+    /// The same at the broker of this URL.
+    pub fn at(url: &str, changes: &[&dyn Fn(&mut Value)]) -> Lab {
         let exchange = unique();
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut lab = Lab {
             folder: Folder::new(),
-            bench: Bench::new(),
+            bench: Bench::at(url),
             environment: BTreeMap::from([
-                ("CONSENT_GATE_BROKER__URL".to_owned(), broker::url()),
+                ("CONSENT_GATE_BROKER__URL".to_owned(), url.to_owned()),
                 ("CONSENT_GATE_SOURCE__EXCHANGE".to_owned(), exchange.clone()),
                 ("CONSENT_GATE_ADMIN__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
                 ("CONSENT_GATE_LOG__LEVEL".to_owned(), "debug".to_owned()),
@@ -145,6 +150,21 @@ impl Lab {
 
     pub fn publish(&self, messages: Vec<Message>) {
         self.bench.publish(&self.exchange, "consents.event", messages);
+    }
+
+    /// Publishes to a broker that comes and goes, until it has confirmed everything.
+    pub fn publish_surely(&mut self, mut messages: Vec<Message>) {
+        poll_until("every confirm", || {
+            match self.bench.try_publish(&self.exchange, "consents.event", &messages) {
+                Ok(confirmed) => drop(messages.drain(..confirmed)),
+                Err(_) => {
+                    if let Some(bench) = Bench::try_at(&self.environment["CONSENT_GATE_BROKER__URL"]) {
+                        self.bench = bench;
+                    }
+                }
+            }
+            messages.is_empty().then_some(())
+        });
     }
 
     /// GET of the worker's admin port: status and body.

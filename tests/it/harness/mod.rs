@@ -6,7 +6,7 @@ mod lab;
 mod process;
 mod way;
 
-pub use broker::{Bench, Letter, Message, ctl};
+pub use broker::{Bench, Letter, Message, Node, ctl};
 pub use lab::Lab;
 pub use process::{Finished, run};
 pub use way::Way;

@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod chaos;
 mod commands;
 mod configuration;
 mod delivery;

@@ -220,6 +220,16 @@ impl Bench {
         self.block_on(async { self.depth_on(&self.channel().await, queue).await })
     }
 
+    /// The same of a queue or broker that may be away.
+    pub fn try_depth(&self, queue: &str) -> Option<u32> {
+        self.block_on(async {
+            let channel = self.connection.create_channel().await.ok()?;
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
+            Some(declared.message_count())
+        })
+    }
+
     /// Declares a queue of somebody else.
     pub fn declare_queue(&self, queue: &str, arguments: FieldTable) {
         self.block_on(async {

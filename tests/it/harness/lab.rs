@@ -152,16 +152,19 @@ impl Lab {
         self.bench.publish(&self.exchange, "consents.event", messages);
     }
 
+    /// Takes a new connection to a broker that went and came.
+    pub fn look_for_the_broker(&mut self) {
+        if let Some(bench) = Bench::try_at(&self.environment["CONSENT_GATE_BROKER__URL"]) {
+            self.bench = bench;
+        }
+    }
+
     /// Publishes to a broker that comes and goes, until it has confirmed everything.
     pub fn publish_surely(&mut self, mut messages: Vec<Message>) {
         poll_until("every confirm", || {
             match self.bench.try_publish(&self.exchange, "consents.event", &messages) {
                 Ok(confirmed) => drop(messages.drain(..confirmed)),
-                Err(_) => {
-                    if let Some(bench) = Bench::try_at(&self.environment["CONSENT_GATE_BROKER__URL"]) {
-                        self.bench = bench;
-                    }
-                }
+                Err(_) => self.look_for_the_broker(),
             }
             messages.is_empty().then_some(())
         });

@@ -13,13 +13,14 @@ pub use way::Way;
 
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Nothing takes this long unless it is broken; machines may be slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The one place that waits: asks again until the answer is there.
 pub fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -31,6 +32,12 @@ pub fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         sleep(Duration::from_millis(5));
     }
+}
+
+/// A figure for who runs a long test on purpose; the suite keeps it to itself.
+pub fn note(text: &str) {
+    // The test runner shows it with --nocapture; a closed standard error changes nothing.
+    let _ = writeln!(std::io::stderr(), "      {text}");
 }
 
 /// The project's folder.

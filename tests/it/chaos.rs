@@ -3,7 +3,7 @@
 //!
 //! Scaled down here; `scripts/chaos` runs it whole and prints its figures.
 
-use super::harness::{Lab, Message, Node, choice, note, poll_until};
+use super::harness::{Lab, Message, Node, Way, choice, note, poll_until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -152,4 +152,112 @@ fn consumers_and_channels(lab: &mut Lab, cuts: usize) {
         lab.bench.delete_queue(&lab.queue(["", ".retry", ".unreadable"][cut % 3]));
         poll_until("to consume again", || (consuming(lab) > before).then_some(()));
     }
+}
+
+#[test]
+#[ignore = "three brokers: scripts/chaos"]
+fn a_cluster_that_loses_its_leader_loses_nothing_else() {
+    let Some(nodes) = Node::cluster() else { return };
+    let [first, leader, third] = &nodes;
+    let mut lab = Lab::at(&first.url, &[&|_| {}]);
+    lab.set_delays(&[100, 200, 300, 400, 500]);
+    // Whoever declares a queue leads it, so the worker goes to the one that is to die.
+    let way = Way::among(&lab.bench, &[&leader.url, &third.url]);
+    lab.set("CONSENT_GATE_BROKER__URL", &way.url);
+    lab.start();
+    lab.gate(0).faults(json!([{ "share": 0.2, "status": 503 }, { "latency_ms": 5 }]));
+    let events = 5_000;
+    lab.publish((0..events).map(event).collect());
+    let at_gate = |lab: &Lab| lab.gate(0).profiles().as_object().unwrap().len();
+    poll_until("some profiles", || (at_gate(&lab) > 500).then_some(()));
+    leader.kill();
+    let killed = Instant::now();
+    way.cut();
+    let before = at_gate(&lab);
+    poll_until("consuming to go on", || (at_gate(&lab) > before + 100).then_some(()));
+    note(&format!("a hundred more were delivered {:.1?} after the leader was killed", killed.elapsed()));
+    assert!(killed.elapsed() < Duration::from_secs(10));
+    lab.gate(0).faults(json!([]));
+    poll_until("all queues to be empty", || {
+        ["", ".retry", ".delay.100", ".delay.200", ".delay.300", ".delay.400", ".delay.500", ".unreadable"]
+            .iter()
+            .all(|suffix| lab.bench.try_depth(&lab.queue(suffix)) == Some(0))
+            .then_some(())
+    });
+    lab.worker().signal("TERM");
+    assert_eq!(lab.worker().ended(), Some(0));
+    let (delivered, dead) = accounted(&lab, events);
+    note(&format!("{delivered} persons at the gate, {dead} dead letters, none missing"));
+}
+
+#[test]
+#[ignore = "four minutes: scripts/chaos"]
+fn the_real_schedule_behind_a_backlog_of_two_hundred_thousand() {
+    let mut lab = Lab::new();
+    let schedule = [10_000, 30_000, 60_000, 120_000];
+    lab.set_delays(&schedule);
+    lab.set("CONSENT_GATE_LOG__LEVEL", "error");
+    let down = |n: usize| format!("down{n}@example.com");
+    lab.gate(0).faults((0..200).map(|n| json!({ "status": 503, "identifier": down(n) })).collect());
+    lab.declare();
+    lab.publish((0..200).map(|n| choice(&down(n), true).into()).collect());
+    for block in 0..40 {
+        lab.publish((0..5_000).map(|n| choice(&person(block * 5_000 + n), true).into()).collect());
+    }
+    let began = Instant::now();
+    lab.start();
+    poll_until("everybody else", || (lab.gate(0).outcome("accepted") == 200_000).then_some(()));
+    note(&format!("200,000 delivered in {:.1?}, with half of the slots kept for retries", began.elapsed()));
+    while lab.bench.depth(&lab.queue(".dead")) < 200 {
+        poll_until("the next letters", || {
+            let late = began.elapsed() > Duration::from_secs(240);
+            assert!(!late, "some are late");
+            (lab.bench.depth(&lab.queue(".dead")) == 200 || began.elapsed().as_secs() % 60 == 59).then_some(())
+        });
+    }
+    let mut latest = 0;
+    let letters = lab.dead();
+    for letter in &letters {
+        assert_eq!(letter.header("consent-gate-reason").as_deref(), Some("attempts_exhausted"));
+        let at: Vec<i64> = letter.history().iter().map(|attempt| attempt["at"]).collect();
+        assert_eq!(at.len(), 5);
+        for (time, expected) in at.iter().zip([0, 10_000, 40_000, 100_000, 220_000]) {
+            let off = time - at[0] - expected;
+            assert!((0..1_000).contains(&off), "{off} ms off");
+            latest = latest.max(off);
+        }
+    }
+    assert_eq!(letters.len(), 200);
+    note(&format!("200 dead letters, five attempts each at 0, 10, 40, 100, 220 s, at most {latest} ms late"));
+}
+
+#[test]
+#[ignore = "twelve minutes: scripts/chaos"]
+fn an_outage_of_ten_minutes_that_is_held() {
+    let mut lab = Lab::new();
+    lab.set("CONSENT_GATE_RETRY__ON_OUTAGE", "hold");
+    lab.set("CONSENT_GATE_LOG__LEVEL", "info");
+    lab.set_delays(&[10_000, 30_000, 60_000, 120_000]);
+    lab.start();
+    lab.gate(0).faults(json!([{ "status": 503 }]));
+    let (seconds, rate) = (600, 200);
+    let began = Instant::now();
+    for second in 0..seconds {
+        lab.publish((0..rate).map(|n| choice(&person(second * rate + n), true).into()).collect());
+        poll_until("the next second", || (began.elapsed().as_secs() > second as u64).then_some(()));
+    }
+    lab.gate(0).faults(json!([]));
+    let healed = Instant::now();
+    lab.worker().line_with("the gate is back");
+    note(&format!("an outage of {seconds} s at {rate} events/s; recovery began after {:.1?}", healed.elapsed()));
+    assert!(healed.elapsed() < Duration::from_secs(31), "within the probe interval");
+    poll_until("everything delivered", || (lab.gate(0).outcome("accepted") == (seconds * rate) as u64).then_some(()));
+    note(&format!("everything delivered {:.1?} after the gate was back", healed.elapsed()));
+    let name = lab.integration().to_owned();
+    let spent: f64 = (1..=4)
+        .map(|step| lab.metric(&format!("consent_gate_retries_total{{integration=\"{name}\",step=\"{step}\"}}")))
+        .sum();
+    note(&format!("{spent} attempts were spent, before the breaker opened"));
+    assert!(spent < 10.0);
+    assert!(lab.dead().is_empty());
 }

@@ -3,6 +3,7 @@
 //! Tests with a broker read its URL from `CONSENT_GATE_TEST_BROKER_URL`; `scripts/test` starts a
 //! private one and sets it.
 
+#![allow(clippy::float_cmp, reason = "counters are whole numbers")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends at the first surprise")]
 
 mod harness;

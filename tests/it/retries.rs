@@ -1,6 +1,6 @@
 //! Failed sends: five attempts by delay queues, then a dead letter that explains itself.
 
-use super::harness::{Lab, Letter, Message, choice, ctl, poll_until};
+use super::harness::{Lab, Letter, Message, Node, choice, ctl, poll_until};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
@@ -101,6 +101,29 @@ fn what_is_moved_back_to_the_work_queue_has_five_new_attempts() {
     for letter in letters {
         assert_eq!(letter.header("consent-gate-attempts").as_deref(), Some("5"));
         assert_eq!(letter.history().len(), 5, "the history is the new one");
+        assert_eq!(times(&lab, &person_in(&letter)).len(), 10);
+    }
+}
+
+#[test]
+fn a_shovel_moves_dead_letters_back_and_each_has_five_new_attempts() {
+    let Some(node) = Node::with_shovel() else { return };
+    let mut lab = Lab::at(&node.url, &[&|_| {}]);
+    lab.gate(0).faults(json!([{ "status": 503 }]));
+    lab.start();
+    lab.publish(events("p", 100));
+    lab.settled(100);
+    let shovel = json!({
+        "src-protocol": "amqp091", "src-uri": "amqp://", "src-queue": lab.queue(".dead"), "src-delete-after": "queue-length",
+        "dest-protocol": "amqp091", "dest-uri": "amqp://", "dest-queue": lab.queue(""),
+    });
+    node.ctl(&["set_parameter", "shovel", "back", &shovel.to_string()]);
+    lab.settled(200);
+    let letters = lab.dead();
+    assert_eq!(letters.len(), 100);
+    for letter in letters {
+        assert_eq!(letter.history().len(), 5);
+        assert_eq!(letter.header("consent-gate-attempts").as_deref(), Some("5"));
         assert_eq!(times(&lab, &person_in(&letter)).len(), 10);
     }
 }
@@ -245,12 +268,14 @@ fn a_message_put_into_the_retry_queue_by_hand_has_a_defined_result() {
     lab.gate(0).faults(json!([{ "status": 503 }]));
     lab.start();
     let huge = AMQPValue::LongLongInt(i64::MAX);
-    let forged: Vec<(&str, Vec<(&str, AMQPValue)>, &str)> = vec![
+    let once = u32::MAX.to_string();
+    // Name, headers, and how many attempts its letter tells of.
+    let forged = [
         ("no header", vec![], "5"),
         ("negative", vec![("consent-gate-attempts", AMQPValue::LongInt(-7))], "5"),
         ("text", vec![("consent-gate-attempts", AMQPValue::LongString("4".into()))], "5"),
         ("three made", vec![("consent-gate-attempts", AMQPValue::ShortShortUInt(3))], "5"),
-        ("huge", vec![("consent-gate-attempts", huge.clone())], &u32::MAX.to_string().leak()[..]),
+        ("huge", vec![("consent-gate-attempts", huge.clone())], once.as_str()),
         ("far ahead", vec![("consent-gate-not-before-ms", huge.clone())], "5"),
         ("forged death", vec![("x-death", AMQPValue::FieldArray(vec![huge].into()))], "5"),
         ("forged count", vec![("x-delivery-count", AMQPValue::LongLongInt(99))], "5"),

@@ -32,6 +32,7 @@ pub fn ctl(arguments: &[&str]) -> Option<()> {
 /// A node of one test's own, to be stopped and killed.
 pub struct Node {
     folder: Folder,
+    environment: Vec<(&'static str, String)>,
     /// Where it listens, whether or not it runs.
     pub url: String,
 }
@@ -39,14 +40,33 @@ pub struct Node {
 impl Node {
     /// Starts a node. `None` where the tests run at somebody else's broker.
     pub fn start() -> Option<Node> {
+        Node::with(Vec::new())
+    }
+
+    /// One with the shovel plugin.
+    pub fn with_shovel() -> Option<Node> {
+        Node::with(vec![("CONSENT_GATE_BROKER_PLUGINS", "rabbitmq_shovel".to_owned())])
+    }
+
+    /// A cluster of three. The first has to outlive the others.
+    pub fn cluster() -> Option<[Node; 3]> {
+        let first = Node::start()?;
+        let joins = first.folder.0.join("node").to_str().unwrap().to_owned();
+        let joining = || Node::with(vec![("CONSENT_GATE_BROKER_JOIN", joins.clone())]);
+        let (second, third) = (joining()?, joining()?);
+        Some([first, second, third])
+    }
+
+    fn with(environment: Vec<(&'static str, String)>) -> Option<Node> {
         std::env::var_os("CONSENT_GATE_TEST_BROKER_NODE")?;
-        let mut node = Node { folder: Folder::new(), url: String::new() };
-        node.url = node.script("start", &[]).trim().to_owned();
+        let mut node = Node { folder: Folder::new(), environment, url: String::new() };
+        node.url = node.script("start", &[]).trim().into();
         Some(node)
     }
 
     fn script(&self, verb: &str, arguments: &[&str]) -> String {
         let mut command = std::process::Command::new(super::project().join("scripts/broker"));
+        command.env("CONSENT_GATE_BROKER_FROM", "packages").envs(self.environment.iter().cloned());
         let output = command.arg(verb).arg(self.folder.0.join("node")).args(arguments).output().unwrap();
         assert!(output.status.success(), "{verb} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()

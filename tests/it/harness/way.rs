@@ -28,16 +28,24 @@ impl Way {
 
     /// One that replaces some bytes of what is sent to the broker by as many others.
     pub fn replacing(bench: &Bench, replace: (&'static [u8], &'static [u8])) -> Way {
-        let url = broker::url();
-        let at = url.rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
-        let broker: SocketAddr = at.parse().unwrap();
+        Way::open(bench, &[&broker::url()], replace)
+    }
+
+    /// One that leads to the first of these brokers that is there.
+    pub fn among(bench: &Bench, urls: &[&str]) -> Way {
+        Way::open(bench, urls, (b"", b""))
+    }
+
+    fn open(bench: &Bench, urls: &[&str], replace: (&'static [u8], &'static [u8])) -> Way {
+        let at = |url: &str| url.rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
+        let brokers: Vec<SocketAddr> = urls.iter().map(|url| at(url).parse().unwrap()).collect();
         let (fate, fates) = watch::channel((0, Fate::Open));
         let port = bench.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
             tokio::spawn(async move {
                 while let Ok((front, _)) = listener.accept().await {
-                    let Ok(back) = TcpStream::connect(broker).await else { continue };
+                    let Some(back) = first_of(&brokers).await else { continue };
                     let (mut there, mut here) = (fates.clone(), fates.clone());
                     // Only what comes from now on concerns these two.
                     there.mark_unchanged();
@@ -50,7 +58,7 @@ impl Way {
             });
             port
         });
-        Way { url: url.replace(&at, &format!("127.0.0.1:{port}")), fate }
+        Way { url: urls[0].replace(&at(urls[0]), &format!("127.0.0.1:{port}")), fate }
     }
 
     /// From now on nothing passes, and nobody is told.
@@ -62,6 +70,15 @@ impl Way {
     pub fn cut(&self) {
         self.fate.send_modify(|fate| *fate = (fate.0 + 1, Fate::Cut));
     }
+}
+
+async fn first_of(brokers: &[SocketAddr]) -> Option<TcpStream> {
+    for broker in brokers {
+        if let Ok(stream) = TcpStream::connect(broker).await {
+            return Some(stream);
+        }
+    }
+    None
 }
 
 async fn pass(
@@ -90,5 +107,5 @@ async fn pass(
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -8,6 +8,7 @@ mod stage;
 mod view;
 
 use people::People;
+use serde_json::json;
 use stage::Stage;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ use view::View;
 const STREAM: Duration = Duration::from_secs(20);
 /// How long everything may take to arrive after the last choice.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the gate is down: first and second attempt fail, the third passes.
+const OUTAGE: Duration = Duration::from_secs(2);
 /// Time between two publications.
 const TICK: Duration = Duration::from_millis(10);
 /// Choices published at once.
@@ -55,6 +58,44 @@ fn failed(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Waits until everything that was published reached its end.
+async fn arrived(stage: &Stage, people: &People, view: &mut View) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut ticks = tokio::time::interval(TICK);
+    while stage.numbers().await?.settled() < 2 * people.published() && Instant::now() < deadline {
+        ticks.tick().await;
+        view.update(stage, people, false).await?;
+    }
+    Ok(())
+}
+
+/// The gate goes down while people choose, and comes back; for one of them it stays down.
+async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::Result<()> {
+    view.say("outage    the gate answers 503; eleven more people switch the newsletter off");
+    let for_one = json!({ "status": 503, "identifier": people::UNLUCKY });
+    stage.faults(json!([for_one, { "status": 503 }])).await?;
+    for message in people.caught_in_the_outage() {
+        stage.publish(&message).await?;
+    }
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    while began.elapsed() < OUTAGE {
+        ticks.tick().await;
+        view.update(stage, people, false).await?;
+    }
+    stage.faults(json!([for_one])).await?;
+    view.say("recovery  the gate is back after two attempts, but for one of them");
+    arrived(stage, people, view).await?;
+    let times = stage.attempts(people::UNLUCKY).await?;
+    let times: Vec<String> = times.into_iter().map(|ms| format!("{:.1}", ms as f64 / 1000.0)).collect();
+    view.say(&format!(
+        "attempts  {}: at {} s (in earnest 0, 10, 40, 100, 220), then a dead letter",
+        people::UNLUCKY,
+        times.join(", ")
+    ));
+    Ok(())
+}
+
 async fn interrupted() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -86,11 +127,8 @@ async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
         }
         view.update(stage, &people, false).await?;
     }
-    let deadline = Instant::now() + PATIENCE;
-    while stage.numbers().await?.settled() < 2 * people.published() && Instant::now() < deadline {
-        ticks.tick().await;
-        view.update(stage, &people, false).await?;
-    }
+    arrived(stage, &people, &mut view).await?;
+    outage(stage, &mut people, &mut view).await?;
     view.update(stage, &people, true).await?;
     let wrong = people.wrong(&stage.profiles().await?, stage.integrations());
     view.summary(stage, &people, &wrong).await?;

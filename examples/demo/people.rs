@@ -9,6 +9,11 @@ use std::path::Path;
 
 /// How many people there are.
 pub const COUNT: usize = 50;
+/// The one whom the gate refuses for good in the outage.
+pub const UNLUCKY: &str = "unlucky@example.com";
+/// How many others choose during the outage.
+const CAUGHT: usize = 10;
+
 /// Samples that become a request, and what they say about the newsletter.
 const DELIVERED_SAMPLES: [(&str, Option<bool>); 5] = [
     ("event-bare-v2", Some(true)),
@@ -69,7 +74,24 @@ impl People {
         let other = if about_newsletter { "sms_offers" } else { "newsletter" };
         let chosen = self.chosen.entry(person.clone()).or_default();
         *(if about_newsletter { &mut chosen.newsletter } else { &mut chosen.sms }) = Some(on);
+        self.choice(&person, &[(purpose, Some(on)), (other, None)])
+    }
+
+    /// People who choose while the gate is down, and one for whom it stays down.
+    pub fn caught_in_the_outage(&mut self) -> Vec<Vec<u8>> {
+        let caught = (0..CAUGHT).map(|n| format!("caught-{n}@example.com"));
+        let messages = caught.map(|person| {
+            self.chosen.insert(person.clone(), Choices { newsletter: Some(false), sms: None });
+            self.choice(&person, &[("newsletter", Some(false))])
+        });
+        let mut messages: Vec<Vec<u8>> = messages.collect();
+        messages.push(self.choice(UNLUCKY, &[("newsletter", Some(false))]));
+        messages
+    }
+
+    fn choice(&mut self, person: &str, choices: &[(&str, Option<bool>)]) -> Vec<u8> {
         self.published += 1;
+        let purposes: Vec<Value> = choices.iter().map(|(id, on)| json!({ "id": id, "enabled": on })).collect();
         json!({
             "type": "event.created",
             "parameters": { "entity": {
@@ -77,7 +99,7 @@ impl People {
                 "created_at": Timestamp::now().to_string(),
                 "status": "confirmed",
                 "user": { "organization_user_id": person },
-                "consents": { "purposes": [{ "id": purpose, "enabled": on }, { "id": other, "enabled": null }] },
+                "consents": { "purposes": purposes },
             } },
             "regulation": "gdpr",
         })

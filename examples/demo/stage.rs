@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What the worker waits between attempts: a hurried form of the default.
+const DELAYS_SECONDS: [u32; 4] = [1, 2, 3, 4];
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage {
@@ -72,6 +74,29 @@ impl Stage {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// What the gate does wrong from now on.
+    pub async fn faults(&self, rules: Value) -> anyhow::Result<()> {
+        let set = self.client.put(format!("{}/faults", self.gate)).body(rules.to_string()).send().await?;
+        anyhow::ensure!(set.status().is_success(), "the simulator refuses the faults");
+        Ok(())
+    }
+
+    /// When the first gate received each request of a person, in milliseconds after the first.
+    pub async fn attempts(&self, person: &str) -> anyhow::Result<Vec<i64>> {
+        let text = self.client.get(format!("{}/requests", self.gate)).send().await?.text().await?;
+        let requests: Value = serde_json::from_str(&text)?;
+        let of_person = |request: &&Value| {
+            request["identifier"] == person && request["integration"] == self.integrations[0].as_str()
+        };
+        let times = requests["recent"].as_array().context("no requests")?.iter().filter(of_person);
+        let mut times = times
+            .map(|request| Ok(request["at"].as_str().context("no time")?.parse::<jiff::Timestamp>()?.as_millisecond()))
+            .collect::<anyhow::Result<Vec<i64>>>()?;
+        times.sort_unstable();
+        let first = times.first().copied().unwrap_or_default();
+        Ok(times.into_iter().map(|time| time - first).collect())
+    }
+
     /// What the worker's metrics page says.
     pub async fn numbers(&self) -> anyhow::Result<Numbers> {
         let page = self.client.get(format!("{}/metrics", self.worker)).send().await?.text().await?;
@@ -86,7 +111,8 @@ impl Stage {
             let _ = process.wait();
         }
         for integration in &self.integrations {
-            for suffix in ["", ".dead", ".unreadable"] {
+            let delays = DELAYS_SECONDS.map(|seconds| format!(".delay.{}", seconds * 1000));
+            for suffix in ["", ".retry", ".dead", ".unreadable"].map(str::to_owned).into_iter().chain(delays) {
                 let queue = format!("consent-gate.{integration}{suffix}");
                 let _ = self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
             }
@@ -177,6 +203,8 @@ fn start_gate(folder: &Path, integrations: &[String; 2], processes: &mut Vec<Chi
 
 fn start_worker(folder: &Path, broker: &str, exchange: &str, processes: &mut Vec<Child>) -> anyhow::Result<String> {
     let mut command = Command::new(program("consent-gate")?);
+    let delays = DELAYS_SECONDS.map(|seconds| format!("\"{seconds}s\"")).join(", ");
+    command.env("CONSENT_GATE_RETRY__DELAYS", format!("[{delays}]"));
     command.arg("run").current_dir(folder).envs([
         ("CONSENT_GATE_BROKER__URL", broker),
         ("CONSENT_GATE_SOURCE__EXCHANGE", exchange),

@@ -71,6 +71,7 @@ fn page(numbers: &Numbers, profiles: &Value, stage: &Stage, people: &People) -> 
     line("published", format!("{} messages, each for two integrations", people.published()));
     line("delivered", numbers.sum("events_total", "\"delivered\"").to_string());
     line("skipped", counted(numbers.sum("events_total", "\"skipped\""), &numbers.by("skipped_total", "reason")));
+    line("retried", counted(numbers.sum("retries_total", "step="), &numbers.by("retries_total", "step")));
     line(
         "dead",
         counted(numbers.sum("events_total", "\"dead_lettered\""), &numbers.by("dead_lettered_total", "reason")),

@@ -3,7 +3,7 @@
 //!
 //! Scaled down here; `scripts/chaos` runs it whole and prints its figures.
 
-use super::harness::{Lab, Message, Node, Way, choice, note, poll_until};
+use super::harness::{Lab, Letter, Message, Node, Way, choice, note, poll_until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -57,33 +57,28 @@ fn event(n: usize) -> Message {
     choice(&person(n), n.is_multiple_of(2)).into()
 }
 
-/// Persons whose event is at the gate or a dead letter, and how many of each.
+/// Waits until each person's event is at the gate or a dead letter, and gives how many are where.
+/// Empty queues would prove nothing: what has expired and is not forwarded yet is in none that
+/// shows it.
 fn accounted(lab: &Lab, events: usize) -> (usize, usize) {
-    let profiles = lab.gate(0).profiles();
-    let profiles = profiles.as_object().unwrap();
-    for (person, profile) in profiles {
-        let n: usize = person.strip_prefix('p').and_then(|rest| rest.split('@').next()).unwrap().parse().unwrap();
-        let expected = if n.is_multiple_of(2) { "1" } else { "0" };
-        assert_eq!(profile["OPTIN_NEWS"], expected, "the value of no event of {person}");
-    }
-    let dead: BTreeSet<String> = lab
-        .dead()
-        .iter()
-        .map(|letter| {
-            let event: Value = serde_json::from_slice(&letter.body).unwrap();
-            event["parameters"]["entity"]["user"]["organization_user_id"].as_str().unwrap().to_owned()
-        })
-        .collect();
-    let missing: Vec<String> =
-        (0..events).map(person).filter(|p| !profiles.contains_key(p) && !dead.contains(p)).collect();
-    assert!(missing.is_empty(), "{} of {events} are neither delivered nor dead: {missing:?}", missing.len());
-    (profiles.len(), dead.len())
+    let mut dead = BTreeSet::new();
+    poll_until("each event to be delivered or dead", || {
+        dead.extend(lab.dead().iter().map(person_in));
+        let profiles = lab.gate(0).profiles();
+        let profiles = profiles.as_object().unwrap();
+        for (person, profile) in profiles {
+            let n: usize = person.strip_prefix('p').and_then(|rest| rest.split('@').next()).unwrap().parse().unwrap();
+            let expected = if n.is_multiple_of(2) { "1" } else { "0" };
+            assert_eq!(profile["OPTIN_NEWS"], expected, "the value of no event of {person}");
+        }
+        let missing = (0..events).map(person).find(|p| !profiles.contains_key(p) && !dead.contains(p));
+        missing.is_none().then_some((profiles.len(), dead.len()))
+    })
 }
 
-fn empty(lab: &Lab) -> bool {
-    ["", ".retry", ".delay.100", ".delay.200", ".delay.300", ".unreadable"]
-        .iter()
-        .all(|suffix| lab.bench.try_depth(&lab.queue(suffix)) == Some(0))
+fn person_in(letter: &Letter) -> String {
+    let event: Value = serde_json::from_slice(&letter.body).unwrap();
+    event["parameters"]["entity"]["user"]["organization_user_id"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -136,9 +131,6 @@ fn whatever_dies_every_event_is_delivered_or_dead() {
         lab.spawn();
     }
     lab.publish_surely(vec![event(0)]); // also finds the way back to the broker
-    poll_until("all queues to be empty", || empty(&lab).then_some(()));
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
     let (delivered, dead) = accounted(&lab, events);
     note(&format!("{delivered} persons at the gate, {dead} dead letters, none missing"));
 }
@@ -178,14 +170,6 @@ fn a_cluster_that_loses_its_leader_loses_nothing_else() {
     note(&format!("a hundred more were delivered {:.1?} after the leader was killed", killed.elapsed()));
     assert!(killed.elapsed() < Duration::from_secs(10));
     lab.gate(0).faults(json!([]));
-    poll_until("all queues to be empty", || {
-        ["", ".retry", ".delay.100", ".delay.200", ".delay.300", ".delay.400", ".delay.500", ".unreadable"]
-            .iter()
-            .all(|suffix| lab.bench.try_depth(&lab.queue(suffix)) == Some(0))
-            .then_some(())
-    });
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
     let (delivered, dead) = accounted(&lab, events);
     note(&format!("{delivered} persons at the gate, {dead} dead letters, none missing"));
 }

@@ -1,15 +1,13 @@
 //! A publisher and an operator at the real broker.
 
 use super::Folder;
-use futures_util::StreamExt;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
     QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use std::collections::BTreeMap;
-use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// The broker of the tests.
@@ -212,18 +210,14 @@ impl Bench {
         })
     }
 
-    /// Takes everything out of a queue.
+    /// Takes everything out of a queue that is in it now.
     pub fn take_all(&self, queue: &str) -> Vec<Letter> {
         self.block_on(async {
             let channel = self.channel().await;
             let mut letters = Vec::new();
-            let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-            let expected = self.depth_on(&channel, queue).await;
-            let mut consumer =
-                channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
-            while letters.len() < expected as usize {
-                let next = tokio::time::timeout(Duration::from_secs(20), consumer.next()).await.unwrap();
-                let delivery = next.unwrap().unwrap();
+            let options = BasicGetOptions { no_ack: true };
+            while let Some(message) = channel.basic_get(queue.into(), options).await.unwrap() {
+                let delivery = message.delivery;
                 letters.push(Letter { body: delivery.data, properties: delivery.properties });
             }
             letters
@@ -238,16 +232,6 @@ impl Bench {
     /// How many messages are ready in a queue.
     pub fn depth(&self, queue: &str) -> u32 {
         self.block_on(async { self.depth_on(&self.channel().await, queue).await })
-    }
-
-    /// The same of a queue or broker that may be away.
-    pub fn try_depth(&self, queue: &str) -> Option<u32> {
-        self.block_on(async {
-            let channel = self.connection.create_channel().await.ok()?;
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
-            Some(declared.message_count())
-        })
     }
 
     /// Declares a queue of somebody else.

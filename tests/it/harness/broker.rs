@@ -148,9 +148,11 @@ impl Letter {
         attempts.collect()
     }
 
+    /// The headers that its publisher gave it; the broker adds its count when it is fetched.
     pub fn header_names(&self) -> Vec<String> {
         let headers = self.properties.headers().clone().unwrap_or_default();
-        headers.inner().keys().map(ToString::to_string).collect()
+        let names = headers.inner().keys().map(ToString::to_string);
+        names.filter(|name| name != "x-delivery-count").collect()
     }
 }
 

@@ -178,7 +178,7 @@ fn the_real_schedule_behind_a_backlog_of_two_hundred_thousand() {
     let mut lab = Lab::new();
     let schedule = [10_000, 30_000, 60_000, 120_000];
     lab.set_delays(&schedule);
-    lab.set("CONSENT_GATE_LOG__LEVEL", "error");
+    lab.set("CONSENT_GATE_LOG__LEVEL", "info");
     let down = |n: usize| format!("down{n}@example.com");
     lab.gate(0).faults((0..200).map(|n| json!({ "status": 503, "identifier": down(n) })).collect());
     lab.declare();

@@ -13,7 +13,8 @@ RUN mkdir -p src/bin/gate-simulator \
 COPY src src
 # cargo compares times, and a copied file may be older than the empty one that it replaces.
 RUN find src -name '*.rs' -exec touch {} + \
- && cargo build --release --locked --bin consent-gate
+ && cargo build --release --locked --bin consent-gate \
+ && mkdir /records
 
 FROM worker-build AS simulator-build
 RUN cargo build --release --locked --bin gate-simulator
@@ -33,6 +34,10 @@ LABEL org.opencontainers.image.title="consent-gate" \
       org.opencontainers.image.description="Delivers Didomi consent events from RabbitMQ to Selligent through a campaign's gate" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=worker-build /src/target/release/consent-gate /usr/local/bin/consent-gate
+# What is newest of each person: mount a volume there that outlives the container.
+COPY --from=worker-build --chown=65532:65532 --chmod=700 /records /var/lib/consent-gate
+ENV CONSENT_GATE_RECORDS__STORE=/var/lib/consent-gate/records
+VOLUME /var/lib/consent-gate
 # A number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 # consent-gate.toml is looked for here and may be absent: CONSENT_GATE_<SECTION>__<KEY> says

@@ -35,6 +35,8 @@ pub enum Standing {
     Disconnected,
     /// The broker is there and refuses its queues.
     Refused,
+    /// The records cannot be used: another worker holds them, or they failed.
+    WithoutRecords,
     /// Everything is declared, and its queues are consumed.
     Consuming,
 }
@@ -68,7 +70,8 @@ impl Health {
         let all = |signs: &BTreeMap<String, Sign>| signs.values().all(|sign| sign.standing == Standing::Consuming);
         let before = all(&signs);
         signs.insert(integration.to_owned(), Sign { standing, at: Instant::now() });
-        let connected = signs.values().all(|sign| sign.standing != Standing::Disconnected);
+        let is_away = |sign: &Sign| matches!(sign.standing, Standing::Disconnected | Standing::WithoutRecords);
+        let connected = !signs.values().any(is_away);
         self.metrics.broker_connected.set(i64::from(connected));
         !before && all(&signs)
     }
@@ -82,9 +85,11 @@ impl Health {
         let ready = those(Standing::Consuming).len() == signs.len();
         let gates: serde_json::Map<_, _> = signs.keys().map(|name| (name.clone(), self.gate(name).into())).collect();
         let (refused, disconnected) = (those(Standing::Refused), those(Standing::Disconnected));
+        let records = if those(Standing::WithoutRecords).is_empty() { "held" } else { "not available" };
         let broker = if disconnected.is_empty() { "connected" } else { "not connected" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (status, json!({ "ready": ready, "broker": broker, "refused": refused, "gates": gates }).to_string())
+        let body = json!({ "ready": ready, "broker": broker, "records": records, "refused": refused, "gates": gates });
+        (status, body.to_string())
     }
 
     /// Whether everything still moves. A broker or a gate that is away is no reason to restart; a

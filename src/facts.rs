@@ -6,6 +6,7 @@ use crate::gate::{Answer, Change, Lane, Outcome};
 use crate::integration::Integration;
 use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics};
 use crate::plan::Brief;
+use crate::record;
 use crate::schedule::MAX_DELAYS;
 use crate::verdict::{Course, Death, Retry, Skip, Verdict};
 use jiff::Timestamp;
@@ -142,6 +143,30 @@ impl Facts {
     /// An event came back for no fault of its own; its returns are counted anew.
     pub fn came_back(&self) {
         tracing::debug!(integration = self.integration, "came back; its returns are counted anew");
+    }
+
+    /// A repair came to its end, or goes on.
+    pub fn repaired(&self, verdict: &Verdict, receipt: &Receipt) {
+        let (name, body) = (self.integration.as_str(), receipt.fingerprint.as_str());
+        match verdict {
+            Verdict::Retry(Retry { step, .. }) => self.retried(&step.to_string()),
+            Verdict::Hold(_) => self.retried("hold"),
+            Verdict::DeadLetter(death) => {
+                tracing::warn!(integration = name, body, reason = death.code(), "a repair was given up");
+            }
+            Verdict::Delivered | Verdict::Skipped(_) => tracing::debug!(integration = name, body, "repaired"),
+        }
+    }
+
+    /// An event came with choices that are outdated.
+    pub fn stale(&self, values: usize) {
+        self.metrics.stale_values.with_label_values(&[&self.integration]).inc_by(values as u64);
+    }
+
+    /// The records could not be read or written; the event stays with the broker.
+    pub fn store_failed(&self, failed: &record::Failed) {
+        self.metrics.store_errors.inc();
+        tracing::error!(integration = self.integration, error = %failed, "the records failed; nothing is acked");
     }
 
     /// An answer of the gate changed what is consumed.

@@ -85,7 +85,8 @@ impl Drop for Place {
 }
 
 /// The key of a person: e-mail addresses are compared trimmed and in lower case.
-fn person(identifier: &str) -> String {
+#[must_use]
+pub fn person(identifier: &str) -> String {
     if identifier.contains('@') { identifier.trim().to_lowercase() } else { identifier.to_owned() }
 }
 

@@ -1,18 +1,55 @@
 //! Steps 2 and 3 as one pure function: a message's bytes to the request that it asks for, or to
 //! why there is none. The worker, `map` and `send` all ask here, so they cannot disagree.
 
-use crate::event::{self, Defect, Event};
+use crate::event::{self, Defect, Event, Kind};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::Property;
+use crate::record::{Newest, Offer};
 use crate::verdict::{self, Course, MAX_BODY, Skip};
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 
-/// What an event asks of the gate.
+/// What an event asks for.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub enum Plan {
+    /// A request to the gate.
+    Send(Send),
+    /// That a person is forgotten: everything up to an instant, if the event names one.
+    Erase { identifier: String, at: Option<Timestamp> },
+}
+
+/// A request in the making.
+#[derive(Clone, Debug)]
+pub struct Send {
     pub identifier: String,
-    pub request: GateRequest,
+    pub offer: Offer,
+    /// What the event itself says, as texts, in the mappings' order.
+    own: Vec<(String, String)>,
+}
+
+impl Send {
+    /// The request with the event's own values.
+    #[must_use]
+    pub fn own_request(&self, integration: &Integration) -> GateRequest {
+        GateRequest::new(integration.endpoint.gate(), self.own.clone())
+    }
+
+    /// The request with the newest values that are known. Texts are made here and now: a record
+    /// keeps choices.
+    #[must_use]
+    pub fn request(&self, integration: &Integration, newest: &BTreeMap<String, Newest>) -> GateRequest {
+        let is_choice = |id: &str| self.offer.choices.iter().any(|(property, _)| property == id);
+        let mappings = integration.mappings.iter().filter_map(|mapping| {
+            let text = match newest.get(&mapping.id) {
+                Some(newest) => mapping.text(&newest.choice).ok().flatten(),
+                None if is_choice(&mapping.id) => None,
+                None => self.own.iter().find(|(id, _)| *id == mapping.id).map(|(_, text)| text.clone()),
+            };
+            Some((mapping.id.clone(), text?))
+        });
+        GateRequest::new(integration.endpoint.gate(), mappings.collect())
+    }
 }
 
 /// What may be told of an event: nothing in it is personal.
@@ -41,6 +78,9 @@ pub fn plan(body: &[u8], integration: &Integration, now: Timestamp) -> (Brief, R
 }
 
 fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Result<Plan, Course> {
+    if let Some(erase) = erasure(event, integration) {
+        return Ok(erase);
+    }
     if let Some(skip) = verdict::not_wanted(event, &integration.filter).map_err(Course::Defective)? {
         return Err(Course::NotWanted(skip));
     }
@@ -57,15 +97,25 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
     if verdict::is_future_dated(event.changed_at().ok().flatten(), now) {
         return Err(Course::FutureDated);
     }
-    let request = GateRequest::new(integration.endpoint.gate(), sent(properties));
-    Ok(Plan { identifier: identifier.clone(), request })
+    let choice = |property: &Property<'_>| Some((property.id.to_owned(), property.choice.clone()?));
+    let text = |property: &Property<'_>| Some((property.id.to_owned(), property.text.as_ref().ok()?.clone()));
+    let offer = Offer {
+        at: event.changed_at().ok().flatten(),
+        event: event.id().ok().flatten().map(str::to_owned),
+        choices: properties.iter().filter_map(choice).collect(),
+    };
+    let own = properties.iter().filter_map(text).collect();
+    Ok(Plan::Send(Send { identifier: identifier.clone(), offer, own }))
 }
 
-/// The properties that have a text, in the mappings' order.
-fn sent(properties: &[Property<'_>]) -> Vec<(String, String)> {
-    let texts =
-        properties.iter().filter_map(|property| Some((property.id.to_owned(), property.text.as_ref().ok()?.clone())));
-    texts.collect()
+/// Who was deleted at Didomi is to be forgotten here, whatever types the integration takes; unless
+/// it is another organization's person.
+fn erasure(event: &Event, integration: &Integration) -> Option<Plan> {
+    let wanted = integration.filter.organization_id.as_deref();
+    let is_ours = wanted.is_none() || event.organization_id().ok()?.is_none_or(|own| Some(own) == wanted);
+    let identifier = integration.mappings.identifier(event).ok()??;
+    let at = event.changed_at().ok()?;
+    (event.kind() == Kind::UserDeleted && is_ours).then_some(Plan::Erase { identifier, at })
 }
 
 impl Brief {

@@ -93,6 +93,12 @@ impl Schedule {
         self.shortest
     }
 
+    /// The longest delay.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.delays.iter().max().copied().unwrap_or(self.shortest)
+    }
+
     /// The delay to wait next when so much is left to wait: the longest that does not pass it,
     /// else the shortest.
     #[must_use]

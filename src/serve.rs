@@ -14,6 +14,7 @@ use crate::config::{Config, Settings};
 use crate::facts::{Facts, labels};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
+use crate::record::{self, Records};
 use crate::shutdown::{self, Shutdown};
 use crate::worker::Worker;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ const QUICK_PAUSE_MS: u64 = 100;
 /// How many are so quick: the broker gives up on a message that kills connections at its 21st
 /// return, and until then its neighbours wait.
 const QUICK_PAUSES: usize = 25;
+/// The longest pause between two tries to open the records: a standby takes over within seconds.
+const RECORDS_PAUSE: Duration = Duration::from_secs(2);
 /// How often the depth of the queues is looked at.
 const DEPTH_EVERY: Duration = Duration::from_secs(5);
 
@@ -51,11 +54,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = listener.local_addr()?;
     tokio::spawn(admin::serve(listener, health.clone()));
     let quarantine = Arc::new(Mutex::new(()));
+    let records = Arc::new(Records::new(settings.records.clone()));
     let workers = integrations
         .iter()
         .map(|integration| {
             let facts = Facts::of(integration, &metrics);
-            Ok(Arc::new(Worker::new(integration.clone(), facts, Arc::clone(&quarantine))?))
+            Ok(Arc::new(Worker::new(integration.clone(), facts, Arc::clone(&records), Arc::clone(&quarantine))?))
         })
         .collect::<anyhow::Result<Vec<Arc<Worker>>>>()?;
     let (trigger, shutdown) = shutdown::channel();
@@ -86,6 +90,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why an integration cannot be served now.
+enum Trouble {
+    Broker(Error),
+    Records(record::Failed),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Trouble {
+        Trouble::Broker(error)
+    }
+}
+
 /// Keeps one integration connected.
 struct Supervisor {
     settings: Arc<Settings>,
@@ -107,7 +123,7 @@ impl Supervisor {
                 () = self.shutdown.wait() => return,
                 connected = self.connect(is_silent) => connected,
             };
-            is_silent = connected.as_ref().is_err_and(Error::is_silence);
+            is_silent = matches!(&connected, Err(Trouble::Broker(error)) if error.is_silence());
             let pause = match connected {
                 Ok((link, inbox)) => {
                     after_failure = self::after_failure();
@@ -120,7 +136,12 @@ impl Supervisor {
                     self.show(Standing::Disconnected);
                     after_loss.next()
                 }
-                Err(error) => {
+                Err(Trouble::Records(error)) => {
+                    tracing::error!(integration, %error, "cannot use the records; trying again");
+                    self.show(Standing::WithoutRecords);
+                    after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
+                }
+                Err(Trouble::Broker(error)) => {
                     tracing::error!(integration, %error, "cannot use the broker; trying again");
                     self.show(if error.is_refusal() { Standing::Refused } else { Standing::Disconnected });
                     after_failure.next()
@@ -144,11 +165,12 @@ impl Supervisor {
     }
 
     /// Declares everything and connects.
-    async fn connect(&self, was_silent: bool) -> Result<(Link, Inbox), Error> {
+    async fn connect(&self, was_silent: bool) -> Result<(Link, Inbox), Trouble> {
         let Settings { broker, source, .. } = &*self.settings;
         if was_silent {
             link::knock(broker).await?;
         }
+        self.worker.open_records().await.map_err(Trouble::Records)?;
         let integration = self.worker.integration();
         topology::declare(broker, source, integration).await?;
         let link = Link::open(broker).await?;
@@ -179,6 +201,7 @@ impl Supervisor {
             error = intake.run() => Some(error.to_string()),
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned()),
             error = self.watch_depths(&link) => Some(error.to_string()),
+            () = worker.records_failed() => Some("the records failed".to_owned()),
         };
         if lost.is_none() {
             // What was not looked at yet goes back to its queue with the connection.

@@ -146,14 +146,21 @@ pub enum Course {
     Panicked,
     /// Dated more than [`MAX_AHEAD`] ahead.
     FutureDated,
+    /// Older than what is remembered, of a person of whom nothing is: nobody can know the newest.
+    OlderThanRetention,
     /// It came back so often that it must be what crashes the process.
     Crashed,
     /// The gate asked not to be asked before this.
     TooEarly(Timestamp),
     /// The gate is down or paused, or too many or too long waits are ahead of it.
     Held,
+    /// A repair that was due and is not needed any more, or was made.
+    Repaired,
     /// The gate was asked.
     Answered(Answer),
+    /// The gate refused a request that carried another event's newer values, whose verdict is still
+    /// to come.
+    RefusedForAnother(Answer),
     /// The gate was asked and did not work, and is known to be down: this is no event's fault.
     Outage(Answer),
 }
@@ -163,7 +170,7 @@ impl Course {
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {
         match self {
-            Course::Answered(answer) | Course::Outage(answer) => Some(answer),
+            Course::Answered(answer) | Course::RefusedForAnother(answer) | Course::Outage(answer) => Some(answer),
             _ => None,
         }
     }
@@ -233,7 +240,10 @@ pub fn decide(course: &Course, history: &History, schedule: &Schedule, now: Time
         Course::TooLarge => Verdict::DeadLetter(Death::TooLarge),
         Course::Panicked => Verdict::DeadLetter(Death::Panicked),
         Course::FutureDated => Verdict::DeadLetter(Death::FutureDated),
+        Course::OlderThanRetention => Verdict::DeadLetter(Death::OlderThanRetention),
         Course::Crashed => Verdict::DeadLetter(Death::Crashed),
+        Course::Repaired => Verdict::Delivered,
+        Course::RefusedForAnother(answer) => again(answer, Death::Refused, history, schedule, now),
         Course::TooEarly(at) => Verdict::Hold(schedule.leg(at.duration_since(now).try_into().unwrap_or_default())),
         Course::Held | Course::Outage(_) => Verdict::Hold(schedule.shortest()),
         Course::Answered(answer) => match answer.outcome {

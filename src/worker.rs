@@ -9,18 +9,21 @@ use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
 use crate::broker::standing::{Standing, Unsettled};
 use crate::facts::{Facts, Receipt, fingerprint};
-use crate::gate::{Gate, Lane, Pass};
+use crate::gate::{Gate, Lane, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
 use crate::order::Order;
-use crate::plan::{Brief, plan};
-use crate::verdict::{self, Course, Verdict};
+use crate::plan::{self, Brief, Plan, plan};
+use crate::record::{self, Mapped, Records, Sent, Taken, Turn};
+use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
+use futures_util::future::OptionFuture;
 use jiff::Timestamp;
+use lapin::message::Delivery;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 /// The longest that an event waits in hand for its turn.
@@ -40,6 +43,9 @@ pub struct Worker {
     retries_in_hand: Arc<Semaphore>,
     fresh_in_hand: Arc<Semaphore>,
     unsettled: Arc<Unsettled>,
+    records: Arc<Records>,
+    mapped: OnceLock<Mapped>,
+    store_failed: Notify,
     quarantine: Arc<Mutex<()>>,
 }
 
@@ -49,7 +55,12 @@ impl Worker {
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
-    pub fn new(integration: Integration, facts: Facts, quarantine: Arc<Mutex<()>>) -> anyhow::Result<Worker> {
+    pub fn new(
+        integration: Integration,
+        facts: Facts,
+        records: Arc<Records>,
+        quarantine: Arc<Mutex<()>>,
+    ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
         // Twice the limit, so that a slot never waits for the broker's next delivery.
         let prefetch = u16::try_from(limit * 2).unwrap_or(u16::MAX);
@@ -65,6 +76,9 @@ impl Worker {
             retries_in_hand: Arc::new(Semaphore::new(most_in_hand)),
             fresh_in_hand: Arc::new(Semaphore::new(most_in_hand)),
             unsettled: Arc::new(Unsettled::new(2 * most_in_hand)),
+            records,
+            mapped: OnceLock::new(),
+            store_failed: Notify::new(),
             quarantine,
         })
     }
@@ -103,6 +117,21 @@ impl Worker {
     #[must_use]
     pub fn prefetch(&self) -> u16 {
         self.prefetch
+    }
+
+    /// Opens the records, before anything is consumed.
+    ///
+    /// # Errors
+    /// Another process holds them, or they cannot be read or written.
+    pub async fn open_records(&self) -> Result<(), record::Failed> {
+        let mapped = self.records.ready(&self.integration, Timestamp::now()).await?;
+        self.mapped.get_or_init(|| mapped);
+        Ok(())
+    }
+
+    /// Returns when the records failed: nothing that needs them can be acked.
+    pub async fn records_failed(&self) {
+        self.store_failed.notified().await;
     }
 
     /// Waits until nothing is in hand any more.
@@ -159,7 +188,7 @@ impl Worker {
         let received = Timestamp::now();
         let told = OnceLock::new();
         let passage = guarded(self.deliver(&incoming, outbox, pass, received, &told)).await;
-        let Some(Passage { course, attempt }) = passage else { return };
+        let Some(Passage { course, attempt, is_repair_due }) = passage else { return };
         let Incoming { delivery, feed, history, .. } = incoming;
         let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
         let receipt = Receipt {
@@ -168,12 +197,26 @@ impl Worker {
             fingerprint: fingerprint(&delivery.data),
             brief: told.into_inner().unwrap_or_default(),
         };
-        let settlement = settlement(&verdict, &course, attempt, history);
+        let is_repair = history.is_repair;
+        let settlement = match &verdict {
+            // After the longest delay whatever was late has happened.
+            Verdict::Delivered if is_repair_due => {
+                let history = History { is_repair: true, ..History::none(&delivery.properties) };
+                Settlement::Park(self.integration.schedule.longest(), history)
+            }
+            // Its event was delivered long ago: a repair is never a dead letter.
+            Verdict::DeadLetter(_) if is_repair => Settlement::Done,
+            _ => settlement(&verdict, &course, attempt, history),
+        };
         if outbox.settle(delivery, &settlement, failed).await.is_ok() {
             if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
                 self.gate.expect_retries(delay + MARGIN);
             }
-            self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
+            if is_repair {
+                self.facts.repaired(&verdict, &receipt);
+            } else {
+                self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
+            }
         }
     }
 
@@ -197,26 +240,62 @@ impl Worker {
         let (brief, plan) = plan(&delivery.data, &self.integration, received);
         let _ = told.set(brief);
         let plan = match plan {
-            Ok(plan) => plan,
+            Ok(Plan::Send(plan)) => plan,
+            Ok(Plan::Erase { identifier, at }) => return self.erase(delivery, &identifier, at, received).await,
             Err(course) => return Some(course.into()),
         };
         let Some(mut place) = self.order.join(&plan.identifier) else { return Some(Course::Held.into()) };
-        let turn = async {
+        let entering = async {
             place.turn().await;
-            self.gate.enter(lane(*feed), pass).await
+            let turn = self.turn(&plan, history).await?;
+            Some(match turn {
+                Ok(turn) => {
+                    self.gate.enter(lane(*feed), pass).await.map(|slot| (turn, slot)).map_err(|Shut| Course::Held)
+                }
+                Err(course) => Err(course),
+            })
         };
-        let slot = tokio::select! {
+        let entered = tokio::select! {
             biased;
             () = outbox.over() => return None,
-            slot = tokio::time::timeout(LONGEST_WAIT, turn) => slot,
+            entered = tokio::time::timeout(LONGEST_WAIT, entering) => entered,
         };
-        let Ok(Ok(slot)) = slot else { return Some(Course::Held.into()) };
+        let (turn, slot) = match entered.unwrap_or(Some(Err(Course::Held)))? {
+            Ok(entered) => entered,
+            Err(course) => return Some(course.into()),
+        };
         if !outbox.holds(delivery) {
             return None;
         }
+        self.send(&plan, turn, slot).await
+    }
+
+    /// Step 4: what the person's record makes of the event. `None` when the records failed.
+    async fn turn(&self, plan: &plan::Send, history: &History) -> Option<Result<Option<Box<Taken>>, Course>> {
+        let mapped = self.mapped.get_or_init(Mapped::default);
+        let (records, integration) = (&self.records, &self.integration);
+        let is_repair = history.is_repair;
+        let turn = records.begin(integration, mapped, &plan.identifier, &plan.offer, is_repair, Timestamp::now()).await;
+        Some(match self.safe(turn)? {
+            Turn::Untold => Ok(None),
+            Turn::Taken(turn) => Ok(Some(turn)),
+            Turn::Erased => Err(Course::NotWanted(Skip::Erased)),
+            Turn::TooOld => Err(Course::OlderThanRetention),
+            Turn::Needless => Err(Course::Repaired),
+        })
+    }
+
+    /// Step 5: sends the newest, and takes note of the answer.
+    async fn send(&self, plan: &plan::Send, mut turn: Option<Box<Taken>>, slot: Slot) -> Option<Passage> {
         let at = Timestamp::now();
+        let request = match &turn {
+            Some(turn) => plan.request(&self.integration, &turn.newest),
+            None => plan.own_request(&self.integration),
+        };
+        let durable = turn.as_mut().map(|turn| turn.about_to_send(at));
         self.facts.in_flight(1);
-        let answer = self.gate.send(&plan.request, at).await;
+        // The record may become durable beside the request: nothing is acked before both.
+        let (answer, durable) = tokio::join!(self.gate.send(&request, at), OptionFuture::from(durable));
         self.facts.in_flight(-1);
         drop(slot);
         self.facts.attempted(&answer);
@@ -224,6 +303,12 @@ impl Worker {
         if let Some(change) = change {
             self.facts.gate_changed(change);
         }
+        self.safe(durable.unwrap_or(Ok(())))?;
+        let is_lent = turn.as_ref().is_some_and(|turn| turn.is_lent());
+        let is_repair_due = turn.is_some_and(|turn| {
+            self.facts.stale(turn.outdated);
+            turn.answered(Sent::of(answer.outcome, is_lent), Timestamp::now())
+        });
         if is_down && answer.outcome.blames_endpoint() {
             return Some(Course::Outage(answer).into());
         }
@@ -233,7 +318,42 @@ impl Worker {
             status: answer.status,
             ms: i64::try_from(answer.duration.as_millis()).unwrap_or(i64::MAX),
         };
-        Some(Passage { course: Course::Answered(answer), attempt: Some(attempt) })
+        let course = match answer.outcome {
+            Outcome::Refused if is_lent => Course::RefusedForAnother(answer),
+            _ => Course::Answered(answer),
+        };
+        Some(Passage { course, attempt: Some(attempt), is_repair_due })
+    }
+
+    async fn erase(
+        &self,
+        delivery: &Delivery,
+        identifier: &str,
+        at: Option<Timestamp>,
+        received: Timestamp,
+    ) -> Option<Passage> {
+        // An erasure that names no time counts from its publication, else from its receipt.
+        let published = (*delivery.properties.timestamp()).and_then(|at| i64::try_from(at).ok());
+        let published = published.and_then(|at| Timestamp::from_second(at).ok());
+        let at = at.or(published).unwrap_or(received).min(received);
+        let mut place = self.order.join(identifier);
+        match &mut place {
+            Some(place) => place.turn().await,
+            None => return Some(Course::Held.into()),
+        }
+        let erased = self.records.erase(&self.integration.name, identifier, at, received).await;
+        self.safe(erased)?;
+        Some(Course::NotWanted(Skip::UserDeleted).into())
+    }
+
+    /// Without its record an event stays with the broker, and consuming stops.
+    fn safe<T>(&self, result: Result<T, record::Failed>) -> Option<T> {
+        result
+            .map_err(|failed| {
+                self.facts.store_failed(&failed);
+                self.store_failed.notify_one();
+            })
+            .ok()
     }
 }
 
@@ -241,11 +361,13 @@ impl Worker {
 struct Passage {
     course: Course,
     attempt: Option<Attempt>,
+    /// An older request may still be executed, and would spoil what was accepted.
+    is_repair_due: bool,
 }
 
 impl From<Course> for Passage {
     fn from(course: Course) -> Passage {
-        Passage { course, attempt: None }
+        Passage { course, attempt: None, is_repair_due: false }
     }
 }
 

@@ -18,6 +18,7 @@ const NOT_BEFORE: &str = "consent-gate-not-before-ms";
 const REASON: &str = "consent-gate-reason";
 const LAST_ERROR: &str = "consent-gate-last-error";
 const HISTORY: &str = "consent-gate-history";
+const REPAIR: &str = "consent-gate-repair";
 /// The one of ours that is believed from everybody: the queue to which verdicts are reported.
 const REPORT_TO: &str = "consent-gate-report-to";
 /// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
@@ -60,6 +61,8 @@ pub struct History {
     pub last_error: Option<String>,
     /// The last attempts, oldest first.
     pub entries: Vec<Attempt>,
+    /// The event was delivered; its person's newest values are to be sent once more.
+    pub is_repair: bool,
     /// The publisher's own headers leave no room to count attempts in.
     pub is_uncountable: bool,
 }
@@ -84,6 +87,7 @@ impl History {
         let attempts = integer(ATTEMPTS).map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX));
         History {
             attempts,
+            is_repair: get(REPAIR) == Some(&AMQPValue::Boolean(true)),
             first_attempt: time(FIRST_ATTEMPT),
             not_before: time(NOT_BEFORE),
             last_error: get(LAST_ERROR).and_then(text).map(|error| error.chars().take(MAX_CHARS).collect()),
@@ -107,6 +111,7 @@ impl History {
             not_before: None,
             last_error: error,
             entries: last(entries),
+            is_repair: self.is_repair,
             is_uncountable: self.is_uncountable,
         }
     }
@@ -118,6 +123,7 @@ impl History {
         let optional = [
             reason.map(|reason| (REASON, AMQPValue::LongString(reason.into()))),
             Some((ATTEMPTS, AMQPValue::LongLongInt(self.attempts.into()))),
+            self.is_repair.then_some((REPAIR, AMQPValue::Boolean(true))),
             time(NOT_BEFORE, self.not_before),
             time(FIRST_ATTEMPT, self.first_attempt),
             self.last_error.as_deref().map(|error| (LAST_ERROR, AMQPValue::LongString(error.into()))),
@@ -330,6 +336,7 @@ mod tests {
         assert_eq!((history.attempts, history.entries.len()), (21, MAX_ENTRIES));
         assert_eq!(history.entries.last(), Some(&attempt(19)));
         history.not_before = Some(Timestamp::UNIX_EPOCH);
+        history.is_repair = true;
         assert_eq!(History::read(&for_publish(&BasicProperties::default(), &history, None)), history);
     }
 

@@ -7,6 +7,7 @@ use crate::broker::link;
 use crate::broker::topology::Source;
 use crate::gate::{Limits, Mode};
 use crate::integration::Integration;
+use crate::record;
 use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::telemetry::{self, Format, Level};
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub struct Settings {
     pub gate: Limits,
     /// Defaults for every schedule.
     pub retry: Retry,
+    pub records: record::Settings,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
     pub log: telemetry::Settings,
@@ -99,13 +101,11 @@ pub(super) fn read(
         integrations: secrets::resolve(base, &directory),
         gate,
         retry,
+        records: records(root.table("records"), base),
         admin: admin(root.table("admin")),
         log: log(root.table("log")),
         shutdown_deadline,
     };
-    if records(root.table("records")) {
-        warnings.push("[records] is checked but has no effect yet: this version keeps no records".to_owned());
-    }
     root.finish();
     settings
 }
@@ -260,11 +260,22 @@ fn delays(fields: &mut Fields<'_>) -> Option<Vec<Duration>> {
     (delays.len() == written.value.len()).then_some(delays)
 }
 
-fn records(mut fields: Fields<'_>) -> bool {
-    let store = fields.filled("store").is_some();
-    let retention = not_zero(&mut fields, "retention").is_some();
+fn records(mut fields: Fields<'_>, base: &Path) -> record::Settings {
+    let defaults = record::Settings::default();
+    let store = fields.filled("store");
+    let retention = not_zero(&mut fields, "retention").unwrap_or(defaults.retention);
+    let directory = match store.as_ref().map(|store| store.value.as_str()) {
+        Some("off") => None,
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            let why = "records.store: PostgreSQL is not supported by this version; write a directory, or \"off\"";
+            fields.problems().add(&store.as_ref().map_or_else(|| fields.place().clone(), |at| at.place.clone()), why);
+            None
+        }
+        Some(directory) => Some(secrets::resolve(base, directory)),
+        None => defaults.directory.map(|directory| base.join(directory)),
+    };
     fields.finish();
-    store || retention
+    record::Settings { directory, retention }
 }
 
 fn admin(mut fields: Fields<'_>) -> SocketAddr {

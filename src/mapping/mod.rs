@@ -11,6 +11,7 @@ pub use path::{Path, ROOTS};
 use crate::event::{Defect, Event};
 use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
+use serde::{Deserialize, Serialize};
 
 /// Where a property's value comes from.
 #[derive(Clone, Debug)]
@@ -41,10 +42,19 @@ pub struct Mappings {
 }
 
 /// A value as the event has it, before it is rendered as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Choice {
     Switch(bool),
     Text(String),
+}
+
+impl Choice {
+    /// Whether it takes a consent back, whatever text it is sent as.
+    #[must_use]
+    pub fn is_withdrawal(&self) -> bool {
+        *self == Choice::Switch(false)
+    }
 }
 
 /// What became of one mapping for one event.
@@ -53,6 +63,8 @@ pub struct Property<'m> {
     pub id: &'m str,
     /// The text to send, or why the property is left out.
     pub text: Result<String, LeftOut>,
+    /// What the person chose; `None` for constants, for the identifier, and when left out.
+    pub choice: Option<Choice>,
     /// The place in the event that gave it; `None` for constants and where nothing was found.
     pub place: Option<String>,
 }
@@ -116,9 +128,12 @@ impl Mappings {
     pub fn properties(&self, event: &Event, explain: bool) -> Result<Vec<Property<'_>>, Defect> {
         let mut defect: Option<Defect> = None;
         let mut properties = Vec::with_capacity(self.list.len());
-        for mapping in &self.list {
+        for (index, mapping) in self.list.iter().enumerate() {
             match mapping.property(event, explain) {
-                Ok(property) => properties.push(property),
+                Ok(property) => {
+                    let choice = property.choice.filter(|_| index != self.identifier);
+                    properties.push(Property { choice, ..property });
+                }
                 Err(next) => {
                     defect = Some(match defect {
                         Some(earlier) => earlier.and(next),
@@ -135,40 +150,42 @@ impl Mapping {
     fn property(&self, event: &Event, explain: bool) -> Result<Property<'_>, Defect> {
         let path = match &self.source {
             Source::Constant(text) => {
-                return Ok(Property { id: &self.id, text: Ok(text.clone()), place: None });
+                return Ok(Property { id: &self.id, text: Ok(text.clone()), choice: None, place: None });
             }
             Source::Path(path) => path,
         };
         let found = path.find(event)?;
         let place = found.as_ref().filter(|_| explain).map(path::Found::place);
-        let text = match found {
-            None => Err(LeftOut::Absent),
-            Some(found) => match found.choice()? {
-                None => Err(LeftOut::NoChoice),
-                Some(choice) => self.render(choice, &found)?,
-            },
+        let choice = found.as_ref().map(path::Found::choice).transpose()?;
+        let text = match (&choice, &found) {
+            (Some(Some(choice)), Some(found)) => {
+                self.text(choice).map_err(|what| Defect::at(&found.place(), what))?.ok_or(LeftOut::Empty)
+            }
+            (Some(None), _) => Err(LeftOut::NoChoice),
+            _ => Err(LeftOut::Absent),
         };
-        Ok(Property { id: &self.id, text, place })
+        let choice = choice.flatten().filter(|_| text.is_ok());
+        Ok(Property { id: &self.id, text, choice, place })
     }
 
-    fn render(&self, choice: Choice, found: &path::Found<'_>) -> Result<Result<String, LeftOut>, Defect> {
+    /// A choice as the text that this mapping sends; `None` for an empty one.
+    ///
+    /// # Errors
+    /// Its `date_format` needs a time, and this is none.
+    pub fn text(&self, choice: &Choice) -> Result<Option<String>, &'static str> {
         let text = match choice {
             Choice::Switch(true) => self.texts.0.clone(),
             Choice::Switch(false) => self.texts.1.clone(),
             Choice::Text(text) => match &self.date_format {
-                None => text,
-                Some(_) if text.is_empty() => text,
-                Some(format) => render_date(&text, format, found)?,
+                Some(format) if !text.is_empty() => {
+                    let time: Timestamp = text.parse().map_err(|_| "not an RFC 3339 time, as its date_format needs")?;
+                    format_time(time, format).ok_or("a time that its date_format cannot show")?
+                }
+                _ => text.clone(),
             },
         };
-        Ok(if text.is_empty() { Err(LeftOut::Empty) } else { Ok(text) })
+        Ok(Some(text).filter(|text| !text.is_empty()))
     }
-}
-
-fn render_date(text: &str, format: &str, found: &path::Found<'_>) -> Result<String, Defect> {
-    let bad = |what| Defect::at(&found.place(), what);
-    let time: Timestamp = text.parse().map_err(|_| bad("not an RFC 3339 time, as its date_format needs"))?;
-    format_time(time, format).ok_or_else(|| bad("a time that its date_format cannot show"))
 }
 
 /// Renders an instant in UTC; `None` when the format is not a valid one.

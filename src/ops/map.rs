@@ -7,8 +7,8 @@ use crate::event;
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::{Mapping, Property, Source};
-use crate::plan::{Brief, plan};
-use crate::verdict::{self, Course};
+use crate::plan::{Brief, Plan, plan};
+use crate::verdict::{self, Course, Skip};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -29,6 +29,10 @@ pub fn map(
     let (_, integration) = integration(name, file, environment)?;
     let body = read_event(event)?;
     let (brief, planned) = plan(&body, &integration, Timestamp::now());
+    let planned = planned.and_then(|plan| match plan {
+        Plan::Send(plan) => Ok(plan.own_request(&integration)),
+        Plan::Erase { .. } => Err(Course::NotWanted(Skip::UserDeleted)),
+    });
     let decoded = event::decode(&body).ok();
     let properties = decoded.as_ref().and_then(|event| integration.mappings.properties(event, true).ok());
     let shown = Shown {
@@ -36,7 +40,7 @@ pub fn map(
         brief,
         outcome: planned.as_ref().map(|_| ()).map_err(Clone::clone),
         properties: integration.mappings.iter().zip(properties.unwrap_or_default()).collect(),
-        request: planned.ok().map(|plan| plan.request),
+        request: planned.ok(),
     };
     print(&if as_json { format!("{}\n", shown.json()) } else { shown.text() })
 }

@@ -5,8 +5,8 @@ use crate::broker::headers::History;
 use crate::config::Environment;
 use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
-use crate::plan::plan;
-use crate::verdict::{self, Course, Verdict};
+use crate::plan::{Plan, plan};
+use crate::verdict::{self, Course, Skip, Verdict};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
@@ -28,7 +28,10 @@ pub async fn send(
     let (_, integration) = integration(name, file, environment)?;
     let body = read_event(event)?;
     let request = match plan(&body, &integration, Timestamp::now()).1 {
-        Ok(plan) => plan.request,
+        Ok(Plan::Send(plan)) => plan.own_request(&integration),
+        Ok(Plan::Erase { .. }) => {
+            return Err(Failure::Failed(not_sent(&Course::NotWanted(Skip::UserDeleted), &integration)));
+        }
         Err(course) => return Err(Failure::Failed(not_sent(&course, &integration))),
     };
     announce(&integration, &request);

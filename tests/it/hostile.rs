@@ -3,7 +3,7 @@
 
 use super::harness::{Folder, fixture, project};
 use consent_gate::config::{self, Environment};
-use consent_gate::plan::plan;
+use consent_gate::plan::{Plan, plan};
 use jiff::Timestamp;
 use std::fs;
 
@@ -76,11 +76,13 @@ fn no_damaged_message_panics() {
     for round in 0..30_000 {
         let damaged = random.damage(&samples[round % samples.len()]);
         match plan(&damaged, &integration, now).1 {
-            Ok(plan) => {
+            Ok(Plan::Send(plan)) => {
                 sent += 1;
                 assert!(!plan.identifier.trim().is_empty());
-                serde_json::from_slice::<serde_json::Value>(plan.request.body()).unwrap();
+                let request = plan.own_request(&integration);
+                serde_json::from_slice::<serde_json::Value>(request.body()).unwrap();
             }
+            Ok(Plan::Erase { identifier, .. }) => assert!(!identifier.trim().is_empty()),
             Err(_) => stopped += 1,
         }
     }

@@ -89,7 +89,8 @@ fn consent_latency_counts_from_the_choice_and_late_events_apart() {
     let mut lab = Lab::new();
     lab.start();
     let mut late = choice("late@example.com", true);
-    late["parameters"]["entity"]["created_at"] = json!("2020-01-01T00:00:00Z");
+    let two_hours_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(2);
+    late["parameters"]["entity"]["created_at"] = json!(two_hours_ago.to_string());
     lab.publish(vec![choice("jane@example.com", true).into(), late.into()]);
     lab.settled(2);
     let name = lab.integration().to_owned();

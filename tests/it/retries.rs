@@ -256,7 +256,7 @@ fn queues_that_are_gone_cost_nobody_the_original() {
     lab.bench.delete_queue(&lab.queue(".dead"));
     lab.bench.delete_queue(&lab.queue(".delay.100"));
     lab.publish(doomed(&lab));
-    lab.worker().line_with("a queue is missing");
+    lab.worker().line_with("lost the broker");
     all_dead(&mut lab);
     let failures = format!("consent_gate_settle_failures_total{{integration=\"{}\"}}", lab.integration());
     assert!(lab.metric(&failures) >= 1.0);

@@ -1,0 +1,258 @@
+//! Step 4: the newest consent wins (pure).
+//!
+//! A record keeps, for one person under one integration, the newest choice of each property and
+//! its version. Versions are totally ordered and hold no time of arrival, so any order and number
+//! of deliveries of the same events gives the same record: merging is commutative, associative and
+//! idempotent. What is sent is the record's newest, so a late retry carries today's truth.
+
+pub mod embedded;
+mod store;
+
+pub use store::{Failed, Mapped, Records, Settings, Taken, Turn};
+
+use crate::gate::Outcome;
+use crate::mapping::Choice;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+/// What one event says of its person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// When the choices changed; an undated event is older than every dated one.
+    pub at: Option<Timestamp>,
+    /// The event's id.
+    pub event: Option<String>,
+    /// Property and choice, in the mappings' order.
+    pub choices: Vec<(String, Choice)>,
+}
+
+/// The newest known choice of one property.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newest {
+    #[serde(rename = "c")]
+    pub choice: Choice,
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// The gate refused it for good: it is neither lent to other events nor replaced by an older.
+    #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_refused: bool,
+}
+
+impl Newest {
+    /// The order of versions: time; then withdrawal after grant; then event id, none being lowest;
+    /// then the choice itself.
+    fn version(&self) -> (Option<Timestamp>, bool, Option<&str>, &Choice) {
+        (self.at, self.choice.is_withdrawal(), self.event.as_deref(), &self.choice)
+    }
+
+    /// Compares versions; equal only for the same choice of the same event.
+    #[must_use]
+    pub fn compare(&self, other: &Newest) -> Ordering {
+        self.version().cmp(&other.version())
+    }
+}
+
+/// A request whose outcome is not known, or not known to be harmless any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// When it was about to be sent.
+    #[serde(rename = "t")]
+    pub at: Timestamp,
+    /// What it carried.
+    #[serde(rename = "s")]
+    pub sent: BTreeMap<String, Newest>,
+    /// A repair of it is on its way.
+    #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_parked: bool,
+}
+
+/// What was last decided for one person under one integration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    #[serde(rename = "v", default, skip_serializing_if = "BTreeMap::is_empty")]
+    values: BTreeMap<String, Newest>,
+    /// The time of the newest event that was ever merged.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    newest: Option<Timestamp>,
+    /// Everything up to then was erased.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    erased: Option<Timestamp>,
+    /// Requests that the gate may still execute.
+    #[serde(rename = "d", default, skip_serializing_if = "BTreeMap::is_empty")]
+    doubts: BTreeMap<u64, Doubt>,
+    /// When it was last merged into; retention counts from here.
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    merged: Option<Timestamp>,
+}
+
+/// What a definite or indefinite answer means for the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Accepted,
+    /// For good: it will never pass as it was.
+    Refused,
+    /// Definitely not executed, or executed without effect.
+    Failed,
+    /// It may still be executed.
+    Unknown,
+}
+
+impl Sent {
+    /// What an answer proves. One that came from a gate that is down or busy proves nothing: what
+    /// stands behind it may still execute the request. A refusal of a request that carried other
+    /// events' values says nothing of any one of them.
+    #[must_use]
+    pub fn of(outcome: Outcome, is_lent: bool) -> Sent {
+        match outcome {
+            Outcome::Accepted => Sent::Accepted,
+            Outcome::Refused if !is_lent => Sent::Refused,
+            Outcome::Refused | Outcome::Rejected | Outcome::Throttled | Outcome::Misconfigured => Sent::Failed,
+            Outcome::Unavailable | Outcome::UnexpectedStatus => Sent::Unknown,
+        }
+    }
+}
+
+/// A repair that did not come for so long was given up.
+const LONGEST_REPAIR: SignedDuration = SignedDuration::from_hours(24);
+/// The most doubts kept of one person; beyond that the oldest are forgotten.
+const MOST_DOUBTS: usize = 16;
+
+impl Record {
+    /// Whether everything that this event says was erased.
+    #[must_use]
+    pub fn has_erased(&self, at: Option<Timestamp>) -> bool {
+        self.erased.is_some_and(|erased| at.is_none_or(|at| at <= erased))
+    }
+
+    /// Merges an event's choices; per property the newer version stays. `mapped_since` is when a
+    /// property began to be mapped: what came before was never noted, so an old event does not set
+    /// it against a newer one that may have named it. Gives how many choices were outdated.
+    pub fn merge(&mut self, offer: &Offer, now: Timestamp, mapped_since: impl Fn(&str) -> Option<Timestamp>) -> usize {
+        let mut outdated = 0;
+        for (property, choice) in &offer.choices {
+            let offered =
+                Newest { choice: choice.clone(), at: offer.at, event: offer.event.clone(), is_refused: false };
+            match self.values.get_mut(property) {
+                Some(known) if offered.compare(known) == Ordering::Greater => *known = offered,
+                Some(known) => outdated += usize::from(offered.compare(known) == Ordering::Less),
+                None => {
+                    let came_before = mapped_since(property).is_some_and(|since| offer.at.is_none_or(|at| at < since));
+                    if came_before && self.newest > offer.at {
+                        outdated += 1;
+                    } else {
+                        self.values.insert(property.clone(), offered);
+                    }
+                }
+            }
+        }
+        self.newest = self.newest.max(offer.at);
+        self.merged = self.merged.max(Some(now));
+        outdated
+    }
+
+    /// What to send for these properties: the newest choice of each, without those that the gate
+    /// refused for good unless they are this event's own.
+    #[must_use]
+    pub fn newest(&self, offer: &Offer) -> BTreeMap<String, Newest> {
+        let named = offer.choices.iter().filter_map(|(property, _)| Some((property, self.values.get(property)?)));
+        let lent = named.filter(|(_, newest)| !newest.is_refused || is_own(newest, offer));
+        lent.map(|(property, newest)| (property.clone(), newest.clone())).collect()
+    }
+
+    /// What to send to make good what a late request may have spoiled: the newest of everything
+    /// that it carried, beside what the event names.
+    #[must_use]
+    pub fn repair(&self, offer: &Offer, now: Timestamp, lateness: SignedDuration) -> Option<BTreeMap<String, Newest>> {
+        let mut values = self.newest(offer);
+        let mut is_needed = false;
+        for doubt in self.doubts.values().filter(|doubt| doubt.stands(now, lateness)) {
+            is_needed |= is_spoiling(&self.values, &doubt.sent);
+            let carried = doubt.sent.keys().filter_map(|property| Some((property, self.values.get(property)?)));
+            values.extend(carried.filter(|(_, n)| !n.is_refused).map(|(property, n)| (property.clone(), n.clone())));
+        }
+        is_needed.then_some(values)
+    }
+
+    /// Notes, before it is sent, that a request may be executed.
+    pub fn about_to_send(&mut self, id: u64, sent: BTreeMap<String, Newest>, now: Timestamp, lateness: SignedDuration) {
+        self.doubts.retain(|_, doubt| doubt.stands(now, lateness));
+        while self.doubts.len() >= MOST_DOUBTS {
+            let oldest = self.doubts.iter().min_by_key(|(_, doubt)| doubt.at).map(|(id, _)| *id);
+            oldest.and_then(|id| self.doubts.remove(&id));
+        }
+        self.doubts.insert(id, Doubt { at: now, sent, is_parked: false });
+    }
+
+    /// Takes note of what became of a request. Says whether an older one may still be executed
+    /// after it and spoil what was accepted: then one repair is due.
+    pub fn answered(&mut self, id: u64, offer: &Offer, sent: Sent, now: Timestamp, lateness: SignedDuration) -> bool {
+        if sent == Sent::Unknown {
+            return false;
+        }
+        let Some(Doubt { sent: carried, .. }) = self.doubts.remove(&id) else { return false };
+        for (property, carried) in &carried {
+            let Some(newest) = self.values.get_mut(property) else { continue };
+            if newest.compare(carried) == Ordering::Equal {
+                match sent {
+                    Sent::Accepted => newest.is_refused = false,
+                    Sent::Refused => newest.is_refused |= is_own(newest, offer),
+                    Sent::Failed | Sent::Unknown => {}
+                }
+            }
+        }
+        if sent != Sent::Accepted {
+            return false;
+        }
+        let Record { values, doubts, .. } = self;
+        let mut is_due = false;
+        for doubt in doubts.values_mut().filter(|doubt| !doubt.is_parked && doubt.stands(now, lateness)) {
+            doubt.is_parked = is_spoiling(values, &doubt.sent);
+            is_due |= doubt.is_parked;
+        }
+        is_due
+    }
+
+    /// After a repair was accepted, what was sent before it can spoil nothing any more.
+    pub fn repaired(&mut self, since: Timestamp) {
+        self.doubts.retain(|_, doubt| doubt.at > since);
+    }
+
+    /// Removes everything up to an instant and remembers that it was.
+    pub fn erase(&mut self, at: Timestamp, now: Timestamp) {
+        self.values.retain(|_, newest| newest.at > Some(at));
+        self.doubts.clear();
+        self.erased = self.erased.max(Some(at));
+        self.merged = self.merged.max(Some(now));
+    }
+
+    /// Whether nothing was merged into it for so long.
+    #[must_use]
+    pub fn is_older_than(&self, retention: SignedDuration, now: Timestamp) -> bool {
+        self.merged.is_none_or(|merged| now.duration_since(merged) > retention)
+    }
+}
+
+impl Doubt {
+    /// Whether the gate may still execute it, or a repair of it is on its way.
+    fn stands(&self, now: Timestamp, lateness: SignedDuration) -> bool {
+        now.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { lateness }
+    }
+}
+
+/// Whether a request that is executed late would put older values back.
+fn is_spoiling(values: &BTreeMap<String, Newest>, sent: &BTreeMap<String, Newest>) -> bool {
+    let is_outdated = |newest: &Newest, sent| newest.compare(sent) == Ordering::Greater;
+    sent.iter().any(|(property, sent)| values.get(property).is_some_and(|newest| is_outdated(newest, sent)))
+}
+
+/// Whether a value is what this event itself said.
+fn is_own(newest: &Newest, offer: &Offer) -> bool {
+    newest.at == offer.at && newest.event == offer.event
+}
+
+#[cfg(test)]
+mod tests;

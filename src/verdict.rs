@@ -4,7 +4,8 @@
 //! that operators and metrics know. The first matching cause names the reason, in the order of
 //! the variants below.
 
-use crate::broker::headers::History;
+use crate::broker::headers::{Attempt, History};
+use crate::broker::outbox::Settlement;
 use crate::event::{Defect, Event, Kind, Status};
 use crate::gate::redact::MAX_CHARS;
 use crate::gate::{Answer, Outcome};
@@ -272,6 +273,36 @@ fn again(answer: &Answer, death: Death, history: &History, schedule: &Schedule, 
             Verdict::Retry(Retry { step, delay: schedule.leg(wait), not_before: now.checked_add(wait).ok() })
         }
         _ => Verdict::Retry(Retry { step, delay, not_before: None }),
+    }
+}
+
+/// What must be at the broker before the event is acked. A `repair_at` asks for its person's newest
+/// values to be sent once more then, after an acceptance that an older request may still spoil.
+#[must_use]
+pub fn settlement(
+    verdict: &Verdict,
+    course: &Course,
+    attempt: Option<Attempt>,
+    history: History,
+    schedule: &Schedule,
+    repair_at: Option<Timestamp>,
+) -> Settlement {
+    let told = |history: History| match attempt {
+        Some(attempt) => history.with(attempt, course.error()),
+        None => History { last_error: course.error().or(history.last_error.clone()), ..history },
+    };
+    match (verdict, repair_at) {
+        (Verdict::Delivered, Some(at)) => {
+            let is_uncountable = history.is_uncountable;
+            let repair = History { is_repair: true, is_uncountable, not_before: Some(at), ..History::default() };
+            Settlement::Park(schedule.longest(), repair)
+        }
+        (Verdict::Delivered | Verdict::Skipped(_), _) => Settlement::Done,
+        (Verdict::Retry(retry), _) => {
+            Settlement::Park(retry.delay, History { not_before: retry.not_before, ..told(history) })
+        }
+        (Verdict::Hold(delay), _) => Settlement::Park(*delay, history),
+        (Verdict::DeadLetter(death), _) => Settlement::Dead(death.code(), told(history)),
     }
 }
 

@@ -16,7 +16,6 @@ use crate::plan::{self, Brief, Plan, plan};
 use crate::record::{self, Mapped, Records, Sent, Taken, Turn};
 use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
-use futures_util::future::OptionFuture;
 use jiff::Timestamp;
 use lapin::message::Delivery;
 use std::future::Future;
@@ -198,16 +197,10 @@ impl Worker {
             brief: told.into_inner().unwrap_or_default(),
         };
         let is_repair = history.is_repair;
-        let settlement = match &verdict {
-            // After the longest delay whatever was late has happened.
-            Verdict::Delivered if is_repair_due => {
-                let history = History { is_repair: true, ..History::none(&delivery.properties) };
-                Settlement::Park(self.integration.schedule.longest(), history)
-            }
-            // Its event was delivered long ago: a repair is never a dead letter.
-            Verdict::DeadLetter(_) if is_repair => Settlement::Done,
-            _ => settlement(&verdict, &course, attempt, history),
-        };
+        let repair_at = || Timestamp::now().checked_add(record::lateness(&self.integration)).unwrap_or(Timestamp::MAX);
+        let repair_at = is_repair_due.then(repair_at);
+        let settlement =
+            verdict::settlement(&verdict, &course, attempt, history, &self.integration.schedule, repair_at);
         if outbox.settle(delivery, &settlement, failed).await.is_ok() {
             if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
                 self.gate.expect_retries(delay + MARGIN);
@@ -285,6 +278,15 @@ impl Worker {
         })
     }
 
+    /// Before anything is sent it is durable that it may be: a crash must not forget a request that
+    /// the gate still executes. `None` when the records failed.
+    async fn noted(&self, turn: &mut Option<Box<Taken>>) -> Option<()> {
+        match turn {
+            Some(turn) => self.safe(turn.about_to_send(Timestamp::now()).await),
+            None => Some(()),
+        }
+    }
+
     /// Step 5: sends the newest, and takes note of the answer.
     async fn send(&self, plan: &plan::Send, mut turn: Option<Box<Taken>>, slot: Slot) -> Option<Passage> {
         let at = Timestamp::now();
@@ -292,10 +294,11 @@ impl Worker {
             Some(turn) => plan.request(&self.integration, &turn.newest),
             None => plan.own_request(&self.integration),
         };
-        let durable = turn.as_mut().map(|turn| turn.about_to_send(at));
+        if turn.as_ref().is_some_and(|turn| turn.has_waited(at)) {
+            self.noted(&mut turn).await?;
+        }
         self.facts.in_flight(1);
-        // The record may become durable beside the request: nothing is acked before both.
-        let (answer, durable) = tokio::join!(self.gate.send(&request, at), OptionFuture::from(durable));
+        let answer = self.gate.send(&request, at).await;
         self.facts.in_flight(-1);
         drop(slot);
         self.facts.attempted(&answer);
@@ -303,12 +306,13 @@ impl Worker {
         if let Some(change) = change {
             self.facts.gate_changed(change);
         }
-        self.safe(durable.unwrap_or(Ok(())))?;
         let is_lent = turn.as_ref().is_some_and(|turn| turn.is_lent());
-        let is_repair_due = turn.is_some_and(|turn| {
+        let mut is_repair_due = false;
+        if let Some(turn) = turn {
             self.facts.stale(turn.outdated);
-            turn.answered(Sent::of(answer.outcome, is_lent), Timestamp::now())
-        });
+            let answered = turn.answered(Sent::of(answer.outcome, is_lent), Timestamp::now()).await;
+            is_repair_due = self.safe(answered)?;
+        }
         if is_down && answer.outcome.blames_endpoint() {
             return Some(Course::Outage(answer).into());
         }
@@ -380,21 +384,6 @@ fn lane(feed: Feed) -> Lane {
     match feed {
         Feed::Retry => Lane::Retry,
         Feed::Work | Feed::Source => Lane::Fresh,
-    }
-}
-
-fn settlement(verdict: &Verdict, course: &Course, attempt: Option<Attempt>, history: History) -> Settlement {
-    let told = |history: History| match attempt {
-        Some(attempt) => history.with(attempt, course.error()),
-        None => History { last_error: course.error().or(history.last_error.clone()), ..history },
-    };
-    match verdict {
-        Verdict::Delivered | Verdict::Skipped(_) => Settlement::Done,
-        Verdict::Retry(retry) => {
-            Settlement::Park(retry.delay, History { not_before: retry.not_before, ..told(history) })
-        }
-        Verdict::Hold(delay) => Settlement::Park(*delay, history),
-        Verdict::DeadLetter(death) => Settlement::Dead(death.code(), told(history)),
     }
 }
 

@@ -8,7 +8,7 @@
 pub mod embedded;
 mod store;
 
-pub use store::{Failed, Mapped, Records, Settings, Taken, Turn};
+pub use store::{Failed, Mapped, Records, Settings, Taken, Turn, lateness};
 
 use crate::gate::Outcome;
 use crate::mapping::Choice;
@@ -188,7 +188,8 @@ impl Record {
     }
 
     /// Takes note of what became of a request. Says whether an older one may still be executed
-    /// after it and spoil what was accepted: then one repair is due.
+    /// after it and spoil what was accepted: then a repair is due. (That another one is on its way
+    /// already proves nothing: a crash may have lost it before it was parked.)
     pub fn answered(&mut self, id: u64, offer: &Offer, sent: Sent, now: Timestamp, lateness: SignedDuration) -> bool {
         if sent == Sent::Unknown {
             return false;
@@ -209,16 +210,19 @@ impl Record {
         }
         let Record { values, doubts, .. } = self;
         let mut is_due = false;
-        for doubt in doubts.values_mut().filter(|doubt| !doubt.is_parked && doubt.stands(now, lateness)) {
-            doubt.is_parked = is_spoiling(values, &doubt.sent);
-            is_due |= doubt.is_parked;
+        for doubt in doubts.values_mut().filter(|doubt| doubt.stands(now, lateness)) {
+            if is_spoiling(values, &doubt.sent) {
+                doubt.is_parked = true;
+                is_due = true;
+            }
         }
         is_due
     }
 
-    /// After a repair was accepted, what was sent before it can spoil nothing any more.
-    pub fn repaired(&mut self, since: Timestamp) {
-        self.doubts.retain(|_, doubt| doubt.at > since);
+    /// After a repair was accepted, what could only be executed before it was sent spoils nothing
+    /// any more.
+    pub fn repaired(&mut self, begun: Timestamp, lateness: SignedDuration) {
+        self.doubts.retain(|_, doubt| begun.duration_since(doubt.at) < lateness);
     }
 
     /// Removes everything up to an instant and remembers that it was.

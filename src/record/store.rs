@@ -17,6 +17,9 @@ use tokio::sync::Mutex;
 /// What a request may be late beyond the longest delay and its timeout: clocks and queues.
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
+/// A request that waits for longer between its note and its sending is noted again.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
+
 /// The settings of `[records]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -209,6 +212,12 @@ impl Taken {
         self.store.write(self.key, self.record.clone())
     }
 
+    /// Whether it has waited so long since that its note tells another time than it is sent.
+    #[must_use]
+    pub fn has_waited(&self, now: Timestamp) -> bool {
+        now.duration_since(self.begun) > LONGEST_WAIT
+    }
+
     /// Whether the request carries another event's newer values.
     #[must_use]
     pub fn is_lent(&self) -> bool {
@@ -216,23 +225,29 @@ impl Taken {
     }
 
     /// Takes note of what became of the request. Says whether a repair is due.
-    #[must_use]
-    pub fn answered(mut self, sent: Sent, now: Timestamp) -> bool {
-        let mut is_due = self.record.answered(self.id, &self.offer, sent, now, self.lateness);
+    ///
+    /// # Errors
+    /// The store failed, and the repair that is due would not be remembered.
+    pub async fn answered(mut self, sent: Sent, now: Timestamp) -> Result<bool, Failed> {
+        let is_due = self.record.answered(self.id, &self.offer, sent, now, self.lateness);
         if self.is_repair && sent == Sent::Accepted {
-            self.record.repaired(self.begun);
-            is_due = false;
+            self.record.repaired(self.begun, self.lateness);
+        }
+        if is_due && !self.is_repair {
+            self.store.write(self.key, self.record).await?;
+            return Ok(true);
         }
         if sent != Sent::Unknown {
             self.store.write_later(self.key, self.record);
         }
-        is_due
+        Ok(false)
     }
 }
 
 /// For how long a request may still be executed after it was sent: until the longest delay after
-/// its timeout, and no longer (the README says so).
-fn lateness(integration: &Integration) -> SignedDuration {
+/// its timeout, and no longer (the README says so). A repair follows so long after.
+#[must_use]
+pub fn lateness(integration: &Integration) -> SignedDuration {
     let longest = integration.schedule.longest().saturating_add(integration.limits.timeout);
     SignedDuration::try_from(longest).unwrap_or(SignedDuration::MAX).saturating_add(MARGIN)
 }

@@ -86,16 +86,18 @@ fn a_refusal_of_what_was_lent_marks_nothing() {
 }
 
 #[test]
-fn a_request_that_may_still_be_executed_is_repaired_once() {
+fn a_request_that_may_still_be_executed_is_repaired() {
     let mut record = Record::default();
     let (first, second, third) =
         (offer(0, "a", &[("news", true)]), offer(60, "b", &[("news", false)]), offer(70, "c", &[("other", true)]));
     assert!(!turn(&mut record, 1, &first, Sent::Unknown, 0));
     assert!(turn(&mut record, 2, &second, Sent::Accepted, 60), "the first may come after it");
-    assert!(!turn(&mut record, 3, &third, Sent::Accepted, 70), "the repair is on its way");
+    assert!(turn(&mut record, 3, &third, Sent::Accepted, 70), "the first repair may be lost in a crash");
     let repair = record.repair(&second, at(3_000), LATENESS).expect("it waits for its repair, however long");
     assert_eq!(repair["news"].choice, Choice::Switch(false));
-    record.repaired(at(3_000));
+    record.repaired(at(100), LATENESS);
+    assert!(record.repair(&second, at(3_000), LATENESS).is_some(), "that one came too early");
+    record.repaired(at(3_000), LATENESS);
     assert_eq!(record.repair(&second, at(3_000), LATENESS), None);
 }
 

@@ -19,6 +19,7 @@ mod half_open;
 mod hostile;
 mod leaks;
 mod mappings;
+mod model;
 mod newest;
 mod outside;
 mod retries;

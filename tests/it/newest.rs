@@ -1,6 +1,6 @@
 //! Newest consent wins: through retries, reordering, crashes, replays and late execution.
 
-use super::harness::{Folder, Lab, Message, choice, poll_until};
+use super::harness::{Folder, Lab, Message, Random, choice, poll_until};
 use consent_gate::mapping::Choice;
 use consent_gate::record::embedded::Embedded;
 use consent_gate::record::{Offer, Record};
@@ -189,33 +189,22 @@ fn records_that_cannot_be_written_stop_everything_and_lose_nothing() {
 
 /// Events of some people in a random order, some of them twice, with what must be known in the end.
 fn shuffled(people: usize, events: usize, seed: u64) -> (Vec<Message>, BTreeMap<String, &'static str>) {
-    let mut random = fastrand(seed);
+    let mut random = Random::new(seed);
     let mut newest: BTreeMap<String, (i64, &'static str)> = BTreeMap::new();
     let mut messages = Vec::new();
     for n in 0..events {
-        let person = format!("p{}@example.com", random() as usize % people);
+        let person = format!("p{}@example.com", random.below(people));
         let seconds = -i64::try_from(n).unwrap() - 1;
-        let on = random().is_multiple_of(2);
+        let on = random.below(2) == 0;
         let text = if on { "1" } else { "0" };
         newest.entry(person.clone()).or_insert((seconds, text));
         let event = news(&person, seconds, on);
-        let times = if random().is_multiple_of(20) { 2 } else { 1 };
-        messages.extend((0..times).map(|_| (random(), event.clone())));
+        let times = if random.below(20) == 0 { 2 } else { 1 };
+        messages.extend((0..times).map(|_| (random.below(usize::MAX), event.clone())));
     }
     messages.sort_by_key(|(place, _)| *place);
     let messages = messages.into_iter().map(|(_, event)| event.into()).collect();
     (messages, newest.into_iter().map(|(person, (_, text))| (person, text)).collect())
-}
-
-/// A small generator (xorshift).
-fn fastrand(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed | 1;
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state >> 11
-    }
 }
 
 #[test]
@@ -281,9 +270,10 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target)
+            copy(&entry.path(), &target);
         } else {
-            drop(fs::copy(entry.path(), target))
+            // What the closing store just removed need not be copied.
+            let _ = fs::copy(entry.path(), target);
         }
     }
 }
@@ -304,27 +294,24 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
         store.write([7; 16], record.clone()).await.unwrap();
     }
     drop(store);
-    let mut random = fastrand(7);
+    let mut random = Random::new(7);
     let (mut told, mut given) = (0, 0);
     for round in 0..120_u64 {
         let damaged = folder.0.join(format!("damaged-{round}"));
-        poll_until("the store to be closed", || {
-            copy(&whole, &damaged);
-            Some(())
-        });
+        copy(&whole, &damaged);
         let files = files(&damaged);
-        let file = &files[random() as usize % files.len()];
+        let file = &files[random.below(files.len())];
         let mut bytes = fs::read(file).unwrap();
         // The journal is preallocated; its beginning is what counts.
         let length = bytes.len().min(8 * 1024);
         if length == 0 {
             continue;
         }
-        let at = random() as usize % length;
+        let at = random.below(length);
         if round % 2 == 0 {
-            bytes.truncate(at)
+            bytes.truncate(at);
         } else {
-            bytes[at] ^= 0xff
+            bytes[at] ^= 0xff;
         }
         fs::write(file, bytes).unwrap();
         match Embedded::open(&damaged, retention) {

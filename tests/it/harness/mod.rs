@@ -34,6 +34,30 @@ pub fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A small generator (xorshift), so that a test is the same each time.
+#[derive(Clone, Copy)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        // Neighbouring seeds shall begin far apart; none may be zero.
+        Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below the bound.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 11).unwrap() % bound
+    }
+
+    /// Whether something happens that happens so often in a hundred.
+    pub fn percent(&mut self, share: usize) -> bool {
+        self.below(100) < share
+    }
+}
+
 /// A figure for who runs a long test on purpose; the suite keeps it to itself.
 pub fn note(text: &str) {
     // The test runner shows it with --nocapture; a closed standard error changes nothing.

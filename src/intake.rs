@@ -10,9 +10,12 @@ use crate::worker::Worker;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+/// The longest that the suspects of other integrations wait for one.
+const LONGEST_QUARANTINE: Duration = Duration::from_secs(60);
 /// How often an empty queue is looked into for something to probe with.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -21,6 +24,9 @@ pub struct Intake<'i> {
     pub worker: &'i Arc<Worker>,
     pub inbox: &'i mut Inbox,
     pub outbox: &'i Arc<Outbox>,
+    /// Connections were lost one after the other: the next head may be what ends this one, so
+    /// whatever is in hand has to be safe before it is looked at.
+    pub is_careful: bool,
 }
 
 /// What was at the head of a queue.
@@ -55,7 +61,9 @@ impl Intake<'_> {
     /// Lets everything flow until the gate shuts or a suspect shows.
     async fn flow(&mut self) -> Result<(), Error> {
         for feed in self.inbox.feeds() {
-            while let (Head::Returned, _) = self.take(feed, Pass::Usual).await? {}
+            while let (Head::Returned, _) = self.take(feed, Pass::Usual).await? {
+                self.retries_first().await?;
+            }
         }
         self.inbox.flow(self.worker.prefetch()).await?;
         let mut suspects = Vec::new();
@@ -74,10 +82,33 @@ impl Intake<'_> {
         let random = RandomState::new();
         suspects.sort_by_cached_key(|suspect| random.hash_one(&suspect.delivery.data));
         for suspect in suspects {
-            let _quarantine = self.worker.quarantine().lock_owned().await;
-            self.worker.alone(suspect, self.outbox, Pass::Usual).await;
+            let quarantine = self.worker.quarantine().lock_owned().await;
+            self.alone(suspect, Pass::Usual, quarantine).await;
+            self.retries_first().await?;
         }
         Ok(())
+    }
+
+    /// Between two that are taken alone, retries whose time has come: five minutes stay five.
+    async fn retries_first(&mut self) -> Result<(), Error> {
+        for _ in 0..self.worker.prefetch() {
+            if let (Head::Nothing, _) = self.take(Feed::Retry, Pass::Usual).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles a suspect with nothing else of its integration in hand. Others wait for it, but not
+    /// for ever: one that cannot be settled is its own integration's trouble.
+    async fn alone(&self, suspect: Incoming, pass: Pass, quarantine: OwnedMutexGuard<()>) {
+        let (worker, outbox) = (Arc::clone(self.worker), Arc::clone(self.outbox));
+        let mut alone = tokio::spawn(async move { worker.alone(suspect, &outbox, pass).await });
+        if tokio::time::timeout(LONGEST_QUARANTINE, &mut alone).await.is_err() {
+            drop(quarantine);
+            // A panic is caught within.
+            let _ = alone.await;
+        }
     }
 
     async fn sort(&self, incoming: Incoming, suspects: &mut Vec<Incoming>) {
@@ -95,11 +126,19 @@ impl Intake<'_> {
         let Some(incoming) = self.inbox.take(feed).await? else { return Ok((Head::Nothing, None)) };
         let head = if incoming.delivery.redelivered { Head::Returned } else { Head::Fresh };
         if incoming.standing == Standing::Suspect {
-            self.worker.alone(incoming, self.outbox, pass).await;
+            self.alone(incoming, pass, quarantine).await;
             return Ok((head, None));
         }
         drop(quarantine);
-        Ok((head, self.worker.begin(incoming, self.outbox, pass).await))
+        let is_safe_first = self.is_careful || incoming.standing == Standing::Anew;
+        match self.worker.begin(incoming, self.outbox, pass).await {
+            Some(handling) if is_safe_first => {
+                // A panic is caught within.
+                let _ = handling.await;
+                Ok((head, None))
+            }
+            handling => Ok((head, handling)),
+        }
     }
 
     /// When it is time, lets one event through to see whether the gate is back; from the queues in

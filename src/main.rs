@@ -7,13 +7,22 @@ use consent_gate::{config, serve, telemetry};
 use std::io::Write;
 use std::process::ExitCode;
 
-// One thread for all tasks: the client of the broker has threads of its own, and hand-overs
-// between more of ours cost more than they bring (docs/rabbitmq.md).
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     // Nobody else installs one, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match dispatch(Cli::parse()).await {
+    let cli = Cli::parse();
+    // One thread for all tasks: the client of the broker has threads of its own, and hand-overs
+    // between more of ours cost more than they bring (docs/rabbitmq.md).
+    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let ended = runtime.block_on(dispatch(cli));
+            // A name that is still being looked up is not waited for.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(Failure::Failed(format!("cannot start: {error}"))),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // A closed standard error changes nothing about the exit code.

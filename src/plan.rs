@@ -120,7 +120,8 @@ fn erasure(event: &Event, integration: &Integration) -> Option<Plan> {
 
 impl Brief {
     fn of(event: &Event) -> Brief {
-        let id = event.id().ok().flatten().filter(|id| is_uuid(id));
+        // Of a user's message the id is the person's.
+        let id = event.id().ok().flatten().filter(|id| !event.kind().is_user() && is_uuid(id));
         Brief {
             kind: Some(event.kind().name()),
             id: id.map(str::to_owned),

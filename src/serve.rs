@@ -27,6 +27,8 @@ use tokio_retry::strategy::{ExponentialBackoff, FixedInterval, jitter};
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one.
 const GOOD_WHILE: Duration = Duration::from_secs(30);
+/// After so many connections that were lost one after the other a message may be to blame.
+const LOSSES: u32 = 2;
 /// The longest pause, in milliseconds, after each of the first connections that were lost.
 const QUICK_PAUSE_MS: u64 = 100;
 /// How many are so quick: the broker gives up on a message that kills connections at its 21st
@@ -54,12 +56,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = listener.local_addr()?;
     tokio::spawn(admin::serve(listener, health.clone()));
     let quarantine = Arc::new(Mutex::new(()));
+    let (in_a_hurry, hurry) = shutdown::channel();
     let records = Arc::new(Records::new(settings.records.clone()));
     let workers = integrations
         .iter()
         .map(|integration| {
             let facts = Facts::of(integration, &metrics);
-            Ok(Arc::new(Worker::new(integration.clone(), facts, Arc::clone(&records), Arc::clone(&quarantine))?))
+            Ok(Arc::new(Worker::new(
+                integration.clone(),
+                facts,
+                Arc::clone(&records),
+                hurry.clone(),
+                Arc::clone(&quarantine),
+            )?))
         })
         .collect::<anyhow::Result<Vec<Arc<Worker>>>>()?;
     let (trigger, shutdown) = shutdown::channel();
@@ -83,8 +92,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // Supervisors end only when they are to stop.
         _ = supervisors.join_next() => anyhow::ensure!(shutdown.is_stopping(), "a supervisor ended unasked"),
     }
-    match tokio::time::timeout(deadline, supervisors.join_all()).await {
-        Ok(_) => tracing::info!("stopped; nothing was left in hand"),
+    let drained = supervisors.join_all();
+    let hurrying = async {
+        tokio::time::sleep(deadline / 2).await;
+        in_a_hurry.stop();
+        std::future::pending::<()>().await;
+    };
+    let drained = async {
+        tokio::select! {
+            _ = drained => {}
+            () = hurrying => {}
+        }
+    };
+    match tokio::time::timeout(deadline, drained).await {
+        Ok(()) => tracing::info!("stopped; nothing was left in hand"),
         Err(_) => tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again"),
     }
     Ok(())
@@ -116,6 +137,7 @@ impl Supervisor {
         let integration = self.name();
         let mut after_failure = after_failure();
         let mut after_loss = after_loss();
+        let mut losses = 0;
         let mut is_silent = false;
         loop {
             let connected = tokio::select! {
@@ -128,10 +150,12 @@ impl Supervisor {
                 Ok((link, inbox)) => {
                     after_failure = self::after_failure();
                     let since = Instant::now();
-                    let Some(why) = self.consume(link, inbox).await else { return };
+                    let Some(why) = self.consume(link, inbox, losses >= LOSSES).await else { return };
                     tracing::warn!(integration, why, "lost the broker; connecting again");
+                    losses += 1;
                     if since.elapsed() > GOOD_WHILE {
                         after_loss = self::after_loss();
+                        losses = 1;
                     }
                     self.show(Standing::Disconnected);
                     after_loss.next()
@@ -179,7 +203,7 @@ impl Supervisor {
     }
 
     /// Consumes. Gives why the connection was lost, or `None` after a drain.
-    async fn consume(&self, link: Link, mut inbox: Inbox) -> Option<String> {
+    async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool) -> Option<String> {
         let worker = &self.worker;
         // Dropped at the end of this function: with its connections, the outbox is over.
         let (_trigger, over) = shutdown::channel();
@@ -193,7 +217,7 @@ impl Supervisor {
         ));
         tracing::info!(integration = self.name(), "consuming");
         self.show(Standing::Consuming);
-        let intake = Intake { worker, inbox: &mut inbox, outbox: &outbox };
+        let intake = Intake { worker, inbox: &mut inbox, outbox: &outbox, is_careful };
         let lost = tokio::select! {
             biased;
             () = self.shutdown.wait() => None,

@@ -14,6 +14,7 @@ use crate::integration::Integration;
 use crate::order::Order;
 use crate::plan::{self, Brief, Plan, plan};
 use crate::record::{self, Mapped, Records, Sent, Taken, Turn};
+use crate::shutdown::Shutdown;
 use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -45,11 +46,13 @@ pub struct Worker {
     records: Arc<Records>,
     mapped: OnceLock<Mapped>,
     store_failed: Notify,
+    hurry: Shutdown,
     quarantine: Arc<Mutex<()>>,
 }
 
 impl Worker {
-    /// Prepares a worker; nothing is sent or consumed yet. The `quarantine` is shared by all
+    /// Prepares a worker; nothing is sent or consumed yet. When it is to `hurry`, what still waits
+    /// for its turn goes back to the broker. The `quarantine` is shared by all
     /// workers of the process: whoever handles a suspect holds it.
     ///
     /// # Errors
@@ -58,6 +61,7 @@ impl Worker {
         integration: Integration,
         facts: Facts,
         records: Arc<Records>,
+        hurry: Shutdown,
         quarantine: Arc<Mutex<()>>,
     ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
@@ -78,6 +82,7 @@ impl Worker {
             records,
             mapped: OnceLock::new(),
             store_failed: Notify::new(),
+            hurry,
             quarantine,
         })
     }
@@ -240,17 +245,18 @@ impl Worker {
         let Some(mut place) = self.order.join(&plan.identifier) else { return Some(Course::Held.into()) };
         let entering = async {
             place.turn().await;
-            let turn = self.turn(&plan, history).await?;
-            Some(match turn {
-                Ok(turn) => {
-                    self.gate.enter(lane(*feed), pass).await.map(|slot| (turn, slot)).map_err(|Shut| Course::Held)
-                }
-                Err(course) => Err(course),
-            })
+            let mut turn = match self.turn(&plan, history).await? {
+                Ok(turn) => turn,
+                Err(course) => return Some(Err(course)),
+            };
+            self.noted(&mut turn).await?;
+            let entered = self.gate.enter(lane(*feed), pass).await;
+            Some(entered.map(|slot| (turn, slot)).map_err(|Shut| Course::Held))
         };
         let entered = tokio::select! {
             biased;
             () = outbox.over() => return None,
+            () = self.hurry.wait() => return Some(Course::Held.into()),
             entered = tokio::time::timeout(LONGEST_WAIT, entering) => entered,
         };
         let (turn, slot) = match entered.unwrap_or(Some(Err(Course::Held)))? {
@@ -260,7 +266,7 @@ impl Worker {
         if !outbox.holds(delivery) {
             return None;
         }
-        self.send(&plan, turn, slot).await
+        self.send(&plan, turn, slot, pass).await
     }
 
     /// Step 4: what the person's record makes of the event. `None` when the records failed.
@@ -288,7 +294,7 @@ impl Worker {
     }
 
     /// Step 5: sends the newest, and takes note of the answer.
-    async fn send(&self, plan: &plan::Send, mut turn: Option<Box<Taken>>, slot: Slot) -> Option<Passage> {
+    async fn send(&self, plan: &plan::Send, mut turn: Option<Box<Taken>>, slot: Slot, pass: Pass) -> Option<Passage> {
         let at = Timestamp::now();
         let request = match &turn {
             Some(turn) => plan.request(&self.integration, &turn.newest),
@@ -302,7 +308,7 @@ impl Worker {
         self.facts.in_flight(-1);
         drop(slot);
         self.facts.attempted(&answer);
-        let (change, is_down) = self.gate.note(&answer);
+        let (change, is_down) = self.gate.note(&answer, pass);
         if let Some(change) = change {
             self.facts.gate_changed(change);
         }

@@ -71,8 +71,10 @@ impl History {
     /// The past of a message from anywhere but the retry queue: it has none.
     #[must_use]
     pub fn none(properties: &BasicProperties) -> History {
-        let is_uncountable =
-            properties.headers().as_ref().is_some_and(|headers| table_size(headers) + ROOM > MAX_HEADERS);
+        // Only what will travel on counts; the usual message is too small to look closer.
+        let is_large = |headers: &FieldTable| table_size(headers) + ROOM > MAX_HEADERS;
+        let received = properties.headers().as_ref();
+        let is_uncountable = received.is_some_and(is_large) && is_large(&kept_headers(received));
         History { is_uncountable, ..History::default() }
     }
 

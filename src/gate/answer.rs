@@ -38,8 +38,8 @@ impl Outcome {
     #[must_use]
     pub fn blames_endpoint(self) -> bool {
         match self {
-            Outcome::Unavailable | Outcome::Throttled | Outcome::Misconfigured | Outcome::UnexpectedStatus => true,
-            Outcome::Accepted | Outcome::Rejected | Outcome::Refused => false,
+            Outcome::Unavailable | Outcome::Throttled | Outcome::Misconfigured => true,
+            Outcome::Accepted | Outcome::Rejected | Outcome::Refused | Outcome::UnexpectedStatus => false,
         }
     }
 

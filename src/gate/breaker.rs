@@ -4,7 +4,7 @@
 //! `on_outage = "hold"` a run of failures opens it until a probe is answered: one request now and
 //! then shows whether the endpoint is back. What shuts it spends nobody's attempts.
 
-use super::Answer;
+use super::{Answer, Pass};
 use crate::schedule::OnOutage;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -72,8 +72,8 @@ impl Breaker {
     }
 
     /// Takes note of an answer.
-    pub fn answered(&mut self, answer: &Answer, now: Instant) -> Option<Change> {
-        let outage = if answer.outcome.blames_endpoint() { self.failed(now) } else { self.worked() };
+    pub fn answered(&mut self, answer: &Answer, pass: Pass, now: Instant) -> Option<Change> {
+        let outage = if answer.outcome.blames_endpoint() { self.failed(pass, now) } else { self.worked() };
         let pause = answer.retry_after.map(|wait| wait.min(self.longest_pause));
         let until = pause.map(|pause| now + pause);
         let is_longer = until > self.paused_until;
@@ -88,11 +88,11 @@ impl Breaker {
         self.open.take().map(|_| Change::Closed)
     }
 
-    fn failed(&mut self, now: Instant) -> Option<Change> {
+    fn failed(&mut self, pass: Pass, now: Instant) -> Option<Change> {
         self.failures = self.failures.saturating_add(1);
         if let Some(open) = &mut self.open {
             // Answers to what was under way when it opened say nothing new.
-            if now < open.probe_at {
+            if pass == Pass::Usual {
                 return None;
             }
             open.pause = (open.pause * 2).min(LONGEST_PROBE);
@@ -131,9 +131,9 @@ mod tests {
     fn open() -> (Breaker, Instant) {
         let (mut breaker, now) = breaker(OnOutage::Hold);
         for _ in 1..RUN {
-            assert_eq!(breaker.answered(&down(), now), None);
+            assert_eq!(breaker.answered(&down(), Pass::Usual, now), None);
         }
-        assert_eq!(breaker.answered(&down(), now), Some(Change::Opened));
+        assert_eq!(breaker.answered(&down(), Pass::Usual, now), Some(Change::Opened));
         (breaker, now)
     }
 
@@ -141,7 +141,7 @@ mod tests {
     fn a_run_of_failures_opens_it_only_where_that_is_wanted() {
         let (mut breaker, now) = breaker(OnOutage::DeadLetter);
         for _ in 0..10 * RUN {
-            assert_eq!(breaker.answered(&down(), now), None);
+            assert_eq!(breaker.answered(&down(), Pass::Usual, now), None);
         }
         assert_eq!(breaker.state(now), State::Closed);
         let (breaker, now) = open();
@@ -152,25 +152,25 @@ mod tests {
     fn one_event_that_always_fails_among_others_never_opens_it() {
         let (mut breaker, now) = breaker(OnOutage::Hold);
         for _ in 0..10 * RUN {
-            assert_eq!(breaker.answered(&down(), now), None);
-            assert_eq!(breaker.answered(&answer(Outcome::Accepted), now), None);
+            assert_eq!(breaker.answered(&down(), Pass::Usual, now), None);
+            assert_eq!(breaker.answered(&answer(Outcome::Accepted), Pass::Usual, now), None);
         }
     }
 
     #[test]
     fn probes_follow_at_growing_distances_until_one_is_answered() {
         let (mut breaker, opened) = open();
-        assert_eq!(breaker.answered(&down(), opened), None, "a straggler");
+        assert_eq!(breaker.answered(&down(), Pass::Usual, opened), None, "a straggler");
         let mut now = opened;
         for seconds in [5, 10, 20, 30, 30] {
             assert_eq!(breaker.state(now), State::Open { probe_at: now + Duration::from_secs(seconds) });
             now += Duration::from_secs(seconds);
-            let change = breaker.answered(&down(), now);
+            let change = breaker.answered(&down(), Pass::Probe, now);
             assert!(matches!(change, Some(Change::ProbeFailed(_))), "{change:?}");
         }
         for outcome in [Outcome::Accepted, Outcome::Refused, Outcome::Rejected] {
             let (mut breaker, now) = open();
-            assert_eq!(breaker.answered(&answer(outcome), now), Some(Change::Closed));
+            assert_eq!(breaker.answered(&answer(outcome), Pass::Usual, now), Some(Change::Closed));
             assert_eq!(breaker.state(now), State::Closed);
         }
     }
@@ -178,20 +178,20 @@ mod tests {
     #[test]
     fn a_pause_lasts_as_long_as_was_asked_for_but_not_for_ever() {
         let (mut breaker, now) = breaker(OnOutage::DeadLetter);
-        let change = breaker.answered(&asks_for(45), now);
+        let change = breaker.answered(&asks_for(45), Pass::Usual, now);
         assert_eq!(change, Some(Change::Paused(Duration::from_secs(45))));
-        assert_eq!(breaker.answered(&asks_for(10), now), None, "the longer one holds");
+        assert_eq!(breaker.answered(&asks_for(10), Pass::Usual, now), None, "the longer one holds");
         let until = now + Duration::from_secs(45);
         assert_eq!(breaker.state(now), State::Paused { until });
         assert_eq!(breaker.state(until), State::Closed);
-        breaker.answered(&Answer { retry_after: Some(Duration::MAX), ..down() }, now);
+        breaker.answered(&Answer { retry_after: Some(Duration::MAX), ..down() }, Pass::Usual, now);
         assert_eq!(breaker.state(now), State::Paused { until: now + Duration::from_secs(300) });
     }
 
     #[test]
     fn a_probe_waits_for_the_end_of_a_pause() {
         let (mut breaker, now) = open();
-        breaker.answered(&asks_for(60), now);
+        breaker.answered(&asks_for(60), Pass::Usual, now);
         assert_eq!(breaker.state(now), State::Open { probe_at: now + Duration::from_secs(60) });
     }
 }

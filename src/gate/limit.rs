@@ -65,17 +65,24 @@ struct Slots {
     retries_until: Option<Instant>,
 }
 
-/// Requests leave evenly: each takes the next free instant.
+/// Requests leave evenly. Who waits for the next instant and gives up takes nothing away, and of
+/// fresh work only one waits beside the retries.
 #[derive(Debug)]
 struct Pace {
     interval: Duration,
-    next: Mutex<Instant>,
+    next: tokio::sync::Mutex<Instant>,
+    fresh: tokio::sync::Mutex<()>,
 }
 
 impl Limit {
     pub(super) fn new(limits: &Limits) -> Limit {
         let pace = limits.requests_per_second.map(|rate| {
-            Arc::new(Pace { interval: Duration::from_secs_f64(1.0 / rate), next: Mutex::new(Instant::now()) })
+            let interval = Duration::from_secs_f64(1.0 / rate);
+            Arc::new(Pace {
+                interval,
+                next: tokio::sync::Mutex::new(Instant::now()),
+                fresh: tokio::sync::Mutex::default(),
+            })
         });
         let slots = Slots {
             limit: limits.max_in_flight,
@@ -88,20 +95,23 @@ impl Limit {
         Limit { slots: Arc::new(Mutex::new(slots)), pace }
     }
 
-    /// Waits until one more request may leave.
+    /// Waits for the rate.
+    pub(super) async fn pace(&self, lane: Lane) {
+        if let Some(pace) = &self.pace {
+            pace.turn(lane).await;
+        }
+    }
+
+    /// Waits until one more request may be under way.
     pub(super) async fn enter(&self, lane: Lane) -> Slot {
-        let slot = match self.take(lane) {
+        match self.take(lane) {
             Ok(slot) => slot,
             Err(promised) => match promised.await {
                 Ok(slot) => slot,
                 // Never: a sender leaves its line only with a slot.
-                Err(_) => return std::future::pending().await,
+                Err(_) => std::future::pending().await,
             },
-        };
-        if let Some(pace) = &self.pace {
-            tokio::time::sleep_until(pace.take()).await;
         }
-        slot
     }
 
     /// Retries are expected for so long: slots are kept for them.
@@ -183,11 +193,14 @@ impl Drop for Slot {
 }
 
 impl Pace {
-    fn take(&self) -> Instant {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = (*next).max(Instant::now());
-        *next = turn + self.interval;
-        turn
+    async fn turn(&self, lane: Lane) {
+        let _one_at_a_time = match lane {
+            Lane::Fresh => Some(self.fresh.lock().await),
+            Lane::Retry => None,
+        };
+        let mut next = self.next.lock().await;
+        tokio::time::sleep_until(*next).await;
+        *next = (*next).max(Instant::now()) + self.interval;
     }
 }
 
@@ -250,6 +263,32 @@ mod tests {
         assert!(slot.is_some());
         drop(slot);
         assert!(fresh.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_waiting_costs_nobody_an_instant_and_retries_pass_fresh_work() {
+        let limit = Limit::new(&Limits { requests_per_second: Some(0.1), ..Limits::default() });
+        let began = Instant::now();
+        limit.pace(Lane::Fresh).await;
+        for _ in 0..5 {
+            let gave_up = tokio::time::timeout(Duration::from_secs(1), limit.pace(Lane::Fresh)).await;
+            assert!(gave_up.is_err());
+        }
+        limit.pace(Lane::Fresh).await;
+        assert_eq!(began.elapsed().as_secs(), 10);
+        let mut fresh: Vec<_> = (0..3).map(|_| Box::pin(limit.pace(Lane::Fresh))).collect();
+        for waiting in &mut fresh {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        let first = fresh.remove(0);
+        let (retried, ()) = tokio::join!(
+            async {
+                limit.pace(Lane::Retry).await;
+                began.elapsed().as_secs()
+            },
+            first
+        );
+        assert_eq!(retried, 30, "behind one of fresh work, not behind three");
     }
 
     #[test]

@@ -95,9 +95,21 @@ impl Gate {
     pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Slot, Shut> {
         let slot = self.limit.enter(lane).await;
         loop {
+            self.open(pass).await?;
+            self.limit.pace(lane).await;
+            // It may have shut meanwhile; after a pause nobody leaves but at the rate.
+            if self.state() == State::Closed || pass == Pass::Probe {
+                return Ok(slot);
+            }
+        }
+    }
+
+    /// Waits through a short pause.
+    async fn open(&self, pass: Pass) -> Result<(), Shut> {
+        loop {
             match self.state() {
-                State::Closed => return Ok(slot),
-                State::Open { .. } if pass == Pass::Probe => return Ok(slot),
+                State::Closed => return Ok(()),
+                State::Open { .. } if pass == Pass::Probe => return Ok(()),
                 State::Paused { until } if self.is_short(until) => tokio::time::sleep_until(until).await,
                 State::Open { .. } | State::Paused { .. } => return Err(Shut),
             }
@@ -143,10 +155,10 @@ impl Gate {
     }
 
     /// Takes note of an answer, and says what it changed and whether the gate is down now.
-    pub fn note(&self, answer: &Answer) -> (Option<Change>, bool) {
+    pub fn note(&self, answer: &Answer, pass: Pass) -> (Option<Change>, bool) {
         let now = tokio::time::Instant::now();
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        let change = breaker.answered(answer, now);
+        let change = breaker.answered(answer, pass, now);
         let state = breaker.state(now);
         drop(breaker);
         if change.is_some() {
@@ -196,7 +208,8 @@ impl Gate {
             Err(_) if !response.status().is_success() => answer::classify(status, b"", &redact),
             Err(error) => return Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
         };
-        if !response.status().is_success() {
+        // What is refused for good says nothing of other events.
+        if !matches!(answer.outcome, Outcome::Accepted | Outcome::Refused) {
             answer.retry_after = retry_after::read(response.headers(), answer.outcome, now);
         }
         answer

@@ -130,6 +130,23 @@ fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest() {
 }
 
 #[test]
+fn a_stop_during_an_outage_leaves_nothing_in_hand() {
+    let mut lab = Lab::with(&[&|document| {
+        document["overrides"] = json!({ "gate": { "timeout": "1s", "max_in_flight": 2 } });
+    }]);
+    lab.set("CONSENT_GATE_SHUTDOWN__DEADLINE", "6s");
+    lab.gate(0).faults(json!([{ "hang": true }]));
+    lab.start();
+    // More of one person than could all time out before the deadline.
+    lab.publish((0..7).map(|n| choice("jane@example.com", n % 2 == 0).into()).collect());
+    lab.publish((0..20).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect());
+    poll_until("requests under way", || (lab.gate(0).requests()["in_flight"] == 2).then_some(()));
+    lab.worker().signal("TERM");
+    assert_eq!(lab.worker().ended(), Some(0));
+    assert!(lab.worker().text().contains("nothing was left in hand"), "{}", lab.worker().text());
+}
+
+#[test]
 fn a_drain_that_takes_too_long_ends_at_its_deadline() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_SHUTDOWN__DEADLINE", "300ms");

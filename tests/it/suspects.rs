@@ -117,6 +117,33 @@ fn a_message_that_no_client_can_read_is_put_aside_and_the_others_are_delivered()
 }
 
 #[test]
+fn neighbours_of_an_unreadable_message_are_not_put_aside_with_it_nor_sent_over_and_over() {
+    let mut lab = Lab::new();
+    let hostile =
+        Way::replacing(&lab.bench, (b"UNREADABLE-ID", b"\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff"));
+    lab.declare();
+    // Nobody is done before the connection is gone again.
+    lab.gate(0).faults(json!([{ "latency_ms": 300 }]));
+    let people = |from: usize| (from..from + 4).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect();
+    lab.publish(people(0));
+    let properties = BasicProperties::default().with_message_id("UNREADABLE-ID".into()).with_delivery_mode(2);
+    let body = choice("unreadable@example.com", true).to_string().into_bytes();
+    Bench::at(&hostile.url).publish("", &lab.queue(""), vec![Message { body, properties }]);
+    lab.publish(people(4));
+    lab.start();
+    poll_until("the broker to give up", || (lab.bench.depth(&lab.queue(".unreadable")) >= 1).then_some(()));
+    poll_until("everybody at the gate", || (lab.gate(0).profiles().as_object().unwrap().len() == 8).then_some(()));
+    assert_eq!(lab.bench.depth(&lab.queue(".unreadable")), 1, "nobody went along");
+    let requests = lab.gate(0).requests();
+    let recent = requests["recent"].as_array().unwrap();
+    for n in 0..8 {
+        let person = format!("p{n}@example.com");
+        let sent = recent.iter().filter(|request| request["identifier"] == person.as_str()).count();
+        assert!(sent <= 4, "{person} was sent {sent} times");
+    }
+}
+
+#[test]
 fn what_comes_back_from_a_queue_that_keeps_no_count_begins_one() {
     let mut lab = Lab::new();
     let source = format!("{}.classic", lab.exchange);

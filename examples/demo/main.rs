@@ -71,7 +71,7 @@ async fn arrived(stage: &Stage, people: &People, view: &mut View) -> anyhow::Res
 
 /// The gate goes down while people choose, and comes back; for one of them it stays down.
 async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::Result<()> {
-    view.say("outage    the gate answers 503; eleven more people switch the newsletter off");
+    view.say("outage    the gate answers 503; eleven more people switch the newsletter off, one on");
     let for_one = json!({ "status": 503, "identifier": people::UNLUCKY });
     stage.faults(json!([for_one, { "status": 503 }])).await?;
     for message in people.caught_in_the_outage() {
@@ -84,10 +84,18 @@ async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::
         view.update(stage, people, false).await?;
     }
     stage.faults(json!([for_one])).await?;
-    view.say("recovery  the gate is back after two attempts, but for one of them");
+    view.say("recovery  the gate is back after two attempts, but for one of them; who opted in opts out");
+    stage.publish(&people.opted_out()).await?;
     arrived(stage, people, view).await?;
+    let texts =
+        |attempts: Vec<(i64, String)>| attempts.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(", ");
+    view.say(&format!(
+        "newest    {}: the gate was sent {}: the late retry of the opt-in carries the opt-out",
+        people::FICKLE,
+        texts(stage.attempts(people::FICKLE).await?)
+    ));
     let times = stage.attempts(people::UNLUCKY).await?;
-    let times: Vec<String> = times.into_iter().map(|ms| format!("{:.1}", ms as f64 / 1000.0)).collect();
+    let times: Vec<String> = times.into_iter().map(|(ms, _)| format!("{:.1}", ms as f64 / 1000.0)).collect();
     view.say(&format!(
         "attempts  {}: at {} s (in earnest 0, 10, 40, 100, 220), then a dead letter",
         people::UNLUCKY,

@@ -11,6 +11,8 @@ use std::path::Path;
 pub const COUNT: usize = 50;
 /// The one whom the gate refuses for good in the outage.
 pub const UNLUCKY: &str = "unlucky@example.com";
+/// The one who opts in during the outage and out after it.
+pub const FICKLE: &str = "fickle@example.com";
 /// How many others choose during the outage.
 const CAUGHT: usize = 10;
 
@@ -86,7 +88,14 @@ impl People {
         });
         let mut messages: Vec<Vec<u8>> = messages.collect();
         messages.push(self.choice(UNLUCKY, &[("newsletter", Some(false))]));
+        messages.push(self.choice(FICKLE, &[("newsletter", Some(true))]));
         messages
+    }
+
+    /// Opted in while the gate was down, and now out again.
+    pub fn opted_out(&mut self) -> Vec<u8> {
+        self.chosen.insert(FICKLE.to_owned(), Choices { newsletter: Some(false), sms: None });
+        self.choice(FICKLE, &[("newsletter", Some(false))])
     }
 
     fn choice(&mut self, person: &str, choices: &[(&str, Option<bool>)]) -> Vec<u8> {

@@ -81,20 +81,25 @@ impl Stage {
         Ok(())
     }
 
-    /// When the first gate received each request of a person, in milliseconds after the first.
-    pub async fn attempts(&self, person: &str) -> anyhow::Result<Vec<i64>> {
+    /// When the first gate received each request of a person, in milliseconds after the first, and
+    /// what it said of the newsletter.
+    pub async fn attempts(&self, person: &str) -> anyhow::Result<Vec<(i64, String)>> {
         let text = self.client.get(format!("{}/requests", self.gate)).send().await?.text().await?;
         let requests: Value = serde_json::from_str(&text)?;
         let of_person = |request: &&Value| {
             request["identifier"] == person && request["integration"] == self.integrations[0].as_str()
         };
-        let times = requests["recent"].as_array().context("no requests")?.iter().filter(of_person);
-        let mut times = times
-            .map(|request| Ok(request["at"].as_str().context("no time")?.parse::<jiff::Timestamp>()?.as_millisecond()))
-            .collect::<anyhow::Result<Vec<i64>>>()?;
-        times.sort_unstable();
-        let first = times.first().copied().unwrap_or_default();
-        Ok(times.into_iter().map(|time| time - first).collect())
+        let requests = requests["recent"].as_array().context("no requests")?.iter().filter(of_person);
+        let mut attempts = requests
+            .map(|request| {
+                let at = request["at"].as_str().context("no time")?.parse::<jiff::Timestamp>()?.as_millisecond();
+                let said = request["properties"]["OPTIN_NEWS"].as_str().unwrap_or("nothing");
+                Ok((at, said.to_owned()))
+            })
+            .collect::<anyhow::Result<Vec<(i64, String)>>>()?;
+        attempts.sort_unstable();
+        let first = attempts.first().map_or(0, |(at, _)| *at);
+        Ok(attempts.into_iter().map(|(at, said)| (at - first, said)).collect())
     }
 
     /// What the worker's metrics page says.

@@ -1,17 +1,20 @@
 //! The embedded store: a log-structured one on this machine's disk, held by one process at a time.
 //!
-//! One thread owns it. Writes that come together are made durable together, so that their cost
-//! stays far below a request's own; reads see every write that was handed over before them.
+//! A write is seen at once; one thread brings all writes of a moment to the disk together, so that
+//! the cost of each stays far below its request's own, and nobody else waits for the disk.
 
 use super::{Failed, Record};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
-/// The most jobs of one round.
+/// The most writes of one round.
 const ROUND: usize = 1024;
 /// Bytes of the key under which identifiers are hashed.
 const SECRET_BYTES: usize = 32;
@@ -21,17 +24,32 @@ const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// A person's key: a keyed hash.
 pub type Key = [u8; 16];
 
+type Durable = oneshot::Sender<Result<(), Failed>>;
+
+/// What is on its way to the disk: each person's latest record, and the number of its write.
+type Pending = Arc<Mutex<HashMap<Key, (u64, Record)>>>;
+
 enum Job {
-    Read { key: Key, reply: oneshot::Sender<Result<Option<Record>, Failed>> },
-    Write { key: Key, record: Box<Record>, durable: Option<oneshot::Sender<Result<(), Failed>>> },
-    Note { name: String, text: Option<String>, reply: oneshot::Sender<Result<Option<String>, Failed>> },
+    Record { key: Key, number: u64, bytes: Vec<u8>, durable: Option<Durable> },
+    Note { name: String, text: String, durable: Durable },
 }
 
-/// A way to the thread that holds the store. When the last one is dropped, it is closed.
-#[derive(Clone, Debug)]
+/// The open store. When the last of its clones is dropped, it is closed.
+#[derive(Clone)]
 pub struct Embedded {
-    jobs: mpsc::UnboundedSender<Job>,
+    records: Keyspace,
+    notes: Keyspace,
     secret: [u8; SECRET_BYTES],
+    pending: Pending,
+    numbers: Arc<AtomicU64>,
+    jobs: mpsc::UnboundedSender<Job>,
+    has_failed: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
 }
 
 impl Embedded {
@@ -56,16 +74,25 @@ impl Embedded {
         let notes = keyspace("notes").map_err(|e| at("cannot open", &e))?;
         let secret = secret(&database, &notes).map_err(|e| at("cannot open", &e))?;
         let (jobs, queue) = mpsc::unbounded_channel();
-        let holder = Holder { database, records, notes, retention, swept: None };
+        let pending = Pending::default();
+        let writer = Writer {
+            database,
+            records: records.clone(),
+            notes: notes.clone(),
+            pending: Arc::clone(&pending),
+            retention,
+            swept: None,
+        };
         let thread = std::thread::Builder::new().name("records".to_owned());
-        thread.spawn(move || holder.serve(queue)).map_err(|e| at("cannot serve", &e))?;
-        Ok(Embedded { jobs, secret })
+        thread.spawn(move || writer.serve(queue)).map_err(|e| at("cannot serve", &e))?;
+        let (numbers, has_failed) = (Arc::default(), Arc::default());
+        Ok(Embedded { records, notes, secret, pending, numbers, jobs, has_failed })
     }
 
     /// Whether nothing failed so far.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        !self.jobs.is_closed()
+        !self.jobs.is_closed() && !self.has_failed.load(Ordering::Relaxed)
     }
 
     /// The key under which identifiers are hashed; it never leaves the store's directory.
@@ -74,13 +101,18 @@ impl Embedded {
         &self.secret
     }
 
-    /// What is recorded of a person.
+    /// What is recorded of a person, durable or not.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn read(&self, key: Key) -> Result<Option<Record>, Failed> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Job::Read { key, reply }, answer).await
+    pub fn read(&self, key: Key) -> Result<Option<Record>, Failed> {
+        if let Some((_, record)) = lock(&self.pending).get(&key) {
+            return Ok(Some(record.clone()));
+        }
+        let found = self.checked(self.records.get(key))?;
+        // What it says is somebody's: only where it is wrong may be told.
+        let record = found.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+        record.map_err(|error| self.failed(format!("a record is damaged at column {}", error.column())))
     }
 
     /// Records something. It is seen by every later read; the answer comes when it is durable.
@@ -89,31 +121,57 @@ impl Embedded {
     /// The store failed.
     pub fn write(&self, key: Key, record: Record) -> impl Future<Output = Result<(), Failed>> + use<> {
         let (durable, answer) = oneshot::channel();
-        let sent = self.jobs.send(Job::Write { key, record: Box::new(record), durable: Some(durable) });
+        let asked = self.send(key, record, Some(durable));
         async move {
-            sent.map_err(|_| Failed::closed())?;
+            asked?;
             answer.await.map_err(|_| Failed::closed())?
         }
     }
 
-    /// Records something that costs at most a spare request when it is lost: nobody waits for it.
-    pub fn write_later(&self, key: Key, record: Record) {
-        // A store that is closed has told everybody who waits.
-        let _ = self.jobs.send(Job::Write { key, record: Box::new(record), durable: None });
-    }
-
-    /// Gives a note of the store about itself, after writing a new one if there is a `text`.
+    /// Records something for which nobody waits.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn note(&self, name: &str, text: Option<String>) -> Result<Option<String>, Failed> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Job::Note { name: name.to_owned(), text, reply }, answer).await
+    pub fn write_later(&self, key: Key, record: Record) -> Result<(), Failed> {
+        self.send(key, record, None)
     }
 
-    async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<Result<T, Failed>>) -> Result<T, Failed> {
-        self.jobs.send(job).map_err(|_| Failed::closed())?;
+    fn send(&self, key: Key, record: Record, durable: Option<Durable>) -> Result<(), Failed> {
+        let bytes = serde_json::to_vec(&record).map_err(|error| self.failed(error.to_string()))?;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        lock(&self.pending).insert(key, (number, record));
+        self.jobs.send(Job::Record { key, number, bytes, durable }).map_err(|_| Failed::closed())
+    }
+
+    /// A note of the store about itself.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn note(&self, name: &str) -> Result<Option<String>, Failed> {
+        let note = self.checked(self.notes.get(name))?;
+        Ok(note.map(|note| String::from_utf8_lossy(&note).into_owned()))
+    }
+
+    /// Writes a note; the answer comes when it is durable.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
+        let (durable, answer) = oneshot::channel();
+        let note = Job::Note { name: name.to_owned(), text: text.to_owned(), durable };
+        self.jobs.send(note).map_err(|_| Failed::closed())?;
         answer.await.map_err(|_| Failed::closed())?
+    }
+
+    fn checked<T>(&self, result: fjall::Result<T>) -> Result<T, Failed> {
+        result.map_err(|error| self.failed(error.to_string()))
+    }
+
+    /// After a failure nobody may rely on what is in memory: the store is to be opened again, and
+    /// shows what is really on the disk.
+    fn failed(&self, why: String) -> Failed {
+        self.has_failed.store(true, Ordering::Relaxed);
+        Failed::new(why)
     }
 }
 
@@ -130,100 +188,75 @@ fn secret(database: &Database, notes: &Keyspace) -> fjall::Result<[u8; SECRET_BY
     Ok(secret)
 }
 
-struct Holder {
+/// Brings writes to the disk, round by round.
+struct Writer {
     database: Database,
     records: Keyspace,
     notes: Keyspace,
+    pending: Pending,
     retention: SignedDuration,
     swept: Option<Timestamp>,
 }
 
-impl Holder {
-    /// Serves until nobody asks any more, or the store fails: then everybody is told and it closes,
-    /// so that whoever opens it again sees what is really on the disk.
+impl Writer {
+    /// Serves until nobody asks any more, or the disk fails: then everybody is told.
     fn serve(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
         let mut round = Vec::with_capacity(ROUND);
         while queue.blocking_recv_many(&mut round, ROUND) > 0 {
             let mut waiting = Vec::new();
-            let served = round.drain(..).try_for_each(|job| self.take(job, &mut waiting));
-            let durable = served.and_then(|()| self.make_durable(waiting));
-            if durable.and_then(|()| self.sweep(Timestamp::now())).is_err() {
+            let mut written = Vec::with_capacity(round.len());
+            let mut batch = self.database.batch();
+            for job in round.drain(..) {
+                match job {
+                    Job::Record { key, number, bytes, durable } => {
+                        batch.insert(&self.records, key, bytes);
+                        written.push((key, number));
+                        waiting.extend(durable);
+                    }
+                    Job::Note { name, text, durable } => {
+                        batch.insert(&self.notes, name, text);
+                        waiting.push(durable);
+                    }
+                }
+            }
+            let is_waited_for = !waiting.is_empty();
+            let sync = || if is_waited_for { self.database.persist(PersistMode::SyncData) } else { Ok(()) };
+            let durable = batch.commit().and_then(|()| sync());
+            let durable = durable.map_err(|error| Failed::new(error.to_string()));
+            let is_over = durable.is_err();
+            for who in waiting {
+                // Who went away meanwhile does not wait for it.
+                let _ = who.send(durable.clone());
+            }
+            if is_over || self.sweep(Timestamp::now()).is_err() {
                 return;
             }
-        }
-    }
-
-    fn take(&self, job: Job, waiting: &mut Vec<oneshot::Sender<Result<(), Failed>>>) -> Result<(), Failed> {
-        match job {
-            Job::Read { key, reply } => tell(reply, self.read(key)),
-            Job::Note { name, text, reply } => tell(reply, self.note(&name, text)),
-            Job::Write { key, record, durable } => {
-                let written = self.write(key, &record);
-                match (written, durable) {
-                    (Ok(()), durable) => waiting.extend(durable),
-                    (Err(failed), Some(durable)) => return tell(durable, Err(failed)),
-                    (Err(failed), None) => return Err(failed),
+            let mut pending = lock(&self.pending);
+            for (key, number) in written {
+                if pending.get(&key).is_some_and(|(latest, _)| *latest == number) {
+                    pending.remove(&key);
                 }
-                Ok(())
             }
         }
-    }
-
-    fn make_durable(&self, waiting: Vec<oneshot::Sender<Result<(), Failed>>>) -> Result<(), Failed> {
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let durable = self.database.persist(PersistMode::SyncData).map_err(|error| Failed::new(error.to_string()));
-        for who in waiting {
-            let _ = who.send(durable.clone());
-        }
-        durable
-    }
-
-    fn read(&self, key: Key) -> Result<Option<Record>, Failed> {
-        let found = self.records.get(key).map_err(|error| Failed::new(error.to_string()))?;
-        // What it says is somebody's: only where it is wrong may be told.
-        let record = found.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        record.map_err(|error| Failed::new(format!("a record is damaged at column {}", error.column())))
-    }
-
-    fn write(&self, key: Key, record: &Record) -> Result<(), Failed> {
-        let bytes = serde_json::to_vec(record).map_err(|error| Failed::new(error.to_string()))?;
-        self.records.insert(key, bytes).map_err(|error| Failed::new(error.to_string()))
-    }
-
-    fn note(&self, name: &str, text: Option<String>) -> Result<Option<String>, Failed> {
-        let failed = |error: fjall::Error| Failed::new(error.to_string());
-        if let Some(text) = text {
-            self.notes.insert(name, text).map_err(failed)?;
-            self.database.persist(PersistMode::SyncData).map_err(failed)?;
-        }
-        let note = self.notes.get(name).map_err(failed)?;
-        Ok(note.map(|note| String::from_utf8_lossy(&note).into_owned()))
     }
 
     /// Forgets, once a day, who was not heard of for longer than the retention.
-    fn sweep(&mut self, now: Timestamp) -> Result<(), Failed> {
+    fn sweep(&mut self, now: Timestamp) -> fjall::Result<()> {
         if self.swept.is_some_and(|swept| now.duration_since(swept) < SWEEP_EVERY) {
             return Ok(());
         }
         self.swept = Some(now);
         for item in self.records.iter() {
-            let (key, bytes) = item.into_inner().map_err(|error| Failed::new(error.to_string()))?;
-            let is_old =
-                serde_json::from_slice::<Record>(&bytes).is_ok_and(|record| record.is_older_than(self.retention, now));
-            if is_old {
-                self.records.remove(key).map_err(|error| Failed::new(error.to_string()))?;
+            let (key, bytes) = item.into_inner()?;
+            let record = serde_json::from_slice::<Record>(&bytes);
+            if record.is_ok_and(|record| record.is_older_than(self.retention, now)) {
+                self.records.remove(key)?;
             }
         }
         Ok(())
     }
 }
 
-/// Answers, and gives the failure on to who ends the store for it.
-fn tell<T>(reply: oneshot::Sender<Result<T, Failed>>, answer: Result<T, Failed>) -> Result<(), Failed> {
-    let failed = answer.as_ref().err().cloned();
-    // Who went away meanwhile does not wait for it.
-    let _ = reply.send(answer);
-    failed.map_or(Ok(()), Err)
+fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<Key, (u64, Record)>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }

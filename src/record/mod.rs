@@ -219,6 +219,12 @@ impl Record {
         is_due
     }
 
+    /// How many values the gate refused for good.
+    #[must_use]
+    pub fn refusals(&self) -> usize {
+        self.values.values().filter(|newest| newest.is_refused).count()
+    }
+
     /// After a repair was accepted, what could only be executed before it was sent spoils nothing
     /// any more.
     pub fn repaired(&mut self, begun: Timestamp, lateness: SignedDuration) {

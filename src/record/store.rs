@@ -194,7 +194,7 @@ impl Records {
         }
         let store = self.open.lock().await.clone().ok_or_else(Failed::closed)?;
         let key = key(store.secret(), integration, identifier);
-        let record = store.read(key).await?;
+        let record = store.read(key)?;
         // What is about to be swept is forgotten already.
         let record = record.filter(|record| !record.is_older_than(self.retention, now));
         Ok(Some((store, key, record)))
@@ -229,18 +229,18 @@ impl Taken {
     /// # Errors
     /// The store failed, and the repair that is due would not be remembered.
     pub async fn answered(mut self, sent: Sent, now: Timestamp) -> Result<bool, Failed> {
-        let is_due = self.record.answered(self.id, &self.offer, sent, now, self.lateness);
+        let before = self.record.refusals();
+        let is_due = self.record.answered(self.id, &self.offer, sent, now, self.lateness) && !self.is_repair;
         if self.is_repair && sent == Sent::Accepted {
             self.record.repaired(self.begun, self.lateness);
         }
-        if is_due && !self.is_repair {
+        if is_due || self.is_repair || self.record.refusals() != before {
             self.store.write(self.key, self.record).await?;
-            return Ok(true);
+        } else if sent != Sent::Unknown {
+            // Lost in a crash, it costs at most a spare request: nobody waits for it.
+            self.store.write_later(self.key, self.record)?;
         }
-        if sent != Sent::Unknown {
-            self.store.write_later(self.key, self.record);
-        }
-        Ok(false)
+        Ok(is_due)
     }
 }
 
@@ -268,7 +268,7 @@ fn key(secret: &[u8], integration: &Name, identifier: &str) -> Key {
 async fn mapped(store: &Embedded, integration: &Integration, now: Timestamp) -> Result<Mapped, Failed> {
     let name = format!("mapped {}", integration.name);
     let known: Option<BTreeMap<String, Option<Timestamp>>> =
-        store.note(&name, None).await?.and_then(|text| serde_json::from_str(&text).ok());
+        store.note(&name)?.and_then(|text| serde_json::from_str(&text).ok());
     let is_first = known.is_none();
     let mut known = known.unwrap_or_default();
     let before = known.clone();
@@ -281,7 +281,7 @@ async fn mapped(store: &Embedded, integration: &Integration, now: Timestamp) -> 
     }
     if is_first || known != before {
         let text = serde_json::to_string(&known).map_err(|error| Failed::new(error.to_string()))?;
-        store.note(&name, Some(text)).await?;
+        store.set_note(&name, &text).await?;
     }
     Ok(Mapped(since))
 }

@@ -319,7 +319,7 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
                 assert!(why.to_string().contains("cannot open"), "{why}");
                 told += 1;
             }
-            Ok(store) => match store.read([7; 16]).await {
+            Ok(store) => match store.read([7; 16]) {
                 Err(_) => told += 1,
                 Ok(record) => {
                     assert!(record.is_none_or(|record| written.contains(&record)), "never a value that nobody wrote");

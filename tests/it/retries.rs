@@ -348,6 +348,30 @@ fn a_new_schedule_takes_what_waits_in_the_old_one() {
 }
 
 #[test]
+fn a_removed_integration_keeps_what_waits_for_it_until_it_is_back() {
+    let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
+    lab.set_delays(&[400, 400]);
+    lab.gate(0).faults(json!([{ "status": 503 }]));
+    lab.start();
+    lab.publish(events("p", 4));
+    poll_until("all parked", || (metric(&mut lab, "retries_total", "step=\"1\"") == 4.0).then_some(()));
+    lab.worker().signal("TERM");
+    assert_eq!(lab.worker().ended(), Some(0));
+    let document = lab.folder.0.join(format!("integrations/{}.json", lab.integration()));
+    let aside = lab.folder.0.join("removed.json");
+    std::fs::rename(&document, &aside).unwrap();
+    lab.start();
+    poll_until("all of them to rest", || (lab.bench.depth(&lab.queue(".retry")) == 4).then_some(()));
+    lab.worker().signal("TERM");
+    assert_eq!(lab.worker().ended(), Some(0));
+    std::fs::rename(&aside, &document).unwrap();
+    lab.gate(0).faults(json!([]));
+    lab.start();
+    lab.settled(4);
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 4);
+}
+
+#[test]
 fn a_delay_queue_with_other_arguments_is_named_with_the_difference() {
     let mut lab = Lab::new();
     let queue = lab.queue(".delay.50");

@@ -151,7 +151,7 @@ pub enum Course {
     OlderThanRetention,
     /// It came back so often that it must be what crashes the process.
     Crashed,
-    /// The gate asked not to be asked before this.
+    /// Not to be sent before this: the gate asked to be left alone, or a repair is not due yet.
     TooEarly(Timestamp),
     /// The gate is down or paused, or too many or too long waits are ahead of it.
     Held,
@@ -306,7 +306,7 @@ pub fn settlement(
     }
 }
 
-/// Until when the gate asked to be left alone by this event. What lies further ahead than the
+/// Until when an event is not to be sent. What lies further ahead than the
 /// window was never written by this worker, or a clock jumped: it is not believed.
 #[must_use]
 pub fn too_early(history: &History, schedule: &Schedule, now: Timestamp) -> Option<Timestamp> {

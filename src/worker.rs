@@ -239,7 +239,7 @@ impl Worker {
         let _ = told.set(brief);
         let plan = match plan {
             Ok(Plan::Send(plan)) => plan,
-            Ok(Plan::Erase { identifier, at }) => return self.erase(delivery, &identifier, at, received).await,
+            Ok(Plan::Erase { identifier, at }) => return self.erase(delivery, outbox, &identifier, at, received).await,
             Err(course) => return Some(course.into()),
         };
         let Some(mut place) = self.order.join(&plan.identifier) else { return Some(Course::Held.into()) };
@@ -338,6 +338,7 @@ impl Worker {
     async fn erase(
         &self,
         delivery: &Delivery,
+        outbox: &Outbox,
         identifier: &str,
         at: Option<Timestamp>,
         received: Timestamp,
@@ -346,10 +347,15 @@ impl Worker {
         let published = (*delivery.properties.timestamp()).and_then(|at| i64::try_from(at).ok());
         let published = published.and_then(|at| Timestamp::from_second(at).ok());
         let at = at.or(published).unwrap_or(received).min(received);
-        let mut place = self.order.join(identifier);
-        match &mut place {
-            Some(place) => place.turn().await,
-            None => return Some(Course::Held.into()),
+        let Some(mut place) = self.order.join(identifier) else { return Some(Course::Held.into()) };
+        let turn = tokio::select! {
+            biased;
+            () = outbox.over() => return None,
+            () = self.hurry.wait() => return Some(Course::Held.into()),
+            turn = tokio::time::timeout(LONGEST_WAIT, place.turn()) => turn,
+        };
+        if turn.is_err() {
+            return Some(Course::Held.into());
         }
         let erased = self.records.erase(&self.integration.name, identifier, at, received).await;
         self.safe(erased)?;

@@ -19,7 +19,7 @@ const REASON: &str = "consent-gate-reason";
 const LAST_ERROR: &str = "consent-gate-last-error";
 const HISTORY: &str = "consent-gate-history";
 const REPAIR: &str = "consent-gate-repair";
-/// The one of ours that is believed from everybody: the queue to which verdicts are reported.
+/// The one of ours that travels on whoever wrote it; reserved for reports, and not read yet.
 const REPORT_TO: &str = "consent-gate-report-to";
 /// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
 /// it see a cycle.
@@ -55,7 +55,7 @@ pub struct History {
     pub attempts: u32,
     /// When the first of them began.
     pub first_attempt: Option<Timestamp>,
-    /// The gate asked not to be asked before this.
+    /// Not to be sent before this: the gate asked to be left alone, or a repair is not due yet.
     pub not_before: Option<Timestamp>,
     /// Why the last attempt failed; already redacted.
     pub last_error: Option<String>,

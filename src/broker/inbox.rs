@@ -21,7 +21,7 @@ use std::task::Poll;
 /// Where a delivery comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
-    /// The retry queue: tried before, goes first, and its history is believed.
+    /// The retry queue: tried, held or returned before; goes first, and its history is believed.
     Retry,
     /// The work queue.
     Work,

@@ -25,7 +25,7 @@ pub enum Standing {
     Innocent,
     /// Its count means nothing: it begins anew in the retry queue.
     Anew,
-    /// Handled with nothing else in hand.
+    /// Handled with nothing else of its integration in hand.
     Suspect,
     /// It came back so often that it must be what kills the process.
     Crashed,

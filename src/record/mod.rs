@@ -8,7 +8,7 @@
 pub mod embedded;
 mod store;
 
-pub use store::{Failed, Mapped, Records, Settings, Taken, Turn, lateness};
+pub use store::{Failed, Records, Settings, Taken, Turn, lateness};
 
 use crate::gate::Outcome;
 use crate::mapping::Choice;
@@ -49,7 +49,8 @@ impl Newest {
         (self.at, self.choice.is_withdrawal(), self.event.as_deref(), &self.choice)
     }
 
-    /// Compares versions; equal only for the same choice of the same event.
+    /// Compares versions; equal only for the same choice of the same event (events without an id are
+    /// the same when they are of one time).
     #[must_use]
     pub fn compare(&self, other: &Newest) -> Ordering {
         self.version().cmp(&other.version())
@@ -70,6 +71,18 @@ pub struct Doubt {
     pub is_parked: bool,
 }
 
+/// Since when each property is mapped, where that is known; the others always were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapped(BTreeMap<String, Timestamp>);
+
+impl Mapped {
+    /// Takes the properties that appeared later than the records began.
+    #[must_use]
+    pub fn new(since: BTreeMap<String, Timestamp>) -> Mapped {
+        Mapped(since)
+    }
+}
+
 /// What was last decided for one person under one integration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -78,6 +91,10 @@ pub struct Record {
     /// The time of the newest event that was ever merged.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     newest: Option<Timestamp>,
+    /// The same of those that were merged before the latest mapping appeared: what they said of its
+    /// property nobody noted.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    newest_before_mapping: Option<Timestamp>,
     /// Everything up to then was erased.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     erased: Option<Timestamp>,
@@ -102,8 +119,8 @@ pub enum Sent {
 }
 
 impl Sent {
-    /// What an answer proves. One that came from a gate that is down or busy proves nothing: what
-    /// stands behind it may still execute the request. A refusal of a request that carried other
+    /// What an answer proves. One that came from a gate that is down proves nothing: what stands
+    /// behind it may still execute the request; a 429 proves that it was not executed. A refusal of a request that carried other
     /// events' values says nothing of any one of them.
     #[must_use]
     pub fn of(outcome: Outcome, is_lent: bool) -> Sent {
@@ -128,10 +145,14 @@ impl Record {
         self.erased.is_some_and(|erased| at.is_none_or(|at| at <= erased))
     }
 
-    /// Merges an event's choices; per property the newer version stays. `mapped_since` is when a
-    /// property began to be mapped: what came before was never noted, so an old event does not set
-    /// it against a newer one that may have named it. Gives how many choices were outdated.
-    pub fn merge(&mut self, offer: &Offer, now: Timestamp, mapped_since: impl Fn(&str) -> Option<Timestamp>) -> usize {
+    /// Merges an event's choices; per property the newer version stays. What came before a property
+    /// was mapped was never noted, so an old event does not set it against a newer one that may have
+    /// named it. Gives how many choices were outdated.
+    pub fn merge(&mut self, offer: &Offer, now: Timestamp, mapped: &Mapped) -> usize {
+        let latest_mapping = mapped.0.values().max();
+        if self.merged.is_some_and(|merged| latest_mapping.is_some_and(|latest| merged < *latest)) {
+            self.newest_before_mapping = self.newest;
+        }
         let mut outdated = 0;
         for (property, choice) in &offer.choices {
             let offered =
@@ -139,14 +160,8 @@ impl Record {
             match self.values.get_mut(property) {
                 Some(known) if offered.compare(known) == Ordering::Greater => *known = offered,
                 Some(known) => outdated += usize::from(offered.compare(known) == Ordering::Less),
-                None => {
-                    let came_before = mapped_since(property).is_some_and(|since| offer.at.is_none_or(|at| at < since));
-                    if came_before && self.newest > offer.at {
-                        outdated += 1;
-                    } else {
-                        self.values.insert(property.clone(), offered);
-                    }
-                }
+                None if mapped.0.contains_key(property) && self.newest_before_mapping > offer.at => outdated += 1,
+                None => drop(self.values.insert(property.clone(), offered)),
             }
         }
         self.newest = self.newest.max(offer.at);

@@ -1,7 +1,7 @@
 //! Where records are kept, and one event's turn with the record of its person.
 
 use super::embedded::{Embedded, Key};
-use super::{Newest, Offer, Record, Sent};
+use super::{Mapped, Newest, Offer, Record, Sent};
 use crate::integration::{Integration, Name};
 use crate::mapping::Source;
 use hmac::{Hmac, KeyInit, Mac};
@@ -56,10 +56,6 @@ impl fmt::Display for Failed {
 }
 
 impl std::error::Error for Failed {}
-
-/// Since when each property of an integration is mapped, as far as the store knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mapped(BTreeMap<String, Timestamp>);
 
 /// All records of the process.
 #[derive(Debug)]
@@ -155,7 +151,7 @@ impl Records {
         if !is_known && offer.at.is_some_and(|at| now.duration_since(at) > self.retention) {
             return Ok(Turn::TooOld);
         }
-        let outdated = record.merge(offer, now, |property| mapped.0.get(property).copied());
+        let outdated = record.merge(offer, now, mapped);
         let lateness = lateness(integration);
         let newest = if is_repair { record.repair(offer, now, lateness) } else { Some(record.newest(offer)) };
         let Some(newest) = newest else { return Ok(Turn::Needless) };
@@ -283,5 +279,5 @@ async fn mapped(store: &Embedded, integration: &Integration, now: Timestamp) -> 
         let text = serde_json::to_string(&known).map_err(|error| Failed::new(error.to_string()))?;
         store.set_note(&name, &text).await?;
     }
-    Ok(Mapped(since))
+    Ok(Mapped::new(since))
 }

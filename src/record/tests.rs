@@ -16,7 +16,7 @@ fn offer(second: i64, event: &str, choices: &[(&str, bool)]) -> Offer {
 }
 
 fn merge(record: &mut Record, offer: &Offer) -> usize {
-    record.merge(offer, at(1_000), |_| None)
+    record.merge(offer, at(1_000), &Mapped::default())
 }
 
 /// What is known of a property.
@@ -26,7 +26,7 @@ fn choice(record: &Record, property: &str) -> Option<bool> {
 
 /// Merges, notes and answers: one whole turn without faults.
 fn turn(record: &mut Record, id: u64, offer: &Offer, sent: Sent, now: i64) -> bool {
-    record.merge(offer, at(now), |_| None);
+    record.merge(offer, at(now), &Mapped::default());
     let newest = record.newest(offer);
     record.about_to_send(id, newest, at(now), LATENESS);
     record.answered(id, offer, sent, at(now), LATENESS)
@@ -142,16 +142,31 @@ fn an_erased_person_stays_erased_until_a_later_event() {
 
 #[test]
 fn an_old_letter_does_not_set_a_new_mapping_against_a_newer_event() {
-    let since = |property: &str| (property == "partners").then(|| at(500));
+    let since = &Mapped::new(BTreeMap::from([("partners".to_owned(), at(500))]));
     let mut record = Record::default();
     // Came before `partners` was mapped; whether it named it nobody knows any more.
-    record.merge(&offer(60, "b", &[("news", false)]), at(60), |_| None);
+    record.merge(&offer(60, "b", &[("news", false)]), at(60), &Mapped::default());
     let old = offer(0, "a", &[("news", true), ("partners", true)]);
     assert_eq!(record.merge(&old, at(600), since), 2);
     assert_eq!(choice(&record, "partners"), None);
     assert!(!record.newest(&old).contains_key("partners"), "left out");
     record.merge(&offer(700, "c", &[("partners", false)]), at(700), since);
     assert_eq!(choice(&record, "partners"), Some(false));
+}
+
+#[test]
+fn what_came_after_a_new_mapping_does_not_hide_what_came_before() {
+    let since = &Mapped::new(BTreeMap::from([("partners".to_owned(), at(500))]));
+    let (old, later) = (offer(100, "a", &[("partners", true)]), offer(600, "b", &[("news", false)]));
+    for order in [[&old, &later], [&later, &old]] {
+        let mut record = Record::default();
+        // Older than both, and merged before the mapping appeared.
+        record.merge(&offer(50, "0", &[("news", true)]), at(60), &Mapped::default());
+        for (offer, now) in order.into_iter().zip([700, 710]) {
+            record.merge(offer, at(now), since);
+        }
+        assert_eq!(choice(&record, "partners"), Some(true), "in any order");
+    }
 }
 
 #[test]
@@ -162,7 +177,7 @@ fn a_record_is_kept_whole() {
     record.merge(
         &Offer { at: None, event: None, choices: vec![("t".into(), Choice::Text("x".into()))] },
         at(2),
-        |_| None,
+        &Mapped::default(),
     );
     record.erase(at(-5), at(3));
     turn(&mut record, 3, &offer(4, "c", &[("news", true)]), Sent::Unknown, 4);

@@ -10,7 +10,7 @@ use consent_gate::broker::headers::{Attempt, History};
 use consent_gate::broker::outbox::Settlement;
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::mapping::Choice;
-use consent_gate::record::{Newest, Offer, Record, Sent};
+use consent_gate::record::{Mapped, Newest, Offer, Record, Sent};
 use consent_gate::schedule::Schedule;
 use consent_gate::verdict::{self, Course, too_early};
 use jiff::{SignedDuration, Timestamp};
@@ -178,7 +178,7 @@ impl World {
         }
         let lateness = self.lateness();
         let mut record = self.memory.clone();
-        record.merge(&offer, self.now, |_| None);
+        record.merge(&offer, self.now, &Mapped::default());
         let newest = match self.without {
             Without::Records => own(&offer),
             _ if history.is_repair => match record.repair(&offer, self.now, lateness) {

@@ -3,7 +3,7 @@
 use super::harness::{Folder, Lab, Message, Random, choice, poll_until};
 use consent_gate::mapping::Choice;
 use consent_gate::record::embedded::Embedded;
-use consent_gate::record::{Offer, Record};
+use consent_gate::record::{Mapped, Offer, Record};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -260,7 +260,7 @@ fn record(n: usize) -> Record {
     let mut record = Record::default();
     let at = Timestamp::from_second(1_700_000_000 + i64::try_from(n).unwrap()).unwrap();
     let choices = vec![("OPTIN_NEWS".to_owned(), Choice::Switch(n.is_multiple_of(2)))];
-    record.merge(&Offer { at: Some(at), event: Some(n.to_string()), choices }, Timestamp::now(), |_| None);
+    record.merge(&Offer { at: Some(at), event: Some(n.to_string()), choices }, Timestamp::now(), &Mapped::default());
     record
 }
 

@@ -258,8 +258,6 @@ fn queues_that_are_gone_cost_nobody_the_original() {
     lab.publish(doomed(&lab));
     lab.worker().line_with("lost the broker");
     all_dead(&mut lab);
-    let failures = format!("consent_gate_settle_failures_total{{integration=\"{}\"}}", lab.integration());
-    assert!(lab.metric(&failures) >= 1.0);
 }
 
 #[test]

@@ -159,12 +159,8 @@ fn respond(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, TEXT, health.metrics.page()),
-        (&Method::GET | &Method::HEAD, "/livez") => {
-            let (status, body) = health.alive();
-            (status, JSON, body)
-        }
-        (&Method::GET | &Method::HEAD, "/readyz") => {
-            let (status, body) = health.ready();
+        (&Method::GET | &Method::HEAD, path @ ("/livez" | "/readyz")) => {
+            let (status, body) = if path == "/livez" { health.alive() } else { health.ready() };
             (status, JSON, body)
         }
         _ => (StatusCode::NOT_FOUND, TEXT, "try /metrics, /livez or /readyz\n".to_owned()),

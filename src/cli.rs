@@ -39,8 +39,74 @@ pub enum Command {
     Map(MapArgs),
     /// Trigger the real gate once, to prove the key and the gate's name
     Send(SendArgs),
+    /// Show what is recorded of a person, or forget it
+    #[command(subcommand)]
+    Person(Person),
+    /// Show the records and what the broker knows of them, or let it take others
+    #[command(subcommand)]
+    Store(Store),
     /// Exit 0 when the local worker is ready
     Healthcheck,
+}
+
+/// What to do with a person's record.
+#[derive(Debug, Subcommand)]
+pub enum Person {
+    /// Show each value on record: since when, by which event, when the gate accepted it
+    #[command(after_help = "Example:\n  consent-gate person show --integration acme jane@example.com --reveal")]
+    Show(PersonShowArgs),
+    /// Erase a person's record and skip older events of theirs from now on
+    #[command(after_help = "Example:\n  consent-gate person forget --integration acme jane@example.com")]
+    Forget(PersonForgetArgs),
+}
+
+/// Arguments of `person show`.
+#[derive(Debug, Args)]
+pub struct PersonShowArgs {
+    /// An integration's name
+    #[arg(long, value_name = "NAME")]
+    pub integration: String,
+    /// The person's identifier, as in the events
+    #[arg(value_name = "IDENTIFIER")]
+    pub identifier: String,
+    /// Show the values, too; that leaves a line in the log
+    #[arg(long)]
+    pub reveal: bool,
+}
+
+/// Arguments of `person forget`.
+#[derive(Debug, Args)]
+pub struct PersonForgetArgs {
+    /// An integration's name
+    #[arg(long, value_name = "NAME")]
+    pub integration: String,
+    /// The person's identifier, as in the events
+    #[arg(value_name = "IDENTIFIER")]
+    pub identifier: String,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// What to do with the records as a whole.
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Show which records these are, and whether the broker knows them
+    Show,
+    /// Let the broker take these records as the right ones, though it knows others or newer ones
+    #[command(after_help = "Example:\n  consent-gate store adopt --integration acme")]
+    Adopt(StoreAdoptArgs),
+}
+
+/// Arguments of `store adopt`.
+#[derive(Debug, Args)]
+pub struct StoreAdoptArgs {
+    /// Only for this integration
+    #[arg(long, value_name = "NAME")]
+    pub integration: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Arguments of `check`.

@@ -4,10 +4,12 @@ use crate::gate::{Endpoint, Gate, Limits};
 use crate::mapping::Mappings;
 use crate::schedule::{OnOutage, Schedule};
 use crate::verdict::Filter;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// An integration's name, which its queues carry: `[a-z0-9][a-z0-9_-]{0,62}`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Name(String);
 
 impl Name {
@@ -43,6 +45,8 @@ impl fmt::Display for Name {
 #[derive(Clone, Debug)]
 pub struct Integration {
     pub name: Name,
+    /// Under which name its records are kept: its own, or the one that it had before it was renamed.
+    pub records: Name,
     pub endpoint: Endpoint,
     pub mappings: Mappings,
     pub filter: Filter,

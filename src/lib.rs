@@ -1,8 +1,9 @@
 //! `consent-gate`: Didomi consent events from RabbitMQ to Selligent, through a campaign's gate.
 //!
-//! The modules in reading order: [`intake`] takes an event, [`worker`] leads it, it is read by [`event`] and
-//! [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is merged into its person's [`record`], is sent by
-//! [`gate`], judged by [`verdict`] and settled by [`broker::outbox`].
+//! The modules in reading order: [`intake`] takes an event, [`worker`] leads it, it is read by
+//! [`event`] and [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is
+//! merged into its person's [`record`], is sent by [`gate`], judged by [`verdict`] and settled by
+//! [`broker::outbox`].
 
 pub mod intake;
 pub mod worker;

@@ -1,7 +1,7 @@
 //! Parse, load, dispatch, exit code.
 
 use clap::Parser;
-use consent_gate::cli::{Cli, Command};
+use consent_gate::cli::{Cli, Command, Person, Store};
 use consent_gate::ops::{self, Failure};
 use consent_gate::{config, serve, telemetry};
 use std::io::Write;
@@ -48,6 +48,18 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Map(args) => ops::map::map(&args.integration, &args.event, file, &environment, cli.json),
         Command::Send(args) => {
             ops::send::send(&args.integration, &args.event, args.yes, file, &environment, cli.json).await
+        }
+        Command::Person(Person::Show(args)) => {
+            let (name, identifier) = (&args.integration, &args.identifier);
+            ops::person::show(name, identifier, args.reveal, file, &environment, cli.json).await
+        }
+        Command::Person(Person::Forget(args)) => {
+            let (name, identifier) = (&args.integration, &args.identifier);
+            ops::person::forget(name, identifier, args.yes, file, &environment, cli.json).await
+        }
+        Command::Store(Store::Show) => ops::store::show(file, &environment, cli.json).await,
+        Command::Store(Store::Adopt(args)) => {
+            ops::store::adopt(args.integration.as_deref(), args.yes, file, &environment, cli.json).await
         }
         Command::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
     }

@@ -19,6 +19,19 @@ pub enum Plan {
     Erase { identifier: String, at: Option<Timestamp> },
 }
 
+impl Plan {
+    /// The request with the event's own values, for who keeps no records.
+    ///
+    /// # Errors
+    /// Why nothing is to be sent.
+    pub fn own_request(self, integration: &Integration) -> Result<GateRequest, Course> {
+        match self {
+            Plan::Send(send) => Ok(send.own_request(integration)),
+            Plan::Erase { .. } => Err(Course::NotWanted(Skip::UserDeleted)),
+        }
+    }
+}
+
 /// A request in the making.
 #[derive(Clone, Debug)]
 pub struct Send {
@@ -94,13 +107,14 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
         let defect = defects.into_iter().flatten().reduce(Defect::and);
         return Err(Course::Defective(defect.unwrap_or_else(|| Defect::at("body", "cannot be understood"))));
     };
-    if verdict::is_future_dated(event.changed_at().ok().flatten(), now) {
+    let at = event.changed_at().ok().flatten();
+    if verdict::is_future_dated(at, now) {
         return Err(Course::FutureDated);
     }
     let choice = |property: &Property<'_>| Some((property.id.to_owned(), property.choice.clone()?));
     let text = |property: &Property<'_>| Some((property.id.to_owned(), property.text.as_ref().ok()?.clone()));
     let offer = Offer {
-        at: event.changed_at().ok().flatten(),
+        at,
         event: event.id().ok().flatten().map(str::to_owned),
         choices: properties.iter().filter_map(choice).collect(),
     };
@@ -111,11 +125,14 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
 /// Who was deleted at Didomi is to be forgotten here, whatever types the integration takes; unless
 /// it is another organization's person.
 fn erasure(event: &Event, integration: &Integration) -> Option<Plan> {
+    if event.kind() != Kind::UserDeleted {
+        return None;
+    }
     let wanted = integration.filter.organization_id.as_deref();
     let is_ours = wanted.is_none() || event.organization_id().ok()?.is_none_or(|own| Some(own) == wanted);
     let identifier = integration.mappings.identifier(event).ok()??;
     let at = event.changed_at().ok()?;
-    (event.kind() == Kind::UserDeleted && is_ours).then_some(Plan::Erase { identifier, at })
+    is_ours.then_some(Plan::Erase { identifier, at })
 }
 
 impl Brief {

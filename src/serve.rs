@@ -5,6 +5,7 @@
 //! trouble.
 
 use crate::admin::{self, Health, Standing};
+use crate::broker::claim::Look;
 use crate::broker::inbox::Inbox;
 use crate::broker::link::{self, Link};
 use crate::broker::outbox::Outbox;
@@ -14,9 +15,10 @@ use crate::config::{Config, Settings};
 use crate::facts::{Facts, labels};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
-use crate::record::{self, Records};
+use crate::record::{self, Records, desk};
 use crate::shutdown::{self, Shutdown};
 use crate::worker::Worker;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify};
@@ -36,6 +38,8 @@ const QUICK_PAUSE_MS: u64 = 100;
 const QUICK_PAUSES: usize = 25;
 /// The longest pause between two tries to open the records: a standby takes over within seconds.
 const RECORDS_PAUSE: Duration = Duration::from_secs(2);
+/// How often the broker hears how far the records got: they may be a minute ahead at most.
+const CLAIM_EVERY: Duration = Duration::from_secs(30);
 /// How often the depth of the queues is looked at.
 const DEPTH_EVERY: Duration = Duration::from_secs(5);
 
@@ -58,6 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let quarantine = Arc::new(Mutex::new(()));
     let (in_a_hurry, hurry) = shutdown::channel();
     let records = Arc::new(Records::new(settings.records.clone()));
+    tokio::spawn(desk::serve(Arc::clone(&records)));
     let workers = integrations
         .iter()
         .map(|integration| {
@@ -92,20 +97,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // Supervisors end only when they are to stop.
         _ = supervisors.join_next() => anyhow::ensure!(shutdown.is_stopping(), "a supervisor ended unasked"),
     }
-    let drained = supervisors.join_all();
-    let hurrying = async {
+    tokio::spawn(async move {
         tokio::time::sleep(deadline / 2).await;
         in_a_hurry.stop();
-        std::future::pending::<()>().await;
-    };
-    let drained = async {
-        tokio::select! {
-            _ = drained => {}
-            () = hurrying => {}
-        }
-    };
-    match tokio::time::timeout(deadline, drained).await {
-        Ok(()) => tracing::info!("stopped; nothing was left in hand"),
+    });
+    match tokio::time::timeout(deadline, supervisors.join_all()).await {
+        Ok(_) => tracing::info!("stopped; nothing was left in hand"),
         Err(_) => tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again"),
     }
     Ok(())
@@ -115,6 +112,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 enum Trouble {
     Broker(Error),
     Records(record::Failed),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Broker(error) => write!(f, "{error}"),
+            Trouble::Records(failed) => write!(f, "{failed}"),
+        }
+    }
 }
 
 impl From<Error> for Trouble {
@@ -196,10 +202,50 @@ impl Supervisor {
         }
         self.worker.open_records().await.map_err(Trouble::Records)?;
         let integration = self.worker.integration();
-        topology::declare(broker, source, integration).await?;
+        let connection = topology::declare(broker, source, integration).await?;
+        self.claim(connection).await?;
         let link = Link::open(broker).await?;
         let inbox = Inbox::open(&link.consuming, source, &integration.name, self.worker.unsettled()).await?;
         Ok((link, inbox))
+    }
+
+    /// Makes sure that the records are those to which this integration's earlier events went, and
+    /// lets the broker remember how far they got.
+    async fn claim(&self, connection: lapin::Connection) -> Result<(), Trouble> {
+        let look = Look::take(&self.settings.broker, connection, &self.worker.integration().name).await?;
+        match self.worker.records().vouch(look.known().as_ref()).await {
+            Ok(Some(claim)) => Ok(look.replace(&claim).await?),
+            Ok(None) => {
+                look.leave().await;
+                Ok(())
+            }
+            Err(failed) => {
+                look.leave().await;
+                Err(Trouble::Records(failed))
+            }
+        }
+    }
+
+    /// Lets the broker know how far the records got, while they commit; returns when it cannot, or
+    /// when they are not the right ones any more.
+    async fn keep_claim(&self) -> Trouble {
+        let records = self.worker.records();
+        let mut known = records.commits().await;
+        loop {
+            tokio::time::sleep(CLAIM_EVERY).await;
+            let commits = records.commits().await;
+            if commits == known {
+                continue;
+            }
+            known = commits;
+            let claimed = match link::dial(&self.settings.broker, "declaring").await {
+                Ok(connection) => self.claim(connection).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(trouble) = claimed {
+                return trouble;
+            }
+        }
     }
 
     /// Consumes. Gives why the connection was lost, or `None` after a drain.
@@ -226,6 +272,7 @@ impl Supervisor {
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned()),
             error = self.watch_depths(&link) => Some(error.to_string()),
             () = worker.records_failed() => Some("the records failed".to_owned()),
+            trouble = self.keep_claim() => Some(trouble.to_string()),
         };
         if lost.is_none() {
             // What was not looked at yet goes back to its queue with the connection.

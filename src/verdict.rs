@@ -167,6 +167,17 @@ pub enum Course {
 }
 
 impl Course {
+    /// How far an event came with an answer: while the gate `is_down` its failures are no event's
+    /// fault, and a refusal of a request that `is_lent` is not of this event alone.
+    #[must_use]
+    pub fn of(answer: Answer, is_down: bool, is_lent: bool) -> Course {
+        match answer.outcome {
+            outcome if is_down && outcome.blames_endpoint() => Course::Outage(answer),
+            Outcome::Refused if is_lent => Course::RefusedForAnother(answer),
+            _ => Course::Answered(answer),
+        }
+    }
+
     /// The gate's answer, when it was asked.
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {

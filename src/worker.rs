@@ -9,11 +9,11 @@ use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
 use crate::broker::standing::{Standing, Unsettled};
 use crate::facts::{Facts, Receipt, fingerprint};
-use crate::gate::{Gate, Lane, Outcome, Pass, Shut, Slot};
+use crate::gate::{Answer, Gate, Lane, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
 use crate::order::Order;
 use crate::plan::{self, Brief, Plan, plan};
-use crate::record::{self, Mapped, Records, Sent, Taken, Turn};
+use crate::record::{self, Answered, Mapped, Records, Taken, Turn};
 use crate::shutdown::Shutdown;
 use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
@@ -30,6 +30,8 @@ use tokio::task::JoinHandle;
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// How long after the end of its delay an event is expected to be in hand again.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How often a record that moved on is sent again before the event waits.
+const RESENDS: usize = 2;
 
 /// Everything that serves one integration, whatever connections come and go.
 #[derive(Debug)]
@@ -131,6 +133,12 @@ impl Worker {
         let mapped = self.records.ready(&self.integration, Timestamp::now()).await?;
         self.mapped.get_or_init(|| mapped);
         Ok(())
+    }
+
+    /// What is known of everybody.
+    #[must_use]
+    pub fn records(&self) -> &Records {
+        &self.records
     }
 
     /// Returns when the records failed: nothing that needs them can be acked.
@@ -245,28 +253,36 @@ impl Worker {
         let Some(mut place) = self.order.join(&plan.identifier) else { return Some(Course::Held.into()) };
         let entering = async {
             place.turn().await;
-            let mut turn = match self.turn(&plan, history).await? {
+            let turn = match self.turn(&plan, history).await? {
                 Ok(turn) => turn,
                 Err(course) => return Some(Err(course)),
             };
-            self.noted(&mut turn).await?;
             let entered = self.gate.enter(lane(*feed), pass).await;
             Some(entered.map(|slot| (turn, slot)).map_err(|Shut| Course::Held))
         };
-        let entered = tokio::select! {
-            biased;
-            () = outbox.over() => return None,
-            () = self.hurry.wait() => return Some(Course::Held.into()),
-            entered = tokio::time::timeout(LONGEST_WAIT, entering) => entered,
-        };
-        let (turn, slot) = match entered.unwrap_or(Some(Err(Course::Held)))? {
+        let (turn, slot) = match self.in_hand(outbox, entering).await? {
             Ok(entered) => entered,
             Err(course) => return Some(course.into()),
         };
         if !outbox.holds(delivery) {
             return None;
         }
-        self.send(&plan, turn, slot, pass).await
+        self.send(&plan, turn, (lane(*feed), pass), slot).await
+    }
+
+    /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then it is
+    /// held. `None` when its channel went away meanwhile.
+    async fn in_hand<T>(
+        &self,
+        outbox: &Outbox,
+        waiting: impl Future<Output = Option<Result<T, Course>>>,
+    ) -> Option<Result<T, Course>> {
+        tokio::select! {
+            biased;
+            () = outbox.over() => None,
+            () = self.hurry.wait() => Some(Err(Course::Held)),
+            waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or(Some(Err(Course::Held))),
+        }
     }
 
     /// Step 4: what the person's record makes of the event. `None` when the records failed.
@@ -284,24 +300,58 @@ impl Worker {
         })
     }
 
-    /// Before anything is sent it is durable that it may be: a crash must not forget a request that
-    /// the gate still executes. `None` when the records failed.
-    async fn noted(&self, turn: &mut Option<Box<Taken>>) -> Option<()> {
-        match turn {
-            Some(turn) => self.safe(turn.about_to_send(Timestamp::now()).await),
-            None => Some(()),
+    /// Step 5: sends the newest, and takes note of the answer. Where another worker's choice became
+    /// the newest meanwhile, that is sent, too: no attempt, since the event itself was accepted.
+    async fn send(
+        &self,
+        plan: &plan::Send,
+        turn: Option<Box<Taken>>,
+        (lane, pass): (Lane, Pass),
+        slot: Slot,
+    ) -> Option<Passage> {
+        let is_lent = turn.as_ref().is_some_and(|turn| turn.is_lent());
+        if let Some(turn) = &turn {
+            self.facts.stale(turn.outdated);
         }
+        let (mut sent, mut moved_on) = self.send_once(plan, turn, slot, pass).await?;
+        for _ in 0..RESENDS {
+            let Some(turn) = moved_on else { break };
+            let Ok(slot) = self.gate.enter(lane, pass).await else { return Some(Course::Held.into()) };
+            let (again, further) = self.send_once(plan, Some(turn), slot, pass).await?;
+            if again.answer.outcome != Outcome::Accepted {
+                return Some(Course::Held.into());
+            }
+            sent.is_repair_due |= again.is_repair_due;
+            moved_on = further;
+        }
+        if moved_on.is_some() {
+            return Some(Course::Held.into());
+        }
+        let Sent { answer, at, is_down, is_repair_due } = sent;
+        let attempt = Attempt {
+            at,
+            result: answer.outcome,
+            status: answer.status,
+            ms: i64::try_from(answer.duration.as_millis()).unwrap_or(i64::MAX),
+        };
+        Some(Passage { course: Course::of(answer, is_down, is_lent), attempt: Some(attempt), is_repair_due })
     }
 
-    /// Step 5: sends the newest, and takes note of the answer.
-    async fn send(&self, plan: &plan::Send, mut turn: Option<Box<Taken>>, slot: Slot, pass: Pass) -> Option<Passage> {
+    /// One request. `None` when the records failed.
+    async fn send_once(
+        &self,
+        plan: &plan::Send,
+        mut turn: Option<Box<Taken>>,
+        slot: Slot,
+        pass: Pass,
+    ) -> Option<(Sent, Option<Box<Taken>>)> {
         let at = Timestamp::now();
         let request = match &turn {
             Some(turn) => plan.request(&self.integration, &turn.newest),
             None => plan.own_request(&self.integration),
         };
-        if turn.as_ref().is_some_and(|turn| turn.has_waited(at)) {
-            self.noted(&mut turn).await?;
+        if let Some(turn) = &mut turn {
+            self.safe(turn.refresh(at).await)?;
         }
         self.facts.in_flight(1);
         let answer = self.gate.send(&request, at).await;
@@ -312,27 +362,15 @@ impl Worker {
         if let Some(change) = change {
             self.facts.gate_changed(change);
         }
-        let is_lent = turn.as_ref().is_some_and(|turn| turn.is_lent());
-        let mut is_repair_due = false;
-        if let Some(turn) = turn {
-            self.facts.stale(turn.outdated);
-            let answered = turn.answered(Sent::of(answer.outcome, is_lent), Timestamp::now()).await;
-            is_repair_due = self.safe(answered)?;
-        }
-        if is_down && answer.outcome.blames_endpoint() {
-            return Some(Course::Outage(answer).into());
-        }
-        let attempt = Attempt {
-            at,
-            result: answer.outcome,
-            status: answer.status,
-            ms: i64::try_from(answer.duration.as_millis()).unwrap_or(i64::MAX),
+        let answered = match turn {
+            Some(turn) => {
+                let sent = record::Sent::of(answer.outcome, turn.is_lent());
+                self.safe(turn.answered(sent, Timestamp::now()).await)?
+            }
+            None => Answered::default(),
         };
-        let course = match answer.outcome {
-            Outcome::Refused if is_lent => Course::RefusedForAnother(answer),
-            _ => Course::Answered(answer),
-        };
-        Some(Passage { course, attempt: Some(attempt), is_repair_due })
+        let sent = Sent { answer, at, is_down, is_repair_due: answered.is_repair_due };
+        Some((sent, answered.moved_on))
     }
 
     async fn erase(
@@ -348,16 +386,14 @@ impl Worker {
         let published = published.and_then(|at| Timestamp::from_second(at).ok());
         let at = at.or(published).unwrap_or(received).min(received);
         let Some(mut place) = self.order.join(identifier) else { return Some(Course::Held.into()) };
-        let turn = tokio::select! {
-            biased;
-            () = outbox.over() => return None,
-            () = self.hurry.wait() => return Some(Course::Held.into()),
-            turn = tokio::time::timeout(LONGEST_WAIT, place.turn()) => turn,
+        let turn = async {
+            place.turn().await;
+            Some(Ok(()))
         };
-        if turn.is_err() {
-            return Some(Course::Held.into());
+        if let Err(course) = self.in_hand(outbox, turn).await? {
+            return Some(course.into());
         }
-        let erased = self.records.erase(&self.integration.name, identifier, at, received).await;
+        let erased = self.records.erase(&self.integration.records, identifier, at, received).await;
         self.safe(erased)?;
         Some(Course::NotWanted(Skip::UserDeleted).into())
     }
@@ -371,6 +407,15 @@ impl Worker {
             })
             .ok()
     }
+}
+
+/// One request, and what came of it.
+struct Sent {
+    answer: Answer,
+    at: Timestamp,
+    /// The gate is known to be down.
+    is_down: bool,
+    is_repair_due: bool,
 }
 
 /// How far a delivery came, and the attempt that was made for it.

@@ -33,7 +33,7 @@ const ROOM: usize = 1024;
 /// How many attempts the history tells of: the last ones.
 const MAX_ENTRIES: usize = 10;
 /// `delivery_mode` of a message that survives the broker's restart.
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
 
 /// One attempt, as it is told in `consent-gate-history`.
 #[derive(Clone, Debug, PartialEq, Eq)]

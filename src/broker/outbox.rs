@@ -5,7 +5,7 @@
 //! Each channel carries one publish at a time: the client can give a confirm or a return to the
 //! wrong publish when several are under way on one channel.
 
-use super::headers::{History, for_publish};
+use super::headers::{History, PERSISTENT, for_publish};
 use super::standing::Unsettled;
 use super::topology::Queues;
 use super::{Error, call};
@@ -157,26 +157,15 @@ impl Outbox {
         // The semaphore is never closed, so this is always a permit.
         let _turn = self.publishers.acquire().await;
         let channel = self.channel().await?;
-        let what = format!("publish to \"{queue}\"");
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let published =
-            async { channel.basic_publish("".into(), queue.into(), options, body, properties.clone()).await?.await };
-        let confirmation = call(&what, published).await?;
+        let published = publish(&channel, queue, body, properties.clone()).await?;
         // A channel that was once refused by a full queue may be refused for ever (docs/rabbitmq.md).
-        if confirmation.is_ack() {
+        if published != Published::Refused {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         }
-        match confirmation {
-            Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(_)) => {
-                self.missing.notify_one();
-                Err(Error::refused(what, "returned: the queue does not exist"))
-            }
-            Confirmation::Nack(_) => {
-                Err(Error::refused(what, "refused by the broker: the queue is full or not available"))
-            }
-            Confirmation::NotRequested => Err(Error::refused(what, "the channel does not confirm")),
+        if published == Published::Returned {
+            self.missing.notify_one();
         }
+        published.or_refused(queue)
     }
 
     async fn channel(&self) -> Result<Channel, Error> {
@@ -188,4 +177,49 @@ impl Outbox {
         call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(channel)
     }
+}
+
+/// How the broker answered a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Published {
+    Confirmed,
+    /// No such queue.
+    Returned,
+    /// The queue is full or not available.
+    Refused,
+}
+
+impl Published {
+    fn or_refused(self, queue: &str) -> Result<(), Error> {
+        let why = match self {
+            Published::Confirmed => return Ok(()),
+            Published::Returned => "returned: the queue does not exist",
+            Published::Refused => "refused by the broker: the queue is full or not available",
+        };
+        Err(Error::refused(format!("publish to \"{queue}\""), why))
+    }
+}
+
+/// Publishes on a channel that confirms and on which nothing else is under way.
+async fn publish(channel: &Channel, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Published, Error> {
+    let what = format!("publish to \"{queue}\"");
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let published = async { channel.basic_publish("".into(), queue.into(), options, body, properties).await?.await };
+    match call(&what, published).await? {
+        Confirmation::Ack(None) => Ok(Published::Confirmed),
+        Confirmation::Ack(Some(_)) => Ok(Published::Returned),
+        Confirmation::Nack(_) => Ok(Published::Refused),
+        Confirmation::NotRequested => Err(Error::refused(what, "the channel does not confirm")),
+    }
+}
+
+/// Puts a message into the place of those that were taken from the same queue.
+pub(super) async fn replace(channel: &Channel, queue: &str, taken: Vec<Delivery>, body: &[u8]) -> Result<(), Error> {
+    let properties =
+        BasicProperties::default().with_delivery_mode(PERSISTENT).with_content_type("application/json".into());
+    publish(channel, queue, body, properties).await?.or_refused(queue)?;
+    for old in taken {
+        call("ack", old.acker.ack(BasicAckOptions::default())).await?;
+    }
+    Ok(())
 }

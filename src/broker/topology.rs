@@ -37,6 +37,10 @@ pub struct Queues {
     pub dead: String,
     /// What the broker gave up on: `consent-gate.{i}.unreadable`.
     pub unreadable: String,
+    /// Which records its events went to: `consent-gate.{i}.store`. Holds no event.
+    pub store: String,
+    /// Held by who looks into that one: `consent-gate.{i}.lock`.
+    pub lock: String,
 }
 
 impl Queues {
@@ -48,6 +52,8 @@ impl Queues {
             retry: format!("{work}.retry"),
             dead: format!("{work}.dead"),
             unreadable: format!("{work}.unreadable"),
+            store: format!("{work}.store"),
+            lock: format!("{work}.lock"),
             work,
         }
     }
@@ -59,12 +65,18 @@ impl Queues {
         format!("{}.delay.{}", self.work, delay.as_millis())
     }
 
-    /// Every queue of an integration with this schedule, those first that others dead-letter into.
+    /// Every queue of an integration with this schedule, and its arguments. Those that others
+    /// dead-letter into come first, so that nothing ever goes nowhere.
     #[must_use]
-    pub fn all(&self, schedule: &Schedule) -> Vec<String> {
-        let fixed = [&self.unreadable, &self.dead, &self.retry].map(String::clone);
-        let delays = schedule.distinct().into_iter().map(|delay| self.delay(delay));
-        fixed.into_iter().chain(delays).chain([self.work.clone()]).collect()
+    pub fn all(&self, schedule: &Schedule) -> Vec<(String, FieldTable)> {
+        let delays = schedule.distinct().into_iter().map(|delay| (self.delay(delay), delaying(self, delay)));
+        let targets = [
+            (self.store.clone(), remembering()),
+            (self.unreadable.clone(), resting()),
+            (self.dead.clone(), resting()),
+            (self.retry.clone(), consumed(self)),
+        ];
+        targets.into_iter().chain(delays).chain([(self.work.clone(), consumed(self))]).collect()
     }
 }
 
@@ -88,6 +100,13 @@ fn quorum() -> FieldTable {
 fn resting() -> FieldTable {
     let mut arguments = quorum();
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(NO_DELIVERY_LIMIT));
+    arguments
+}
+
+/// A queue that keeps the last message that was published into it.
+fn remembering() -> FieldTable {
+    let mut arguments = resting();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
     arguments
 }
 
@@ -116,21 +135,30 @@ fn delaying(queues: &Queues, delay: Duration) -> FieldTable {
     arguments
 }
 
-/// Declares the exchange, and an integration's queues and bindings, on a connection of its own: an
-/// exchange that is absent costs the channel that looked for it, and perhaps its connection.
+/// Declares the exchange, and an integration's queues and bindings, on a connection of its own, which
+/// it gives back: an exchange that is absent costs the channel that looked for it, and perhaps its
+/// connection.
 ///
 /// # Errors
 /// The broker cannot be reached, or it refuses ([`Error::is_refusal`]).
-pub async fn declare(settings: &link::Settings, source: &Source, integration: &Integration) -> Result<(), Error> {
+pub async fn declare(
+    settings: &link::Settings,
+    source: &Source,
+    integration: &Integration,
+) -> Result<Connection, Error> {
     let mut connection = link::dial(settings, "declaring").await?;
     match source {
         Source::Exchange { name, .. } => connection = declare_exchange(settings, connection, name).await?,
         Source::Queue(queue) => find_queue(&connection, queue).await?,
     }
     let channel = call("open a channel", connection.create_channel()).await?;
-    let declared = declare_queues(&channel, source, integration).await;
+    declare_queues(&channel, source, integration).await?;
+    Ok(connection)
+}
+
+/// Closes a connection on which things were declared, politely.
+pub async fn close(connection: Connection) {
     let _ = call("close", connection.close(200, "done".into())).await;
-    declared
 }
 
 async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
@@ -162,14 +190,9 @@ async fn declare_exchange(settings: &link::Settings, connection: Connection, nam
 
 async fn declare_queues(channel: &Channel, source: &Source, integration: &Integration) -> Result<(), Error> {
     let queues = Queues::of(&integration.name);
-    // Targets first, so that nothing is ever dead-lettered into nowhere.
-    declare_queue(channel, &queues.unreadable, resting()).await?;
-    declare_queue(channel, &queues.dead, resting()).await?;
-    declare_queue(channel, &queues.retry, consumed(&queues)).await?;
-    for delay in integration.schedule.distinct() {
-        declare_queue(channel, &queues.delay(delay), delaying(&queues, delay)).await?;
+    for (queue, arguments) in queues.all(&integration.schedule) {
+        declare_queue(channel, &queue, arguments).await?;
     }
-    declare_queue(channel, &queues.work, consumed(&queues)).await?;
     let Source::Exchange { name, binding_keys } = source else { return Ok(()) };
     for key in integration.binding_keys.as_ref().unwrap_or(binding_keys) {
         let what = format!("bind queue \"{}\" to exchange \"{name}\" with key \"{key}\"", queues.work);

@@ -25,6 +25,7 @@ pub(super) struct Context<'c> {
 
 /// A document without its name, which the file's name gives.
 pub(super) struct Document {
+    records: Option<Name>,
     endpoint: Endpoint,
     mappings: Mappings,
     filter: Filter,
@@ -37,6 +38,7 @@ pub(super) struct Document {
 impl Document {
     pub(super) fn named(self, name: Name) -> Integration {
         Integration {
+            records: self.records.unwrap_or_else(|| name.clone()),
             name,
             endpoint: self.endpoint,
             mappings: self.mappings,
@@ -63,10 +65,12 @@ pub(super) fn read(
     let identifier = root.filled("identifier");
     let mappings = list.and_then(|list| compile(list, identifier, root.place(), problems));
     let (filter, binding_keys) = events(root.table("events"), context, warnings);
+    let records = records(&mut root);
     let overrides = root.table("overrides");
     let (limits, schedule, on_outage) = overridden(overrides, context);
     root.finish();
     Some(Document {
+        records,
         endpoint: endpoint?,
         mappings: mappings?,
         filter,
@@ -75,6 +79,12 @@ pub(super) fn read(
         schedule: schedule?,
         on_outage,
     })
+}
+
+/// The name that an integration had when its records began.
+fn records(root: &mut Fields<'_>) -> Option<Name> {
+    let name = root.filled("records")?;
+    Name::new(&name.value).map_err(|why| root.problems().add(&name.place, format!("records: {why}"))).ok()
 }
 
 /// The settings' limits and schedule with the document's own laid over them.

@@ -1,15 +1,16 @@
 //! `consent-gate.toml` and the environment that wins over it.
 
 use super::fields::{At, Fields, Problems, did_you_mean};
-use super::node::{Node, Place, Value};
+use super::node::{self, Node, Value};
 use super::{Environment, secrets};
 use crate::broker::link;
 use crate::broker::topology::Source;
 use crate::gate::{Limits, Mode};
-use crate::integration::Integration;
-use crate::record;
+use crate::integration::{Integration, Name};
+use crate::record::{self, Place, postgres};
 use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::telemetry::{self, Format, Level};
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -19,8 +20,14 @@ const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
 const SECTIONS: [&str; 9] =
     ["broker", "source", "integrations", "retry", "records", "gate", "admin", "log", "shutdown"];
 /// Keys of which one replaces the other, so that the environment can override either form.
-const ALTERNATIVES: [(&str, &str); 4] =
-    [("url", "url_file"), ("url_file", "url"), ("queue", "exchange"), ("exchange", "queue")];
+const ALTERNATIVES: [(&str, &str); 6] = [
+    ("url", "url_file"),
+    ("url_file", "url"),
+    ("queue", "exchange"),
+    ("exchange", "queue"),
+    ("store", "store_file"),
+    ("store_file", "store"),
+];
 
 /// Settings that do not belong to a single integration.
 #[derive(Clone, Debug)]
@@ -49,7 +56,7 @@ pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Prob
             continue;
         };
         let (section, key) = (section.to_lowercase(), key.to_lowercase());
-        let place = Place::Variable(variable.clone());
+        let place = node::Place::Variable(variable.clone());
         if !SECTIONS.contains(&section.as_str()) {
             let meant = did_you_mean(&section, SECTIONS.into_iter());
             problems.add(&place, format!("unknown section {section}{meant}"));
@@ -66,7 +73,7 @@ fn set(sections: &mut Vec<(String, Node)>, section: &str, key: &str, node: Node)
         sections.len() - 1
     });
     let Some((_, Node { value: Value::Table(entries), .. })) = sections.get_mut(index) else { return };
-    let from_file = |node: &Node| !matches!(node.place, Place::Variable(_));
+    let from_file = |node: &Node| !matches!(node.place, node::Place::Variable(_));
     entries.retain(|(name, old)| name != key && !(from_file(old) && ALTERNATIVES.contains(&(key, name.as_str()))));
     entries.push((key.to_owned(), node));
 }
@@ -101,7 +108,7 @@ pub(super) fn read(
         integrations: secrets::resolve(base, &directory),
         gate,
         retry,
-        records: records(root.table("records"), base),
+        records: records(root.table("records"), base, environment, warnings),
         admin: admin(root.table("admin")),
         log: log(root.table("log")),
         shutdown_deadline,
@@ -228,7 +235,7 @@ fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
 }
 
 /// Where to complain of a schedule that cannot be: as close as possible to what is written.
-pub(super) fn place_of_schedule(retry: &Fields<'_>) -> Place {
+pub(super) fn place_of_schedule(retry: &Fields<'_>) -> node::Place {
     retry.place_of("delays").or_else(|| retry.place_of("window")).unwrap_or_else(|| retry.place().clone())
 }
 
@@ -260,22 +267,42 @@ fn delays(fields: &mut Fields<'_>) -> Option<Vec<Duration>> {
     (delays.len() == written.value.len()).then_some(delays)
 }
 
-fn records(mut fields: Fields<'_>, base: &Path) -> record::Settings {
+fn records(
+    mut fields: Fields<'_>,
+    base: &Path,
+    environment: &Environment,
+    warnings: &mut Vec<String>,
+) -> record::Settings {
     let defaults = record::Settings::default();
-    let store = fields.filled("store");
+    let at = fields.place_of("store").or_else(|| fields.place_of("store_file"));
+    let store = secrets::secret(&mut fields, ("store", "store_file"), base, environment, None);
     let retention = not_zero(&mut fields, "retention").unwrap_or(defaults.retention);
-    let directory = match store.as_ref().map(|store| store.value.as_str()) {
-        Some("off") => None,
+    let place = match store.as_ref().map(|store| store.expose_secret().trim()) {
+        Some("off") => Place::Off,
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            let why = "records.store: PostgreSQL is not supported by this version; write a directory, or \"off\"";
-            fields.problems().add(&store.as_ref().map_or_else(|| fields.place().clone(), |at| at.place.clone()), why);
-            None
+            postgres(&url.into(), &at.unwrap_or_else(|| fields.place().clone()), &fields, warnings)
         }
-        Some(directory) => Some(secrets::resolve(base, directory)),
-        None => defaults.directory.map(|directory| base.join(directory)),
+        Some(directory) => Place::Directory(secrets::resolve(base, directory)),
+        None => match defaults.place {
+            Place::Directory(directory) => Place::Directory(base.join(directory)),
+            place => place,
+        },
     };
     fields.finish();
-    record::Settings { directory, retention }
+    record::Settings { place, retention }
+}
+
+fn postgres(url: &SecretString, at: &node::Place, fields: &Fields<'_>, warnings: &mut Vec<String>) -> Place {
+    match postgres::Address::new(url) {
+        Ok(address) => {
+            warnings.extend(address.warning());
+            Place::Postgres(Box::new(address))
+        }
+        Err(why) => {
+            fields.problems().add(at, format!("records.store: {why}"));
+            Place::Off
+        }
+    }
 }
 
 fn admin(mut fields: Fields<'_>) -> SocketAddr {
@@ -309,16 +336,22 @@ pub(super) fn check_together(
     if let Source::Queue(queue) = &settings.source
         && integrations.len() > 1
     {
-        let place = Place::File("source.queue".into());
+        let place = node::Place::File("source.queue".into());
         let why = format!(
             "\"{queue}\" can feed exactly one integration, but there are {}; use source.exchange",
             integrations.len()
         );
         problems.add(&place, why);
     }
+    let mut recorded: BTreeMap<&Name, &Integration> = BTreeMap::new();
     let mut fed: BTreeMap<(&str, &str, &str), &Integration> = BTreeMap::new();
     for integration in integrations {
         let endpoint = &integration.endpoint;
+        if let Some(other) = recorded.insert(&integration.records, integration) {
+            let (one, two, records) = (&other.name, &integration.name, &integration.records);
+            let why = format!("{one} and {two} both keep their records as {records}; each needs a name of its own");
+            problems.add(&node::Place::File("records".into()), why);
+        }
         if endpoint.mode() == Mode::Async {
             warnings.push(format!(
                 "{}: mode async: Selligent may execute triggers in another order than they were sent",

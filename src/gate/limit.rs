@@ -42,10 +42,10 @@ pub enum Lane {
     Fresh,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Limit {
     slots: Arc<Mutex<Slots>>,
-    pace: Option<Arc<Pace>>,
+    pace: Option<Pace>,
 }
 
 /// The right to have one request under way; dropping it gives it back.
@@ -76,13 +76,10 @@ struct Pace {
 
 impl Limit {
     pub(super) fn new(limits: &Limits) -> Limit {
-        let pace = limits.requests_per_second.map(|rate| {
-            let interval = Duration::from_secs_f64(1.0 / rate);
-            Arc::new(Pace {
-                interval,
-                next: tokio::sync::Mutex::new(Instant::now()),
-                fresh: tokio::sync::Mutex::default(),
-            })
+        let pace = limits.requests_per_second.map(|rate| Pace {
+            interval: Duration::from_secs_f64(1.0 / rate),
+            next: tokio::sync::Mutex::new(Instant::now()),
+            fresh: tokio::sync::Mutex::default(),
         });
         let slots = Slots {
             limit: limits.max_in_flight,

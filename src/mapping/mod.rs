@@ -12,6 +12,7 @@ use crate::event::{Defect, Event};
 use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Where a property's value comes from.
 #[derive(Clone, Debug)]
@@ -54,6 +55,15 @@ impl Choice {
     #[must_use]
     pub fn is_withdrawal(&self) -> bool {
         *self == Choice::Switch(false)
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Choice::Switch(on) => write!(f, "{on}"),
+            Choice::Text(text) => f.write_str(text),
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub async fn check(
     let mut findings: Vec<Finding> = config.integrations.iter().map(described).collect();
     if connect {
         findings.push(broker(&config).await);
+        let records = format!("records {}", config.settings.records.place);
+        findings.push(Finding { what: records, result: super::store::reach(&config.settings).await });
         for integration in &config.integrations {
             findings.push(gate(integration).await);
         }

@@ -17,7 +17,10 @@ pub async fn declare(file: Option<&Path>, environment: &Environment, as_json: bo
     let mut declared = Vec::new();
     for integration in &config.integrations {
         match topology::declare(&config.settings.broker, source, integration).await {
-            Ok(()) => declared.push(integration),
+            Ok(connection) => {
+                topology::close(connection).await;
+                declared.push(integration);
+            }
             Err(error) if error.is_refusal() => refused.push(error.to_string()),
             Err(error) => return Err(Failure::Failed(error.to_string())),
         }
@@ -32,7 +35,7 @@ pub async fn declare(file: Option<&Path>, environment: &Environment, as_json: bo
         Source::Queue(name) => line("source", name),
     }
     for integration in declared {
-        for queue in Queues::of(&integration.name).all(&integration.schedule) {
+        for (queue, _) in Queues::of(&integration.name).all(&integration.schedule) {
             line("queue", &queue);
         }
     }

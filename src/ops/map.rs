@@ -1,14 +1,13 @@
 //! `map`: what an event would send, property by property, sending nothing.
 
-use super::{Failure, integration, print, read_event};
-use crate::broker::headers::History;
+use super::{Failure, integration, print, read_event, verdict_of};
 use crate::config::Environment;
 use crate::event;
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::{Mapping, Property, Source};
-use crate::plan::{Brief, Plan, plan};
-use crate::verdict::{self, Course, Skip};
+use crate::plan::{Brief, plan};
+use crate::verdict::Course;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -29,10 +28,7 @@ pub fn map(
     let (_, integration) = integration(name, file, environment)?;
     let body = read_event(event)?;
     let (brief, planned) = plan(&body, &integration, Timestamp::now());
-    let planned = planned.and_then(|plan| match plan {
-        Plan::Send(plan) => Ok(plan.own_request(&integration)),
-        Plan::Erase { .. } => Err(Course::NotWanted(Skip::UserDeleted)),
-    });
+    let planned = planned.and_then(|plan| plan.own_request(&integration));
     let decoded = event::decode(&body).ok();
     let properties = decoded.as_ref().and_then(|event| integration.mappings.properties(event, true).ok());
     let shown = Shown {
@@ -57,8 +53,8 @@ impl Shown<'_> {
     /// Outcome, code and detail of what the worker would do.
     fn verdict(&self) -> (&'static str, &'static str, Option<String>) {
         let Err(course) = &self.outcome else { return ("sent", "", None) };
-        let verdict = verdict::decide(course, &History::default(), &self.integration.schedule, Timestamp::now());
-        (verdict.outcome().unwrap_or("retried"), verdict.code(), course.error())
+        let (outcome, code) = verdict_of(course, self.integration);
+        (outcome, code, course.error())
     }
 
     fn json(&self) -> Value {

@@ -6,12 +6,18 @@ pub mod check;
 pub mod declare;
 pub mod healthcheck;
 pub mod map;
+pub mod person;
 pub mod send;
+pub mod store;
 
+use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, Problem, Settings};
-use crate::integration::Integration;
+use crate::integration::{Integration, Name};
+use crate::verdict::{self, Course};
+use crate::{record, telemetry};
+use jiff::Timestamp;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 
 /// The largest event that a command reads: enough to show that it is too large.
@@ -46,6 +52,50 @@ impl From<Vec<Problem>> for Failure {
     }
 }
 
+impl From<record::Failed> for Failure {
+    fn from(failed: record::Failed) -> Failure {
+        Failure::Failed(failed.to_string())
+    }
+}
+
+impl From<broker::Error> for Failure {
+    fn from(error: broker::Error) -> Failure {
+        Failure::Failed(error.to_string())
+    }
+}
+
+/// Asks whoever sits there. Nobody there is no yes.
+fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!("{danger}, and nobody is there to be asked; add --yes")));
+    }
+    // Talk: a closed standard error changes nothing.
+    let _ = io::stderr().write_all(format!("{question} [y/N] ").as_bytes());
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Leaves a line in the log of who saw or removed personal data, of how many.
+fn log_access(settings: &Settings, command: &str, integration: &Name, persons: u64) {
+    telemetry::start(settings.log);
+    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
+    tracing::info!(user, command, integration = integration.as_str(), persons, "personal data was touched");
+}
+
+/// Rows in columns; the first row is the head.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+    let width = |column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
 /// Writes data to standard output. A reader that went away is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
@@ -74,6 +124,13 @@ fn read_event(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
+/// Outcome and code of what the worker would decide of a fresh event.
+fn verdict_of(course: &Course, integration: &Integration) -> (&'static str, &'static str) {
+    let verdict = verdict::decide(course, &History::default(), &integration.schedule, Timestamp::now());
+    // Only what a worker would try again has no outcome yet.
+    (verdict.outcome().unwrap_or("retried"), verdict.code())
+}
+
 /// Finds an integration by name, or loads one by its file.
 fn integration(
     name: &str,
@@ -86,10 +143,18 @@ fn integration(
         return Ok((settings, integration));
     }
     let loaded = config::load(config, environment)?;
-    let names: Vec<String> = loaded.integrations.iter().map(|integration| integration.name.to_string()).collect();
-    let found = loaded.integrations.into_iter().find(|integration| integration.name.as_str() == name);
-    match found {
-        Some(integration) => Ok((loaded.settings, integration)),
-        None => Err(Failure::Usage(format!("no integration \"{name}\"; there are {}", names.join(", ")))),
-    }
+    let integration = named(&loaded.integrations, name)?.clone();
+    Ok((loaded.settings, integration))
+}
+
+/// Finds an integration by name.
+fn named<'i>(integrations: &'i [Integration], name: &str) -> Result<&'i Integration, Failure> {
+    let names = || integrations.iter().map(|integration| integration.name.as_str());
+    integrations.iter().find(|integration| integration.name.as_str() == name).ok_or_else(|| {
+        let meant = config::did_you_mean(name, names());
+        Failure::Usage(format!(
+            "no integration \"{name}\"; there are {}{meant}",
+            names().collect::<Vec<_>>().join(", ")
+        ))
+    })
 }

@@ -1,15 +1,14 @@
 //! `send`: triggers the real gate once. Nothing else proves a key and a gate's name.
 
-use super::{Failure, integration, print, read_event};
-use crate::broker::headers::History;
+use super::{Failure, agreed, integration, print, read_event, verdict_of};
 use crate::config::Environment;
 use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
-use crate::plan::{Plan, plan};
-use crate::verdict::{self, Course, Skip, Verdict};
+use crate::plan::plan;
+use crate::verdict::Course;
 use jiff::Timestamp;
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 
 /// Sends the request of one event after asking, unless `yes`.
@@ -27,15 +26,11 @@ pub async fn send(
 ) -> Result<(), Failure> {
     let (_, integration) = integration(name, file, environment)?;
     let body = read_event(event)?;
-    let request = match plan(&body, &integration, Timestamp::now()).1 {
-        Ok(Plan::Send(plan)) => plan.own_request(&integration),
-        Ok(Plan::Erase { .. }) => {
-            return Err(Failure::Failed(not_sent(&Course::NotWanted(Skip::UserDeleted), &integration)));
-        }
-        Err(course) => return Err(Failure::Failed(not_sent(&course, &integration))),
-    };
+    let (_, planned) = plan(&body, &integration, Timestamp::now());
+    let request = planned.and_then(|plan| plan.own_request(&integration));
+    let request = request.map_err(|course| Failure::Failed(not_sent(&course, &integration)))?;
     announce(&integration, &request);
-    if !yes && !agreed()? {
+    if !yes && !agreed("trigger the real campaign for this person now?", "this triggers the real campaign")? {
         return Err(Failure::Failed("not sent".to_owned()));
     }
     let gate = integration.gate();
@@ -45,20 +40,10 @@ pub async fn send(
     if answer.outcome == Outcome::Accepted { Ok(()) } else { Err(Failure::Failed(remedy(answer.outcome).to_owned())) }
 }
 
-/// What the worker would decide of a fresh event.
-fn verdict_of(course: &Course, integration: &Integration) -> Verdict {
-    verdict::decide(course, &History::default(), &integration.schedule, Timestamp::now())
-}
-
 fn not_sent(course: &Course, integration: &Integration) -> String {
-    let verdict = verdict_of(course, integration);
+    let (outcome, code) = verdict_of(course, integration);
     let detail = course.error().map(|error| format!(": {error}")).unwrap_or_default();
-    format!("nothing to send: this event would be {} ({}{detail})", shown(&verdict), verdict.code())
-}
-
-fn shown(verdict: &Verdict) -> &'static str {
-    // Only what a worker would try again has no outcome yet.
-    verdict.outcome().unwrap_or("retried")
+    format!("nothing to send: this event would be {outcome} ({code}{detail})")
 }
 
 /// The request on standard error, every value and the signature masked.
@@ -76,20 +61,8 @@ fn announce(integration: &Integration, request: &GateRequest) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-fn agreed() -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "this triggers the real campaign, and nobody is there to be asked; add --yes".to_owned(),
-        ));
-    }
-    let _ = std::io::stderr().write_all(b"trigger the real campaign for this person now? [y/N] ");
-    let mut answer = String::new();
-    let read = std::io::stdin().read_line(&mut answer);
-    Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
 fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(), Failure> {
-    let verdict = verdict_of(&Course::Answered(answer.clone()), integration);
+    let (outcome, code) = verdict_of(&Course::Answered(answer.clone()), integration);
     let ms = answer.duration.as_millis();
     if as_json {
         return print(&format!(
@@ -99,18 +72,16 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
                 "status": answer.status,
                 "answer": answer.error,
                 "ms": u64::try_from(ms).unwrap_or(u64::MAX),
-                "verdict": shown(&verdict),
-                "code": verdict.code(),
+                "verdict": outcome,
+                "code": code,
             })
         ));
     }
     let status = answer.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
     let said = answer.error.as_deref().unwrap_or("(nothing)");
     print(&format!(
-        "status   {status} after {ms} ms\nanswer   {said}\nresult   {}\nverdict  {} {}\n",
+        "status   {status} after {ms} ms\nanswer   {said}\nresult   {}\nverdict  {outcome} {code}\n",
         answer.outcome.label(),
-        shown(&verdict),
-        verdict.code()
     ))
 }
 

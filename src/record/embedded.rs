@@ -3,12 +3,14 @@
 //! A write is seen at once; one thread brings all writes of a moment to the disk together, so that
 //! the cost of each stays far below its request's own, and nobody else waits for the disk.
 
-use super::{Failed, Record};
+use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write, hex, random};
+use super::{Claim, Failed, Record};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,15 +18,13 @@ use tokio::sync::{mpsc, oneshot};
 
 /// The most writes of one round.
 const ROUND: usize = 1024;
-/// Bytes of the key under which identifiers are hashed.
-const SECRET_BYTES: usize = 32;
+/// The note of the store's epoch.
+const EPOCH: &str = "epoch";
 /// How often records that outlived the retention are looked for.
 const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
-/// A person's key: a keyed hash.
-pub type Key = [u8; 16];
-
 type Durable = oneshot::Sender<Result<(), Failed>>;
+type Answer = oneshot::Receiver<Result<(), Failed>>;
 
 /// What is on its way to the disk: each person's latest record, and the number of its write.
 type Pending = Arc<Mutex<HashMap<Key, (u64, Record)>>>;
@@ -34,16 +34,17 @@ enum Job {
     Note { name: String, text: String, durable: Durable },
 }
 
-/// The open store. When the last of its clones is dropped, it is closed.
-#[derive(Clone)]
+/// The open store; dropping it closes it.
 pub struct Embedded {
     records: Keyspace,
     notes: Keyspace,
     secret: [u8; SECRET_BYTES],
+    identity: String,
     pending: Pending,
-    numbers: Arc<AtomicU64>,
+    numbers: AtomicU64,
     jobs: mpsc::UnboundedSender<Job>,
-    has_failed: Arc<AtomicBool>,
+    has_failed: AtomicBool,
+    advancing: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -63,16 +64,21 @@ impl Embedded {
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| at("cannot create", &e))?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|e| at("cannot protect", &e))?;
-        let database = Database::builder(directory).worker_threads(1).open().map_err(|error| match error {
-            fjall::Error::Locked => {
-                at("standing by for", &"another worker holds them; this one takes over when that one ends")
+        let opened = catch_unwind(AssertUnwindSafe(|| Database::builder(directory).worker_threads(1).open()));
+        let database = match opened {
+            Ok(Ok(database)) => database,
+            Ok(Err(fjall::Error::Locked)) => {
+                let why = "another worker holds them; this one takes over when that one ends";
+                return Err(Failed::held(format!("standing by for the records in {}: {why}", directory.display())));
             }
-            error => at("cannot open", &error),
-        })?;
-        let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default);
+            Ok(Err(error)) => return Err(at("cannot open", &error)),
+            Err(_) => return Err(at("cannot open", &"its files are damaged")),
+        };
+        let keyspace = |name| sound(|| database.keyspace(name, KeyspaceCreateOptions::default));
         let records = keyspace("records").map_err(|e| at("cannot open", &e))?;
         let notes = keyspace("notes").map_err(|e| at("cannot open", &e))?;
-        let secret = secret(&database, &notes).map_err(|e| at("cannot open", &e))?;
+        let secret = kept::<SECRET_BYTES>(&database, &notes, "secret").map_err(|e| at("cannot open", &e))?;
+        let identity = kept::<IDENTITY_BYTES>(&database, &notes, "identity").map_err(|e| at("cannot open", &e))?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let pending = Pending::default();
         let writer = Writer {
@@ -85,8 +91,17 @@ impl Embedded {
         };
         let thread = std::thread::Builder::new().name("records".to_owned());
         thread.spawn(move || writer.serve(queue)).map_err(|e| at("cannot serve", &e))?;
-        let (numbers, has_failed) = (Arc::default(), Arc::default());
-        Ok(Embedded { records, notes, secret, pending, numbers, jobs, has_failed })
+        Ok(Embedded {
+            records,
+            notes,
+            secret,
+            identity: hex(&identity),
+            pending,
+            numbers: AtomicU64::new(0),
+            jobs,
+            has_failed: AtomicBool::new(false),
+            advancing: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Whether nothing failed so far.
@@ -101,46 +116,90 @@ impl Embedded {
         &self.secret
     }
 
-    /// What is recorded of a person, durable or not.
+    /// Reads a record, changes it and writes it, as one step. Other changes see it at once; the
+    /// answer comes when it is as safe as the change asks for.
     ///
     /// # Errors
     /// The store failed.
-    pub fn read(&self, key: Key) -> Result<Option<Record>, Failed> {
-        if let Some((_, record)) = lock(&self.pending).get(&key) {
-            return Ok(Some(record.clone()));
+    pub(super) async fn update<T>(
+        &self,
+        key: Key,
+        change: impl FnOnce(&mut Option<Record>) -> (T, Write),
+    ) -> Result<T, Failed> {
+        let (told, durable) = self.change(key, change)?;
+        if let Some(durable) = durable {
+            durable.await.map_err(|_| Failed::closed())??;
         }
-        let found = self.checked(self.records.get(key))?;
+        Ok(told)
+    }
+
+    fn change<T>(
+        &self,
+        key: Key,
+        change: impl FnOnce(&mut Option<Record>) -> (T, Write),
+    ) -> Result<(T, Option<Answer>), Failed> {
+        let mut pending = lock(&self.pending);
+        let mut record = match pending.get(&key) {
+            Some((_, record)) => Some(record.clone()),
+            None => self.stored(key)?,
+        };
+        let (told, write) = change(&mut record);
+        let (durable, answer) = match write {
+            Write::Nothing => return Ok((told, None)),
+            Write::Later => (None, None),
+            Write::Durable => {
+                let (durable, answer) = oneshot::channel();
+                (Some(durable), Some(answer))
+            }
+        };
+        let record = record.unwrap_or_default();
+        let bytes = serde_json::to_vec(&record).map_err(|error| self.failed(error.to_string()))?;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        pending.insert(key, (number, record));
+        self.jobs.send(Job::Record { key, number, bytes, durable }).map_err(|_| Failed::closed())?;
+        Ok((told, answer))
+    }
+
+    fn stored(&self, key: Key) -> Result<Option<Record>, Failed> {
+        let found = self.checked(|| self.records.get(key))?;
         // What it says is somebody's: only where it is wrong may be told.
         let record = found.map(|bytes| serde_json::from_slice(&bytes)).transpose();
         record.map_err(|error| self.failed(format!("a record is damaged at column {}", error.column())))
     }
 
-    /// Records something. It is seen by every later read; the answer comes when it is durable.
+    /// Which store it is, and how far it got.
     ///
     /// # Errors
     /// The store failed.
-    pub fn write(&self, key: Key, record: Record) -> impl Future<Output = Result<(), Failed>> + use<> {
-        let (durable, answer) = oneshot::channel();
-        let asked = self.send(key, record, Some(durable));
-        async move {
-            asked?;
-            answer.await.map_err(|_| Failed::closed())?
-        }
+    pub fn claim(&self) -> Result<Claim, Failed> {
+        let epoch = self.note(EPOCH)?.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+        Ok(Claim { store: self.identity.clone(), epoch })
     }
 
-    /// Records something for which nobody waits.
+    /// Begins another epoch; the answer comes when that is durable.
     ///
     /// # Errors
     /// The store failed.
-    pub fn write_later(&self, key: Key, record: Record) -> Result<(), Failed> {
-        self.send(key, record, None)
+    pub async fn advance(&self) -> Result<Claim, Failed> {
+        let _one_at_a_time = self.advancing.lock().await;
+        let claim = self.claim()?;
+        let next = Claim { epoch: claim.epoch + 1, ..claim };
+        self.set_note(EPOCH, &next.epoch.to_string()).await?;
+        Ok(next)
     }
 
-    fn send(&self, key: Key, record: Record, durable: Option<Durable>) -> Result<(), Failed> {
-        let bytes = serde_json::to_vec(&record).map_err(|error| self.failed(error.to_string()))?;
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        lock(&self.pending).insert(key, (number, record));
-        self.jobs.send(Job::Record { key, number, bytes, durable }).map_err(|_| Failed::closed())
+    /// How often a record was written since it was opened.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.numbers.load(Ordering::Relaxed)
+    }
+
+    /// How many persons are on record. Reads them all.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn count(&self) -> Result<u64, Failed> {
+        self.checked(|| self.records.len()).map(|count| count as u64)
     }
 
     /// A note of the store about itself.
@@ -148,7 +207,7 @@ impl Embedded {
     /// # Errors
     /// The store failed.
     pub fn note(&self, name: &str) -> Result<Option<String>, Failed> {
-        let note = self.checked(self.notes.get(name))?;
+        let note = self.checked(|| self.notes.get(name))?;
         Ok(note.map(|note| String::from_utf8_lossy(&note).into_owned()))
     }
 
@@ -163,8 +222,8 @@ impl Embedded {
         answer.await.map_err(|_| Failed::closed())?
     }
 
-    fn checked<T>(&self, result: fjall::Result<T>) -> Result<T, Failed> {
-        result.map_err(|error| self.failed(error.to_string()))
+    fn checked<T>(&self, read: impl FnOnce() -> fjall::Result<T>) -> Result<T, Failed> {
+        sound(read).map_err(|why| self.failed(why))
     }
 
     /// After a failure nobody may rely on what is in memory: the store is to be opened again, and
@@ -175,17 +234,23 @@ impl Embedded {
     }
 }
 
-/// Reads the store's secret, or makes one.
-fn secret(database: &Database, notes: &Keyspace) -> fjall::Result<[u8; SECRET_BYTES]> {
-    if let Some(secret) = notes.get("secret")?.and_then(|secret| secret.as_ref().try_into().ok()) {
-        return Ok(secret);
+/// The library panics at some damages: they are failures as all others.
+fn sound<T>(work: impl FnOnce() -> fjall::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("its files are damaged".to_owned()),
     }
-    let mut secret = [0; SECRET_BYTES];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret)
-        .map_err(|_| std::io::Error::other("the system gives no random numbers"))?;
-    notes.insert("secret", secret)?;
-    database.persist(PersistMode::SyncAll)?;
-    Ok(secret)
+}
+
+/// Random bytes that the store keeps under a name; made when they are first asked for.
+fn kept<const N: usize>(database: &Database, notes: &Keyspace, name: &str) -> Result<[u8; N], String> {
+    let found = sound(|| notes.get(name))?;
+    if let Some(bytes) = found.and_then(|bytes| bytes.as_ref().try_into().ok()) {
+        return Ok(bytes);
+    }
+    let bytes = random::<N>().map_err(|failed| failed.to_string())?;
+    sound(|| notes.insert(name, bytes).and_then(|()| database.persist(PersistMode::SyncAll)))?;
+    Ok(bytes)
 }
 
 /// Brings writes to the disk, round by round.

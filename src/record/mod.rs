@@ -5,10 +5,12 @@
 //! of deliveries of the same events gives the same record: merging is commutative, associative and
 //! idempotent. What is sent is the record's newest, so a late retry carries today's truth.
 
-pub mod embedded;
+pub mod desk;
+mod embedded;
+pub mod postgres;
 mod store;
 
-pub use store::{Failed, Records, Settings, Taken, Turn, lateness};
+pub use store::{Answered, Claim, Failed, Place, Records, Settings, Taken, Turn, lateness};
 
 use crate::gate::Outcome;
 use crate::mapping::Choice;
@@ -40,9 +42,19 @@ pub struct Newest {
     /// The gate refused it for good: it is neither lent to other events nor replaced by an older.
     #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_refused: bool,
+    /// When the gate first accepted it.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Timestamp>,
 }
 
 impl Newest {
+    /// What an event says of one property.
+    #[must_use]
+    pub fn offered(choice: &Choice, offer: &Offer) -> Newest {
+        let (choice, event) = (choice.clone(), offer.event.clone());
+        Newest { choice, at: offer.at, event, is_refused: false, accepted: None }
+    }
+
     /// The order of versions: time; then withdrawal after grant; then event id, none being lowest;
     /// then the choice itself.
     fn version(&self) -> (Option<Timestamp>, bool, Option<&str>, &Choice) {
@@ -54,6 +66,11 @@ impl Newest {
     #[must_use]
     pub fn compare(&self, other: &Newest) -> Ordering {
         self.version().cmp(&other.version())
+    }
+
+    /// Whether it is what this event itself said.
+    fn is_of(&self, offer: &Offer) -> bool {
+        self.at == offer.at && self.event == offer.event
     }
 }
 
@@ -120,8 +137,8 @@ pub enum Sent {
 
 impl Sent {
     /// What an answer proves. One that came from a gate that is down proves nothing: what stands
-    /// behind it may still execute the request; a 429 proves that it was not executed. A refusal of a request that carried other
-    /// events' values says nothing of any one of them.
+    /// behind it may still execute the request; a 429 proves that it was not executed. A refusal of
+    /// a request that carried other events' values says nothing of any one of them.
     #[must_use]
     pub fn of(outcome: Outcome, is_lent: bool) -> Sent {
         match outcome {
@@ -155,8 +172,7 @@ impl Record {
         }
         let mut outdated = 0;
         for (property, choice) in &offer.choices {
-            let offered =
-                Newest { choice: choice.clone(), at: offer.at, event: offer.event.clone(), is_refused: false };
+            let offered = Newest::offered(choice, offer);
             match self.values.get_mut(property) {
                 Some(known) if offered.compare(known) == Ordering::Greater => *known = offered,
                 Some(known) => outdated += usize::from(offered.compare(known) == Ordering::Less),
@@ -174,7 +190,7 @@ impl Record {
     #[must_use]
     pub fn newest(&self, offer: &Offer) -> BTreeMap<String, Newest> {
         let named = offer.choices.iter().filter_map(|(property, _)| Some((property, self.values.get(property)?)));
-        let lent = named.filter(|(_, newest)| !newest.is_refused || is_own(newest, offer));
+        let lent = named.filter(|(_, newest)| !newest.is_refused || newest.is_of(offer));
         lent.map(|(property, newest)| (property.clone(), newest.clone())).collect()
     }
 
@@ -214,8 +230,11 @@ impl Record {
             let Some(newest) = self.values.get_mut(property) else { continue };
             if newest.compare(carried) == Ordering::Equal {
                 match sent {
-                    Sent::Accepted => newest.is_refused = false,
-                    Sent::Refused => newest.is_refused |= is_own(newest, offer),
+                    Sent::Accepted => {
+                        newest.is_refused = false;
+                        newest.accepted.get_or_insert(now);
+                    }
+                    Sent::Refused => newest.is_refused |= newest.is_of(offer),
                     Sent::Failed | Sent::Unknown => {}
                 }
             }
@@ -232,6 +251,44 @@ impl Record {
             }
         }
         is_due
+    }
+
+    /// What has become the newest of the properties that were sent, if anything has. Values that the
+    /// gate refused for good are not sent again.
+    #[must_use]
+    pub fn moved_on(&self, sent: &BTreeMap<String, Newest>) -> Option<BTreeMap<String, Newest>> {
+        let known = sent.keys().filter_map(|property| Some((property, self.values.get(property)?)));
+        let newest: BTreeMap<String, Newest> = known
+            .filter(|(_, newest)| !newest.is_refused)
+            .map(|(property, newest)| (property.clone(), newest.clone()))
+            .collect();
+        let is_newer = |(property, newest): (&String, &Newest)| {
+            sent.get(property).is_some_and(|sent| newest.compare(sent) == Ordering::Greater)
+        };
+        newest.iter().any(is_newer).then_some(newest)
+    }
+
+    /// Whether nothing is known, and nothing was erased.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.erased.is_none()
+    }
+
+    /// The newest choice of each property.
+    pub fn values(&self) -> impl Iterator<Item = (&String, &Newest)> {
+        self.values.iter()
+    }
+
+    /// Until when everything was erased.
+    #[must_use]
+    pub fn erased(&self) -> Option<Timestamp> {
+        self.erased
+    }
+
+    /// When it was last merged into.
+    #[must_use]
+    pub fn merged(&self) -> Option<Timestamp> {
+        self.merged
     }
 
     /// How many values the gate refused for good.
@@ -272,11 +329,6 @@ impl Doubt {
 fn is_spoiling(values: &BTreeMap<String, Newest>, sent: &BTreeMap<String, Newest>) -> bool {
     let is_outdated = |newest: &Newest, sent| newest.compare(sent) == Ordering::Greater;
     sent.iter().any(|(property, sent)| values.get(property).is_some_and(|newest| is_outdated(newest, sent)))
-}
-
-/// Whether a value is what this event itself said.
-fn is_own(newest: &Newest, offer: &Offer) -> bool {
-    newest.at == offer.at && newest.event == offer.event
 }
 
 #[cfg(test)]

@@ -1,68 +1,264 @@
 //! Where records are kept, and one event's turn with the record of its person.
 
-use super::embedded::{Embedded, Key};
+use super::embedded::Embedded;
+use super::postgres::{self, Postgres};
 use super::{Mapped, Newest, Offer, Record, Sent};
 use crate::integration::{Integration, Name};
 use crate::mapping::Source;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 /// What a request may be late beyond the longest delay and its timeout: clocks and queues.
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
-
 /// A request that waits for longer between its note and its sending is noted again.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
+/// Bytes of the key under which identifiers are hashed, and of a store's identity.
+pub(super) const SECRET_BYTES: usize = 32;
+pub(super) const IDENTITY_BYTES: usize = 16;
+
+/// A person's key: a keyed hash.
+pub type Key = [u8; 16];
 
 /// The settings of `[records]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// The directory of the embedded store; `None` keeps no records.
-    pub directory: Option<PathBuf>,
+    pub place: Place,
     /// How long a person is remembered of whom nothing is heard.
     pub retention: Duration,
 }
 
+/// Where records are kept.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In this directory, by one worker at a time.
+    Directory(PathBuf),
+    /// In a database, by any number of workers.
+    Postgres(Box<postgres::Address>),
+    /// Nowhere: a late retry can win.
+    Off,
+}
+
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { directory: Some("records".into()), retention: Duration::from_secs(365 * 86_400) }
+        Settings { place: Place::Directory("records".into()), retention: Duration::from_secs(365 * 86_400) }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Directory(directory) => write!(f, "{}", directory.display()),
+            Place::Postgres(address) => write!(f, "PostgreSQL at {}", address.shown()),
+            Place::Off => f.write_str("off"),
+        }
     }
 }
 
 /// The store failed: nothing may be acked that needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed(String);
+pub struct Failed {
+    why: String,
+    is_held: bool,
+}
 
 impl Failed {
-    pub(super) fn new(why: String) -> Failed {
-        Failed(why)
+    pub(super) fn new(why: impl Into<String>) -> Failed {
+        Failed { why: why.into(), is_held: false }
+    }
+
+    /// Another process holds the store.
+    pub(super) fn held(why: String) -> Failed {
+        Failed { why, is_held: true }
     }
 
     pub(super) fn closed() -> Failed {
-        Failed("the store is closed after a failure".to_owned())
+        Failed::new("the store is closed after a failure")
+    }
+
+    /// Whether another process holds the store, and nothing is wrong with it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.is_held
     }
 }
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
 impl std::error::Error for Failed {}
+
+/// Which store it is, and how far it got: what the broker remembers of it, too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The store's identity; `off` where none is kept.
+    pub store: String,
+    /// Grows at every start and while the store commits.
+    pub epoch: u64,
+}
+
+impl Claim {
+    /// What is remembered of a worker that keeps no records.
+    #[must_use]
+    pub fn off() -> Claim {
+        Claim { store: "off".to_owned(), epoch: 0 }
+    }
+
+    /// Whether records with this claim may go on where the broker remembers another.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub fn follows(&self, known: &Claim, place: &Place) -> Result<(), Failed> {
+        let Claim { store, epoch } = known;
+        let adopt = "or accept that what those knew is lost: consent-gate store adopt";
+        if *known == Claim::off() {
+            let why = "the latest events were delivered without records ([records] store was \"off\")";
+            return Err(Failed::new(format!(
+                "{why}, so those in {place} do not know them; accept that: consent-gate store adopt"
+            )));
+        }
+        if store != &self.store {
+            let why = format!("the records in {place} are not those of this integration's earlier events");
+            let which = format!("those are store {store}, epoch {epoch}; these are store {}", self.store);
+            return Err(Failed::new(format!("{why} ({which}); bring those back, {adopt}")));
+        }
+        if *epoch > self.epoch {
+            let why =
+                format!("the records in {place} are an older state of those of this integration's earlier events");
+            let which = format!("epoch {}, but it came to {epoch}", self.epoch);
+            return Err(Failed::new(format!("{why} ({which}); bring the newer one back, {adopt}")));
+        }
+        Ok(())
+    }
+}
+
+/// What a change of a record asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    Nothing,
+    /// Seen at once; nobody waits until it is durable.
+    Later,
+    /// The change counts only once it is durable.
+    Durable,
+}
+
+/// What a store showed of a record, so that the next change need not ask again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Of the shared store: how often the record was written.
+    pub revision: i64,
+    pub record: Option<Record>,
+}
+
+/// An open store.
+#[derive(Debug)]
+enum Store {
+    Embedded(Embedded),
+    Postgres(Postgres),
+}
+
+impl Store {
+    async fn open(place: &Place, retention: SignedDuration) -> Result<Store, Failed> {
+        match place {
+            Place::Directory(directory) => {
+                let directory = directory.clone();
+                let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory, retention)).await;
+                Ok(Store::Embedded(opened.map_err(|_| Failed::closed())??))
+            }
+            Place::Postgres(address) => Ok(Store::Postgres(Postgres::open(address, retention).await?)),
+            Place::Off => Err(Failed::new("no records are kept: [records] store is \"off\"")),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match self {
+            Store::Embedded(store) => store.is_open(),
+            Store::Postgres(store) => store.is_open(),
+        }
+    }
+
+    fn secret(&self) -> &[u8] {
+        match self {
+            Store::Embedded(store) => store.secret(),
+            Store::Postgres(store) => store.secret(),
+        }
+    }
+
+    /// Reads a record, changes it and writes it, as one step. The change must be repeatable: it is
+    /// made again when another worker was faster.
+    async fn update<T>(
+        &self,
+        key: Key,
+        seen: Option<Seen>,
+        change: impl FnMut(&mut Option<Record>) -> (T, Write),
+    ) -> Result<(T, Seen), Failed> {
+        match self {
+            Store::Embedded(store) => Ok((store.update(key, change).await?, Seen::default())),
+            Store::Postgres(store) => store.update(key, seen, change).await,
+        }
+    }
+
+    async fn note(&self, name: &str) -> Result<Option<String>, Failed> {
+        match self {
+            Store::Embedded(store) => store.note(name),
+            Store::Postgres(store) => store.note(name).await,
+        }
+    }
+
+    async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
+        match self {
+            Store::Embedded(store) => store.set_note(name, text).await,
+            Store::Postgres(store) => store.set_note(name, text).await,
+        }
+    }
+
+    async fn claim(&self) -> Result<Claim, Failed> {
+        match self {
+            Store::Embedded(store) => store.claim(),
+            Store::Postgres(store) => store.claim().await,
+        }
+    }
+
+    async fn advance(&self) -> Result<Claim, Failed> {
+        match self {
+            Store::Embedded(store) => store.advance().await,
+            Store::Postgres(store) => store.advance().await,
+        }
+    }
+
+    fn commits(&self) -> u64 {
+        match self {
+            Store::Embedded(store) => store.commits(),
+            Store::Postgres(store) => store.commits(),
+        }
+    }
+
+    async fn count(&self) -> Result<u64, Failed> {
+        match self {
+            Store::Embedded(store) => store.count(),
+            Store::Postgres(store) => store.count().await,
+        }
+    }
+}
 
 /// All records of the process.
 #[derive(Debug)]
 pub struct Records {
     settings: Settings,
     retention: SignedDuration,
-    open: Mutex<Option<Embedded>>,
+    open: Mutex<Option<Arc<Store>>>,
+    opened: Notify,
     ids: RandomState,
 }
 
@@ -83,18 +279,28 @@ pub enum Turn {
 /// An event's turn: its choices are merged, and what is to be sent is settled.
 #[derive(Debug)]
 pub struct Taken {
-    store: Embedded,
+    store: Arc<Store>,
     key: Key,
+    seen: Option<Seen>,
     id: u64,
-    record: Record,
     offer: Offer,
     begun: Timestamp,
     lateness: SignedDuration,
     is_repair: bool,
+    ids: RandomState,
     /// What to send, by property.
     pub newest: BTreeMap<String, Newest>,
     /// How many of the event's choices are outdated.
     pub outdated: usize,
+}
+
+/// What an answer led to.
+#[derive(Debug, Default)]
+pub struct Answered {
+    /// An older request may still be executed, and would spoil what was accepted.
+    pub is_repair_due: bool,
+    /// Somebody else's choice became the newest meanwhile: it is to be sent, too.
+    pub moved_on: Option<Box<Taken>>,
 }
 
 impl Records {
@@ -102,7 +308,32 @@ impl Records {
     #[must_use]
     pub fn new(settings: Settings) -> Records {
         let retention = SignedDuration::try_from(settings.retention).unwrap_or(SignedDuration::MAX);
-        Records { settings, retention, open: Mutex::new(None), ids: RandomState::new() }
+        Records { settings, retention, open: Mutex::new(None), opened: Notify::new(), ids: RandomState::new() }
+    }
+
+    /// Where they are kept.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.settings.place
+    }
+
+    /// Returns once the store was opened; again when it was opened again.
+    pub async fn opened(&self) {
+        self.opened.notified().await;
+    }
+
+    /// Opens the store where it is not open.
+    async fn store(&self) -> Result<Arc<Store>, Failed> {
+        let mut open = self.open.lock().await;
+        if let Some(store) = open.as_ref().filter(|store| store.is_open()) {
+            return Ok(Arc::clone(store));
+        }
+        // Dropping the old one lets go of its lock.
+        *open = None;
+        // Boxed, so that the future of every event need not have room for it.
+        let store = Box::pin(Store::open(&self.settings.place, self.retention)).await?;
+        self.opened.notify_one();
+        Ok(Arc::clone(open.insert(Arc::new(store))))
     }
 
     /// Opens the store where it is not open, and learns since when an integration maps what.
@@ -110,24 +341,55 @@ impl Records {
     /// # Errors
     /// Another process holds it, or it cannot be read or written.
     pub async fn ready(&self, integration: &Integration, now: Timestamp) -> Result<Mapped, Failed> {
-        let Some(directory) = self.settings.directory.clone() else { return Ok(Mapped::default()) };
-        let mut open = self.open.lock().await;
-        let store = match open.as_ref().filter(|store| store.is_open()) {
-            Some(store) => store.clone(),
-            None => {
-                let retention = self.retention;
-                // Dropping the old one lets go of its lock.
-                *open = None;
-                let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory, retention)).await;
-                open.insert(opened.map_err(|_| Failed::closed())??).clone()
-            }
-        };
-        drop(open);
-        mapped(&store, integration, now).await
+        match self.settings.place {
+            Place::Off => Ok(Mapped::default()),
+            _ => mapped(&*self.store().await?, integration, now).await,
+        }
     }
 
-    /// Begins the turn of an event: merges it. Nothing of that is durable before
-    /// [`Taken::about_to_send`] says so.
+    /// Which store it is. Opens it where it is not open.
+    ///
+    /// # Errors
+    /// Another process holds it, or it cannot be read.
+    pub async fn claim(&self) -> Result<Claim, Failed> {
+        match self.settings.place {
+            Place::Off => Ok(Claim::off()),
+            _ => self.store().await?.claim().await,
+        }
+    }
+
+    /// Whether these are the records of which the broker knows, and no older state of them. Begins
+    /// another epoch, and gives what the broker is to remember from now on, if anything.
+    ///
+    /// # Errors
+    /// They are not, or the store failed.
+    pub async fn vouch(&self, known: Option<&Claim>) -> Result<Option<Claim>, Failed> {
+        if let Place::Off = self.settings.place {
+            // Who never kept records is not reminded of them.
+            return Ok(known.filter(|known| **known != Claim::off()).map(|_| Claim::off()));
+        }
+        let store = self.store().await?;
+        if let Some(known) = known {
+            store.claim().await?.follows(known, &self.settings.place)?;
+        }
+        store.advance().await.map(Some)
+    }
+
+    /// How often something was committed since the store was opened.
+    pub async fn commits(&self) -> u64 {
+        self.open.lock().await.as_ref().map_or(0, |store| store.commits())
+    }
+
+    /// How many persons are on record.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn count(&self) -> Result<u64, Failed> {
+        self.store().await?.count().await
+    }
+
+    /// Begins the turn of an event: merges it, and notes that its request may be executed from now
+    /// on. Both are durable when this returns.
     ///
     /// # Errors
     /// The store failed.
@@ -140,103 +402,153 @@ impl Records {
         is_repair: bool,
         now: Timestamp,
     ) -> Result<Turn, Failed> {
-        let Some((store, key, mut record)) = self.look_up(&integration.name, identifier, now).await? else {
+        let Some((store, key)) = self.look_up(&integration.records, identifier).await? else {
             return Ok(Turn::Untold);
         };
-        let is_known = record.is_some();
-        let mut record = record.take().unwrap_or_default();
-        if record.has_erased(offer.at) {
-            return Ok(Turn::Erased);
-        }
-        if !is_known && offer.at.is_some_and(|at| now.duration_since(at) > self.retention) {
-            return Ok(Turn::TooOld);
-        }
-        let outdated = record.merge(offer, now, mapped);
         let lateness = lateness(integration);
-        let newest = if is_repair { record.repair(offer, now, lateness) } else { Some(record.newest(offer)) };
-        let Some(newest) = newest else { return Ok(Turn::Needless) };
         let id = self.ids.hash_one((key, now));
-        let offer = offer.clone();
-        let taken = Taken { store, key, id, record, offer, begun: now, lateness, is_repair, newest, outdated };
-        Ok(Turn::Taken(Box::new(taken)))
+        let merge = |known: &mut Option<Record>| {
+            let remembered = known.take().filter(|record| !record.is_older_than(self.retention, now));
+            let is_known = remembered.is_some();
+            let mut record = remembered.unwrap_or_default();
+            if record.has_erased(offer.at) {
+                return (Err(Turn::Erased), Write::Nothing);
+            }
+            if !is_known && offer.at.is_some_and(|at| now.duration_since(at) > self.retention) {
+                return (Err(Turn::TooOld), Write::Nothing);
+            }
+            let outdated = record.merge(offer, now, mapped);
+            let newest = if is_repair { record.repair(offer, now, lateness) } else { Some(record.newest(offer)) };
+            let Some(newest) = newest else { return (Err(Turn::Needless), Write::Nothing) };
+            record.about_to_send(id, newest.clone(), now, lateness);
+            *known = Some(record);
+            (Ok((newest, outdated)), Write::Durable)
+        };
+        let (begun, seen) = store.update(key, None, merge).await?;
+        Ok(match begun {
+            Err(turn) => turn,
+            Ok((newest, outdated)) => Turn::Taken(Box::new(Taken {
+                store,
+                key,
+                seen: Some(seen),
+                id,
+                offer: offer.clone(),
+                begun: now,
+                lateness,
+                is_repair,
+                ids: self.ids.clone(),
+                newest,
+                outdated,
+            })),
+        })
     }
 
-    /// Erases a person: everything up to an instant, with a mark that it was.
+    /// Erases a person: everything up to an instant, with a mark that it was. Says whether anything
+    /// was known.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn erase(
-        &self,
-        integration: &Name,
-        identifier: &str,
-        at: Timestamp,
-        now: Timestamp,
-    ) -> Result<(), Failed> {
-        let Some((store, key, record)) = self.look_up(integration, identifier, now).await? else { return Ok(()) };
-        let mut record = record.unwrap_or_default();
-        record.erase(at, now);
-        store.write(key, record).await
+    pub async fn erase(&self, records: &Name, identifier: &str, at: Timestamp, now: Timestamp) -> Result<bool, Failed> {
+        let Some((store, key)) = self.look_up(records, identifier).await? else { return Ok(false) };
+        let erase = |known: &mut Option<Record>| {
+            let was_known = known.as_ref().is_some_and(|record| !record.is_empty());
+            known.get_or_insert_default().erase(at, now);
+            (was_known, Write::Durable)
+        };
+        Ok(store.update(key, None, erase).await?.0)
+    }
+
+    /// What is recorded of a person.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn person(&self, records: &Name, identifier: &str, now: Timestamp) -> Result<Option<Record>, Failed> {
+        let Some((store, key)) = self.look_up(records, identifier).await? else { return Ok(None) };
+        let look = |known: &mut Option<Record>| (known.clone(), Write::Nothing);
+        let (record, _) = store.update(key, None, look).await?;
+        // What is about to be swept is forgotten already.
+        Ok(record.filter(|record| !record.is_older_than(self.retention, now)))
     }
 
     /// `None` where no records are kept.
-    async fn look_up(
-        &self,
-        integration: &Name,
-        identifier: &str,
-        now: Timestamp,
-    ) -> Result<Option<(Embedded, Key, Option<Record>)>, Failed> {
-        if self.settings.directory.is_none() {
+    async fn look_up(&self, records: &Name, identifier: &str) -> Result<Option<(Arc<Store>, Key)>, Failed> {
+        if matches!(self.settings.place, Place::Off) {
             return Ok(None);
         }
-        let store = self.open.lock().await.clone().ok_or_else(Failed::closed)?;
-        let key = key(store.secret(), integration, identifier);
-        let record = store.read(key)?;
-        // What is about to be swept is forgotten already.
-        let record = record.filter(|record| !record.is_older_than(self.retention, now));
-        Ok(Some((store, key, record)))
+        // A worker opens its store before it consumes; one that was closed since is opened there.
+        let open = self.open.lock().await.clone();
+        let store = match open {
+            Some(store) => store,
+            None => self.store().await?,
+        };
+        let key = key(store.secret(), records, identifier);
+        Ok(Some((store, key)))
     }
 }
 
 impl Taken {
-    /// Notes that the request is about to be sent, and returns once that and the merge are durable.
+    /// Notes once more that the request is about to be sent, if it waited so long since that the
+    /// note tells another time than it is sent at.
     ///
     /// # Errors
     /// The store failed: the event may not be acked.
-    pub fn about_to_send(&mut self, now: Timestamp) -> impl Future<Output = Result<(), Failed>> + use<> {
+    pub async fn refresh(&mut self, now: Timestamp) -> Result<(), Failed> {
+        if now.duration_since(self.begun) <= LONGEST_WAIT {
+            return Ok(());
+        }
         self.begun = now;
-        self.record.about_to_send(self.id, self.newest.clone(), now, self.lateness);
-        self.store.write(self.key, self.record.clone())
-    }
-
-    /// Whether it has waited so long since that its note tells another time than it is sent.
-    #[must_use]
-    pub fn has_waited(&self, now: Timestamp) -> bool {
-        now.duration_since(self.begun) > LONGEST_WAIT
+        let note = |known: &mut Option<Record>| {
+            let record = known.get_or_insert_default();
+            record.about_to_send(self.id, self.newest.clone(), now, self.lateness);
+            ((), Write::Durable)
+        };
+        let ((), seen) = self.store.update(self.key, self.seen.take(), note).await?;
+        self.seen = Some(seen);
+        Ok(())
     }
 
     /// Whether the request carries another event's newer values.
     #[must_use]
     pub fn is_lent(&self) -> bool {
-        self.newest.values().any(|newest| newest.at != self.offer.at || newest.event != self.offer.event)
+        self.newest.values().any(|newest| !newest.is_of(&self.offer))
     }
 
-    /// Takes note of what became of the request. Says whether a repair is due.
+    /// Takes note of what became of the request, and looks whether the record moved on meanwhile.
     ///
     /// # Errors
-    /// The store failed, and the repair that is due would not be remembered.
-    pub async fn answered(mut self, sent: Sent, now: Timestamp) -> Result<bool, Failed> {
-        let before = self.record.refusals();
-        let is_due = self.record.answered(self.id, &self.offer, sent, now, self.lateness) && !self.is_repair;
-        if self.is_repair && sent == Sent::Accepted {
-            self.record.repaired(self.begun, self.lateness);
-        }
-        if is_due || self.is_repair || self.record.refusals() != before {
-            self.store.write(self.key, self.record).await?;
-        } else if sent != Sent::Unknown {
-            // Lost in a crash, it costs at most a spare request: nobody waits for it.
-            self.store.write_later(self.key, self.record)?;
-        }
-        Ok(is_due)
+    /// The store failed, and what is due would not be remembered.
+    pub async fn answered(mut self: Box<Self>, sent: Sent, now: Timestamp) -> Result<Answered, Failed> {
+        let next = self.ids.hash_one((self.id, now));
+        let Taken { id, begun, lateness, is_repair, .. } = *self;
+        let answer = |known: &mut Option<Record>| {
+            let Some(record) = known.as_mut() else { return ((false, None), Write::Nothing) };
+            let before = record.refusals();
+            let is_due = record.answered(id, &self.offer, sent, now, lateness) && !is_repair;
+            if is_repair && sent == Sent::Accepted {
+                record.repaired(begun, lateness);
+            }
+            let moved_on = if sent == Sent::Accepted { record.moved_on(&self.newest) } else { None };
+            if let Some(newest) = &moved_on {
+                record.about_to_send(next, newest.clone(), now, lateness);
+            }
+            let must_last = is_due || is_repair || moved_on.is_some() || record.refusals() != before;
+            let write = match sent {
+                _ if must_last => Write::Durable,
+                Sent::Unknown => Write::Nothing,
+                // Lost in a crash, it costs at most a spare request: nobody waits for it.
+                _ => Write::Later,
+            };
+            ((is_due, moved_on), write)
+        };
+        let ((is_repair_due, moved_on), seen) = self.store.update(self.key, self.seen.clone(), answer).await?;
+        self.seen = Some(seen);
+        self.id = next;
+        self.begun = now;
+        let moved_on = moved_on.map(|newest| {
+            self.newest = newest;
+            self
+        });
+        Ok(Answered { is_repair_due, moved_on })
     }
 }
 
@@ -249,10 +561,10 @@ pub fn lateness(integration: &Integration) -> SignedDuration {
 }
 
 /// A keyed hash: without the store's secret nobody can tell whether somebody is in it.
-fn key(secret: &[u8], integration: &Name, identifier: &str) -> Key {
+fn key(secret: &[u8], records: &Name, identifier: &str) -> Key {
     // HMAC takes a key of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return Key::default() };
-    mac.update(integration.as_str().as_bytes());
+    mac.update(records.as_str().as_bytes());
     mac.update(b"\0");
     mac.update(crate::order::person(identifier).as_bytes());
     let mut key = Key::default();
@@ -260,11 +572,24 @@ fn key(secret: &[u8], integration: &Name, identifier: &str) -> Key {
     key
 }
 
+/// Random bytes of the system.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], Failed> {
+    let mut bytes = [0; N];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| Failed::new("the system gives no random numbers"))?;
+    Ok(bytes)
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Compares the mappings with those of the last time, and remembers when a new one appeared.
-async fn mapped(store: &Embedded, integration: &Integration, now: Timestamp) -> Result<Mapped, Failed> {
-    let name = format!("mapped {}", integration.name);
+async fn mapped(store: &Store, integration: &Integration, now: Timestamp) -> Result<Mapped, Failed> {
+    let name = format!("mapped {}", integration.records);
     let known: Option<BTreeMap<String, Option<Timestamp>>> =
-        store.note(&name)?.and_then(|text| serde_json::from_str(&text).ok());
+        store.note(&name).await?.and_then(|text| serde_json::from_str(&text).ok());
     let is_first = known.is_none();
     let mut known = known.unwrap_or_default();
     let before = known.clone();

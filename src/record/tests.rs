@@ -225,7 +225,7 @@ proptest! {
         for (property, newest) in &record.values {
             for offer in &offers {
                 for (_, choice) in offer.choices.iter().filter(|(id, _)| id == property) {
-                    let offered = Newest { choice: choice.clone(), at: offer.at, event: offer.event.clone(), is_refused: false };
+                    let offered = Newest::offered(choice, offer);
                     prop_assert!(newest.compare(&offered) != Ordering::Less);
                 }
             }

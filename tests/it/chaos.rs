@@ -63,7 +63,7 @@ fn event(n: usize) -> Message {
 fn accounted(lab: &Lab, events: usize) -> (usize, usize) {
     let mut dead = BTreeSet::new();
     poll_until("each event to be delivered or dead", || {
-        dead.extend(lab.dead().iter().map(person_in));
+        dead.extend(lab.dead().iter().map(Letter::person));
         let profiles = lab.gate(0).profiles();
         let profiles = profiles.as_object().unwrap();
         for (person, profile) in profiles {
@@ -74,11 +74,6 @@ fn accounted(lab: &Lab, events: usize) -> (usize, usize) {
         let missing = (0..events).map(person).find(|p| !profiles.contains_key(p) && !dead.contains(p));
         missing.is_none().then_some((profiles.len(), dead.len()))
     })
-}
-
-fn person_in(letter: &Letter) -> String {
-    let event: Value = serde_json::from_slice(&letter.body).unwrap();
-    event["parameters"]["entity"]["user"]["organization_user_id"].as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -12,8 +12,11 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn help_is_as_it_was_read_over() {
     let mut all = help(&["--help"]);
-    for command in ["run", "check", "declare", "map", "send", "healthcheck"] {
-        all = all + "\n--- " + command + "\n" + &help(&[command, "--help"]);
+    let commands =
+        ["run", "check", "declare", "map", "send", "person show", "person forget", "store show", "store adopt"];
+    for command in commands.into_iter().chain(["healthcheck"]) {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        all = all + "\n--- " + command + "\n" + &help(&arguments);
     }
     golden("help.txt", &all);
 }

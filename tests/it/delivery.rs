@@ -115,8 +115,7 @@ fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest() {
     lab.start();
     lab.publish((0..100).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect());
     poll_until("requests in flight", || (lab.gate(0).outcome("accepted") >= 4).then_some(()));
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
+    lab.stop();
     lab.worker().line_with("nothing was left in hand");
     let delivered = lab.gate(0).outcome("accepted");
     let waiting = poll_until(
@@ -141,8 +140,7 @@ fn a_stop_during_an_outage_leaves_nothing_in_hand() {
     lab.publish((0..7).map(|n| choice("jane@example.com", n % 2 == 0).into()).collect());
     lab.publish((0..20).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect());
     poll_until("requests under way", || (lab.gate(0).requests()["in_flight"] == 2).then_some(()));
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
+    lab.stop();
     assert!(lab.worker().text().contains("nothing was left in hand"), "{}", lab.worker().text());
 }
 

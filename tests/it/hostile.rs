@@ -1,61 +1,49 @@
 //! Damaged input: a defined result, never a panic. The damage is made by a seeded generator, so a
 //! failure repeats.
 
-use super::harness::{Folder, fixture, project};
+use super::harness::{Folder, Random, fixture, project};
 use consent_gate::config::{self, Environment};
 use consent_gate::plan::{Plan, plan};
 use jiff::Timestamp;
 use std::fs;
 
-/// xorshift64*: small, and good enough to damage texts.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(high).unwrap() % bound
-    }
-
-    /// Cuts, doubles, swaps or replaces a few pieces.
-    fn damage(&mut self, text: &[u8]) -> Vec<u8> {
-        const PIECES: [&[u8]; 14] = [
-            b"null",
-            b"true",
-            b"-1e999",
-            b"\"\"",
-            b"[]",
-            b"{}",
-            b"\\u0000",
-            b"\xff",
-            b"__",
-            b"_",
-            b"\"id\":",
-            b"9999999999999999999",
-            b"\"2026-13-45T99:99:99Z\"",
-            b"\"\\ud800\"",
-        ];
-        let mut text = text.to_vec();
-        for _ in 0..=self.below(4) {
-            let from = self.below(text.len().max(1));
-            let to = (from + self.below(40)).min(text.len());
-            match self.below(4) {
-                0 => drop(text.drain(from.min(to)..to)),
-                1 => text
-                    .splice(from.min(text.len())..to, PIECES[self.below(PIECES.len())].iter().copied())
-                    .for_each(drop),
-                2 => {
-                    let piece = text[from.min(to)..to].to_vec();
-                    let at = self.below(text.len() + 1);
-                    drop(text.splice(at..at, piece));
-                }
-                _ => text.truncate(to.max(1)),
+/// Cuts, doubles, swaps or replaces a few pieces.
+fn damage(random: &mut Random, text: &[u8]) -> Vec<u8> {
+    const PIECES: [&[u8]; 14] = [
+        b"null",
+        b"true",
+        b"-1e999",
+        b"\"\"",
+        b"[]",
+        b"{}",
+        b"\\u0000",
+        b"\xff",
+        b"__",
+        b"_",
+        b"\"id\":",
+        b"9999999999999999999",
+        b"\"2026-13-45T99:99:99Z\"",
+        b"\"\\ud800\"",
+    ];
+    let mut text = text.to_vec();
+    for _ in 0..=random.below(4) {
+        let from = random.below(text.len().max(1));
+        let to = (from + random.below(40)).min(text.len());
+        match random.below(4) {
+            0 => drop(text.drain(from.min(to)..to)),
+            1 => {
+                text.splice(from.min(text.len())..to, PIECES[random.below(PIECES.len())].iter().copied())
+                    .for_each(drop);
             }
+            2 => {
+                let piece = text[from.min(to)..to].to_vec();
+                let at = random.below(text.len() + 1);
+                drop(text.splice(at..at, piece));
+            }
+            _ => text.truncate(to.max(1)),
         }
-        text
     }
+    text
 }
 
 #[test]
@@ -69,12 +57,12 @@ fn no_damaged_message_panics() {
         .unwrap()
         .map(|entry| fixture(entry.unwrap().file_name().to_str().unwrap()))
         .collect();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0);
     let now = Timestamp::now();
     let mut sent = 0;
     let mut stopped = 0;
     for round in 0..30_000 {
-        let damaged = random.damage(&samples[round % samples.len()]);
+        let damaged = damage(&mut random, &samples[round % samples.len()]);
         match plan(&damaged, &integration, now).1 {
             Ok(Plan::Send(plan)) => {
                 sent += 1;
@@ -96,12 +84,12 @@ fn no_damaged_document_panics() {
     let settings = config::load_settings(None, &Environment::new()).unwrap();
     let example = fs::read(project().join("integration.example.json")).unwrap();
     let toml = fs::read(project().join("consent-gate.example.toml")).unwrap();
-    let mut random = Random(0xdead_beef_cafe_f00d);
+    let mut random = Random::new(1);
     let mut refused = 0;
     for _ in 0..3_000 {
-        let file = folder.write("acme.json", random.damage(&example));
+        let file = folder.write("acme.json", damage(&mut random, &example));
         refused += u32::from(config::load_document(&file, &settings, &environment).is_err());
-        let file = folder.write("consent-gate.toml", random.damage(&toml));
+        let file = folder.write("consent-gate.toml", damage(&mut random, &toml));
         refused += u32::from(config::load_settings(Some(&file), &environment).is_err());
     }
     assert!(refused > 1_000, "{refused} refused");

@@ -23,6 +23,7 @@ mod model;
 mod newest;
 mod outside;
 mod retries;
+mod store;
 mod supervisor;
 mod suspects;
 mod tls;

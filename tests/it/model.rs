@@ -216,10 +216,7 @@ impl World {
         let repair_at = repair.then(|| self.now + lateness);
         let attempt = Attempt { at, result: outcome, status: None, ms: 1 };
         let answer = Answer { outcome, ..Answer::unavailable("faulty".to_owned()) };
-        let course = match outcome {
-            Outcome::Refused if is_lent => Course::RefusedForAnother(answer),
-            _ => Course::Answered(answer),
-        };
+        let course = Course::of(answer, false, is_lent);
         Ok(self.decided(&course, Some(attempt), history, repair_at))
     }
 
@@ -295,12 +292,7 @@ impl World {
 
 /// What an event itself says.
 fn own(offer: &Offer) -> BTreeMap<String, Newest> {
-    let newest = |choice: &Choice| Newest {
-        choice: choice.clone(),
-        at: offer.at,
-        event: offer.event.clone(),
-        is_refused: false,
-    };
+    let newest = |choice: &Choice| Newest::offered(choice, offer);
     offer.choices.iter().map(|(property, choice)| (property.clone(), newest(choice))).collect()
 }
 

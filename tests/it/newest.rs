@@ -1,16 +1,18 @@
 //! Newest consent wins: through retries, reordering, crashes, replays and late execution.
 
-use super::harness::{Folder, Lab, Message, Random, choice, poll_until};
+use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until};
+use consent_gate::config::{self, Environment};
+use consent_gate::integration::Integration;
 use consent_gate::mapping::Choice;
-use consent_gate::record::embedded::Embedded;
-use consent_gate::record::{Mapped, Offer, Record};
+use consent_gate::record::{self, Mapped, Offer, Place, Records, Sent, Turn};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-const JANE: &str = "jane@example.com";
+pub const JANE: &str = "jane@example.com";
 
 /// An event some seconds from now.
 fn dated(person: &str, seconds: i64, purposes: &[(&str, bool)]) -> Value {
@@ -22,16 +24,16 @@ fn dated(person: &str, seconds: i64, purposes: &[(&str, bool)]) -> Value {
     event
 }
 
-fn news(person: &str, seconds: i64, on: bool) -> Value {
+pub fn news(person: &str, seconds: i64, on: bool) -> Value {
     dated(person, seconds, &[("newsletter", on)])
 }
 
-fn at_gate(lab: &Lab, person: &str) -> Value {
+pub fn at_gate(lab: &Lab, person: &str) -> Value {
     lab.gate(0).profiles()[person]["OPTIN_NEWS"].clone()
 }
 
 /// Publishes one event and waits for its end.
-fn deliver(lab: &mut Lab, event: Value, settled: usize) {
+pub fn deliver(lab: &mut Lab, event: Value, settled: usize) {
     lab.publish(vec![event.into()]);
     lab.settled(settled);
 }
@@ -188,7 +190,7 @@ fn records_that_cannot_be_written_stop_everything_and_lose_nothing() {
 }
 
 /// Events of some people in a random order, some of them twice, with what must be known in the end.
-fn shuffled(people: usize, events: usize, seed: u64) -> (Vec<Message>, BTreeMap<String, &'static str>) {
+pub fn shuffled(people: usize, events: usize, seed: u64) -> (Vec<Message>, BTreeMap<String, &'static str>) {
     let mut random = Random::new(seed);
     let mut newest: BTreeMap<String, (i64, &'static str)> = BTreeMap::new();
     let mut messages = Vec::new();
@@ -245,7 +247,7 @@ fn every_profile_is_right_after_faults_kills_and_a_replay_of_the_dead() {
 }
 
 /// Waits until no queue has anything and the gate hears nothing for longer than any delay.
-fn quiet(lab: &mut Lab) {
+pub fn quiet(lab: &mut Lab) {
     let mut last = (u64::MAX, std::time::Instant::now());
     poll_until("quiet", || {
         let total = lab.gate(0).requests()["total"].as_u64().unwrap();
@@ -256,15 +258,26 @@ fn quiet(lab: &mut Lab) {
     });
 }
 
-fn record(n: usize) -> Record {
-    let mut record = Record::default();
+fn offer(n: usize) -> Offer {
     let at = Timestamp::from_second(1_700_000_000 + i64::try_from(n).unwrap()).unwrap();
     let choices = vec![("OPTIN_NEWS".to_owned(), Choice::Switch(n.is_multiple_of(2)))];
-    record.merge(&Offer { at: Some(at), event: Some(n.to_string()), choices }, Timestamp::now(), &Mapped::default());
-    record
+    Offer { at: Some(at), event: Some(n.to_string()), choices }
 }
 
-fn copy(from: &Path, to: &Path) {
+/// An integration that needs no broker and no gate.
+fn integration(folder: &Folder) -> Integration {
+    let environment = Environment::from([("ACME_GATE_KEY".to_owned(), "x".to_owned())]);
+    let settings = config::load_settings(None, &environment).unwrap();
+    let file = folder.write("acme.json", document("https://example.invalid").to_string());
+    config::load_document(&file, &settings, &environment).unwrap()
+}
+
+fn records_in(directory: &Path) -> Records {
+    let retention = Duration::from_secs(10 * 365 * 86_400);
+    Records::new(record::Settings { place: Place::Directory(directory.to_owned()), retention })
+}
+
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -287,13 +300,18 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
     let folder = Folder::new();
     let whole = folder.0.join("whole");
-    let retention = SignedDuration::from_hours(24);
-    let store = Embedded::open(&whole, retention).unwrap();
-    let written: Vec<Record> = (0..40).map(record).collect();
-    for record in &written {
-        store.write([7; 16], record.clone()).await.unwrap();
+    let integration = integration(&folder);
+    let records = records_in(&whole);
+    let now = Timestamp::now();
+    let mut written = Vec::new();
+    for n in 0..40 {
+        let turn = records.begin(&integration, &Mapped::default(), JANE, &offer(n), false, now).await.unwrap();
+        written.push(records.person(&integration.records, JANE, now).await.unwrap().unwrap());
+        let Turn::Taken(taken) = turn else { panic!("{turn:?}") };
+        taken.answered(Sent::Accepted, now).await.unwrap();
+        written.push(records.person(&integration.records, JANE, now).await.unwrap().unwrap());
     }
-    drop(store);
+    drop(records);
     let mut random = Random::new(7);
     let (mut told, mut given) = (0, 0);
     for round in 0..120_u64 {
@@ -314,18 +332,16 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
             bytes[at] ^= 0xff;
         }
         fs::write(file, bytes).unwrap();
-        match Embedded::open(&damaged, retention) {
+        match records_in(&damaged).person(&integration.records, JANE, now).await {
             Err(why) => {
-                assert!(why.to_string().contains("cannot open"), "{why}");
+                let why = why.to_string();
+                assert!(why.contains("cannot open") || why.contains("damaged"), "{why}");
                 told += 1;
             }
-            Ok(store) => match store.read([7; 16]) {
-                Err(_) => told += 1,
-                Ok(record) => {
-                    assert!(record.is_none_or(|record| written.contains(&record)), "never a value that nobody wrote");
-                    given += 1;
-                }
-            },
+            Ok(record) => {
+                assert!(record.is_none_or(|record| written.contains(&record)), "never a value that nobody wrote");
+                given += 1;
+            }
         }
         let _ = fs::remove_dir_all(&damaged);
     }

@@ -1,24 +1,10 @@
 //! Failed sends: five attempts by delay queues, then a dead letter that explains itself.
 
-use super::harness::{Lab, Letter, Message, Node, choice, ctl, poll_until};
+use super::harness::{Lab, Letter, Message, Node, choice, ctl, events, person, poll_until};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-
-fn person(kind: &str, n: usize) -> String {
-    format!("{kind}-{n}@example.com")
-}
-
-fn events(kind: &str, count: usize) -> Vec<Message> {
-    (0..count).map(|n| choice(&person(kind, n), true).into()).collect()
-}
-
-/// The person of a letter's event.
-fn person_in(letter: &Letter) -> String {
-    let event: Value = serde_json::from_slice(&letter.body).unwrap();
-    event["parameters"]["entity"]["user"]["organization_user_id"].as_str().unwrap().to_owned()
-}
 
 /// When each request of a person was received by the gate, in milliseconds.
 fn times(lab: &Lab, person: &str) -> Vec<i64> {
@@ -101,7 +87,7 @@ fn what_is_moved_back_to_the_work_queue_has_five_new_attempts() {
     for letter in letters {
         assert_eq!(letter.header("consent-gate-attempts").as_deref(), Some("5"));
         assert_eq!(letter.history().len(), 5, "the history is the new one");
-        assert_eq!(times(&lab, &person_in(&letter)).len(), 10);
+        assert_eq!(times(&lab, &letter.person()).len(), 10);
     }
 }
 
@@ -124,7 +110,7 @@ fn a_shovel_moves_dead_letters_back_and_each_has_five_new_attempts() {
     for letter in letters {
         assert_eq!(letter.history().len(), 5);
         assert_eq!(letter.header("consent-gate-attempts").as_deref(), Some("5"));
-        assert_eq!(times(&lab, &person_in(&letter)).len(), 10);
+        assert_eq!(times(&lab, &letter.person()).len(), 10);
     }
 }
 
@@ -332,8 +318,7 @@ fn a_new_schedule_takes_what_waits_in_the_old_one() {
     lab.start();
     lab.publish(events("p", 5));
     poll_until("all parked", || (metric(&mut lab, "retries_total", "step=\"1\"") == 5.0).then_some(()));
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
+    lab.stop();
     lab.set_delays(&[50, 60, 70, 80]);
     lab.start();
     lab.settled(5);
@@ -353,15 +338,13 @@ fn a_removed_integration_keeps_what_waits_for_it_until_it_is_back() {
     lab.start();
     lab.publish(events("p", 4));
     poll_until("all parked", || (metric(&mut lab, "retries_total", "step=\"1\"") == 4.0).then_some(()));
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
+    lab.stop();
     let document = lab.folder.0.join(format!("integrations/{}.json", lab.integration()));
     let aside = lab.folder.0.join("removed.json");
     std::fs::rename(&document, &aside).unwrap();
     lab.start();
     poll_until("all of them to rest", || (lab.bench.depth(&lab.queue(".retry")) == 4).then_some(()));
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
+    lab.stop();
     std::fs::rename(&aside, &document).unwrap();
     lab.gate(0).faults(json!([]));
     lab.start();

@@ -1,6 +1,6 @@
 //! Brokers that are away, come back, refuse or say nothing.
 
-use super::harness::{Lab, Node, choice, poll_until};
+use super::harness::{Lab, Node, events, person, poll_until};
 use serde_json::json;
 use std::net::TcpListener;
 
@@ -8,15 +8,6 @@ fn not_ready_but_alive(lab: &mut Lab) {
     assert_eq!(lab.admin("/readyz").0, 503);
     assert_eq!(lab.admin("/livez").0, 200, "a restart would not help");
     assert_eq!(lab.metric("consent_gate_broker_connected"), 0.0);
-}
-
-fn ends_in_time(lab: &mut Lab) {
-    lab.worker().signal("TERM");
-    assert_eq!(lab.worker().ended(), Some(0));
-}
-
-fn events(kind: &str, count: usize) -> Vec<super::harness::Message> {
-    (0..count).map(|n| choice(&format!("{kind}{n}@example.com"), true).into()).collect()
 }
 
 fn delivered(lab: &Lab, count: usize) {
@@ -46,7 +37,7 @@ fn a_broker_that_refuses_or_cannot_be_found_is_tried_again_and_sigterm_still_end
         let line = lab.worker().line_with("cannot use the broker");
         assert!(line.contains(part), "{part} in {line}");
         not_ready_but_alive(&mut lab);
-        ends_in_time(&mut lab);
+        lab.stop();
         assert!(!lab.worker().text().contains("wrong-secret"));
     }
     // One that accepts and stays silent.
@@ -54,7 +45,7 @@ fn a_broker_that_refuses_or_cannot_be_found_is_tried_again_and_sigterm_still_end
     lab.spawn();
     let (_held, _) = taken.accept().unwrap();
     not_ready_but_alive(&mut lab);
-    ends_in_time(&mut lab);
+    lab.stop();
 }
 
 #[test]
@@ -86,7 +77,7 @@ fn a_broker_may_come_late_go_in_order_and_be_killed() {
         let dead = lab.bench.depth(&lab.queue(".dead")) as usize;
         (at_gate + dead >= 250).then_some(())
     });
-    ends_in_time(&mut lab);
+    lab.stop();
 }
 
 fn delivered_some(lab: &Lab) {
@@ -99,7 +90,7 @@ fn a_broker_that_blocks_publishers_still_gets_acks() {
     let mut lab = Lab::at(&node.url, &[&|_| {}]);
     lab.set_delays(&[300, 300, 300, 300, 300, 300, 300, 300, 300]);
     lab.gate(0).faults(json!([
-        { "status": 503, "identifier": "bad0@example.com", "latency_ms": 500 },
+        { "status": 503, "identifier": person("bad", 0), "latency_ms": 500 },
         { "latency_ms": 500 },
     ]));
     lab.start();
@@ -110,7 +101,7 @@ fn a_broker_that_blocks_publishers_still_gets_acks() {
     node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     lab.gate(0).faults(json!([]));
     delivered(&lab, 31);
-    ends_in_time(&mut lab);
+    lab.stop();
 }
 
 /// What the broker waits to hear of: a retry, if the alarm came only then.

@@ -121,6 +121,12 @@ pub struct Letter {
 }
 
 impl Letter {
+    /// The person of its event.
+    pub fn person(&self) -> String {
+        let event: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        event["parameters"]["entity"]["user"]["organization_user_id"].as_str().unwrap().to_owned()
+    }
+
     /// A header's text or number; `None` when it is absent.
     pub fn header(&self, name: &str) -> Option<String> {
         let value = self.properties.headers().as_ref()?.inner().get(name)?;

@@ -142,6 +142,12 @@ impl Lab {
         self.worker.as_mut().unwrap()
     }
 
+    /// Stops the worker in order, and asserts that it ends so.
+    pub fn stop(&mut self) {
+        self.worker().signal("TERM");
+        assert_eq!(self.worker().ended(), Some(0));
+    }
+
     pub fn declare(&self) {
         let environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let declared = super::run(&self.folder, &environment, &["declare"], b"");
@@ -219,7 +225,8 @@ impl Drop for Lab {
         self.worker = None;
         for simulated in &self.simulated {
             let delays = self.delays_ms.iter().map(|ms| format!(".delay.{ms}"));
-            for suffix in ["", ".retry", ".dead", ".unreadable"].map(str::to_owned).into_iter().chain(delays) {
+            for suffix in ["", ".retry", ".dead", ".unreadable", ".store"].map(str::to_owned).into_iter().chain(delays)
+            {
                 self.bench.delete_queue(&format!("consent-gate.{}{suffix}", simulated.integration));
             }
         }

@@ -3,12 +3,14 @@
 
 mod broker;
 mod lab;
+mod postgres;
 mod process;
 mod way;
 
 pub use broker::{Bench, Letter, Message, Node, ctl};
-pub use lab::Lab;
-pub use process::{Finished, run};
+pub use lab::{Lab, document};
+pub use postgres::{Node as PgNode, Schema};
+pub use process::{Finished, Running, run};
 pub use way::Way;
 
 use serde_json::{Value, json};
@@ -34,7 +36,7 @@ pub fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A small generator (xorshift), so that a test is the same each time.
+/// xorshift64*: small, and the same each time.
 #[derive(Clone, Copy)]
 pub struct Random(u64);
 
@@ -46,10 +48,11 @@ impl Random {
 
     /// A number below the bound.
     pub fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 11).unwrap() % bound
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(high).unwrap() % bound
     }
 
     /// Whether something happens that happens so often in a hundred.
@@ -108,6 +111,16 @@ pub fn golden(name: &str, actual: &str) {
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(actual, expected, "differs from {}; UPDATE_GOLDEN=1 accepts it", path.display());
+}
+
+/// As many people of a kind, each with one choice.
+pub fn events(kind: &str, count: usize) -> Vec<Message> {
+    (0..count).map(|n| choice(&person(kind, n), true).into()).collect()
+}
+
+/// The address of one of them.
+pub fn person(kind: &str, n: usize) -> String {
+    format!("{kind}-{n}@example.com")
 }
 
 /// A sample message of the project's fixtures.

@@ -1,0 +1,93 @@
+//! What the broker remembers of the records to which an integration's events went.
+//!
+//! Records that were lost or replaced would forget in silence what is newest. So their identity and
+//! epoch lie at the broker, too: one message in `consent-gate.{i}.store`, looked at and replaced
+//! only by who holds the queue `consent-gate.{i}.lock`. The records commit an epoch first, the
+//! broker second: after any crash the right ones are equal or ahead.
+
+use super::{Error, call, link, outbox, topology::Queues};
+use crate::integration::Name;
+use crate::record::Claim;
+use lapin::message::Delivery;
+use lapin::options::{BasicGetOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection};
+use std::time::Duration;
+use tokio_retry::strategy::{FixedInterval, jitter};
+
+/// The longest pause, in milliseconds, while somebody else looks.
+const PAUSE_MS: u64 = 400;
+/// How often it is tried to look before somebody else who looks is in the way.
+const TRIES: usize = 50;
+
+/// The only look of the moment. Dropping it lets go.
+#[derive(Debug)]
+pub struct Look {
+    connection: Connection,
+    channel: Channel,
+    queue: String,
+    found: Vec<Delivery>,
+}
+
+impl Look {
+    /// Looks, on a connection that was opened for it, while nobody else does.
+    ///
+    /// # Errors
+    /// The broker refuses or is gone, or somebody else looks without end.
+    pub async fn take(settings: &link::Settings, mut connection: Connection, name: &Name) -> Result<Look, Error> {
+        let Queues { store, lock, .. } = Queues::of(name);
+        let mut pauses = FixedInterval::from_millis(PAUSE_MS).map(jitter).take(TRIES);
+        let channel = loop {
+            let channel = call("open a channel", connection.create_channel()).await?;
+            let exclusive =
+                QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(lock.as_str().into(), exclusive, FieldTable::default());
+            match (call(&format!("hold \"{lock}\""), declared).await, pauses.next()) {
+                (Ok(_), _) => break channel,
+                (Err(error), Some(pause)) if error.code() == Some(405) => tokio::time::sleep(pause).await,
+                (Err(error), _) => return Err(error),
+            }
+            // A channel's end can take its connection along.
+            connection = link::dial(settings, "declaring").await?;
+        };
+        call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        let mut found = Vec::new();
+        let what = format!("look into \"{store}\"");
+        while let Some(message) =
+            call(&what, channel.basic_get(store.as_str().into(), BasicGetOptions::default())).await?
+        {
+            found.push(message.delivery);
+        }
+        Ok(Look { connection, channel, queue: store, found })
+    }
+
+    /// What is remembered; the furthest, should there be several.
+    #[must_use]
+    pub fn known(&self) -> Option<Claim> {
+        let unreadable = Claim { store: "unreadable".to_owned(), epoch: 0 };
+        let read = |found: &Delivery| serde_json::from_slice(&found.data).unwrap_or_else(|_| unreadable.clone());
+        self.found.iter().map(read).max_by_key(|claim| claim.epoch)
+    }
+
+    /// Remembers something else, and lets go.
+    ///
+    /// # Errors
+    /// The broker refuses or is gone; what was known is still there.
+    pub async fn replace(self, claim: &Claim) -> Result<(), Error> {
+        let Look { connection, channel, queue, found } = self;
+        let body = serde_json::json!(claim).to_string();
+        let replaced = outbox::replace(&channel, &queue, found, body.as_bytes()).await;
+        close(&connection).await;
+        replaced
+    }
+
+    /// Lets go; what is known stays.
+    pub async fn leave(self) {
+        close(&self.connection).await;
+    }
+}
+
+async fn close(connection: &Connection) {
+    // What was looked at returns to its queue with the connection, and the lock frees itself.
+    let _ = tokio::time::timeout(Duration::from_secs(2), connection.close(200, "done".into())).await;
+}

@@ -1,0 +1,93 @@
+//! `person`: what is recorded of somebody, and how to forget it.
+
+use super::{Failure, agreed, integration, log_access, print};
+use crate::config::Environment;
+use crate::record::Record;
+use crate::record::desk::Access;
+use jiff::Timestamp;
+use serde_json::json;
+use std::path::Path;
+
+/// Shows each value that is recorded of a person: since when, by which event, and when the gate
+/// accepted it. The values themselves only when they are to be revealed.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); nothing is recorded, or the records cannot be
+/// reached (1).
+pub async fn show(
+    name: &str,
+    identifier: &str,
+    reveal: bool,
+    file: Option<&Path>,
+    environment: &Environment,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let (settings, integration) = integration(name, file, environment)?;
+    let record = Access::open(&settings.records).await?.person(&integration.records, identifier).await?;
+    let Some(record) = record else {
+        return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
+    };
+    if reveal {
+        log_access(&settings, "person show --reveal", &integration.name, 1);
+    }
+    print(&if as_json { as_lines(&record, reveal) } else { as_table(&record, reveal) })
+}
+
+fn as_lines(record: &Record, reveal: bool) -> String {
+    let values = record.values().map(|(property, newest)| {
+        let value = reveal.then(|| json!(newest.choice));
+        json!({
+            "property": property,
+            "value": value,
+            "changed_at": newest.at,
+            "event": newest.event,
+            "accepted_at": newest.accepted,
+            "refused": newest.is_refused,
+        })
+    });
+    let erased = record.erased().map(|at| json!({ "erased": at }));
+    values.chain(erased).map(|line| format!("{line}\n")).collect()
+}
+
+fn as_table(record: &Record, reveal: bool) -> String {
+    let time = |at: Option<Timestamp>, none: &str| at.map_or_else(|| none.to_owned(), |at| at.to_string());
+    let head = ["property", "value", "changed at", "by event", "accepted by the gate at"].map(str::to_owned);
+    let mut rows = vec![head.to_vec()];
+    for (property, newest) in record.values() {
+        let value = if reveal { newest.choice.to_string() } else { "(hidden)".to_owned() };
+        let accepted = if newest.is_refused { "refused for good".to_owned() } else { time(newest.accepted, "not yet") };
+        let event = newest.event.clone().unwrap_or_else(|| "(no id)".to_owned());
+        rows.push(vec![property.clone(), value, time(newest.at, "(undated)"), event, accepted]);
+    }
+    let mut text = if rows.len() > 1 { super::table(&rows) } else { "no choice is recorded\n".to_owned() };
+    if let Some(at) = record.erased() {
+        text.push_str(&format!("erased: everything up to {at}\n"));
+    }
+    text
+}
+
+/// Forgets a person after asking, unless `yes`: record and tombstone.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); the records cannot be reached (1).
+pub async fn forget(
+    name: &str,
+    identifier: &str,
+    yes: bool,
+    file: Option<&Path>,
+    environment: &Environment,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let (settings, integration) = integration(name, file, environment)?;
+    let question = format!("forget this person under {}? Older events of theirs will be skipped", integration.name);
+    if !yes && !agreed(&question, "this cannot be taken back")? {
+        return Err(Failure::Failed("nothing was forgotten".to_owned()));
+    }
+    let was_known = Access::open(&settings.records).await?.erase(&integration.records, identifier).await?;
+    log_access(&settings, "person forget", &integration.name, 1);
+    if as_json {
+        return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known })));
+    }
+    let known = if was_known { "what was recorded is gone" } else { "nothing was recorded" };
+    print(&format!("{known}; older events of this person will be skipped\n"))
+}

@@ -1,0 +1,128 @@
+//! `store`: which records are these, and does the broker know them?
+
+use super::{Failure, agreed, print};
+use crate::broker::claim::Look;
+use crate::broker::{self, topology};
+use crate::config::{self, Config, Environment};
+use crate::integration::Integration;
+use crate::record::desk::Access;
+use crate::record::{Claim, Place};
+use serde_json::json;
+use std::path::Path;
+
+/// Shows the records, and what the broker remembers of them for each integration.
+///
+/// # Errors
+/// Problems of configuration (exit code 2); records or broker cannot be reached (1).
+pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
+    let Config { settings, integrations, .. } = config::load(file, environment)?;
+    let place = &settings.records.place;
+    let (own, count) = match place {
+        Place::Off => (Claim::off(), 0),
+        _ => {
+            let access = Access::open(&settings.records).await?;
+            (access.claim().await?, access.count().await?)
+        }
+    };
+    let mut text = if as_json {
+        let records = json!({ "records": place.to_string(), "store": own.store, "epoch": own.epoch, "persons": count });
+        format!("{records}\n")
+    } else {
+        format!("records  {place}\nstore    {}\nepoch    {}\npersons  {count}\n", own.store, own.epoch)
+    };
+    for integration in &integrations {
+        let look = look(&settings, integration).await?;
+        let known = look.known();
+        look.leave().await;
+        let judgement = match &known {
+            None => Ok(()),
+            Some(known) => own.follows(known, place),
+        };
+        text.push_str(&shown(integration, known.as_ref(), judgement.err().map(|failed| failed.to_string()), as_json));
+    }
+    print(&text)
+}
+
+fn shown(integration: &Integration, known: Option<&Claim>, refused: Option<String>, as_json: bool) -> String {
+    let name = &integration.name;
+    if as_json {
+        let (store, epoch) = (known.map(|known| &known.store), known.map(|known| known.epoch));
+        return format!(
+            "{}\n",
+            json!({ "integration": name.as_str(), "store": store, "epoch": epoch, "ok": refused.is_none(), "refused": refused })
+        );
+    }
+    let known = known.map_or_else(
+        || "the broker knows of no records yet".to_owned(),
+        |known| format!("the broker knows store {}, epoch {}", known.store, known.epoch),
+    );
+    let judgement = refused.map_or_else(|| "right".to_owned(), |why| format!("refused: {why}"));
+    format!("{name}: {known}: {judgement}\n")
+}
+
+/// Lets the broker take these records as the right ones, after asking, unless `yes`.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); records or broker cannot be reached (1).
+pub async fn adopt(
+    only: Option<&str>,
+    yes: bool,
+    file: Option<&Path>,
+    environment: &Environment,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let Config { settings, integrations, .. } = config::load(file, environment)?;
+    let place = &settings.records.place;
+    let adopting: Vec<&Integration> = match only {
+        None => integrations.iter().collect(),
+        Some(name) => vec![super::named(&integrations, name)?],
+    };
+    let own = Access::open(&settings.records).await?.claim().await?;
+    let mut refused = Vec::new();
+    for integration in adopting {
+        let look = look(&settings, integration).await?;
+        let known = look.known();
+        look.leave().await;
+        if known.as_ref().is_some_and(|known| own.follows(known, place).is_err()) {
+            refused.push(integration);
+        }
+    }
+    let names: Vec<&str> = refused.iter().map(|integration| integration.name.as_str()).collect();
+    if refused.is_empty() {
+        return if as_json { Ok(()) } else { print("nothing to adopt: these are the records that the broker knows\n") };
+    }
+    let question = format!(
+        "take {place} as the records of {}? What the former ones knew is lost: an old retry or letter can win once",
+        names.join(", ")
+    );
+    if !yes && !agreed(&question, "this changes which consents are known as the newest")? {
+        return Err(Failure::Failed("nothing was adopted".to_owned()));
+    }
+    for integration in refused {
+        let look = look(&settings, integration).await?;
+        look.replace(&own).await?;
+        let name = integration.name.as_str();
+        let line = json!({ "adopted": name, "store": own.store, "epoch": own.epoch });
+        print(&if as_json { format!("{line}\n") } else { format!("adopted  {name}\n") })?;
+    }
+    Ok(())
+}
+
+async fn look(settings: &config::Settings, integration: &Integration) -> Result<Look, broker::Error> {
+    let connection = topology::declare(&settings.broker, &settings.source, integration).await?;
+    Look::take(&settings.broker, connection, &integration.name).await
+}
+
+/// Whether the records can be used; for `check --connect`.
+///
+/// # Errors
+/// Why they cannot.
+pub async fn reach(settings: &config::Settings) -> Result<String, String> {
+    if matches!(settings.records.place, Place::Off) {
+        return Ok("none are kept".to_owned());
+    }
+    let access = Access::open(&settings.records).await.map_err(|failed| failed.to_string())?;
+    let held = if matches!(access, Access::Desk(_)) { "held by a running worker, " } else { "" };
+    let claim = access.claim().await.map_err(|failed| failed.to_string())?;
+    Ok(format!("{held}store {}, epoch {}", claim.store, claim.epoch))
+}

@@ -1,0 +1,243 @@
+//! What commands ask of the records, and who answers: the records themselves, or the process that
+//! holds them.
+//!
+//! An embedded store belongs to one process at a time. That process answers on a Unix socket in the
+//! store's directory, which only its owner can open: one line of JSON is asked, one is answered.
+
+use super::{Claim, Failed, Place, Record, Records, Settings};
+use crate::integration::Name;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+/// The socket's name in the store's directory.
+const SOCKET: &str = "commands.sock";
+/// The longest line that is read, in bytes.
+const LONGEST_LINE: u64 = 1024 * 1024;
+/// The longest that one question or answer takes.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the worker waits until it tries again to open its socket.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// Which store it is, and how far it got.
+    Claim,
+    /// How many persons are on record.
+    Count,
+    /// What is recorded of a person.
+    Person { records: Name, identifier: String },
+    /// Forget a person: everything up to now.
+    Erase { records: Name, identifier: String },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Claim(Claim),
+    Count(u64),
+    Person(Option<Record>),
+    /// Whether anything was known.
+    Erased(bool),
+    Failed(String),
+}
+
+/// A way to the records.
+#[derive(Debug)]
+pub enum Access {
+    /// Opened by this process.
+    Direct(Box<Records>),
+    /// Held by another one, which answers for them.
+    Desk(PathBuf),
+}
+
+impl Access {
+    /// Opens the records, or finds who holds them.
+    ///
+    /// # Errors
+    /// They cannot be opened, or none are kept.
+    pub async fn open(settings: &Settings) -> Result<Access, Failed> {
+        let records = Records::new(settings.clone());
+        match (records.claim().await, &settings.place) {
+            (_, Place::Off) => Err(Failed::new("no records are kept: [records] store is \"off\"")),
+            (Ok(_), _) => Ok(Access::Direct(Box::new(records))),
+            (Err(failed), Place::Directory(directory)) if failed.is_held() => Ok(Access::Desk(directory.clone())),
+            (Err(failed), _) => Err(failed),
+        }
+    }
+
+    /// Asks a question.
+    ///
+    /// # Errors
+    /// The records failed, or who holds them does not answer.
+    pub async fn ask(&self, question: Question) -> Result<Reply, Failed> {
+        let reply = match self {
+            Access::Direct(records) => answer(records, question).await,
+            Access::Desk(directory) => {
+                let asked = tokio::time::timeout(TIMEOUT, ask(directory, &question)).await;
+                let silent = || std::io::Error::other(format!("no answer within {TIMEOUT:?}"));
+                asked.unwrap_or_else(|_| Err(silent())).map_err(|error| {
+                    let which = directory.display();
+                    Failed::new(format!("another process holds the records in {which} and does not answer: {error}"))
+                })?
+            }
+        };
+        match reply {
+            Reply::Failed(why) => Err(Failed::new(why)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// What is recorded of a person.
+    ///
+    /// # Errors
+    /// As [`Access::ask`].
+    pub async fn person(&self, records: &Name, identifier: &str) -> Result<Option<Record>, Failed> {
+        let question = Question::Person { records: records.clone(), identifier: identifier.to_owned() };
+        match self.ask(question).await? {
+            Reply::Person(record) => Ok(record),
+            other => Err(unfit(&other)),
+        }
+    }
+
+    /// Forgets a person. Says whether anything was known.
+    ///
+    /// # Errors
+    /// As [`Access::ask`].
+    pub async fn erase(&self, records: &Name, identifier: &str) -> Result<bool, Failed> {
+        let question = Question::Erase { records: records.clone(), identifier: identifier.to_owned() };
+        match self.ask(question).await? {
+            Reply::Erased(was_known) => Ok(was_known),
+            other => Err(unfit(&other)),
+        }
+    }
+
+    /// Which store it is, and how far it got.
+    ///
+    /// # Errors
+    /// As [`Access::ask`].
+    pub async fn claim(&self) -> Result<Claim, Failed> {
+        match self.ask(Question::Claim).await? {
+            Reply::Claim(claim) => Ok(claim),
+            other => Err(unfit(&other)),
+        }
+    }
+
+    /// How many persons are on record.
+    ///
+    /// # Errors
+    /// As [`Access::ask`].
+    pub async fn count(&self) -> Result<u64, Failed> {
+        match self.ask(Question::Count).await? {
+            Reply::Count(count) => Ok(count),
+            other => Err(unfit(&other)),
+        }
+    }
+}
+
+/// Only another version of this program would answer so.
+fn unfit(_: &Reply) -> Failed {
+    Failed::new("the process that holds the records gave an answer to another question; use its own version")
+}
+
+async fn answer(records: &Records, question: Question) -> Reply {
+    let now = Timestamp::now();
+    let answered = match question {
+        Question::Claim => records.claim().await.map(Reply::Claim),
+        Question::Count => records.count().await.map(Reply::Count),
+        Question::Person { records: name, identifier } => {
+            records.person(&name, &identifier, now).await.map(Reply::Person)
+        }
+        Question::Erase { records: name, identifier } => {
+            records.erase(&name, &identifier, now, now).await.map(Reply::Erased)
+        }
+    };
+    answered.unwrap_or_else(|failed| Reply::Failed(failed.to_string()))
+}
+
+async fn ask(directory: &Path, question: &Question) -> std::io::Result<Reply> {
+    let (_folder, path) = socket(directory)?;
+    let mut stream = UnixStream::connect(path).await?;
+    stream.write_all(&line(question)?).await?;
+    read(&mut stream).await
+}
+
+fn line(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+async fn read<T: for<'d> Deserialize<'d>>(stream: &mut UnixStream) -> std::io::Result<T> {
+    let mut line = Vec::new();
+    BufReader::new(stream.take(LONGEST_LINE)).read_until(b'\n', &mut line).await?;
+    // What it says is somebody's: only that it is wrong may be told.
+    serde_json::from_slice(&line).map_err(|_| std::io::Error::other("not a line of this protocol"))
+}
+
+/// The socket's path by way of the open directory: a path of its own could be longer than a socket's
+/// address may be.
+fn socket(directory: &Path) -> std::io::Result<(fs::File, PathBuf)> {
+    let folder = fs::File::open(directory)?;
+    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()));
+    let path = if Path::new("/proc/self/fd").exists() { by_descriptor } else { directory.join(SOCKET) };
+    Ok((folder, path))
+}
+
+/// Answers commands for as long as the process lives, once it holds an embedded store. A store that
+/// several can open needs nobody who answers.
+pub async fn serve(records: Arc<Records>) {
+    let Place::Directory(directory) = records.place().clone() else { return };
+    loop {
+        records.opened().await;
+        match listen(&directory) {
+            Ok(listener) => {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(reply(Arc::clone(&records), stream));
+                }
+            }
+            Err(error) => {
+                let directory = directory.display();
+                tracing::warn!(%error, "cannot answer commands in {directory}; they work while no worker runs");
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Opens the socket. Who holds the store owns what a process that died left there.
+fn listen(directory: &Path) -> std::io::Result<UnixListener> {
+    let (_folder, path) = socket(directory)?;
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    // The directory is its owner's alone already.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn reply(records: Arc<Records>, mut stream: UnixStream) {
+    let replied = async {
+        let question = read(&mut stream).await?;
+        let is_erasure = matches!(question, Question::Erase { .. });
+        let reply = answer(&records, question).await;
+        if is_erasure && matches!(reply, Reply::Erased(_)) {
+            tracing::info!("a person was forgotten by a command");
+        }
+        stream.write_all(&line(&reply)?).await
+    };
+    // A command that went away does not wait for it.
+    let _ = tokio::time::timeout(TIMEOUT, replied).await;
+}

@@ -1,0 +1,742 @@
+//! The shared store: records in PostgreSQL, for any number of workers.
+//!
+//! A record is one row with a revision that grows at each write. Who writes names the revision that
+//! was read, so of two workers one writes and the other reads again: merging stays one piece of
+//! code, here, and each change is one step. Reads of a moment are one statement, and so are writes,
+//! sorted by key so that no two of them wait for each other in a circle.
+
+use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen, Write, hex, random};
+use super::{Claim, Failed, Record};
+use jiff::{SignedDuration, Timestamp};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use secrecy::{ExposeSecret, SecretString};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// The longest that one answer of the database is waited for.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest that a connection is waited for, for each host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most records of one statement.
+const ROUND: usize = 256;
+/// How often records that outlived the retention are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// The most records that one sweep's statement deletes, so that it holds up nobody.
+const SWEEP_ROUND: i64 = 10_000;
+/// Any number: workers that start together make the tables one after the other.
+const MIGRATING: i64 = 0x636f_6e73_656e_7467;
+
+/// Each version of the schema, from the first. What is here was released: it never changes.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE consent_gate_notes (
+        name text PRIMARY KEY,
+        value text NOT NULL
+    );
+    CREATE TABLE consent_gate_records (
+        key bytea PRIMARY KEY,
+        revision bigint NOT NULL,
+        merged timestamptz NOT NULL,
+        record text NOT NULL
+    ) WITH (fillfactor = 70);
+"];
+
+const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($1)";
+/// Writes what nobody else wrote since it was read, and says which that was.
+const WRITE: &str = "
+    INSERT INTO consent_gate_records AS known (key, revision, merged, record)
+    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::timestamptz[], $4::text[]) ORDER BY 1
+    ON CONFLICT (key) DO UPDATE
+        SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
+        WHERE known.revision = excluded.revision - 1
+    RETURNING key";
+const SWEEP: &str = "
+    DELETE FROM consent_gate_records WHERE key IN
+        (SELECT key FROM consent_gate_records WHERE merged < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+/// How far the server is verified; the words are libpq's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// `disable`: no TLS.
+    Plain,
+    /// `allow`, `prefer`, `require` without a root certificate: perhaps TLS, with anybody.
+    Anybody(SslMode),
+    /// `verify-ca`, and `require` with a root certificate: an authority vouches for it.
+    Authority,
+    /// `verify-full`: and for its name.
+    Name,
+}
+
+/// A checked `postgres://…`; the password in it cannot be printed.
+#[derive(Clone)]
+pub struct Address {
+    url: SecretString,
+    shown: String,
+    verify: Verify,
+    is_beyond_loopback: bool,
+    root: Option<PathBuf>,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("shown", &self.shown).field("verify", &self.verify).finish_non_exhaustive()
+    }
+}
+
+impl Address {
+    /// Checks a URL. `sslmode` and `sslrootcert` mean what they mean to libpq; without `sslmode` the
+    /// server's name is verified, but on loopback there is no TLS.
+    ///
+    /// # Errors
+    /// What is wrong with it, without quoting it: it holds a password.
+    pub fn new(url: &SecretString) -> Result<Address, String> {
+        let form = "write postgres://user:password@host:5432/database";
+        let mut parsed = reqwest::Url::parse(url.expose_secret().trim())
+            .map_err(|error| format!("is no address ({error}); {form}"))?;
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            parsed.query_pairs().into_owned().partition(|(key, _)| matches!(key.as_str(), "sslmode" | "sslrootcert"));
+        if theirs.is_empty() {
+            parsed.set_query(None);
+        } else {
+            // libpq reads + as it stands, so blanks must not become one.
+            let pairs = theirs.iter().map(|(key, value)| format!("{key}={}", percent_encoded(value)));
+            parsed.set_query(Some(&pairs.collect::<Vec<_>>().join("&")));
+        }
+        let config: tokio_postgres::Config =
+            parsed.as_str().parse().map_err(|error| format!("cannot be read ({error}); {form}"))?;
+        if config.get_hosts().is_empty() {
+            return Err(format!("names no host; {form}"));
+        }
+        if config.get_user().is_none_or(str::is_empty) || config.get_dbname().is_none_or(str::is_empty) {
+            return Err(format!("names no user or no database; {form}"));
+        }
+        let of = |wanted: &str| ours.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+        let root = of("sslrootcert").map(PathBuf::from);
+        let is_beyond_loopback = !config.get_hosts().iter().all(is_local);
+        let verify = match of("sslmode") {
+            None if is_beyond_loopback => Verify::Name,
+            None | Some("disable") => Verify::Plain,
+            Some("allow" | "prefer") => Verify::Anybody(SslMode::Prefer),
+            Some("require") if root.is_none() => Verify::Anybody(SslMode::Require),
+            Some("require" | "verify-ca") => Verify::Authority,
+            Some("verify-full") => Verify::Name,
+            Some(_) => {
+                return Err(
+                    "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full; verify-full is safe"
+                        .to_owned(),
+                );
+            }
+        };
+        let shown = format!("{}/{}", hosts(&config), config.get_dbname().unwrap_or_default());
+        Ok(Address { url: parsed.as_str().into(), shown, verify, is_beyond_loopback, root })
+    }
+
+    /// Hosts, ports and database, which may be shown.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// What is allowed and may still surprise.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let is_risky = matches!(self.verify, Verify::Plain | Verify::Anybody(_)) && self.is_beyond_loopback;
+        is_risky.then(|| {
+            format!(
+                "records.store: {} is reached without verified TLS: consents can be read and changed on the way; sslmode=verify-full protects them",
+                self.shown
+            )
+        })
+    }
+
+    async fn connect(&self) -> Result<(Client, JoinHandle<()>), Failed> {
+        let at = |why: &dyn fmt::Display| Failed::new(format!("cannot connect to PostgreSQL at {}: {why}", self.shown));
+        let mut config: tokio_postgres::Config = self.url.expose_secret().parse().map_err(|_| at(&"unreadable URL"))?;
+        config.application_name("consent-gate").keepalives_idle(Duration::from_secs(30));
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        let connected = async {
+            Ok(match self.verify {
+                Verify::Plain => {
+                    let (client, connection) = config.ssl_mode(SslMode::Disable).connect(NoTls).await?;
+                    (client, tokio::spawn(async move { drop(connection.await) }))
+                }
+                verify => {
+                    let mode = if let Verify::Anybody(mode) = verify { mode } else { SslMode::Require };
+                    let tls = self.tls().map_err(|why| at(&why))?;
+                    let (client, connection) = config.ssl_mode(mode).connect(MakeRustlsConnect::new(tls)).await?;
+                    (client, tokio::spawn(async move { drop(connection.await) }))
+                }
+            })
+        };
+        let many = u32::try_from(config_hosts(&self.url)).unwrap_or(u32::MAX);
+        match tokio::time::timeout(CALL_TIMEOUT.saturating_mul(many.max(1)), connected).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(Trouble::Told(failed))) => Err(failed),
+            Ok(Err(Trouble::Client(error))) => Err(at(&describe(&error))),
+            Err(_) => Err(at(&"no answer")),
+        }
+    }
+
+    fn tls(&self) -> Result<ClientConfig, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous();
+        let verifier: Arc<dyn ServerCertVerifier> = match self.verify {
+            Verify::Plain | Verify::Anybody(_) => Arc::new(Trusting { inner: None, provider }),
+            Verify::Authority => Arc::new(Trusting { inner: Some(self.verifier(&provider)?), provider }),
+            Verify::Name => self.verifier(&provider)?,
+        };
+        Ok(builder.with_custom_certificate_verifier(verifier).with_no_client_auth())
+    }
+
+    fn verifier(&self, provider: &Arc<rustls::crypto::CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, String> {
+        let mut roots = RootCertStore::empty();
+        match &self.root {
+            Some(file) => {
+                let why = |why: &dyn fmt::Display| format!("sslrootcert {}: {why}", file.display());
+                for certificate in CertificateDer::pem_file_iter(file).map_err(|e| why(&e))? {
+                    roots.add(certificate.map_err(|e| why(&e))?).map_err(|e| why(&e))?;
+                }
+            }
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .build()
+            .map_err(|error| format!("no certificates to verify it by: {error}"))
+    }
+}
+
+enum Trouble {
+    Told(Failed),
+    Client(tokio_postgres::Error),
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Trouble {
+        Trouble::Told(failed)
+    }
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Trouble {
+        Trouble::Client(error)
+    }
+}
+
+fn is_local(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => crate::gate::endpoint::is_loopback(name),
+        Host::Unix(_) => true,
+    }
+}
+
+fn hosts(config: &tokio_postgres::Config) -> String {
+    let ports = config.get_ports();
+    let named = config.get_hosts().iter().enumerate().map(|(index, host)| {
+        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(path) => format!("{}:{port}", path.display()),
+        }
+    });
+    named.collect::<Vec<_>>().join(",")
+}
+
+fn config_hosts(url: &SecretString) -> usize {
+    url.expose_secret().parse().map_or(1, |config: tokio_postgres::Config| config.get_hosts().len())
+}
+
+fn percent_encoded(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// An error with its cause. What the server says is its message and code only: its details can
+/// quote rows.
+fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return format!("{} ({})", said.message(), said.code().code());
+    }
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Takes any certificate, or any that an authority vouches for, whatever its name.
+#[derive(Debug)]
+struct Trusting {
+    inner: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+}
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        match inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// One connection, each of whose answers is waited for with an end. Dropping it ends it.
+struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Session {
+    async fn open(address: &Address) -> Result<Session, Failed> {
+        let (client, connection) = address.connect().await?;
+        Ok(Session { client, connection })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// Awaits one answer of the database, bounded in time.
+async fn call<T>(asked: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
+    match tokio::time::timeout(CALL_TIMEOUT, asked).await {
+        Ok(answer) => answer.map_err(|error| Failed::new(format!("PostgreSQL: {}", describe(&error)))),
+        Err(_) => Err(Failed::new(format!("PostgreSQL: no answer within {CALL_TIMEOUT:?}"))),
+    }
+}
+
+struct Asked {
+    key: Key,
+    answer: oneshot::Sender<Result<Seen, Failed>>,
+}
+
+struct Written {
+    key: Key,
+    /// The revision that it becomes.
+    revision: i64,
+    merged: Timestamp,
+    record: String,
+    /// Whether it was written; not, if somebody else was faster.
+    answer: oneshot::Sender<Result<bool, Failed>>,
+}
+
+/// The open store; dropping it ends its connections.
+pub struct Postgres {
+    secret: [u8; SECRET_BYTES],
+    identity: String,
+    reads: mpsc::UnboundedSender<Asked>,
+    durable: mpsc::UnboundedSender<Written>,
+    later: mpsc::UnboundedSender<Written>,
+    /// Everything that is no record.
+    notes: Session,
+    commits: AtomicU64,
+    has_failed: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Postgres {
+    /// Connects, and makes the tables where they are missing.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or it refuses.
+    pub async fn open(address: &Address, retention: SignedDuration) -> Result<Postgres, Failed> {
+        let mut notes = Session::open(address).await?;
+        migrate(&mut notes.client).await?;
+        let secret = kept(&notes.client, "secret").await?;
+        let identity = kept::<IDENTITY_BYTES>(&notes.client, "identity").await?;
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let (reads, asked) = mpsc::unbounded_channel();
+        let (durable, written) = mpsc::unbounded_channel();
+        let (later, written_later) = mpsc::unbounded_channel();
+        let reading = Session::open(address).await?;
+        let read = call(reading.client.prepare(READ)).await?;
+        let writing = Session::open(address).await?;
+        let write = call(writing.client.prepare(WRITE)).await?;
+        // A commit that is lost in a crash of the database costs a spare request.
+        let lazy = Session::open(address).await?;
+        call(lazy.client.batch_execute("SET synchronous_commit = off")).await?;
+        let write_later = call(lazy.client.prepare(WRITE)).await?;
+        let tasks = vec![
+            tokio::spawn(serve_reads(reading, read, asked, Arc::clone(&has_failed))),
+            tokio::spawn(serve_writes(writing, write, written, Arc::clone(&has_failed))),
+            tokio::spawn(serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed))),
+            tokio::spawn(sweep(address.clone(), retention)),
+        ];
+        let commits = AtomicU64::new(0);
+        let identity = hex(&identity);
+        Ok(Postgres { secret, identity, reads, durable, later, notes, commits, has_failed, tasks })
+    }
+
+    /// Whether nothing failed so far.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.has_failed.load(Ordering::Relaxed) && !self.notes.client.is_closed()
+    }
+
+    /// The key under which identifiers are hashed. It lies in the same database: whoever reads all
+    /// of it can try identifiers.
+    #[must_use]
+    pub fn secret(&self) -> &[u8] {
+        &self.secret
+    }
+
+    /// Reads a record unless it is known, changes it and writes it; again, when another worker was
+    /// faster.
+    ///
+    /// # Errors
+    /// The database failed. Whether the change was made is not known then.
+    pub(super) async fn update<T>(
+        &self,
+        key: Key,
+        seen: Option<Seen>,
+        mut change: impl FnMut(&mut Option<Record>) -> (T, Write),
+    ) -> Result<(T, Seen), Failed> {
+        let mut seen = match seen {
+            Some(seen) => seen,
+            None => self.read(key).await?,
+        };
+        loop {
+            let mut record = seen.record.clone();
+            let (told, write) = change(&mut record);
+            let way = match write {
+                Write::Nothing => return Ok((told, seen)),
+                Write::Later => &self.later,
+                Write::Durable => &self.durable,
+            };
+            let next = Seen { revision: seen.revision + 1, record };
+            if self.write(key, &next, way).await? {
+                self.commits.fetch_add(1, Ordering::Relaxed);
+                return Ok((told, next));
+            }
+            seen = self.read(key).await?;
+        }
+    }
+
+    async fn read(&self, key: Key) -> Result<Seen, Failed> {
+        let (answer, seen) = oneshot::channel();
+        self.reads.send(Asked { key, answer }).map_err(|_| Failed::closed())?;
+        seen.await.map_err(|_| Failed::closed())?
+    }
+
+    async fn write(&self, key: Key, next: &Seen, way: &mpsc::UnboundedSender<Written>) -> Result<bool, Failed> {
+        let (answer, written) = oneshot::channel();
+        let record = serde_json::to_string(&next.record).map_err(|error| Failed::new(error.to_string()))?;
+        let merged = next.record.as_ref().and_then(Record::merged).unwrap_or(Timestamp::UNIX_EPOCH);
+        way.send(Written { key, revision: next.revision, merged, record, answer }).map_err(|_| Failed::closed())?;
+        written.await.map_err(|_| Failed::closed())?
+    }
+
+    /// A note of the store about itself.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn note(&self, name: &str) -> Result<Option<String>, Failed> {
+        note(&self.notes.client, name).await
+    }
+
+    /// Writes a note; returns when it is durable.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
+        let upsert = "INSERT INTO consent_gate_notes VALUES ($1, $2)
+            ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        call(self.notes.client.execute(upsert, &[&name, &text])).await.map(|_| ())
+    }
+
+    /// Which store it is, and how far it got.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn claim(&self) -> Result<Claim, Failed> {
+        let epoch = self.note("epoch").await?;
+        Ok(Claim { store: self.identity.clone(), epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0) })
+    }
+
+    /// Begins another epoch; returns when it is durable.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn advance(&self) -> Result<Claim, Failed> {
+        let grow = "INSERT INTO consent_gate_notes AS note VALUES ('epoch', '1')
+            ON CONFLICT (name) DO UPDATE SET value = (note.value::bigint + 1)::text RETURNING value";
+        let row = call(self.notes.client.query_one(grow, &[])).await?;
+        let epoch: String = column(&row, 0)?;
+        Ok(Claim { store: self.identity.clone(), epoch: epoch.parse().unwrap_or(0) })
+    }
+
+    /// How often a record was written since it was opened.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// How many persons are on record.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn count(&self) -> Result<u64, Failed> {
+        let row = call(self.notes.client.query_one("SELECT count(*) FROM consent_gate_records", &[])).await?;
+        Ok(u64::try_from(column::<i64>(&row, 0)?).unwrap_or(0))
+    }
+}
+
+fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r tokio_postgres::Row, index: usize) -> Result<T, Failed> {
+    row.try_get(index).map_err(|error| Failed::new(format!("PostgreSQL: {}", describe(&error))))
+}
+
+async fn note(client: &Client, name: &str) -> Result<Option<String>, Failed> {
+    let row = call(client.query_opt("SELECT value FROM consent_gate_notes WHERE name = $1", &[&name])).await?;
+    row.map(|row| column(&row, 0)).transpose()
+}
+
+/// Random bytes that the store keeps under a name; made by whoever asks for them first.
+async fn kept<const N: usize>(client: &Client, name: &str) -> Result<[u8; N], Failed> {
+    let made = hex(&random::<N>()?);
+    let insert = "INSERT INTO consent_gate_notes VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    if note(client, name).await?.is_none() {
+        call(client.execute(insert, &[&name, &made])).await?;
+    }
+    let text = note(client, name).await?.unwrap_or_default();
+    let byte = |index: usize| text.get(2 * index..2 * index + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    let mut bytes = [0; N];
+    for (index, place) in bytes.iter_mut().enumerate() {
+        *place = byte(index).ok_or_else(|| Failed::new(format!("consent_gate_notes: {name} is damaged")))?;
+    }
+    Ok(bytes)
+}
+
+/// Brings the tables to this version. A role that may not make tables is enough where they are.
+async fn migrate(client: &mut Client) -> Result<(), Failed> {
+    let versions = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if version(client).await? == versions {
+        return Ok(());
+    }
+    let transaction = call(client.transaction()).await?;
+    call(transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATING])).await?;
+    let known = version(transaction.client()).await?;
+    if known > versions {
+        let why = "the records belong to a newer version of consent-gate; use that one";
+        return Err(Failed::new(format!("PostgreSQL: {why}")));
+    }
+    for migration in MIGRATIONS.iter().skip(usize::try_from(known).unwrap_or(0)) {
+        call(transaction.batch_execute(migration)).await.map_err(|failed| {
+            let remedy = "let this role create tables in its schema once (docs/postgresql.md)";
+            Failed::new(format!("cannot make the tables of the records: {failed}; {remedy}"))
+        })?;
+    }
+    let upsert = "INSERT INTO consent_gate_notes VALUES ('version', $1)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    call(transaction.execute(upsert, &[&versions.to_string()])).await?;
+    call(transaction.commit()).await
+}
+
+async fn version(client: &Client) -> Result<i64, Failed> {
+    let found = call(client.query_one("SELECT to_regclass('consent_gate_notes') IS NOT NULL", &[])).await?;
+    if !column::<bool>(&found, 0)? {
+        return Ok(0);
+    }
+    Ok(note(client, "version").await?.and_then(|version| version.parse().ok()).unwrap_or(0))
+}
+
+/// Answers reads, all of a moment in one statement.
+async fn serve_reads(
+    session: Session,
+    read: Statement,
+    mut asked: mpsc::UnboundedReceiver<Asked>,
+    has_failed: Arc<AtomicBool>,
+) {
+    let mut round = Vec::with_capacity(ROUND);
+    while asked.recv_many(&mut round, ROUND).await > 0 {
+        let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
+        let keys: Vec<&[u8]> = keys.into_iter().collect();
+        let found = match call(session.client.query(&read, &[&keys])).await {
+            Ok(rows) => rows.iter().map(seen).collect::<Result<HashMap<Key, Seen>, Failed>>(),
+            Err(failed) => Err(failed),
+        };
+        has_failed.fetch_or(found.is_err(), Ordering::Relaxed);
+        for Asked { key, answer } in round.drain(..) {
+            let seen = found.as_ref().map(|found| found.get(&key).cloned().unwrap_or_default());
+            // Who went away meanwhile does not wait for it.
+            let _ = answer.send(seen.map_err(Clone::clone));
+        }
+    }
+}
+
+fn seen(row: &tokio_postgres::Row) -> Result<(Key, Seen), Failed> {
+    let record: &str = column(row, 2)?;
+    // What it says is somebody's: only where it is wrong may be told.
+    let record = serde_json::from_str(record)
+        .map_err(|error| Failed::new(format!("a record is damaged at column {}", error.column())))?;
+    Ok((key_of(row)?, Seen { revision: column(row, 1)?, record }))
+}
+
+/// A time as the client takes it; nothing was merged before 1970.
+fn system_time(at: Timestamp) -> SystemTime {
+    SystemTime::UNIX_EPOCH + at.duration_since(Timestamp::UNIX_EPOCH).try_into().unwrap_or(Duration::ZERO)
+}
+
+fn key_of(row: &tokio_postgres::Row) -> Result<Key, Failed> {
+    let key: &[u8] = column(row, 0)?;
+    key.try_into().map_err(|_| Failed::new("a record's key is damaged"))
+}
+
+/// Writes, all of a moment in one statement.
+async fn serve_writes(
+    session: Session,
+    write: Statement,
+    mut written: mpsc::UnboundedReceiver<Written>,
+    has_failed: Arc<AtomicBool>,
+) {
+    let mut round = Vec::with_capacity(ROUND);
+    while written.recv_many(&mut round, ROUND).await > 0 {
+        // A statement takes a row once; who comes second was overtaken.
+        let mut taken = HashSet::new();
+        let (mut batch, overtaken): (Vec<Written>, Vec<Written>) =
+            round.drain(..).partition(|written| taken.insert(written.key));
+        for Written { answer, .. } in overtaken {
+            let _ = answer.send(Ok(false));
+        }
+        batch.sort_unstable_by_key(|written| written.key);
+        let keys: Vec<&[u8]> = batch.iter().map(|written| &written.key[..]).collect();
+        let revisions: Vec<i64> = batch.iter().map(|written| written.revision).collect();
+        let merged: Vec<SystemTime> = batch.iter().map(|written| system_time(written.merged)).collect();
+        let records: Vec<&str> = batch.iter().map(|written| written.record.as_str()).collect();
+        let rows = call(session.client.query(&write, &[&keys, &revisions, &merged, &records])).await;
+        let done = rows.and_then(|rows| rows.iter().map(key_of).collect::<Result<HashSet<Key>, Failed>>());
+        has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
+        for Written { key, answer, .. } in batch {
+            let was_written = done.as_ref().map(|done| done.contains(&key));
+            // Who went away meanwhile does not wait for it.
+            let _ = answer.send(was_written.map_err(Clone::clone));
+        }
+    }
+}
+
+/// Forgets, once a day, who was not heard of for longer than the retention. What fails is done by
+/// another worker, or the next day.
+async fn sweep(address: Address, retention: SignedDuration) {
+    loop {
+        if let (Ok(session), Ok(before)) = (Session::open(&address).await, Timestamp::now().checked_sub(retention)) {
+            let before = system_time(before);
+            let mut deleted = u64::MAX;
+            while deleted > 0 {
+                deleted = call(session.client.execute(SWEEP, &[&before, &SWEEP_ROUND])).await.unwrap_or(0);
+            }
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(url: &str) -> Result<Address, String> {
+        Address::new(&url.into())
+    }
+
+    #[test]
+    fn the_server_is_verified_beyond_loopback_unless_somebody_says_otherwise() {
+        let verify = |url| address(url).unwrap().verify;
+        assert_eq!(verify("postgres://gate:x@localhost/db"), Verify::Plain);
+        assert_eq!(verify("postgres://gate:x@127.0.0.1:5433/db"), Verify::Plain);
+        assert_eq!(verify("postgres://gate:x@db.example.com/db"), Verify::Name);
+        assert_eq!(verify("postgres://gate:x@127.0.0.1,db.example.com/db"), Verify::Name);
+        assert_eq!(verify("postgres://gate@127.0.0.1/db?sslmode=verify-full"), Verify::Name);
+        assert_eq!(verify("postgres://gate@db.example.com/db?sslmode=require"), Verify::Anybody(SslMode::Require));
+        assert_eq!(verify("postgres://gate@db/db?sslmode=require&sslrootcert=ca.pem"), Verify::Authority);
+        assert!(address("postgres://gate@db/db?sslmode=disable").unwrap().warning().is_some());
+        assert!(address("postgres://gate@db/db").unwrap().warning().is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_the_password() {
+        for url in [
+            "postgres://gate:s3cr3t@/db",
+            "postgres://gate:s3cr3t@db",
+            "postgres://:s3cr3t@db/db",
+            "postgres://gate:s3cr3t@db/db?sslmode=on",
+            "postgres://gate:s3cr3t@db/db?unknown=1",
+            "postgres://gate:s3cr3t@db:port/db",
+        ] {
+            let why = address(url).unwrap_err();
+            assert!(!why.contains("s3cr3t"), "{url}: {why}");
+        }
+        let shown = format!("{:?}", address("postgres://gate:s3cr3t@db/db").unwrap());
+        assert!(shown.contains("db:5432/db") && !shown.contains("s3cr3t"), "{shown}");
+    }
+
+    #[test]
+    fn a_search_path_survives() {
+        let address = address("postgres://gate@127.0.0.1/db?options=-csearch_path%3Dmine&sslmode=disable").unwrap();
+        let config: tokio_postgres::Config = address.url.expose_secret().parse().unwrap();
+        assert_eq!(config.get_options(), Some("-csearch_path=mine"));
+    }
+}

@@ -1,0 +1,298 @@
+//! The records as a whole: lost, replaced, shared, asked by commands while a worker holds them.
+
+use super::harness::{Finished, Folder, Lab, Message, PgNode, Running, Schema, choice, note, poll_until, run};
+use super::newest::{JANE, at_gate, copy, deliver, news, quiet, shuffled};
+use serde_json::{Value, json};
+use std::fs;
+
+/// A command beside the worker, with the worker's environment.
+fn command(lab: &Lab, arguments: &[&str]) -> Finished {
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    run(&lab.folder, &environment, arguments, b"")
+}
+
+/// The lines of a command that worked.
+fn lines(lab: &Lab, arguments: &[&str]) -> Vec<Value> {
+    let done = command(lab, arguments);
+    assert_eq!(done.code, 0, "{arguments:?}: {}", done.err);
+    done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A lab whose records are in a schema of its own.
+fn shared() -> (Lab, Schema) {
+    let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "timeout": "300ms" } })]);
+    let schema = Schema::new();
+    lab.set("CONSENT_GATE_RECORDS__STORE", &schema.url());
+    (lab, schema)
+}
+
+/// Asserts that the worker refuses its records with these words, and consumes nothing.
+fn refused(lab: &mut Lab, words: &str) {
+    lab.spawn();
+    let line = lab.worker().line_with("cannot use the records");
+    assert!(line.contains(words) && line.contains("store adopt"), "{line}");
+    let (status, body) = lab.admin("/readyz");
+    assert!(status == 503 && body.contains("not available"), "{body}");
+}
+
+#[test]
+fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopted() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    lab.stop();
+    fs::rename(lab.folder.0.join("records"), lab.folder.0.join("lost")).unwrap();
+    lab.publish(vec![news(JANE, -60, true).into()]);
+    refused(&mut lab, "not those of this integration's earlier events");
+    assert_eq!(lab.gate(0).outcome("accepted"), 1, "nothing is delivered in the meantime");
+    let unasked = command(&lab, &["store", "adopt"]);
+    assert!(unasked.code == 2 && unasked.err.contains("add --yes"), "{}", unasked.err);
+    let name = lab.integration().to_owned();
+    let shown = lines(&lab, &["store", "show", "--json"]);
+    assert_eq!((&shown[1]["integration"], &shown[1]["ok"]), (&json!(name), &json!(false)));
+    // The worker holds the records: the command asks it.
+    let adopted = lines(&lab, &["store", "adopt", "--yes", "--json"]);
+    assert_eq!(adopted[0]["adopted"], name);
+    lab.worker().line_with("ready: consuming");
+    lab.settled(1);
+    assert_eq!(lines(&lab, &["store", "show", "--json"])[1]["ok"], true);
+    lab.stop();
+    // Now the others are the wrong ones.
+    fs::rename(lab.folder.0.join("records"), lab.folder.0.join("second")).unwrap();
+    fs::rename(lab.folder.0.join("lost"), lab.folder.0.join("records")).unwrap();
+    refused(&mut lab, "not those of this integration's earlier events");
+}
+
+#[test]
+fn an_older_state_of_the_records_is_refused() {
+    let mut lab = Lab::new();
+    let (records, older) = (lab.folder.0.join("records"), lab.folder.0.join("older"));
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    lab.stop();
+    copy(&records, &older);
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    lab.stop();
+    fs::remove_dir_all(&records).unwrap();
+    fs::rename(&older, &records).unwrap();
+    refused(&mut lab, "an older state");
+    lab.stop();
+    let adopted = lines(&lab, &["store", "adopt", "--yes", "--json", "--integration", lab.integration()]);
+    assert_eq!(adopted.len(), 1, "no worker holds them: the command opens them itself");
+    lab.start();
+}
+
+#[test]
+fn what_was_delivered_without_records_is_noticed() {
+    let mut lab = Lab::new();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "off");
+    lab.start();
+    lab.stop();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "records");
+    lab.start();
+    lab.stop();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "off");
+    lab.start();
+    lab.stop();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "records");
+    refused(&mut lab, "delivered without records");
+}
+
+#[test]
+fn a_renamed_integration_keeps_its_records() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    lab.stop();
+    let old = lab.integration().to_owned();
+    let file = lab.folder.0.join(format!("integrations/{old}.json"));
+    let mut document: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    document["records"] = json!(old);
+    let new = format!("{old}-new");
+    lab.folder.write(&format!("integrations/{new}.json"), document.to_string());
+    fs::remove_file(&file).unwrap();
+    for suffix in
+        ["", ".retry", ".dead", ".unreadable", ".store", ".delay.50", ".delay.100", ".delay.150", ".delay.200"]
+    {
+        lab.also_delete(&format!("consent-gate.{new}{suffix}"));
+    }
+    lab.start();
+    lab.bench.publish("", &format!("consent-gate.{new}"), vec![news(JANE, -60, true).into()]);
+    lab.settled_of(&new, 1);
+    assert_eq!(at_gate(&lab, JANE), "0");
+    let twice = lab.folder.write(&format!("integrations/{old}.json"), document.to_string());
+    let checked = command(&lab, &["check"]);
+    assert!(checked.code == 2 && checked.err.contains("both keep their records"), "{}", checked.err);
+    fs::remove_file(twice).unwrap();
+}
+
+#[test]
+fn a_person_is_shown_and_forgotten_while_the_worker_runs() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    let name = lab.integration().to_owned();
+    let person = |verb, more: &[&'static str]| {
+        [&["person", verb, "--integration", &name, "Jane@Example.com", "--json"][..], more].concat()
+    };
+    let hidden = lines(&lab, &person("show", &[]));
+    assert_eq!((&hidden[0]["property"], &hidden[0]["value"]), (&json!("OPTIN_NEWS"), &Value::Null));
+    assert!(hidden[0]["accepted_at"].is_string() && hidden[0]["event"].is_string(), "{hidden:?}");
+    let shown = command(&lab, &person("show", &["--reveal"]));
+    assert!(shown.out.contains("\"value\":true"), "{}", shown.out);
+    assert!(shown.err.contains("personal data was touched") && !shown.err.contains("ane@"), "{}", shown.err);
+    let forgotten = lines(&lab, &person("forget", &["--yes"]));
+    assert_eq!(forgotten[0]["was_known"], true);
+    assert!(lab.worker().text().contains("a person was forgotten"));
+    deliver(&mut lab, news(JANE, -30, true), 2);
+    assert_eq!(lab.gate(0).outcome("accepted"), 1, "older events are skipped");
+    lab.stop();
+    let after = lines(&lab, &person("show", &[]));
+    assert!(after[0]["erased"].is_string(), "{after:?}");
+}
+
+#[test]
+fn of_two_workers_on_one_database_the_newest_wins_whoever_delivers_it() {
+    let (mut lab, schema) = shared();
+    lab.set_delays(&[1_000, 1_000]);
+    lab.gate(0).faults(json!([{ "status": 503, "times": 1 }]));
+    lab.start();
+    lab.publish(vec![news(JANE, -60, true).into()]);
+    lab.worker().line_with("another one follows");
+    lab.stop();
+    lab.start();
+    let first = lab.worker.take();
+    lab.start();
+    lab.publish(vec![news(JANE, -1, false).into()]);
+    poll_until("both at the gate", || (lab.gate(0).outcome("accepted") == 2).then_some(()));
+    assert_eq!(at_gate(&lab, JANE), "0");
+    let rows = schema.sql("SELECT count(*), max(revision) > 1, max(record) LIKE '%jane%' FROM consent_gate_records");
+    assert_eq!(rows, "1|t|f", "one record, and no identifier in it");
+    drop(first);
+}
+
+#[test]
+fn a_database_that_goes_away_stops_everything_and_loses_nothing() {
+    let Some(node) = PgNode::start() else { return };
+    let mut lab = Lab::new();
+    lab.set("CONSENT_GATE_RECORDS__STORE", &node.url);
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    for violent in [false, true] {
+        if violent {
+            node.kill();
+        } else {
+            node.stop();
+        }
+        lab.publish((0..20).map(|n| news(&format!("p{violent}{n}@example.com"), -1, true).into()).collect());
+        poll_until("not ready", || (lab.admin("/readyz").0 == 503).then_some(()));
+        let before = lab.gate(0).outcome("accepted");
+        let line = lab.worker().line_with("cannot use the records");
+        assert!(line.contains("PostgreSQL"), "{line}");
+        assert!(before <= 21, "what is sent without records would not be remembered");
+        node.restart();
+        poll_until("ready", || (lab.admin("/readyz").0 == 200).then_some(()));
+    }
+    lab.settled(41);
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 41);
+    assert!(lab.dead().is_empty());
+}
+
+#[test]
+fn a_role_that_may_only_read_and_write_rows_is_enough_once_the_tables_are_there() {
+    let (mut lab, schema) = shared();
+    let role = schema.name.clone();
+    schema.sql(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {role} TO {role}"));
+    let restricted = schema.url().replace("consent_gate@", &format!("{role}@"));
+    lab.set("CONSENT_GATE_RECORDS__STORE", &restricted);
+    lab.spawn();
+    let line = lab.worker().line_with("cannot use the records");
+    assert!(line.contains("permission denied") && line.contains("docs/postgresql.md"), "{line}");
+    lab.set("CONSENT_GATE_RECORDS__STORE", &schema.url());
+    assert_eq!(lines(&lab, &["store", "show", "--json"])[0]["persons"], 0);
+    schema.sql(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {role} TO {role}"));
+    lab.worker().line_with("ready: consuming");
+    deliver(&mut lab, news(JANE, -1, true), 1);
+    lab.stop();
+    schema.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+#[test]
+fn a_database_is_verified_before_anything_is_told() {
+    let folder = Folder::new();
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let cert = folder.write("cert.pem", certified.cert.pem());
+    let key = folder.write("key.pem", certified.signing_key.serialize_pem());
+    let Some(node) = PgNode::start_with_tls(&cert, &key) else { return };
+    let lab = Lab::new();
+    let url = |host: &str, mode: &str| node.url.replace("127.0.0.1", host).replace("sslmode=disable", mode);
+    let checked = |url: &str| {
+        let mut environment: Vec<(&str, &str)> =
+            lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        environment.push(("CONSENT_GATE_RECORDS__STORE", url));
+        run(&lab.folder, &environment, &["store", "show"], b"")
+    };
+    lab.declare();
+    let trusted = format!("&sslrootcert={}", cert.display());
+    for (host, mode, works) in [
+        ("localhost", format!("sslmode=verify-full{trusted}"), true),
+        ("127.0.0.1", format!("sslmode=verify-full{trusted}"), false),
+        ("127.0.0.1", format!("sslmode=verify-ca{trusted}"), true),
+        ("localhost", "sslmode=verify-full".to_owned(), false),
+        ("localhost", "sslmode=verify-ca".to_owned(), false),
+        ("localhost", "sslmode=require".to_owned(), true),
+    ] {
+        let done = checked(&url(host, &mode));
+        assert_eq!(done.code == 0, works, "{host} {mode}: {}", done.err);
+        assert!(works || done.err.contains("certificate"), "{}", done.err);
+    }
+}
+
+#[test]
+fn every_profile_is_right_after_two_workers_were_killed_at_random() {
+    let is_whole = std::env::var_os("CONSENT_GATE_CHAOS_WHOLE").is_some();
+    let (people, events) = if is_whole { (2_000, 20_000) } else { (200, 2_000) };
+    let (mut lab, _schema) = shared();
+    lab.set_delays(&[50, 100, 400]);
+    lab.gate(0).faults(json!([
+        { "share": 0.06, "status": 503 }, { "share": 0.05, "reset": true }, { "share": 0.04, "lose_answer": true },
+        { "share": 0.02, "hang": true }, { "share": 0.03, "execute_after_ms": 350, "status": 504 },
+    ]));
+    lab.declare();
+    let (messages, newest) = shuffled(people, events, 43);
+    let published = messages.len();
+    lab.publish(messages);
+    let executed = |lab: &Lab| lab.gate(0).requests()["executed"].as_u64().unwrap();
+    let mut workers: [Option<Running>; 2] = [None, None];
+    let kills = 8;
+    for kill in 1..=kills {
+        for worker in &mut workers {
+            if worker.is_none() {
+                lab.spawn();
+                *worker = lab.worker.take();
+            }
+        }
+        poll_until("some progress", || (executed(&lab) > (kill * events / (2 * kills)) as u64).then_some(()));
+        let mut killed = workers[kill % 2].take().unwrap();
+        killed.signal("KILL");
+        killed.ended();
+    }
+    lab.worker = workers.into_iter().flatten().next();
+    lab.worker().line_with("ready: consuming");
+    quiet(&mut lab);
+    lab.gate(0).faults(json!([]));
+    let letters = lab.dead();
+    note(&format!("{published} messages, {kills} kills of two workers, {} dead letters", letters.len()));
+    assert!(letters.len() < published / 2, "{} of {published} are dead", letters.len());
+    let letters = letters.into_iter().map(|letter| Message { body: letter.body, properties: letter.properties });
+    lab.bench.publish("", &lab.queue(""), letters.collect());
+    quiet(&mut lab);
+    let profiles = lab.gate(0).profiles();
+    let is_wrong = |(person, text): &(&String, &&str)| profiles[*person]["OPTIN_NEWS"] != ***text;
+    let wrong: Vec<_> = newest.iter().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "{} of {} profiles are wrong: {wrong:?}", wrong.len(), newest.len());
+    assert!(lab.dead().is_empty());
+    // Somebody who was never heard of.
+    deliver(&mut lab, choice("late@example.com", true), 1);
+}

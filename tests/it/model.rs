@@ -1,6 +1,7 @@
 //! A model of the whole under everything that can go wrong, without real time: a broker that
-//! reorders and delivers twice, a gate that fails, loses answers and executes late, a worker that
-//! crashes at every step. The decisions are the real ones: merge, verdict, settlement.
+//! reorders and delivers twice, a gate that fails, loses answers and executes late, workers that
+//! crash at every step. One worker keeps its records beside it; two or three share them, and their
+//! steps interleave in any way. The decisions are the real ones: merge, verdict, settlement.
 //!
 //! In the end each property of the profile must be the newest of all events, always; and without
 //! any one of the rules it must not, or the model would prove nothing.
@@ -35,17 +36,54 @@ enum Without {
     Repairs,
     /// The order of versions counts from the arrival.
     OwnTime,
+    /// Nobody looks whether the record moved on during a request.
+    Look,
+    /// What several workers share is written only after the request.
+    CommitFirst,
+    /// An erasure leaves no mark.
+    Tombstone,
 }
 
 /// The shares, in a hundred, of what goes wrong.
 const CRASH: usize = 4;
 const TWICE: usize = 15;
 
+/// How often, in a hundred, a person is erased.
+const ERASED: usize = 10;
+/// How often a record that moved on is sent again.
+const RESENDS: usize = 2;
+
 #[derive(Clone, Debug)]
 struct Message {
-    event: usize,
+    /// `None` erases the person.
+    event: Option<usize>,
     history: History,
     ready: Timestamp,
+}
+
+/// One worker's event in hand, and what is to be done with it next.
+#[derive(Clone, Debug)]
+struct Work {
+    message: Message,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Merge,
+    Ask(Request),
+    Note(Request, Outcome),
+    Settle(Settlement),
+}
+
+#[derive(Clone, Debug)]
+struct Request {
+    id: u64,
+    begun: Timestamp,
+    newest: BTreeMap<String, Newest>,
+    is_repair_due: bool,
+    /// How often it was sent before.
+    resends: usize,
 }
 
 struct World {
@@ -56,13 +94,16 @@ struct World {
     events: Vec<Offer>,
     queue: Vec<Message>,
     dead: Vec<usize>,
-    /// What is on the disk, and what the process has written since.
+    workers: Vec<Option<Work>>,
+    /// What is on the disk, and what the only worker has written since; several share the disk.
     disk: Record,
     memory: Record,
     profile: BTreeMap<String, Choice>,
     late: Vec<(Timestamp, BTreeMap<String, Choice>)>,
     faults: bool,
-    requests: u64,
+    /// Everything up to then was erased, and something older was sent since.
+    erased: Option<Timestamp>,
+    was_brought_back: bool,
 }
 
 /// The process died: what it had in memory is gone, what it had in hand comes back.
@@ -73,7 +114,7 @@ fn second(seconds: usize) -> Timestamp {
 }
 
 impl World {
-    fn new(seed: u64, without: Without) -> World {
+    fn new(seed: u64, workers: usize, without: Without) -> World {
         let mut random = Random::new(seed);
         let count = 2 + random.below(5);
         let events: Vec<Offer> = (0..count)
@@ -93,9 +134,13 @@ impl World {
         let mut queue = Vec::new();
         for event in 0..count {
             for _ in 0..=usize::from(random.percent(TWICE)) {
-                let ready = second(random.below(200));
-                queue.push(Message { event, history: History::default(), ready });
+                // Several at one moment, so that workers meet.
+                let ready = second(if workers > 1 { random.below(4) * 50 } else { random.below(200) });
+                queue.push(Message { event: Some(event), history: History::default(), ready });
             }
+        }
+        if random.percent(ERASED) {
+            queue.push(Message { event: None, history: History::default(), ready: second(random.below(200)) });
         }
         World {
             without,
@@ -105,12 +150,14 @@ impl World {
             events,
             queue,
             dead: Vec::new(),
+            workers: vec![None; workers],
             disk: Record::default(),
             memory: Record::default(),
             profile: BTreeMap::new(),
             late: Vec::new(),
             faults: true,
-            requests: 0,
+            erased: None,
+            was_brought_back: false,
         }
     }
 
@@ -119,11 +166,7 @@ impl World {
     }
 
     fn crashes(&mut self) -> Result<(), Crash> {
-        if self.faults && self.random.percent(CRASH) {
-            self.memory = self.disk.clone();
-            return Err(Crash);
-        }
-        Ok(())
+        if self.faults && self.random.percent(CRASH) { Err(Crash) } else { Ok(()) }
     }
 
     /// Time passes, and with it what the gate executes late.
@@ -136,88 +179,167 @@ impl World {
         self.now = self.now.max(until);
     }
 
-    /// Lets everything run to its end.
+    /// Lets everything run to its end, one step of one worker after the other.
     fn run(&mut self) {
         let mut steps = 0;
-        while !self.queue.is_empty() {
+        while !self.queue.is_empty() || self.workers.iter().any(Option::is_some) {
             steps += 1;
-            assert!(steps < 2_000, "it never ends");
-            let earliest = self.queue.iter().map(|message| message.ready).min().unwrap();
-            let until = self.now.max(earliest);
-            self.pass(until);
-            let ready: Vec<usize> = (0..self.queue.len()).filter(|n| self.queue[*n].ready <= self.now).collect();
-            let chosen = ready[self.random.below(ready.len())];
-            // Taken off only when it is acked.
-            if let Ok(settlement) = self.handle(&self.queue[chosen].clone()) {
-                self.settle(chosen, settlement);
+            assert!(steps < 10_000, "it never ends");
+            let worker = self.random.below(self.workers.len());
+            match self.workers[worker].take() {
+                None => self.workers[worker] = self.take(),
+                Some(work) => {
+                    let message = work.message.clone();
+                    match self.step(work) {
+                        Ok(next) => self.workers[worker] = next,
+                        Err(Crash) => {
+                            self.memory = self.disk.clone();
+                            self.queue.push(message);
+                        }
+                    }
+                }
             }
         }
     }
 
-    fn settle(&mut self, chosen: usize, settlement: Settlement) {
-        let Message { event, .. } = self.queue[chosen];
+    /// Takes a message, in any order; time passes only when nobody has anything to do.
+    fn take(&mut self) -> Option<Work> {
+        let earliest = self.queue.iter().map(|message| message.ready).min()?;
+        if self.workers.iter().all(Option::is_none) {
+            self.pass(self.now.max(earliest));
+        }
+        let ready: Vec<usize> = (0..self.queue.len()).filter(|n| self.queue[*n].ready <= self.now).collect();
+        let chosen = *ready.get(self.random.below(ready.len().max(1)))?;
+        Some(Work { message: self.queue.swap_remove(chosen), stage: Stage::Merge })
+    }
+
+    fn step(&mut self, Work { message, stage }: Work) -> Result<Option<Work>, Crash> {
+        let stage = match stage {
+            Stage::Merge => self.merge(&message)?,
+            Stage::Ask(request) => {
+                let outcome = self.ask(&request.newest)?;
+                Stage::Note(request, outcome)
+            }
+            Stage::Note(request, outcome) => self.note(&message, request, outcome)?,
+            Stage::Settle(settlement) => return self.settle(message, settlement).map(|()| None),
+        };
+        Ok(Some(Work { message, stage }))
+    }
+
+    fn settle(&mut self, message: Message, settlement: Settlement) -> Result<(), Crash> {
+        let Message { event, .. } = message;
         match settlement {
             Settlement::Done => {}
             Settlement::Park(delay, history) => self.queue.push(Message { event, history, ready: self.now + delay }),
             Settlement::Anew(history) => self.queue.push(Message { event, history, ready: self.now }),
-            Settlement::Dead(_, _) => self.dead.push(event),
+            Settlement::Dead(_, _) => self.dead.extend(event),
         }
-        if self.crashes().is_ok() {
-            self.queue.remove(chosen);
-        }
+        // Published, and not yet acked.
+        self.crashes()
     }
 
-    fn handle(&mut self, message: &Message) -> Result<Settlement, Crash> {
-        let Message { event, history, .. } = message;
-        if let Some(at) = too_early(history, &self.schedule, self.now) {
-            return Ok(self.decided(&Course::TooEarly(at), None, history, None));
-        }
-        let mut offer = self.events[*event].clone();
+    fn offer(&self, event: usize) -> Offer {
+        let mut offer = self.events[event].clone();
         if self.without == Without::OwnTime {
             offer.at = Some(self.now);
         }
-        let lateness = self.lateness();
+        offer
+    }
+
+    /// Changes the record, as the only step in which nobody else is between reading and writing.
+    fn update<T>(&mut self, is_durable: bool, change: impl FnOnce(&mut Record) -> T) -> T {
+        let told = change(&mut self.memory);
+        if (is_durable || self.workers.len() > 1) && self.without != Without::Durability {
+            self.disk = self.memory.clone();
+        }
+        told
+    }
+
+    fn merge(&mut self, message: &Message) -> Result<Stage, Crash> {
+        let history = &message.history;
+        let Some(event) = message.event else {
+            let at = self.now;
+            if self.without != Without::Tombstone {
+                self.update(true, |record| record.erase(at, at));
+            }
+            self.erased = self.erased.max(Some(at));
+            return Ok(Stage::Settle(Settlement::Done));
+        };
+        if let Some(at) = too_early(history, &self.schedule, self.now) {
+            return Ok(Stage::Settle(self.decided(&Course::TooEarly(at), None, history, None)));
+        }
+        let (offer, lateness, now) = (self.offer(event), self.lateness(), self.now);
+        let id = self.random.below(usize::MAX) as u64;
         let mut record = self.memory.clone();
-        record.merge(&offer, self.now, &Mapped::default());
+        if record.has_erased(offer.at) {
+            return Ok(Stage::Settle(Settlement::Done));
+        }
+        record.merge(&offer, now, &Mapped::default());
         let newest = match self.without {
             Without::Records => own(&offer),
-            _ if history.is_repair => match record.repair(&offer, self.now, lateness) {
+            _ if history.is_repair => match record.repair(&offer, now, lateness) {
                 Some(newest) => newest,
-                None => return Ok(self.decided(&Course::Repaired, None, history, None)),
+                None => return Ok(Stage::Settle(self.decided(&Course::Repaired, None, history, None))),
             },
             _ => record.newest(&offer),
         };
-        let id = self.random.below(usize::MAX) as u64;
-        let begun = self.now;
-        record.about_to_send(id, newest.clone(), begun, lateness);
+        // Who begins after an erasure may send nothing of before.
+        self.was_brought_back |= self.erased.is_some() && newest.values().any(|newest| newest.at <= self.erased);
+        record.about_to_send(id, newest.clone(), now, lateness);
         self.crashes()?;
-        self.memory = record.clone();
-        if self.without != Without::NoteFirst {
-            self.commit();
+        if self.without != Without::CommitFirst {
+            self.update(self.without != Without::NoteFirst, |known| *known = record);
             self.crashes()?;
         }
-        let at = self.now;
-        let is_lent = newest != own(&offer);
-        let outcome = self.ask(&newest)?;
-        self.commit();
-        self.crashes()?;
+        Ok(Stage::Ask(Request { id, begun: now, newest, is_repair_due: false, resends: 0 }))
+    }
+
+    /// Takes note of an answer, and looks whether the record moved on.
+    fn note(&mut self, message: &Message, request: Request, outcome: Outcome) -> Result<Stage, Crash> {
+        let Message { event, history, .. } = message;
+        let Request { id, begun, newest, resends, .. } = request;
+        let (offer, lateness, now) = (self.offer(event.unwrap()), self.lateness(), self.now);
+        let is_lent = newest.values().any(|newest| newest.at != offer.at || newest.event != offer.event);
+        let next = self.random.below(usize::MAX) as u64;
+        let without = self.without;
         let sent = Sent::of(outcome, is_lent);
-        let is_due = record.answered(id, &offer, sent, self.now, lateness);
-        if history.is_repair && sent == Sent::Accepted {
-            record.repaired(begun, lateness);
-        }
-        // Nobody waits until it is durable, unless a repair hangs on it.
-        self.memory = record;
-        if is_due {
-            self.commit();
+        let changed = |record: &mut Record| {
+            if without == Without::CommitFirst {
+                record.merge(&offer, now, &Mapped::default());
+                record.about_to_send(id, newest.clone(), begun, lateness);
+            }
+            let is_due = record.answered(id, &offer, sent, now, lateness);
+            if history.is_repair && sent == Sent::Accepted {
+                record.repaired(begun, lateness);
+            }
+            let moved_on = if sent == Sent::Accepted { record.moved_on(&newest) } else { None };
+            let moved_on = moved_on.filter(|_| !matches!(without, Without::Look | Without::Records));
+            if let Some(newest) = &moved_on {
+                record.about_to_send(next, newest.clone(), now, lateness);
+            }
+            (is_due, moved_on)
+        };
+        let before = self.memory.clone();
+        let (is_due, moved_on) = self.update(false, changed);
+        // Nobody waits until it is durable, unless something hangs on it.
+        if is_due || moved_on.is_some() || history.is_repair || self.memory.refusals() != before.refusals() {
+            self.update(true, |_| ());
             self.crashes()?;
         }
-        let repair = is_due && !history.is_repair && self.without != Without::Repairs;
+        let is_repair_due = request.is_repair_due || is_due;
+        if let (Some(newest), true) = (&moved_on, resends < RESENDS) {
+            let newest = newest.clone();
+            return Ok(Stage::Ask(Request { id: next, begun: now, newest, is_repair_due, resends: resends + 1 }));
+        }
+        if moved_on.is_some() || (resends > 0 && sent != Sent::Accepted) {
+            return Ok(Stage::Settle(self.decided(&Course::Held, None, history, None)));
+        }
+        let repair = is_repair_due && !history.is_repair && self.without != Without::Repairs;
         let repair_at = repair.then(|| self.now + lateness);
-        let attempt = Attempt { at, result: outcome, status: None, ms: 1 };
+        let attempt = Attempt { at: begun, result: outcome, status: None, ms: 1 };
         let answer = Answer { outcome, ..Answer::unavailable("faulty".to_owned()) };
         let course = Course::of(answer, false, is_lent);
-        Ok(self.decided(&course, Some(attempt), history, repair_at))
+        Ok(Stage::Settle(self.decided(&course, Some(attempt), history, repair_at)))
     }
 
     fn decided(
@@ -231,15 +353,8 @@ impl World {
         verdict::settlement(&verdict, course, attempt, history.clone(), &self.schedule, repair_at)
     }
 
-    fn commit(&mut self) {
-        if self.without != Without::Durability {
-            self.disk = self.memory.clone();
-        }
-    }
-
     /// One request: executed or not, now or late, answered or not, or cut off by a crash.
     fn ask(&mut self, newest: &BTreeMap<String, Newest>) -> Result<Outcome, Crash> {
-        self.requests += 1;
         let values: BTreeMap<String, Choice> =
             newest.iter().map(|(property, newest)| (property.clone(), newest.choice.clone())).collect();
         let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
@@ -266,7 +381,6 @@ impl World {
             // The worker dies; what it sent may still be executed.
             28..31 => {
                 self.late.push((lately, values));
-                self.memory = self.disk.clone();
                 Err(Crash)
             }
             _ => {
@@ -297,38 +411,54 @@ fn own(offer: &Offer) -> BTreeMap<String, Newest> {
 }
 
 /// Whether the profile is right after everything, the dead letters replayed included.
-fn is_right(seed: u64, without: Without) -> bool {
-    let mut world = World::new(seed, without);
+fn is_right(seed: u64, workers: usize, without: Without) -> bool {
+    let mut world = World::new(seed, workers, without);
     world.run();
     // The faults end; an operator replays what died, in any order.
     world.faults = false;
     let now = world.now;
     for event in std::mem::take(&mut world.dead) {
         let ready = now + Duration::from_secs(world.random.below(60) as u64);
-        world.queue.push(Message { event, history: History::default(), ready });
+        world.queue.push(Message { event: Some(event), history: History::default(), ready });
     }
     world.run();
     let end = world.late.iter().map(|(at, _)| *at).max().unwrap_or(world.now);
     world.pass(end);
     assert!(world.dead.is_empty());
+    if world.erased.is_some() {
+        // All events are older than the erasure: what was sent before it is at the gate for good.
+        return !world.was_brought_back;
+    }
     world.profile == world.expected()
 }
 
-fn wrong(schedules: u64, without: Without) -> Vec<u64> {
-    (0..schedules).filter(|seed| !is_right(*seed, without)).collect()
+fn wrong(schedules: u64, workers: usize, without: Without) -> Vec<u64> {
+    (0..schedules).filter(|seed| !is_right(*seed, workers, without)).collect()
+}
+
+fn never_wrong(schedules: u64, workers: usize) {
+    let wrong = wrong(schedules, workers, Without::Nothing);
+    assert!(wrong.is_empty(), "{} of {schedules} schedules end wrong, the first with seed {}", wrong.len(), wrong[0]);
 }
 
 #[test]
 fn in_a_hundred_thousand_schedules_the_newest_consent_wins() {
-    let wrong = wrong(100_000, Without::Nothing);
-    assert!(wrong.is_empty(), "{} of 100,000 schedules end wrong, the first with seed {}", wrong.len(), wrong[0]);
+    never_wrong(100_000, 1);
+}
+
+#[test]
+fn it_wins_with_two_workers_on_shared_records_and_with_three() {
+    never_wrong(60_000, 2);
+    never_wrong(40_000, 3);
 }
 
 #[test]
 fn without_any_one_rule_it_does_not() {
-    for without in [Without::Records, Without::Durability, Without::NoteFirst, Without::Repairs, Without::OwnTime] {
-        let wrong = wrong(20_000, without);
-        note(&format!("without {without:?}: {} of 20,000 schedules end wrong", wrong.len()));
+    use Without::{CommitFirst, Durability, Look, NoteFirst, OwnTime, Records, Repairs, Tombstone};
+    let alone = [Records, Durability, NoteFirst, Repairs, OwnTime, Tombstone].map(|without| (1, without));
+    for (workers, without) in alone.into_iter().chain([Look, CommitFirst].map(|without| (2, without))) {
+        let wrong = wrong(20_000, workers, without);
+        note(&format!("{workers} at work without {without:?}: {} of 20,000 schedules end wrong", wrong.len()));
         assert!(!wrong.is_empty(), "without {without:?} nothing is wrong: the model does not see it");
     }
 }

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod admin;
 pub mod serve;
 pub mod shutdown;
+pub mod supervisor;
 pub mod telemetry;
 
 pub mod cli;

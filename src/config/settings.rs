@@ -7,7 +7,8 @@ use crate::broker::link;
 use crate::broker::topology::Source;
 use crate::gate::{Limits, Mode};
 use crate::integration::{Integration, Name};
-use crate::record::{self, Place, postgres};
+use crate::record::address::Address;
+use crate::record::{self, Place};
 use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::telemetry::{self, Format, Level};
 use secrecy::{ExposeSecret, SecretString};
@@ -293,7 +294,7 @@ fn records(
 }
 
 fn postgres(url: &SecretString, at: &node::Place, fields: &Fields<'_>, warnings: &mut Vec<String>) -> Place {
-    match postgres::Address::new(url) {
+    match Address::new(url) {
         Ok(address) => {
             warnings.extend(address.warning());
             Place::Postgres(Box::new(address))

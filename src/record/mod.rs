@@ -5,12 +5,15 @@
 //! of deliveries of the same events gives the same record: merging is commutative, associative and
 //! idempotent. What is sent is the record's newest, so a late retry carries today's truth.
 
+pub mod address;
 pub mod desk;
 mod embedded;
-pub mod postgres;
+mod place;
+mod postgres;
 mod store;
 
-pub use store::{Answered, Claim, Failed, Place, Records, Settings, Taken, Turn, lateness};
+pub use place::{Claim, Failed, Place, Settings};
+pub use store::{Answered, Records, Taken, Turn, lateness};
 
 use crate::gate::Outcome;
 use crate::mapping::Choice;

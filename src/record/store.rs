@@ -1,20 +1,17 @@
 //! Where records are kept, and one event's turn with the record of its person.
 
 use super::embedded::Embedded;
-use super::postgres::{self, Postgres};
+use super::place::{Claim, Failed, Place, Settings};
+use super::postgres::Postgres;
 use super::{Mapped, Newest, Offer, Record, Sent};
 use crate::integration::{Integration, Name};
 use crate::mapping::Source;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 /// What a request may be late beyond the longest delay and its timeout: clocks and queues.
@@ -27,121 +24,6 @@ pub(super) const IDENTITY_BYTES: usize = 16;
 
 /// A person's key: a keyed hash.
 pub type Key = [u8; 16];
-
-/// The settings of `[records]`.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub place: Place,
-    /// How long a person is remembered of whom nothing is heard.
-    pub retention: Duration,
-}
-
-/// Where records are kept.
-#[derive(Clone, Debug)]
-pub enum Place {
-    /// In this directory, by one worker at a time.
-    Directory(PathBuf),
-    /// In a database, by any number of workers.
-    Postgres(Box<postgres::Address>),
-    /// Nowhere: a late retry can win.
-    Off,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { place: Place::Directory("records".into()), retention: Duration::from_secs(365 * 86_400) }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Directory(directory) => write!(f, "{}", directory.display()),
-            Place::Postgres(address) => write!(f, "PostgreSQL at {}", address.shown()),
-            Place::Off => f.write_str("off"),
-        }
-    }
-}
-
-/// The store failed: nothing may be acked that needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    why: String,
-    is_held: bool,
-}
-
-impl Failed {
-    pub(super) fn new(why: impl Into<String>) -> Failed {
-        Failed { why: why.into(), is_held: false }
-    }
-
-    /// Another process holds the store.
-    pub(super) fn held(why: String) -> Failed {
-        Failed { why, is_held: true }
-    }
-
-    pub(super) fn closed() -> Failed {
-        Failed::new("the store is closed after a failure")
-    }
-
-    /// Whether another process holds the store, and nothing is wrong with it.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.is_held
-    }
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
-}
-
-impl std::error::Error for Failed {}
-
-/// Which store it is, and how far it got: what the broker remembers of it, too.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// The store's identity; `off` where none is kept.
-    pub store: String,
-    /// Grows at every start and while the store commits.
-    pub epoch: u64,
-}
-
-impl Claim {
-    /// What is remembered of a worker that keeps no records.
-    #[must_use]
-    pub fn off() -> Claim {
-        Claim { store: "off".to_owned(), epoch: 0 }
-    }
-
-    /// Whether records with this claim may go on where the broker remembers another.
-    ///
-    /// # Errors
-    /// Why not, and what to do.
-    pub fn follows(&self, known: &Claim, place: &Place) -> Result<(), Failed> {
-        let Claim { store, epoch } = known;
-        let adopt = "or accept that what those knew is lost: consent-gate store adopt";
-        if *known == Claim::off() {
-            let why = "the latest events were delivered without records ([records] store was \"off\")";
-            return Err(Failed::new(format!(
-                "{why}, so those in {place} do not know them; accept that: consent-gate store adopt"
-            )));
-        }
-        if store != &self.store {
-            let why = format!("the records in {place} are not those of this integration's earlier events");
-            let which = format!("those are store {store}, epoch {epoch}; these are store {}", self.store);
-            return Err(Failed::new(format!("{why} ({which}); bring those back, {adopt}")));
-        }
-        if *epoch > self.epoch {
-            let why =
-                format!("the records in {place} are an older state of those of this integration's earlier events");
-            let which = format!("epoch {}, but it came to {epoch}", self.epoch);
-            return Err(Failed::new(format!("{why} ({which}); bring the newer one back, {adopt}")));
-        }
-        Ok(())
-    }
-}
 
 /// What a change of a record asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

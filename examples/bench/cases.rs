@@ -1,0 +1,328 @@
+//! The cases, each a few runs of the same shape: fill a queue, start what is measured, wait until
+//! the gate has seen it all.
+
+use crate::gate::Gate;
+use crate::process::{Process, program, wait};
+use crate::queue::Bench;
+use crate::table::{Page, Series};
+use anyhow::Context;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(600);
+const CASES: [&str; 8] = ["bare", "latency", "added", "memory", "many", "stores", "cold", "large"];
+
+struct Cases {
+    folder: PathBuf,
+    broker: String,
+    postgres: Option<String>,
+    bench: Bench,
+    gate: Gate,
+    page: Page,
+    /// A run of everything is ten times as long.
+    scale: u64,
+}
+
+/// What one run showed.
+struct Run {
+    per_second: f64,
+    cpu_us: f64,
+    peak_mb: f64,
+    first_ms: f64,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq)]
+enum Contender {
+    Bare,
+    Worker(&'static str),
+}
+
+pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
+    for case in wanted {
+        anyhow::ensure!(CASES.contains(&case.as_str()), "no case {case}; there are {}", CASES.join(", "));
+    }
+    let broker = std::env::var("CONSENT_GATE_BROKER__URL").context("CONSENT_GATE_BROKER__URL is missing")?;
+    let mut cases = Cases {
+        folder: folder.to_owned(),
+        postgres: std::env::var("CONSENT_GATE_BENCH_POSTGRES_URL").ok(),
+        bench: Bench::connect(&broker)?,
+        broker,
+        gate: Gate::listen()?,
+        page: Page::default(),
+        scale: if std::env::var_os("CONSENT_GATE_BENCH_WHOLE").is_some() { 10 } else { 1 },
+    };
+    for case in CASES {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == case) {
+            continue;
+        }
+        match case {
+            "bare" => cases.against_bare()?,
+            "latency" => cases.latency()?,
+            "added" => cases.added()?,
+            "memory" => cases.memory()?,
+            "many" => cases.many()?,
+            "stores" => cases.stores()?,
+            "cold" => cases.cold()?,
+            _ => cases.large()?,
+        }
+    }
+    fs::write(out, cases.page.text())?;
+    Ok(())
+}
+
+impl Cases {
+    /// A new integration's folder, its queues declared and empty.
+    fn integration(&self, names: &[String]) -> anyhow::Result<PathBuf> {
+        let home = self.folder.join(&names[0]);
+        fs::create_dir_all(home.join("integrations"))?;
+        for name in names {
+            let document = json!({
+                "type_id": "selligent",
+                "authentication": { "username": "api_user", "password": "bench-key" },
+                "properties": { "url": self.gate.url, "gate": "didomi" },
+                "mappings": [
+                    { "id": "MAIL", "value": "organization_user_id" },
+                    { "id": "OPTIN_NEWS", "value": "consents_purposes_newsletter_enabled" },
+                    { "id": "OPTIN_PARTNERS", "value": "consents_purposes_partners_enabled" },
+                    { "id": "SOURCE", "constant": "didomi" },
+                ],
+            });
+            fs::write(home.join(format!("integrations/{name}.json")), document.to_string())?;
+        }
+        let status = std::process::Command::new(program("consent-gate")?)
+            .arg("declare")
+            .current_dir(&home)
+            .envs(self.environment("off", 64))
+            .stdout(std::process::Stdio::null())
+            .status()?;
+        anyhow::ensure!(status.success(), "declare failed");
+        Ok(home)
+    }
+
+    fn environment(&self, store: &str, in_flight: u16) -> BTreeMap<String, String> {
+        let store = if store == "postgres" { self.postgres.as_deref().unwrap_or("off") } else { store };
+        [
+            ("CONSENT_GATE_BROKER__URL", self.broker.clone()),
+            ("CONSENT_GATE_SOURCE__EXCHANGE", "bench-consents".to_owned()),
+            ("CONSENT_GATE_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+            ("CONSENT_GATE_RECORDS__STORE", store.to_owned()),
+            ("CONSENT_GATE_GATE__MAX_IN_FLIGHT", in_flight.to_string()),
+            ("CONSENT_GATE_LOG__LEVEL", "warn".to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+
+    fn start(&self, contender: Contender, home: &Path, queue: &str, in_flight: u16) -> anyhow::Result<Process> {
+        match contender {
+            Contender::Bare => {
+                let in_flight = in_flight.to_string();
+                let arguments = ["bare", &self.broker, queue, &self.gate.url, &in_flight];
+                Process::start(&std::env::current_exe()?, &arguments, home, &BTreeMap::new())
+            }
+            Contender::Worker(store) => {
+                Process::start(&program("consent-gate")?, &["run"], home, &self.environment(store, in_flight))
+            }
+        }
+    }
+
+    /// One run: fill, start, wait until the gate has seen everything.
+    fn measure(
+        &self,
+        contender: Contender,
+        (events, bytes): (u64, usize),
+        latency: Duration,
+        in_flight: u16,
+    ) -> anyhow::Result<Run> {
+        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+        let home = self.integration(std::slice::from_ref(&name))?;
+        let queue = format!("consent-gate.{name}");
+        self.bench.fill(&queue, events, bytes)?;
+        self.gate.reset(Some(latency));
+        let begun = Instant::now();
+        let process = self.start(contender, &home, &queue, in_flight)?;
+        wait(PATIENCE, || Ok(self.gate.received() > 0))?;
+        let first_ms = begun.elapsed().as_secs_f64() * 1_000.0;
+        // What is known only when it runs: connections, caches, the first pages.
+        let warm = events / 10;
+        wait(PATIENCE, || Ok(self.gate.received() >= warm))?;
+        let (since, from, cpu) = (Instant::now(), self.gate.received(), process.cpu()?);
+        wait(PATIENCE, || Ok(self.gate.received() >= events))?;
+        let (seconds, count) = (since.elapsed().as_secs_f64(), (events - from) as f64);
+        let cpu_us = (process.cpu()? - cpu) * 1e6 / count;
+        let run = Run { per_second: count / seconds, cpu_us, peak_mb: process.peak_mb()?, first_ms };
+        process.stop()?;
+        Ok(run)
+    }
+
+    /// Runs contenders in turn, several times, and gives their figures.
+    fn compare(
+        &self,
+        contenders: &[Contender],
+        size: (u64, usize),
+        latency: Duration,
+        in_flight: u16,
+    ) -> anyhow::Result<Vec<[Series; 3]>> {
+        let mut series: Vec<[Series; 3]> = contenders.iter().map(|_| Default::default()).collect();
+        for _ in 0..ROUNDS {
+            for (contender, [rate, cpu, peak]) in contenders.iter().zip(&mut series) {
+                let run = self.measure(*contender, size, latency, in_flight)?;
+                rate.push(run.per_second);
+                cpu.push(run.cpu_us);
+                peak.push(run.peak_mb);
+            }
+        }
+        Ok(series)
+    }
+
+    fn rows(&mut self, names: &[&str], series: &[[Series; 3]]) {
+        let Some([base_rate, base_cpu, _]) = series.first() else { return };
+        for (name, [rate, cpu, peak]) in names.iter().zip(series) {
+            self.page.row(&[
+                (*name).to_owned(),
+                rate.shown(0),
+                format!("{:.2}", rate.median() / base_rate.median()),
+                cpu.shown(1),
+                format!("{:.2}", cpu.median() / base_cpu.median()),
+                peak.shown(0),
+            ]);
+        }
+    }
+
+    fn head(&mut self, title: &str) {
+        self.page.head(title, &["", "events/s", "×", "CPU µs/event", "×", "peak MB"]);
+    }
+
+    fn against_bare(&mut self) -> anyhow::Result<()> {
+        self.head("(a) Against a bare loop: a gate that answers at once, 256 in flight");
+        let contenders = [Contender::Bare, Contender::Worker("off"), Contender::Worker("records")];
+        let series = self.compare(&contenders, (30_000 * self.scale.min(3), 0), Duration::ZERO, 256)?;
+        self.rows(&["bare loop", "worker, store off", "worker, embedded store"], &series);
+        Ok(())
+    }
+
+    fn latency(&mut self) -> anyhow::Result<()> {
+        self.page.head(
+            "(b) Little's law: the default of 64 in flight, embedded store",
+            &["gate's latency", "events/s", "of what 64 in flight allow"],
+        );
+        for (ms, events) in [(5, 30_000), (50, 8_000), (200, 3_000)] {
+            let mut rate = Series::default();
+            for _ in 0..ROUNDS {
+                let latency = Duration::from_millis(ms);
+                rate.push(self.measure(Contender::Worker("records"), (events, 0), latency, 64)?.per_second);
+            }
+            let allowed = 64_000.0 / ms as f64;
+            self.page.row(&[format!("{ms} ms"), rate.shown(0), format!("{:.2}", rate.median() / allowed)]);
+        }
+        Ok(())
+    }
+
+    fn added(&mut self) -> anyhow::Result<()> {
+        self.page.head(
+            "(c) From publication to the gate at 2,000 events/s",
+            &["", "p50 ms", "p99 ms", "p99.9 ms", "CPU of one core"],
+        );
+        let (rate, events) = (2_000, 20_000 * self.scale.min(3));
+        for (name, contender) in
+            [("bare loop", Contender::Bare), ("worker, embedded store", Contender::Worker("records"))]
+        {
+            let integration = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+            let home = self.integration(std::slice::from_ref(&integration))?;
+            let queue = format!("consent-gate.{integration}");
+            self.bench.fill(&queue, 200, 0)?;
+            self.gate.reset(Some(Duration::from_millis(5)));
+            let process = self.start(contender, &home, &queue, 64)?;
+            wait(PATIENCE, || Ok(self.gate.received() >= 200))?;
+            self.gate.reset(Some(Duration::from_millis(5)));
+            let (cpu, since) = (process.cpu()?, Instant::now());
+            self.bench.trickle(&queue, rate, events)?;
+            let share = (process.cpu()? - cpu) / since.elapsed().as_secs_f64();
+            wait(PATIENCE, || Ok(self.gate.received() >= events))?;
+            let waits = self.gate.waits_ms();
+            let at = |permille: usize| format!("{:.2}", waits[(waits.len() - 1) * permille / 1_000]);
+            self.page.row(&[name.to_owned(), at(500), at(990), at(999), format!("{:.0} %", share * 100.0)]);
+            process.stop()?;
+        }
+        Ok(())
+    }
+
+    fn memory(&mut self) -> anyhow::Result<()> {
+        self.page.head("(d) Memory with a backlog, embedded store", &["waiting", "peak MB after 20,000 delivered"]);
+        for waiting in [0, 100_000, 100_000 * self.scale].into_iter().take(if self.scale > 1 { 3 } else { 2 }) {
+            let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+            let home = self.integration(std::slice::from_ref(&name))?;
+            let queue = format!("consent-gate.{name}");
+            self.bench.fill(&queue, waiting + 20_000, 0)?;
+            self.gate.reset(Some(Duration::from_millis(5)));
+            let process = self.start(Contender::Worker("records"), &home, &queue, 64)?;
+            wait(PATIENCE, || Ok(self.gate.received() >= 20_000))?;
+            self.page.row(&[waiting.to_string(), format!("{:.0}", process.peak_mb()?)]);
+            process.stop()?;
+            self.bench.purge(&queue)?;
+        }
+        Ok(())
+    }
+
+    fn many(&mut self) -> anyhow::Result<()> {
+        self.page.head(
+            "(e) Many integrations, embedded store, 200 events each",
+            &["integrations", "first request after ms", "all delivered, events/s", "peak MB"],
+        );
+        for count in [1, 10, 100] {
+            let stamp = jiff::Timestamp::now().as_microsecond();
+            let names: Vec<String> = (0..count).map(|n| format!("bench-{stamp}-{n}")).collect();
+            let home = self.integration(&names)?;
+            for name in &names {
+                self.bench.fill(&format!("consent-gate.{name}"), 200, 0)?;
+            }
+            self.gate.reset(Some(Duration::from_millis(5)));
+            let begun = Instant::now();
+            let process = self.start(Contender::Worker("records"), &home, "", 64)?;
+            wait(PATIENCE, || Ok(self.gate.received() > 0))?;
+            let first = begun.elapsed();
+            wait(PATIENCE, || Ok(self.gate.received() >= 200 * count))?;
+            let rate = (200 * count) as f64 / begun.elapsed().saturating_sub(first).as_secs_f64();
+            let first = format!("{:.0}", first.as_secs_f64() * 1_000.0);
+            self.page.row(&[count.to_string(), first, format!("{rate:.0}"), format!("{:.0}", process.peak_mb()?)]);
+            process.stop()?;
+        }
+        Ok(())
+    }
+
+    fn stores(&mut self) -> anyhow::Result<()> {
+        self.head("(g) Stores: a gate that answers in 5 ms, 64 in flight");
+        let mut contenders = vec![Contender::Worker("off"), Contender::Worker("records")];
+        let mut names = vec!["off", "embedded"];
+        if self.postgres.is_some() {
+            contenders.push(Contender::Worker("postgres"));
+            names.push("PostgreSQL on the same two cores");
+        }
+        let series = self.compare(&contenders, (20_000 * self.scale.min(3), 0), Duration::from_millis(5), 64)?;
+        self.rows(&names, &series);
+        Ok(())
+    }
+
+    fn cold(&mut self) -> anyhow::Result<()> {
+        self.page.head("(i) From start to the first request", &["", "ms"]);
+        let mut first = Series::default();
+        for _ in 0..ROUNDS {
+            first.push(self.measure(Contender::Worker("records"), (100, 0), Duration::ZERO, 64)?.first_ms);
+        }
+        self.page.row(&["one integration, embedded store".to_owned(), first.shown(0)]);
+        Ok(())
+    }
+
+    fn large(&mut self) -> anyhow::Result<()> {
+        self.head("(j) Events of 30 KB: a gate that answers at once, 256 in flight");
+        let contenders = [Contender::Bare, Contender::Worker("records")];
+        let series = self.compare(&contenders, (8_000, 30_000), Duration::ZERO, 256)?;
+        self.rows(&["bare loop", "worker, embedded store"], &series);
+        Ok(())
+    }
+}

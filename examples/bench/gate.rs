@@ -1,0 +1,95 @@
+//! A gate that answers after a given time and counts: nothing else, so that it is never in the way.
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+
+/// A listening gate. It ends with the process.
+#[derive(Clone)]
+pub struct Gate {
+    pub url: String,
+    received: Arc<AtomicU64>,
+    latency_us: Arc<AtomicU64>,
+    /// Milliseconds from an event's publication to its request, where the person's name tells it.
+    waits_ms: Arc<Mutex<Vec<f64>>>,
+}
+
+impl Gate {
+    /// Listens on a thread of its own.
+    pub fn listen() -> anyhow::Result<Gate> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let gate = Gate {
+            url: format!("http://{}", listener.local_addr()?),
+            received: Arc::default(),
+            latency_us: Arc::default(),
+            waits_ms: Arc::default(),
+        };
+        let serving = gate.clone();
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let gate = serving.clone();
+                    tokio::spawn(async move {
+                        let service = service_fn(move |request| gate.clone().answer(request));
+                        let http = hyper::server::conn::http1::Builder::new();
+                        // A client that goes away is its own business.
+                        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                    });
+                }
+            });
+        });
+        Ok(gate)
+    }
+
+    /// Forgets what it counted; answers after this time from now on, `None` never.
+    pub fn reset(&self, latency: Option<Duration>) {
+        self.received.store(0, Ordering::Relaxed);
+        let us = latency.map_or(u64::MAX, |latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        self.latency_us.store(us, Ordering::Relaxed);
+        self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Requests so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// How long events took to get here, sorted.
+    pub fn waits_ms(&self) -> Vec<f64> {
+        let mut waits = self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        waits.sort_by(f64::total_cmp);
+        waits
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        self.received.fetch_add(1, Ordering::Relaxed);
+        if let Some(wait) = wait_ms(&body) {
+            self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).push(wait);
+        }
+        match self.latency_us.load(Ordering::Relaxed) {
+            u64::MAX => std::future::pending::<()>().await,
+            0 => {}
+            us => tokio::time::sleep(Duration::from_micros(us)).await,
+        }
+        Ok(Response::new(Full::new(Bytes::from_static(b"{\"IsSuccess\":true,\"Error\":\"\",\"Result\":\"\"}"))))
+    }
+}
+
+/// Persons of the latency case are named `t{microseconds}-{n}@…`.
+fn wait_ms(body: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once("\"t")?;
+    let (us, _) = rest.split_once('-')?;
+    let sent: u64 = us.parse().ok()?;
+    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_micros()).ok()?;
+    Some(now.saturating_sub(sent) as f64 / 1_000.0)
+}

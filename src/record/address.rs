@@ -1,0 +1,325 @@
+//! Where the shared store is, how far its server is verified, and the way there.
+
+use super::Failed;
+use super::postgres::{CALL_TIMEOUT, describe};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use secrecy::{ExposeSecret, SecretString};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// The longest that a connection is waited for, for each host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How far the server is verified; the words are libpq's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// `disable`: no TLS.
+    Plain,
+    /// `allow`, `prefer`, `require` without a root certificate: perhaps TLS, with anybody.
+    Anybody(SslMode),
+    /// `verify-ca`, and `require` with a root certificate: an authority vouches for it.
+    Authority,
+    /// `verify-full`: and for its name.
+    Name,
+}
+
+/// A checked `postgres://…`; the password in it cannot be printed.
+#[derive(Clone)]
+pub struct Address {
+    url: SecretString,
+    shown: String,
+    verify: Verify,
+    is_beyond_loopback: bool,
+    root: Option<PathBuf>,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("shown", &self.shown).field("verify", &self.verify).finish_non_exhaustive()
+    }
+}
+
+impl Address {
+    /// Checks a URL. `sslmode` and `sslrootcert` mean what they mean to libpq; without `sslmode` the
+    /// server's name is verified, but on loopback there is no TLS.
+    ///
+    /// # Errors
+    /// What is wrong with it, without quoting it: it holds a password.
+    pub fn new(url: &SecretString) -> Result<Address, String> {
+        let form = "write postgres://user:password@host:5432/database";
+        let mut parsed = reqwest::Url::parse(url.expose_secret().trim())
+            .map_err(|error| format!("is no address ({error}); {form}"))?;
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            parsed.query_pairs().into_owned().partition(|(key, _)| matches!(key.as_str(), "sslmode" | "sslrootcert"));
+        if theirs.is_empty() {
+            parsed.set_query(None);
+        } else {
+            // libpq reads + as it stands, so blanks must not become one.
+            let pairs = theirs.iter().map(|(key, value)| format!("{key}={}", percent_encoded(value)));
+            parsed.set_query(Some(&pairs.collect::<Vec<_>>().join("&")));
+        }
+        let config: tokio_postgres::Config =
+            parsed.as_str().parse().map_err(|error| format!("cannot be read ({error}); {form}"))?;
+        if config.get_hosts().is_empty() {
+            return Err(format!("names no host; {form}"));
+        }
+        if config.get_user().is_none_or(str::is_empty) || config.get_dbname().is_none_or(str::is_empty) {
+            return Err(format!("names no user or no database; {form}"));
+        }
+        let of = |wanted: &str| ours.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+        let root = of("sslrootcert").map(PathBuf::from);
+        let is_beyond_loopback = !config.get_hosts().iter().all(is_local);
+        let verify = match of("sslmode") {
+            None if is_beyond_loopback => Verify::Name,
+            None | Some("disable") => Verify::Plain,
+            Some("allow" | "prefer") => Verify::Anybody(SslMode::Prefer),
+            Some("require") if root.is_none() => Verify::Anybody(SslMode::Require),
+            Some("require" | "verify-ca") => Verify::Authority,
+            Some("verify-full") => Verify::Name,
+            Some(_) => {
+                return Err(
+                    "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full; verify-full is safe"
+                        .to_owned(),
+                );
+            }
+        };
+        let shown = format!("{}/{}", hosts(&config), config.get_dbname().unwrap_or_default());
+        Ok(Address { url: parsed.as_str().into(), shown, verify, is_beyond_loopback, root })
+    }
+
+    /// Hosts, ports and database, which may be shown.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// What is allowed and may still surprise.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let is_risky = matches!(self.verify, Verify::Plain | Verify::Anybody(_)) && self.is_beyond_loopback;
+        is_risky.then(|| {
+            format!(
+                "records.store: {} is reached without verified TLS: consents can be read and changed on the way; sslmode=verify-full protects them",
+                self.shown
+            )
+        })
+    }
+
+    /// Connects. The task carries the connection; aborting it ends it.
+    ///
+    /// # Errors
+    /// The server cannot be reached or verified, or it refuses.
+    pub(super) async fn connect(&self) -> Result<(Client, JoinHandle<()>), Failed> {
+        let at = |why: &dyn fmt::Display| Failed::new(format!("cannot connect to PostgreSQL at {}: {why}", self.shown));
+        let mut config: tokio_postgres::Config = self.url.expose_secret().parse().map_err(|_| at(&"unreadable URL"))?;
+        config.application_name("consent-gate").keepalives_idle(Duration::from_secs(30));
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        let connected = async {
+            Ok(match self.verify {
+                Verify::Plain => {
+                    let (client, connection) = config.ssl_mode(SslMode::Disable).connect(NoTls).await?;
+                    (client, tokio::spawn(async move { drop(connection.await) }))
+                }
+                verify => {
+                    let mode = if let Verify::Anybody(mode) = verify { mode } else { SslMode::Require };
+                    let tls = self.tls().map_err(|why| at(&why))?;
+                    let (client, connection) = config.ssl_mode(mode).connect(MakeRustlsConnect::new(tls)).await?;
+                    (client, tokio::spawn(async move { drop(connection.await) }))
+                }
+            })
+        };
+        let many = u32::try_from(config_hosts(&self.url)).unwrap_or(u32::MAX);
+        match tokio::time::timeout(CALL_TIMEOUT.saturating_mul(many.max(1)), connected).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(Trouble::Told(failed))) => Err(failed),
+            Ok(Err(Trouble::Client(error))) => Err(at(&describe(&error))),
+            Err(_) => Err(at(&"no answer")),
+        }
+    }
+
+    fn tls(&self) -> Result<ClientConfig, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous();
+        let verifier: Arc<dyn ServerCertVerifier> = match self.verify {
+            Verify::Plain | Verify::Anybody(_) => Arc::new(Trusting { inner: None, provider }),
+            Verify::Authority => Arc::new(Trusting { inner: Some(self.verifier(&provider)?), provider }),
+            Verify::Name => self.verifier(&provider)?,
+        };
+        Ok(builder.with_custom_certificate_verifier(verifier).with_no_client_auth())
+    }
+
+    fn verifier(&self, provider: &Arc<rustls::crypto::CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, String> {
+        let mut roots = RootCertStore::empty();
+        match &self.root {
+            Some(file) => {
+                let why = |why: &dyn fmt::Display| format!("sslrootcert {}: {why}", file.display());
+                for certificate in CertificateDer::pem_file_iter(file).map_err(|e| why(&e))? {
+                    roots.add(certificate.map_err(|e| why(&e))?).map_err(|e| why(&e))?;
+                }
+            }
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .build()
+            .map_err(|error| format!("no certificates to verify it by: {error}"))
+    }
+}
+
+enum Trouble {
+    Told(Failed),
+    Client(tokio_postgres::Error),
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Trouble {
+        Trouble::Told(failed)
+    }
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Trouble {
+        Trouble::Client(error)
+    }
+}
+
+fn is_local(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => crate::gate::endpoint::is_loopback(name),
+        Host::Unix(_) => true,
+    }
+}
+
+fn hosts(config: &tokio_postgres::Config) -> String {
+    let ports = config.get_ports();
+    let named = config.get_hosts().iter().enumerate().map(|(index, host)| {
+        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(path) => format!("{}:{port}", path.display()),
+        }
+    });
+    named.collect::<Vec<_>>().join(",")
+}
+
+fn config_hosts(url: &SecretString) -> usize {
+    url.expose_secret().parse().map_or(1, |config: tokio_postgres::Config| config.get_hosts().len())
+}
+
+fn percent_encoded(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// Takes any certificate, or any that an authority vouches for, whatever its name.
+#[derive(Debug)]
+struct Trusting {
+    inner: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+}
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        match inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(url: &str) -> Result<Address, String> {
+        Address::new(&url.into())
+    }
+
+    #[test]
+    fn the_server_is_verified_beyond_loopback_unless_somebody_says_otherwise() {
+        let verify = |url| address(url).unwrap().verify;
+        assert_eq!(verify("postgres://gate:x@localhost/db"), Verify::Plain);
+        assert_eq!(verify("postgres://gate:x@127.0.0.1:5433/db"), Verify::Plain);
+        assert_eq!(verify("postgres://gate:x@db.example.com/db"), Verify::Name);
+        assert_eq!(verify("postgres://gate:x@127.0.0.1,db.example.com/db"), Verify::Name);
+        assert_eq!(verify("postgres://gate@127.0.0.1/db?sslmode=verify-full"), Verify::Name);
+        assert_eq!(verify("postgres://gate@db.example.com/db?sslmode=require"), Verify::Anybody(SslMode::Require));
+        assert_eq!(verify("postgres://gate@db/db?sslmode=require&sslrootcert=ca.pem"), Verify::Authority);
+        assert!(address("postgres://gate@db/db?sslmode=disable").unwrap().warning().is_some());
+        assert!(address("postgres://gate@db/db").unwrap().warning().is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_the_password() {
+        for url in [
+            "postgres://gate:s3cr3t@/db",
+            "postgres://gate:s3cr3t@db",
+            "postgres://:s3cr3t@db/db",
+            "postgres://gate:s3cr3t@db/db?sslmode=on",
+            "postgres://gate:s3cr3t@db/db?unknown=1",
+            "postgres://gate:s3cr3t@db:port/db",
+        ] {
+            let why = address(url).unwrap_err();
+            assert!(!why.contains("s3cr3t"), "{url}: {why}");
+        }
+        let shown = format!("{:?}", address("postgres://gate:s3cr3t@db/db").unwrap());
+        assert!(shown.contains("db:5432/db") && !shown.contains("s3cr3t"), "{shown}");
+    }
+
+    #[test]
+    fn a_search_path_survives() {
+        let address = address("postgres://gate@127.0.0.1/db?options=-csearch_path%3Dmine&sslmode=disable").unwrap();
+        let config: tokio_postgres::Config = address.url.expose_secret().parse().unwrap();
+        assert_eq!(config.get_options(), Some("-csearch_path=mine"));
+    }
+}

@@ -1,0 +1,260 @@
+//! Keeps one integration connected, and its records the right ones.
+//!
+//! Each integration has connections and a supervisor of its own: what goes wrong with one of them
+//! (a message that kills the client's connection, a queue that is refused) is nobody else's
+//! trouble.
+
+use crate::admin::{Health, Standing};
+use crate::broker::claim::Look;
+use crate::broker::inbox::Inbox;
+use crate::broker::link::{self, Link};
+use crate::broker::outbox::Outbox;
+use crate::broker::topology::{self, Queues};
+use crate::broker::{self, Error};
+use crate::config::Settings;
+use crate::intake::Intake;
+use crate::record;
+use crate::shutdown::{self, Shutdown};
+use crate::worker::Worker;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio_retry::strategy::{ExponentialBackoff, FixedInterval, jitter};
+
+/// The longest pause between two tries to reach the broker.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A connection that lasted this long was a good one.
+const GOOD_WHILE: Duration = Duration::from_secs(30);
+/// After so many connections that were lost one after the other a message may be to blame.
+const LOSSES: u32 = 2;
+/// The longest pause, in milliseconds, after each of the first connections that were lost.
+const QUICK_PAUSE_MS: u64 = 100;
+/// How many are so quick: the broker gives up on a message that kills connections at its 21st
+/// return, and until then its neighbours wait.
+const QUICK_PAUSES: usize = 25;
+/// The longest pause between two tries to open the records: a standby takes over within seconds.
+const RECORDS_PAUSE: Duration = Duration::from_secs(2);
+/// How often the broker hears how far the records got: they may be a minute ahead at most.
+const CLAIM_EVERY: Duration = Duration::from_secs(30);
+/// How often the depth of the queues is looked at.
+const DEPTH_EVERY: Duration = Duration::from_secs(5);
+
+/// Why an integration cannot be served now.
+enum Trouble {
+    Broker(Error),
+    Records(record::Failed),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Broker(error) => write!(f, "{error}"),
+            Trouble::Records(failed) => write!(f, "{failed}"),
+        }
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Trouble {
+        Trouble::Broker(error)
+    }
+}
+
+/// Keeps one integration connected.
+pub struct Supervisor {
+    pub settings: Arc<Settings>,
+    pub worker: Arc<Worker>,
+    pub health: Health,
+    pub shutdown: Shutdown,
+}
+
+impl Supervisor {
+    /// Connects, and connects again whenever the connection is lost, until the process is to stop.
+    pub async fn run(&self) {
+        let integration = self.name();
+        let mut after_failure = after_failure();
+        let mut after_loss = after_loss();
+        let mut losses = 0;
+        let mut is_silent = false;
+        loop {
+            let connected = tokio::select! {
+                biased;
+                () = self.shutdown.wait() => return,
+                connected = self.connect(is_silent) => connected,
+            };
+            is_silent = matches!(&connected, Err(Trouble::Broker(error)) if error.is_silence());
+            let pause = match connected {
+                Ok((link, inbox)) => {
+                    after_failure = self::after_failure();
+                    let since = Instant::now();
+                    let Some(why) = self.consume(link, inbox, losses >= LOSSES).await else { return };
+                    tracing::warn!(integration, why, "lost the broker; connecting again");
+                    losses += 1;
+                    if since.elapsed() > GOOD_WHILE {
+                        after_loss = self::after_loss();
+                        losses = 1;
+                    }
+                    self.show(Standing::Disconnected);
+                    after_loss.next()
+                }
+                Err(Trouble::Records(error)) => {
+                    tracing::error!(integration, %error, "cannot use the records; trying again");
+                    self.show(Standing::WithoutRecords);
+                    after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
+                }
+                Err(Trouble::Broker(error)) => {
+                    tracing::error!(integration, %error, "cannot use the broker; trying again");
+                    self.show(if error.is_refusal() { Standing::Refused } else { Standing::Disconnected });
+                    after_failure.next()
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause.unwrap_or(LONGEST_PAUSE)) => {}
+                () = self.shutdown.wait() => return,
+            }
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.worker.integration().name.as_str()
+    }
+
+    fn show(&self, standing: Standing) {
+        if self.health.show(self.name(), standing) {
+            tracing::info!(broker = self.settings.broker.shown(), "ready: consuming");
+        }
+    }
+
+    /// Declares everything and connects.
+    async fn connect(&self, was_silent: bool) -> Result<(Link, Inbox), Trouble> {
+        let Settings { broker, source, .. } = &*self.settings;
+        if was_silent {
+            link::knock(broker).await?;
+        }
+        self.worker.open_records().await.map_err(Trouble::Records)?;
+        let integration = self.worker.integration();
+        let connection = topology::declare(broker, source, integration).await?;
+        self.claim(connection).await?;
+        let link = Link::open(broker).await?;
+        let inbox = Inbox::open(&link.consuming, source, &integration.name, self.worker.unsettled()).await?;
+        Ok((link, inbox))
+    }
+
+    /// Makes sure that the records are those to which this integration's earlier events went, and
+    /// lets the broker remember how far they got.
+    async fn claim(&self, connection: lapin::Connection) -> Result<(), Trouble> {
+        let look = Look::take(&self.settings.broker, connection, &self.worker.integration().name).await?;
+        match self.worker.records().vouch(look.known().as_ref()).await {
+            Ok(Some(claim)) => Ok(look.replace(&claim).await?),
+            Ok(None) => {
+                look.leave().await;
+                Ok(())
+            }
+            Err(failed) => {
+                look.leave().await;
+                Err(Trouble::Records(failed))
+            }
+        }
+    }
+
+    /// Lets the broker know how far the records got, while they commit; returns when it cannot, or
+    /// when they are not the right ones any more.
+    async fn keep_claim(&self) -> Trouble {
+        let records = self.worker.records();
+        let mut known = records.commits().await;
+        loop {
+            tokio::time::sleep(CLAIM_EVERY).await;
+            let commits = records.commits().await;
+            if commits == known {
+                continue;
+            }
+            known = commits;
+            let claimed = match link::dial(&self.settings.broker, "declaring").await {
+                Ok(connection) => self.claim(connection).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(trouble) = claimed {
+                return trouble;
+            }
+        }
+    }
+
+    /// Consumes. Gives why the connection was lost, or `None` after a drain.
+    async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool) -> Option<String> {
+        let worker = &self.worker;
+        // Dropped at the end of this function: with its connections, the outbox is over.
+        let (_trigger, over) = shutdown::channel();
+        let missing = Arc::new(Notify::new());
+        let outbox = Arc::new(Outbox::new(
+            Arc::clone(&link.publishing),
+            &worker.integration().name,
+            worker.unsettled(),
+            over,
+            Arc::clone(&missing),
+        ));
+        tracing::info!(integration = self.name(), "consuming");
+        self.show(Standing::Consuming);
+        let intake = Intake { worker, inbox: &mut inbox, outbox: &outbox, is_careful };
+        let lost = tokio::select! {
+            biased;
+            () = self.shutdown.wait() => None,
+            why = link.lost() => Some(why),
+            error = intake.run() => Some(error.to_string()),
+            () = missing.notified() => Some("a queue is missing; declaring it again".to_owned()),
+            error = self.watch_depths(&link) => Some(error.to_string()),
+            () = worker.records_failed() => Some("the records failed".to_owned()),
+            trouble = self.keep_claim() => Some(trouble.to_string()),
+        };
+        if lost.is_none() {
+            // What was not looked at yet goes back to its queue with the connection.
+            let _ = inbox.ebb().await;
+            worker.drained().await;
+        }
+        link.close().await;
+        lost
+    }
+
+    /// Shows how many messages wait in each queue; returns when they cannot be looked at.
+    async fn watch_depths(&self, link: &Link) -> Error {
+        loop {
+            if let Err(error) = self.look_at_depths(link).await {
+                return error;
+            }
+            self.show(Standing::Consuming);
+            tokio::time::sleep(DEPTH_EVERY).await;
+        }
+    }
+
+    async fn look_at_depths(&self, link: &Link) -> Result<(), broker::Error> {
+        let channel = link.channel().await?;
+        let integration = self.worker.integration();
+        let queues = Queues::of(&integration.name);
+        let mut delayed = 0;
+        for delay in integration.schedule.distinct() {
+            delayed += topology::depth(&channel, &queues.delay(delay)).await?;
+        }
+        let retrying = topology::depth(&channel, &queues.retry).await?;
+        if delayed + retrying > 0 {
+            self.worker.gate().expect_retries(2 * DEPTH_EVERY);
+        }
+        let facts = self.worker.facts();
+        facts.depth("delay", delayed);
+        facts.depth("retry", retrying);
+        for (label, queue) in [("work", &queues.work), ("dead", &queues.dead), ("unreadable", &queues.unreadable)] {
+            facts.depth(label, topology::depth(&channel, queue).await?);
+        }
+        Ok(())
+    }
+}
+
+/// Pauses between tries to reach a broker that is away.
+fn after_failure() -> impl Iterator<Item = Duration> {
+    ExponentialBackoff::from_millis(2).factor(125).max_delay(LONGEST_PAUSE).map(jitter)
+}
+
+/// Pauses after connections that were lost although the broker is there.
+fn after_loss() -> impl Iterator<Item = Duration> {
+    let quick = FixedInterval::from_millis(QUICK_PAUSE_MS).take(QUICK_PAUSES);
+    quick.map(jitter).chain(after_failure())
+}

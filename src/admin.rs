@@ -55,12 +55,17 @@ pub struct Health {
 }
 
 impl Health {
-    /// Nobody is connected until [`Health::show`] says so.
+    /// Nobody is served until [`Health::show`] says so.
     #[must_use]
-    pub fn new(integrations: &[&str], metrics: Metrics) -> Health {
-        let sign = || Sign { standing: Standing::Disconnected, at: Instant::now() };
-        let signs = integrations.iter().map(|name| ((*name).to_owned(), sign())).collect();
-        Health { signs: Arc::new(Mutex::new(signs)), metrics }
+    pub fn new(metrics: Metrics) -> Health {
+        Health { signs: Arc::default(), metrics }
+    }
+
+    /// An integration is not served any more.
+    pub fn forget(&self, integration: &str) {
+        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        signs.remove(integration);
+        self.gauge(&signs);
     }
 
     /// A sign of life of the one that supervises an integration's connections. Says whether it
@@ -70,10 +75,15 @@ impl Health {
         let all = |signs: &BTreeMap<String, Sign>| signs.values().all(|sign| sign.standing == Standing::Consuming);
         let before = all(&signs);
         signs.insert(integration.to_owned(), Sign { standing, at: Instant::now() });
-        let is_away = |sign: &Sign| matches!(sign.standing, Standing::Disconnected | Standing::WithoutRecords);
-        let connected = !signs.values().any(is_away);
-        self.metrics.broker_connected.set(i64::from(connected));
+        self.gauge(&signs);
         !before && all(&signs)
+    }
+
+    fn gauge(&self, signs: &BTreeMap<String, Sign>) {
+        let is_away = |sign: &Sign| matches!(sign.standing, Standing::Disconnected | Standing::WithoutRecords);
+        let without = |sign: &Sign| sign.standing == Standing::WithoutRecords;
+        self.metrics.broker_connected.set(i64::from(!signs.values().any(is_away)));
+        self.metrics.store_held.set(i64::from(!signs.values().any(without)));
     }
 
     fn ready(&self) -> (StatusCode, String) {

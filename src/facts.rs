@@ -29,6 +29,8 @@ pub struct Receipt {
     pub lane: Lane,
     /// Names the body where it has no id: see [`fingerprint`].
     pub fingerprint: String,
+    /// The trace that its publisher began.
+    pub trace: Option<String>,
     pub brief: Brief,
 }
 
@@ -97,16 +99,17 @@ impl Facts {
         }
         let Brief { kind, id, .. } = &receipt.brief;
         let (kind, event_id, body) = (kind.unwrap_or("unknown"), id.as_deref(), receipt.fingerprint.as_str());
+        let trace_id = receipt.trace.as_deref().and_then(|trace| trace.split('-').nth(1));
         let status = course.answer().and_then(|answer| answer.status);
         let result = course.answer().map(|answer| answer.outcome.label());
         match verdict {
             Verdict::Delivered => {
                 self.latency(receipt, now);
-                tracing::debug!(integration = name, kind, event_id, body, "delivered");
+                tracing::debug!(integration = name, kind, event_id, trace_id, body, "delivered");
             }
             Verdict::Skipped(skip) => {
                 self.metrics.skipped.with_label_values(&[name, skip.code()]).inc();
-                tracing::debug!(integration = name, kind, event_id, body, reason = skip.code(), "skipped");
+                tracing::debug!(integration = name, kind, event_id, trace_id, body, reason = skip.code(), "skipped");
             }
             Verdict::Retry(Retry { step, delay, .. }) => {
                 self.retried(&step.to_string());
@@ -115,6 +118,7 @@ impl Facts {
                     integration = name,
                     kind,
                     event_id,
+                    trace_id,
                     body,
                     result,
                     status,
@@ -126,18 +130,38 @@ impl Facts {
             Verdict::Hold(delay) => {
                 self.retried("hold");
                 let delay_ms = delay.as_millis();
-                tracing::debug!(integration = name, kind, event_id, body, result, status, delay_ms, "held");
+                tracing::debug!(integration = name, kind, event_id, trace_id, body, result, status, delay_ms, "held");
             }
             Verdict::DeadLetter(death) => {
                 self.metrics.dead_lettered.with_label_values(&[name, death.code()]).inc();
                 let reason = death.code();
-                tracing::warn!(integration = name, kind, event_id, body, reason, result, status, "dead-lettered");
+                tracing::warn!(
+                    integration = name,
+                    kind,
+                    event_id,
+                    trace_id,
+                    body,
+                    reason,
+                    result,
+                    status,
+                    "dead-lettered"
+                );
             }
         }
     }
 
     fn retried(&self, step: &str) {
         self.metrics.retries.with_label_values(&[self.integration.as_str(), step]).inc();
+    }
+
+    /// A message went to a delay queue.
+    pub fn parked(&self) {
+        self.metrics.parked.with_label_values(&[&self.integration]).inc();
+    }
+
+    /// A message came back from its delay.
+    pub fn returned(&self) {
+        self.metrics.returned.with_label_values(&[&self.integration]).inc();
     }
 
     /// An event came back for no fault of its own; its returns are counted anew.

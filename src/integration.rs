@@ -42,7 +42,7 @@ impl fmt::Display for Name {
 }
 
 /// A compiled integration document.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Integration {
     pub name: Name,
     /// Under which name its records are kept: its own, or the one that it had before it was renamed.

@@ -22,6 +22,7 @@ pub mod facts;
 pub mod metrics;
 
 pub mod admin;
+pub mod fleet;
 pub mod serve;
 pub mod shutdown;
 pub mod supervisor;

@@ -41,7 +41,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Run => {
             let config = config::load(file, &environment)?;
             telemetry::start(config.settings.log);
-            serve::run(config).await.map_err(|error| Failure::Failed(format!("{error:#}")))
+            serve::run(config, file, &environment).await.map_err(|error| Failure::Failed(format!("{error:#}")))
         }
         Command::Check(args) => ops::check::check(file, &environment, args.connect, cli.json).await,
         Command::Declare => ops::declare::declare(file, &environment, cli.json).await,

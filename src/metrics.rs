@@ -39,6 +39,8 @@ pub struct Metrics {
     pub gate_request_seconds: HistogramVec,
     pub consent_latency_seconds: HistogramVec,
     pub late_events: IntCounterVec,
+    pub parked: IntCounterVec,
+    pub returned: IntCounterVec,
     pub queue_messages: IntGaugeVec,
     pub in_flight: IntGaugeVec,
     pub concurrency_limit: IntGaugeVec,
@@ -49,18 +51,19 @@ pub struct Metrics {
     pub store_errors: IntCounter,
     pub reload_failures: IntCounter,
     pub broker_connected: IntGauge,
+    pub store_held: IntGauge,
     pub build_info: Gauge,
 }
 
 impl Metrics {
-    /// Registers every metric, and every series for these integrations.
+    /// Registers every metric.
     ///
     /// # Errors
     /// Two metrics of one name, which is a fault of this module.
-    pub fn new(integrations: &[&str], labels: &Labels) -> prometheus::Result<Metrics> {
+    pub fn new() -> prometheus::Result<Metrics> {
         let r = Registry::new();
         let one = ["integration"];
-        let metrics = Metrics {
+        Ok(Metrics {
             events: counters(&r, "events_total", "Events settled, by outcome.", &["integration", "outcome"])?,
             skipped: counters(&r, "skipped_total", "Events skipped, by reason.", &["integration", "reason"])?,
             attempts: counters(&r, "attempts_total", "Gate requests, by result.", &["integration", "result"])?,
@@ -91,6 +94,8 @@ impl Metrics {
                 "Accepted events that were over an hour old at receipt.",
                 &one,
             )?,
+            parked: counters(&r, "parked_total", "Messages published to a delay queue.", &one)?,
+            returned: counters(&r, "returned_total", "Messages whose delay was over and that came back.", &one)?,
             queue_messages: gauges(&r, "queue_messages", "Messages waiting, by queue.", &["integration", "queue"])?,
             in_flight: gauges(&r, "in_flight", "Gate requests under way.", &one)?,
             concurrency_limit: gauges(&r, "concurrency_limit", "Gate requests allowed at once.", &one)?,
@@ -111,17 +116,14 @@ impl Metrics {
             store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
             reload_failures: counter(&r, "reload_failures_total", "Changed configurations that were refused.")?,
             broker_connected: gauge(&r, "broker_connected", "1 while the broker is connected.")?,
+            store_held: gauge(&r, "store_held", "1 while the records can be used.")?,
             build_info: build_info(&r)?,
             registry: r,
-        };
-        for integration in integrations {
-            metrics.prepare(integration, labels);
-        }
-        Ok(metrics)
+        })
     }
 
-    /// Creates every series of one integration.
-    fn prepare(&self, integration: &str, labels: &Labels) {
+    /// Creates every series of one integration, at 0; those that exist stay.
+    pub fn prepare(&self, integration: &str, labels: &Labels) {
         let each = |family: &IntCounterVec, values: &[&str]| {
             for value in values {
                 family.with_label_values(&[integration, value]);
@@ -140,11 +142,21 @@ impl Metrics {
             self.queue_messages.with_label_values(&[integration, queue]);
         }
         self.gate_request_seconds.with_label_values(&[integration]);
-        for family in [&self.late_events, &self.stale_values, &self.settle_failures] {
+        for family in [&self.late_events, &self.stale_values, &self.settle_failures, &self.parked, &self.returned] {
             family.with_label_values(&[integration]);
         }
         for family in [&self.in_flight, &self.concurrency_limit, &self.breaker_open, &self.misconfigured] {
             family.with_label_values(&[integration]);
+        }
+    }
+
+    /// Shows that an integration is not served any more; what was counted stays.
+    pub fn rest(&self, integration: &str) {
+        for queue in QUEUES {
+            self.queue_messages.with_label_values(&[integration, queue]).set(0);
+        }
+        for family in [&self.in_flight, &self.concurrency_limit, &self.breaker_open, &self.misconfigured] {
+            family.with_label_values(&[integration]).set(0);
         }
     }
 

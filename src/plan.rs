@@ -37,15 +37,22 @@ impl Plan {
 pub struct Send {
     pub identifier: String,
     pub offer: Offer,
+    trace: Option<String>,
     /// What the event itself says, as texts, in the mappings' order.
     own: Vec<(String, String)>,
 }
 
 impl Send {
+    /// The same as a part of the trace that its publisher began.
+    #[must_use]
+    pub fn traced(self, trace: Option<String>) -> Send {
+        Send { trace, ..self }
+    }
+
     /// The request with the event's own values.
     #[must_use]
     pub fn own_request(&self, integration: &Integration) -> GateRequest {
-        GateRequest::new(integration.endpoint.gate(), self.own.clone())
+        GateRequest::new(integration.endpoint.gate(), self.own.clone()).traced(self.trace.clone())
     }
 
     /// The request with the newest values that are known. Texts are made here and now: a record
@@ -61,7 +68,7 @@ impl Send {
             };
             Some((mapping.id.clone(), text?))
         });
-        GateRequest::new(integration.endpoint.gate(), mappings.collect())
+        GateRequest::new(integration.endpoint.gate(), mappings.collect()).traced(self.trace.clone())
     }
 }
 
@@ -119,7 +126,7 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
         choices: properties.iter().filter_map(choice).collect(),
     };
     let own = properties.iter().filter_map(text).collect();
-    Ok(Plan::Send(Send { identifier: identifier.clone(), offer, own }))
+    Ok(Plan::Send(Send { identifier: identifier.clone(), offer, trace: None, own }))
 }
 
 /// Who was deleted at Didomi is to be forgotten here, whatever types the integration takes; unless

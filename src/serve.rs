@@ -1,78 +1,125 @@
-//! `run`: wires the parts, and drains with a deadline.
+//! `run`: wires the parts, looks for changed documents, and drains with a deadline.
 
 use crate::admin::{self, Health};
-use crate::config::Config;
-use crate::facts::{Facts, labels};
+use crate::config::{self, Config, Environment, Problem, Settings};
+use crate::fleet::{Changes, Fleet, Harbour};
 use crate::metrics::Metrics;
 use crate::record::{Records, desk};
 use crate::shutdown;
-use crate::supervisor::Supervisor;
-use crate::worker::Worker;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+/// How often files and mounted secrets are looked at for a change of their content.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs the worker until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
-/// Something that no retry would mend: the admin port is taken, an HTTP client cannot be set up.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Something that no retry would mend: the admin port is taken, signals cannot be listened to.
+pub async fn run(config: Config, file: Option<&Path>, environment: &Environment) -> anyhow::Result<()> {
     let Config { settings, integrations, warnings } = config;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
-    let steps = integrations.iter().map(|integration| integration.schedule.attempts() - 1).max().unwrap_or(0);
-    let metrics = Metrics::new(&names, &labels(steps as usize))?;
-    let health = Health::new(&names, metrics.clone());
+    let metrics = Metrics::new()?;
+    let health = Health::new(metrics.clone());
     let listener = admin::bind(settings.admin).await?;
     let admin = listener.local_addr()?;
-    tokio::spawn(admin::serve(listener, health.clone()));
-    let quarantine = Arc::new(Mutex::new(()));
-    let (in_a_hurry, hurry) = shutdown::channel();
     let records = Arc::new(Records::new(settings.records.clone()));
     tokio::spawn(desk::serve(Arc::clone(&records)));
-    let workers = integrations
-        .iter()
-        .map(|integration| {
-            let facts = Facts::of(integration, &metrics);
-            Ok(Arc::new(Worker::new(
-                integration.clone(),
-                facts,
-                Arc::clone(&records),
-                hurry.clone(),
-                Arc::clone(&quarantine),
-            )?))
-        })
-        .collect::<anyhow::Result<Vec<Arc<Worker>>>>()?;
     let (trigger, shutdown) = shutdown::channel();
-    tokio::spawn(async move {
-        match shutdown::signalled().await {
-            Ok(signal) => tracing::info!(signal, "stopping: no new deliveries, finishing what is in hand"),
-            Err(error) => tracing::error!(%error, "cannot listen to signals"),
-        }
-        trigger.stop();
-    });
+    let quarantine = Arc::new(Mutex::new(()));
+    let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), integrations = names.join(","), %admin, "starting");
     let deadline = settings.shutdown_deadline;
     let settings = Arc::new(settings);
-    let mut supervisors = JoinSet::new();
-    for worker in workers {
-        let (settings, health, shutdown) = (Arc::clone(&settings), health.clone(), shutdown.clone());
-        supervisors.spawn(async move { Supervisor { settings, worker, health, shutdown }.run().await });
+    let harbour = Harbour { metrics: metrics.clone(), health: health.clone(), records, quarantine, shutdown };
+    let mut fleet = Fleet::new(harbour);
+    fleet.serve(&settings, integrations);
+    tokio::spawn(admin::serve(listener, health));
+    let mut reload =
+        Reload { settings, file: file.map(Path::to_owned), environment: environment.clone(), refused: None };
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks.tick().await;
+    let signalled = shutdown::signalled();
+    tokio::pin!(signalled);
+    loop {
+        tokio::select! {
+            signal = &mut signalled => {
+                tracing::info!(signal = signal?, "stopping: no new deliveries, finishing what is in hand");
+                break;
+            }
+            _ = hang_up.recv() => reload.look(&mut fleet, &metrics, true).await,
+            _ = looks.tick() => reload.look(&mut fleet, &metrics, false).await,
+            () = fleet.ended() => anyhow::bail!("a supervisor ended unasked"),
+        }
     }
-    tokio::select! {
-        () = shutdown.wait() => {}
-        // Supervisors end only when they are to stop.
-        _ = supervisors.join_next() => anyhow::ensure!(shutdown.is_stopping(), "a supervisor ended unasked"),
-    }
-    tokio::spawn(async move {
-        tokio::time::sleep(deadline / 2).await;
-        in_a_hurry.stop();
-    });
-    match tokio::time::timeout(deadline, supervisors.join_all()).await {
-        Ok(_) => tracing::info!("stopped; nothing was left in hand"),
+    notify(sd_notify::NotifyState::Stopping);
+    trigger.stop();
+    match tokio::time::timeout(deadline, fleet.drained()).await {
+        Ok(()) => tracing::info!("stopped; nothing was left in hand"),
         Err(_) => tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again"),
     }
     Ok(())
+}
+
+/// Tells systemd, where it is listening.
+pub fn notify(state: sd_notify::NotifyState<'_>) {
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[state]);
+}
+
+/// Looks for changed settings and documents. What is wrong is refused as a whole, and the old ones
+/// stay in force.
+struct Reload {
+    settings: Arc<Settings>,
+    file: Option<PathBuf>,
+    environment: Environment,
+    /// What was refused last, so that it is told once.
+    refused: Option<String>,
+}
+
+impl Reload {
+    async fn look(&mut self, fleet: &mut Fleet, metrics: &Metrics, is_asked: bool) {
+        let (file, environment) = (self.file.clone(), self.environment.clone());
+        let loaded = tokio::task::spawn_blocking(move || config::load(file.as_deref(), &environment)).await;
+        match loaded {
+            Ok(Ok(config)) => self.take(config, fleet, is_asked),
+            Ok(Err(problems)) => self.refuse(&problems, metrics, is_asked),
+            // Only a panic ends it early, and its place was told.
+            Err(_) => metrics.reload_failures.inc(),
+        }
+    }
+
+    fn take(&mut self, config: Config, fleet: &mut Fleet, is_asked: bool) {
+        let Config { settings, integrations, .. } = config;
+        let later = settings.at_next_start(&self.settings);
+        if !later.is_empty() && (is_asked || self.refused.as_ref() != Some(&later)) {
+            tracing::warn!("changed settings that take effect at the next start: {later}");
+        }
+        self.refused = (!later.is_empty()).then_some(later);
+        let settings = Arc::new(settings);
+        let Changes { added, changed, removed } = fleet.serve(&settings, integrations);
+        if is_asked || added + changed + removed > 0 {
+            tracing::info!(added, changed, removed, "reloaded");
+        }
+    }
+
+    fn refuse(&mut self, problems: &[Problem], metrics: &Metrics, is_asked: bool) {
+        let told = problems.iter().map(|problem| format!("{problem}")).collect::<Vec<_>>().join("\n");
+        if !is_asked && self.refused.as_ref() == Some(&told) {
+            return;
+        }
+        metrics.reload_failures.inc();
+        for problem in problems {
+            tracing::error!(%problem, "reload refused; what was loaded before stays in force");
+        }
+        self.refused = Some(told);
+    }
 }

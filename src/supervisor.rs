@@ -14,6 +14,7 @@ use crate::broker::{self, Error};
 use crate::config::Settings;
 use crate::intake::Intake;
 use crate::record;
+use crate::serve::notify;
 use crate::shutdown::{self, Shutdown};
 use crate::worker::Worker;
 use std::fmt;
@@ -123,6 +124,7 @@ impl Supervisor {
     fn show(&self, standing: Standing) {
         if self.health.show(self.name(), standing) {
             tracing::info!(broker = self.settings.broker.shown(), "ready: consuming");
+            notify(sd_notify::NotifyState::Ready);
         }
     }
 

@@ -4,7 +4,7 @@
 //! that is delivered again by the broker. One event costs one event: a panic while handling it
 //! makes it a dead letter, and everybody else goes on.
 
-use crate::broker::headers::{Attempt, History};
+use crate::broker::headers::{Attempt, History, traceparent};
 use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
 use crate::broker::standing::{Standing, Unsettled};
@@ -187,6 +187,9 @@ impl Worker {
 
     async fn handle(&self, incoming: Incoming, outbox: &Outbox, pass: Pass) {
         if incoming.feed == Feed::Retry {
+            if !incoming.delivery.redelivered {
+                self.facts.returned();
+            }
             self.gate.expect_retries(MARGIN);
         }
         let failed = |error: &_| self.facts.settle_failed(error);
@@ -207,6 +210,7 @@ impl Worker {
             at: received,
             lane: lane(feed),
             fingerprint: fingerprint(&delivery.data),
+            trace: traceparent(&delivery.properties),
             brief: told.into_inner().unwrap_or_default(),
         };
         let is_repair = history.is_repair;
@@ -217,6 +221,9 @@ impl Worker {
         if outbox.settle(delivery, &settlement, failed).await.is_ok() {
             if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
                 self.gate.expect_retries(delay + MARGIN);
+            }
+            if let Settlement::Park(..) = settlement {
+                self.facts.parked();
             }
             if is_repair {
                 self.facts.repaired(&verdict, &receipt);
@@ -246,7 +253,7 @@ impl Worker {
         let (brief, plan) = plan(&delivery.data, &self.integration, received);
         let _ = told.set(brief);
         let plan = match plan {
-            Ok(Plan::Send(plan)) => plan,
+            Ok(Plan::Send(plan)) => plan.traced(traceparent(&delivery.properties)),
             Ok(Plan::Erase { identifier, at }) => return self.erase(delivery, outbox, &identifier, at, received).await,
             Err(course) => return Some(course.into()),
         };

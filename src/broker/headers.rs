@@ -21,6 +21,8 @@ const HISTORY: &str = "consent-gate-history";
 const REPAIR: &str = "consent-gate-repair";
 /// The one of ours that travels on whoever wrote it; reserved for reports, and not read yet.
 const REPORT_TO: &str = "consent-gate-report-to";
+/// W3C Trace Context.
+const TRACEPARENT: &str = "traceparent";
 /// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
 /// it see a cycle.
 const BROKERS_PREFIXES: [&str; 4] = ["x-death", "x-first-death-", "x-last-death-", "x-delivery-count"];
@@ -133,6 +135,17 @@ impl History {
         ];
         optional.into_iter().flatten().collect()
     }
+}
+
+/// The trace that a publisher began, as W3C's `traceparent`: passed on to the gate as it is, if it is
+/// one at all.
+#[must_use]
+pub fn traceparent(properties: &BasicProperties) -> Option<String> {
+    let value = properties.headers().as_ref()?.inner().get(TRACEPARENT)?;
+    let written = text(value)?;
+    let lengths: Vec<usize> = written.split('-').map(str::len).collect();
+    let is_digit = |byte: u8| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (lengths == [2, 32, 16, 2] && written.bytes().all(is_digit)).then(|| written.to_owned())
 }
 
 fn last(mut entries: Vec<Attempt>) -> Vec<Attempt> {
@@ -327,6 +340,16 @@ mod tests {
         assert_eq!(table.inner().get(ATTEMPTS), Some(&AMQPValue::LongLongInt(1)));
         assert!(!table.inner().contains_key(NOT_BEFORE));
         assert!(table.inner().contains_key(REPORT_TO));
+    }
+
+    #[test]
+    fn a_trace_is_passed_on_only_if_it_is_one() {
+        let read = |text: &str| traceparent(&received(table(vec![(TRACEPARENT, AMQPValue::LongString(text.into()))])));
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(read(trace).as_deref(), Some(trace));
+        for wrong in ["", "jane@example.com", &trace.to_uppercase(), &trace[1..], &format!("{trace}-x")] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

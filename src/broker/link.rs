@@ -31,6 +31,17 @@ pub struct Settings {
     pub identity: Option<(String, SecretString)>,
 }
 
+impl PartialEq for Settings {
+    fn eq(&self, other: &Settings) -> bool {
+        let identity = |settings: &Settings| {
+            settings.identity.as_ref().map(|(pem, key)| (pem.clone(), key.expose_secret().to_owned()))
+        };
+        self.url.expose_secret() == other.url.expose_secret()
+            && self.ca == other.ca
+            && identity(self) == identity(other)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {

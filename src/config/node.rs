@@ -4,7 +4,7 @@
 use jsonc_parser::ast;
 use std::fmt;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -12,9 +12,9 @@ use toml::de::{DeTable, DeValue};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A file, and a line from 1.
-    Line(Rc<str>, usize),
+    Line(Arc<str>, usize),
     /// A file as a whole.
-    File(Rc<str>),
+    File(Arc<str>),
     /// An environment variable.
     Variable(String),
 }
@@ -66,14 +66,14 @@ impl Value {
 
 /// Turns byte offsets into lines.
 struct Lines<'t> {
-    file: Rc<str>,
+    file: Arc<str>,
     text: &'t str,
 }
 
 impl Lines<'_> {
     fn at(&self, offset: usize) -> Place {
         let before = self.text.as_bytes().get(..offset).unwrap_or_default();
-        Place::Line(Rc::clone(&self.file), 1 + before.iter().filter(|byte| **byte == b'\n').count())
+        Place::Line(Arc::clone(&self.file), 1 + before.iter().filter(|byte| **byte == b'\n').count())
     }
 }
 

@@ -49,6 +49,21 @@ pub struct Settings {
     pub shutdown_deadline: Duration,
 }
 
+impl Settings {
+    /// The sections that differ from those in force and are only read at a start.
+    #[must_use]
+    pub fn at_next_start(&self, in_force: &Settings) -> String {
+        let records = |settings: &Settings| (settings.records.place.to_string(), settings.records.retention);
+        let changed = [
+            ("[records]", records(self) != records(in_force)),
+            ("[admin]", self.admin != in_force.admin),
+            ("[log]", self.log != in_force.log),
+            ("[shutdown]", self.shutdown_deadline != in_force.shutdown_deadline),
+        ];
+        changed.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Lays `CONSENT_GATE_<SECTION>__<KEY>` over the file's tree.
 pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Problems) -> Node {
     let Value::Table(sections) = &mut tree.value else { return tree };

@@ -23,6 +23,15 @@ pub struct Endpoint {
     gate: String,
 }
 
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Endpoint) -> bool {
+        let shown = |endpoint: &Endpoint| {
+            (endpoint.base.clone(), endpoint.mode, endpoint.username.clone(), endpoint.gate.clone())
+        };
+        shown(self) == shown(other) && self.key.expose_secret() == other.key.expose_secret()
+    }
+}
+
 impl Endpoint {
     /// Puts a checked base address (see [`base`]) and credentials together.
     #[must_use]

@@ -188,15 +188,17 @@ impl Gate {
             let secrets = self.endpoint.secrets().chain(authorization.split([' ', ':']));
             redact::redact(said, request.values().chain(secrets))
         };
-        let sent = self
+        let post = self
             .client
             .post(self.endpoint.url())
             .header(AUTHORIZATION, sensitive(&authorization))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(ACCEPT, HeaderValue::from_static("application/json"))
-            .body(request.body().to_vec())
-            .send()
-            .await;
+            .header(ACCEPT, HeaderValue::from_static("application/json"));
+        let post = match request.trace() {
+            Some(trace) => post.header("traceparent", trace),
+            None => post,
+        };
+        let sent = post.body(request.body().to_vec()).send().await;
         let mut response = match sent {
             Ok(response) => response,
             Err(error) => return Answer::unavailable(describe(&error.without_url())),

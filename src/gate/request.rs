@@ -8,6 +8,7 @@ use serde::ser::{SerializeMap, Serializer};
 pub struct GateRequest {
     body: Vec<u8>,
     properties: Vec<(String, String)>,
+    trace: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -36,7 +37,19 @@ impl GateRequest {
         let trigger = Trigger { gate, gate_input: GateInput(&properties) };
         // Strings and a map with string keys always serialize.
         let body = serde_json::to_vec(&trigger).unwrap_or_default();
-        GateRequest { body, properties }
+        GateRequest { body, properties, trace: None }
+    }
+
+    /// The same as a part of a trace.
+    #[must_use]
+    pub fn traced(self, trace: Option<String>) -> GateRequest {
+        GateRequest { trace, ..self }
+    }
+
+    /// The trace that it is a part of, as `traceparent`.
+    #[must_use]
+    pub fn trace(&self) -> Option<&str> {
+        self.trace.as_deref()
     }
 
     /// The JSON that is sent.

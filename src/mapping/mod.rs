@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Where a property's value comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// A path into the event.
     Path(Path),
@@ -24,7 +24,7 @@ pub enum Source {
 }
 
 /// One property of the profile and how its text is made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mapping {
     /// The property at Selligent, spelled as the customer typed it.
     pub id: String,
@@ -36,7 +36,7 @@ pub struct Mapping {
 }
 
 /// The mappings of one integration, and which of them names the person.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mappings {
     list: Vec<Mapping>,
     identifier: usize,

@@ -1,50 +1,44 @@
 //! The embedded store: a log-structured one on this machine's disk, held by one process at a time.
 //!
-//! A write is seen at once; one thread brings all writes of a moment to the disk together, so that
-//! the cost of each stays far below its request's own, and nobody else waits for the disk.
+//! A write is seen at once. All writes of a moment go to the disk together, beside everything else:
+//! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
+use super::rounds::{Answer, Numbered, Shared, serve};
 use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write, hex, random};
 use super::{Claim, Failed, Record};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The most writes of one round.
-const ROUND: usize = 1024;
 /// The note of the store's epoch.
 const EPOCH: &str = "epoch";
 /// How often records that outlived the retention are looked for.
 const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
+/// Bytes of the library's cache, and of what it keeps in memory until it is written in order: small,
+/// since an event looks at one record and most are not looked at again soon.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+const MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
 
-type Durable = oneshot::Sender<Result<(), Failed>>;
-type Answer = oneshot::Receiver<Result<(), Failed>>;
-
-/// What is on its way to the disk: each person's latest record, and the number of its write.
-type Pending = Arc<Mutex<HashMap<Key, (u64, Record)>>>;
-
-enum Job {
-    Record { key: Key, number: u64, bytes: Vec<u8>, durable: Option<Durable> },
-    Note { name: String, text: String, durable: Durable },
-}
-
-/// The open store; dropping it closes it.
+/// The open store; dropping it closes it once everything is written.
 pub struct Embedded {
     records: Keyspace,
     notes: Keyspace,
     secret: [u8; SECRET_BYTES],
     identity: String,
-    pending: Pending,
-    numbers: AtomicU64,
-    jobs: mpsc::UnboundedSender<Job>,
+    shared: Arc<Shared>,
     has_failed: AtomicBool,
     advancing: tokio::sync::Mutex<()>,
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
 }
 
 impl std::fmt::Debug for Embedded {
@@ -54,7 +48,8 @@ impl std::fmt::Debug for Embedded {
 }
 
 impl Embedded {
-    /// Opens the store in a directory, or makes one there that only its owner can read.
+    /// Opens the store in a directory, or makes one there that only its owner can read. Runs on a
+    /// thread of the runtime, which serves its writes.
     ///
     /// # Errors
     /// Another process holds it, or it cannot be read or written.
@@ -64,7 +59,8 @@ impl Embedded {
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| at("cannot create", &e))?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|e| at("cannot protect", &e))?;
-        let opened = catch_unwind(AssertUnwindSafe(|| Database::builder(directory).worker_threads(1).open()));
+        let builder = Database::builder(directory).worker_threads(1).cache_size(CACHE_BYTES);
+        let opened = catch_unwind(AssertUnwindSafe(|| builder.open()));
         let database = match opened {
             Ok(Ok(database)) => database,
             Ok(Err(fjall::Error::Locked)) => {
@@ -74,31 +70,22 @@ impl Embedded {
             Ok(Err(error)) => return Err(at("cannot open", &error)),
             Err(_) => return Err(at("cannot open", &"its files are damaged")),
         };
-        let keyspace = |name| sound(|| database.keyspace(name, KeyspaceCreateOptions::default));
+        let keyspace = |name| {
+            sound(|| database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)))
+        };
         let records = keyspace("records").map_err(|e| at("cannot open", &e))?;
         let notes = keyspace("notes").map_err(|e| at("cannot open", &e))?;
         let secret = kept::<SECRET_BYTES>(&database, &notes, "secret").map_err(|e| at("cannot open", &e))?;
         let identity = kept::<IDENTITY_BYTES>(&database, &notes, "identity").map_err(|e| at("cannot open", &e))?;
-        let (jobs, queue) = mpsc::unbounded_channel();
-        let pending = Pending::default();
-        let writer = Writer {
-            database,
-            records: records.clone(),
-            notes: notes.clone(),
-            pending: Arc::clone(&pending),
-            retention,
-            swept: None,
-        };
-        let thread = std::thread::Builder::new().name("records".to_owned());
-        thread.spawn(move || writer.serve(queue)).map_err(|e| at("cannot serve", &e))?;
+        let shared = Arc::new(Shared::default());
+        let writer = Writer { database, records: records.clone(), notes: notes.clone(), retention, swept: None };
+        tokio::spawn(serve(writer, Arc::clone(&shared)));
         Ok(Embedded {
             records,
             notes,
             secret,
             identity: hex(&identity),
-            pending,
-            numbers: AtomicU64::new(0),
-            jobs,
+            shared,
             has_failed: AtomicBool::new(false),
             advancing: tokio::sync::Mutex::default(),
         })
@@ -107,7 +94,7 @@ impl Embedded {
     /// Whether nothing failed so far.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        !self.jobs.is_closed() && !self.has_failed.load(Ordering::Relaxed)
+        !self.shared.is_closed() && !self.has_failed.load(Ordering::Relaxed)
     }
 
     /// The key under which identifiers are hashed; it never leaves the store's directory.
@@ -138,26 +125,10 @@ impl Embedded {
         key: Key,
         change: impl FnOnce(&mut Option<Record>) -> (T, Write),
     ) -> Result<(T, Option<Answer>), Failed> {
-        let mut pending = lock(&self.pending);
-        let mut record = match pending.get(&key) {
-            Some((_, record)) => Some(record.clone()),
-            None => self.stored(key)?,
-        };
-        let (told, write) = change(&mut record);
-        let (durable, answer) = match write {
-            Write::Nothing => return Ok((told, None)),
-            Write::Later => (None, None),
-            Write::Durable => {
-                let (durable, answer) = oneshot::channel();
-                (Some(durable), Some(answer))
-            }
-        };
-        let record = record.unwrap_or_default();
-        let bytes = serde_json::to_vec(&record).map_err(|error| self.failed(error.to_string()))?;
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        pending.insert(key, (number, record));
-        self.jobs.send(Job::Record { key, number, bytes, durable }).map_err(|_| Failed::closed())?;
-        Ok((told, answer))
+        if !self.is_open() {
+            return Err(Failed::closed());
+        }
+        self.shared.change(key, || self.stored(key), change)
     }
 
     fn stored(&self, key: Key) -> Result<Option<Record>, Failed> {
@@ -191,7 +162,7 @@ impl Embedded {
     /// How often a record was written since it was opened.
     #[must_use]
     pub fn commits(&self) -> u64 {
-        self.numbers.load(Ordering::Relaxed)
+        self.shared.changes()
     }
 
     /// How many persons are on record. Reads them all.
@@ -216,10 +187,7 @@ impl Embedded {
     /// # Errors
     /// The store failed.
     pub async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
-        let (durable, answer) = oneshot::channel();
-        let note = Job::Note { name: name.to_owned(), text: text.to_owned(), durable };
-        self.jobs.send(note).map_err(|_| Failed::closed())?;
-        answer.await.map_err(|_| Failed::closed())?
+        self.shared.note(name, text).await.map_err(|_| Failed::closed())?
     }
 
     fn checked<T>(&self, read: impl FnOnce() -> fjall::Result<T>) -> Result<T, Failed> {
@@ -253,56 +221,38 @@ fn kept<const N: usize>(database: &Database, notes: &Keyspace, name: &str) -> Re
     Ok(bytes)
 }
 
-/// Brings writes to the disk, round by round.
-struct Writer {
+/// Brings writes to the disk.
+pub(super) struct Writer {
     database: Database,
     records: Keyspace,
     notes: Keyspace,
-    pending: Pending,
     retention: SignedDuration,
     swept: Option<Timestamp>,
 }
 
 impl Writer {
-    /// Serves until nobody asks any more, or the disk fails: then everybody is told.
-    fn serve(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        let mut round = Vec::with_capacity(ROUND);
-        while queue.blocking_recv_many(&mut round, ROUND) > 0 {
-            let mut waiting = Vec::new();
-            let mut written = Vec::with_capacity(round.len());
-            let mut batch = self.database.batch();
-            for job in round.drain(..) {
-                match job {
-                    Job::Record { key, number, bytes, durable } => {
-                        batch.insert(&self.records, key, bytes);
-                        written.push((key, number));
-                        waiting.extend(durable);
-                    }
-                    Job::Note { name, text, durable } => {
-                        batch.insert(&self.notes, name, text);
-                        waiting.push(durable);
-                    }
-                }
-            }
-            let is_waited_for = !waiting.is_empty();
-            let sync = || if is_waited_for { self.database.persist(PersistMode::SyncData) } else { Ok(()) };
-            let durable = batch.commit().and_then(|()| sync());
-            let durable = durable.map_err(|error| Failed::new(error.to_string()));
-            let is_over = durable.is_err();
-            for who in waiting {
-                // Who went away meanwhile does not wait for it.
-                let _ = who.send(durable.clone());
-            }
-            if is_over || self.sweep(Timestamp::now()).is_err() {
-                return;
-            }
-            let mut pending = lock(&self.pending);
-            for (key, number) in written {
-                if pending.get(&key).is_some_and(|(latest, _)| *latest == number) {
-                    pending.remove(&key);
-                }
-            }
+    /// One round; `must_last` syncs it.
+    pub(super) fn write(
+        &mut self,
+        records: &[Numbered],
+        notes: Vec<(String, String)>,
+        must_last: bool,
+    ) -> Result<(), Failed> {
+        let mut batch = self.database.batch();
+        for Numbered { key, record, .. } in records {
+            let bytes = serde_json::to_vec(&**record).map_err(|error| Failed::new(error.to_string()))?;
+            batch.insert(&self.records, *key, bytes);
         }
+        for (name, text) in notes {
+            batch.insert(&self.notes, name, text);
+        }
+        let database = &self.database;
+        sound(|| {
+            batch.commit()?;
+            if must_last { database.persist(PersistMode::SyncData) } else { Ok(()) }
+        })
+        .and_then(|()| sound(|| self.sweep(Timestamp::now())))
+        .map_err(Failed::new)
     }
 
     /// Forgets, once a day, who was not heard of for longer than the retention.
@@ -320,8 +270,4 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<Key, (u64, Record)>> {
-    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,6 +10,7 @@ pub mod desk;
 mod embedded;
 mod place;
 mod postgres;
+mod rounds;
 mod store;
 
 pub use place::{Claim, Failed, Place, Settings};

@@ -260,7 +260,7 @@ fn check_reaches_out_only_when_asked() {
     assert_eq!(run(&lab.folder, &environment, &["check"], b"").code, 0, "without --connect nobody is asked");
     let failed = run(&lab.folder, &environment, &["check", "--connect"], b"");
     assert_eq!(failed.code, 1);
-    assert!(failed.err.contains("2 of 3 checks failed"), "{}{}", failed.out, failed.err);
+    assert!(failed.err.contains("2 of 4 checks failed"), "{}{}", failed.out, failed.err);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod mappings;
 mod model;
 mod newest;
 mod outside;
+mod reload;
 mod retries;
 mod store;
 mod supervisor;

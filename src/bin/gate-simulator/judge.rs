@@ -22,6 +22,8 @@ pub struct Claim {
     pub integration: Option<usize>,
     pub identifier: Option<String>,
     pub properties: BTreeMap<String, String>,
+    /// The trace that the request is a part of.
+    pub traceparent: Option<String>,
 }
 
 /// Judges a POST to the gate's path: what it is, and why it cannot be executed, if it cannot.
@@ -48,6 +50,7 @@ pub fn judge(
         integration: place,
         identifier: integration.and_then(|found| properties.get(&found.identifier).cloned()),
         properties,
+        traceparent: headers.get("traceparent").and_then(|trace| trace.to_str().ok()).map(str::to_owned),
     };
     (claim, verdict)
 }

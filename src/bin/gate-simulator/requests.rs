@@ -21,6 +21,7 @@ pub struct Entry {
     pub status: Option<u16>,
     pub identifier: Option<String>,
     pub properties: BTreeMap<String, String>,
+    pub traceparent: Option<String>,
 }
 
 #[derive(Default)]
@@ -104,6 +105,7 @@ impl Requests {
             "status": entry.status,
             "identifier": entry.identifier,
             "properties": entry.properties,
+            "traceparent": entry.traceparent,
         })
     }
 }
@@ -126,6 +128,7 @@ mod tests {
             status: Some(outcome.status()),
             identifier: Some(identifier.to_owned()),
             properties: BTreeMap::new(),
+            traceparent: None,
         }
     }
 

@@ -93,6 +93,7 @@ fn entry(at: Timestamp, outcome: Outcome, status: Option<u16>, claim: Claim) -> 
         status,
         identifier: claim.identifier,
         properties: claim.properties,
+        traceparent: claim.traceparent,
     }
 }
 

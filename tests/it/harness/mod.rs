@@ -8,7 +8,7 @@ mod process;
 mod way;
 
 pub use broker::{Bench, Letter, Message, Node, ctl};
-pub use lab::{Lab, document};
+pub use lab::{Lab, PASSWORD, document};
 pub use postgres::{Node as PgNode, Schema};
 pub use process::{Finished, Running, run};
 pub use way::Way;

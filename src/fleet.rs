@@ -1,0 +1,168 @@
+//! All integrations that are served, and how they change while the worker runs.
+//!
+//! Each has a berth: a task that serves it, and when its document changes drains what is in hand,
+//! and serves it by the new one. Nothing in flight is lost, and nobody else is touched.
+
+use crate::admin::{Health, Standing};
+use crate::config::Settings;
+use crate::facts::{Facts, labels};
+use crate::integration::{Integration, Name};
+use crate::metrics::Metrics;
+use crate::record::Records;
+use crate::shutdown::{self, Shutdown};
+use crate::supervisor::Supervisor;
+use crate::worker::Worker;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+
+/// What all berths share.
+#[derive(Clone, Debug)]
+pub struct Harbour {
+    pub metrics: Metrics,
+    pub health: Health,
+    pub records: Arc<Records>,
+    /// Held by whoever handles a suspect, anywhere in the process.
+    pub quarantine: Arc<Mutex<()>>,
+    pub shutdown: Shutdown,
+}
+
+/// What a berth is to serve.
+#[derive(Debug)]
+struct Order {
+    settings: Arc<Settings>,
+    integration: Integration,
+}
+
+/// The berths, by name. One whose integration was removed waits for its return.
+#[derive(Debug)]
+pub struct Fleet {
+    harbour: Harbour,
+    orders: BTreeMap<Name, watch::Sender<Option<Arc<Order>>>>,
+    berths: JoinSet<()>,
+}
+
+/// How many integrations changed how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub added: usize,
+    pub changed: usize,
+    pub removed: usize,
+}
+
+impl Fleet {
+    /// Serves nothing yet.
+    #[must_use]
+    pub fn new(harbour: Harbour) -> Fleet {
+        Fleet { harbour, orders: BTreeMap::new(), berths: JoinSet::new() }
+    }
+
+    /// Serves these from now on, and no others. What stays as it is goes on undisturbed.
+    pub fn serve(&mut self, settings: &Arc<Settings>, integrations: Vec<Integration>) -> Changes {
+        let mut changes = Changes::default();
+        let steps = integrations.iter().map(|integration| integration.schedule.attempts() - 1).max().unwrap_or(0);
+        let labels = labels(steps as usize);
+        for (name, order) in &self.orders {
+            let stays = integrations.iter().any(|integration| integration.name == *name);
+            if !stays && order.borrow().is_some() {
+                order.send_replace(None);
+                changes.removed += 1;
+            }
+        }
+        for integration in integrations {
+            self.harbour.metrics.prepare(integration.name.as_str(), &labels);
+            let name = integration.name.clone();
+            let order = Arc::new(Order { settings: Arc::clone(settings), integration });
+            match self.orders.get(&name) {
+                Some(known) if known.borrow().as_ref().is_some_and(|known| known.is_same(&order)) => {}
+                Some(known) => {
+                    let was_served = known.send_replace(Some(order)).is_some();
+                    if was_served { changes.changed += 1 } else { changes.added += 1 }
+                }
+                None => {
+                    let (sender, orders) = watch::channel(Some(order));
+                    self.berths.spawn(berth(self.harbour.clone(), name.clone(), orders));
+                    self.orders.insert(name, sender);
+                    changes.added += 1;
+                }
+            }
+        }
+        changes
+    }
+
+    /// Returns when a berth ended, which none does unless it is to stop.
+    pub async fn ended(&mut self) {
+        if self.berths.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns when all have drained after the shutdown began.
+    pub async fn drained(self) {
+        self.berths.join_all().await;
+    }
+}
+
+impl Order {
+    fn is_same(&self, other: &Order) -> bool {
+        let is_same_way =
+            self.settings.broker == other.settings.broker && self.settings.source == other.settings.source;
+        is_same_way && self.integration == other.integration
+    }
+}
+
+/// Serves what it is told to, until the process is to stop.
+async fn berth(harbour: Harbour, name: Name, mut orders: watch::Receiver<Option<Arc<Order>>>) {
+    while !harbour.shutdown.is_stopping() {
+        let order = orders.borrow_and_update().clone();
+        if let Some(order) = order {
+            harbour.health.show(name.as_str(), Standing::Disconnected);
+            serve(&harbour, &order, &mut orders).await;
+        } else {
+            harbour.health.forget(name.as_str());
+            harbour.metrics.rest(name.as_str());
+            tokio::select! {
+                () = harbour.shutdown.wait() => {}
+                _ = orders.changed() => {}
+            }
+        }
+    }
+}
+
+/// Serves by one document; returns when there is another and everything in hand has drained.
+async fn serve(harbour: &Harbour, order: &Order, orders: &mut watch::Receiver<Option<Arc<Order>>>) {
+    let Order { settings, integration } = order;
+    let (in_a_hurry, hurry) = shutdown::channel();
+    let (stop, stopping) = shutdown::channel();
+    let facts = Facts::of(integration, &harbour.metrics);
+    let (records, quarantine) = (Arc::clone(&harbour.records), Arc::clone(&harbour.quarantine));
+    let supervisor = match Worker::new(integration.clone(), facts, records, hurry, quarantine) {
+        Ok(worker) => Supervisor {
+            settings: Arc::clone(settings),
+            worker: Arc::new(worker),
+            health: harbour.health.clone(),
+            shutdown: stopping,
+        },
+        Err(error) => {
+            tracing::error!(integration = integration.name.as_str(), error = format!("{error:#}"), "cannot be served");
+            // Until its document changes nothing would be different.
+            let _ = orders.changed().await;
+            return;
+        }
+    };
+    let ending = async {
+        tokio::select! {
+            () = harbour.shutdown.wait() => {}
+            _ = orders.changed() => {}
+        }
+        stop.stop();
+        tokio::time::sleep(settings.shutdown_deadline / 2).await;
+        in_a_hurry.stop();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = supervisor.run() => {}
+        () = ending => {}
+    }
+}

@@ -1,0 +1,194 @@
+//! Rounds of the embedded store: what changed in a moment goes to the disk together.
+
+use super::embedded::Writer;
+use super::store::{Key, Write};
+use super::{Failed, Record};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// How long a round gathers while there is much to do: a sync for each event would cost more than
+/// its request.
+const GATHER: Duration = Duration::from_millis(1);
+/// From so many writes in the last round on there is much to do.
+const MUCH: usize = 4;
+/// How long writes wait for which nobody waits.
+const LAZY: Duration = Duration::from_millis(20);
+type Durable = oneshot::Sender<Result<(), Failed>>;
+pub(super) type Answer = oneshot::Receiver<Result<(), Failed>>;
+
+/// A record on its way to the disk.
+#[derive(Debug)]
+struct Pending {
+    record: Arc<Record>,
+    /// Which write it was, of all.
+    number: u64,
+    /// It is in the round that is being gathered.
+    is_gathered: bool,
+}
+
+/// What is to be written together.
+#[derive(Debug, Default)]
+struct Round {
+    keys: Vec<Key>,
+    notes: Vec<(String, String)>,
+    waiting: Vec<Durable>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: HashMap<Key, Pending>,
+    round: Round,
+}
+
+/// What the store and its writer share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// There is something to write.
+    wake: Notify,
+    /// And somebody waits for it.
+    urgent: Notify,
+    numbers: AtomicU64,
+    is_closed: AtomicBool,
+}
+
+/// A record that a round writes, and which change it was.
+#[derive(Debug)]
+pub(super) struct Numbered {
+    pub key: Key,
+    pub number: u64,
+    pub record: Arc<Record>,
+}
+
+impl Shared {
+    /// What is known of a person, changed, and on its way to the disk.
+    pub(super) fn change<T>(
+        &self,
+        key: Key,
+        stored: impl FnOnce() -> Result<Option<Record>, Failed>,
+        change: impl FnOnce(&mut Option<Record>) -> (T, Write),
+    ) -> Result<(T, Option<Answer>), Failed> {
+        let mut state = self.state();
+        let known = state.pending.get(&key);
+        let mut record = match known {
+            Some(pending) => Some(Record::clone(&pending.record)),
+            None => stored()?,
+        };
+        let is_gathered = known.is_some_and(|pending| pending.is_gathered);
+        let (told, write) = change(&mut record);
+        if write == Write::Nothing {
+            return Ok((told, None));
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let record = Arc::new(record.unwrap_or_default());
+        state.pending.insert(key, Pending { record, number, is_gathered: true });
+        if !is_gathered {
+            state.round.keys.push(key);
+        }
+        let answer = (write == Write::Durable).then(|| self.await_round(&mut state.round));
+        self.wake.notify_one();
+        Ok((told, answer))
+    }
+
+    /// A note, on its way to the disk.
+    pub(super) fn note(&self, name: &str, text: &str) -> Answer {
+        let mut state = self.state();
+        state.round.notes.push((name.to_owned(), text.to_owned()));
+        let answer = self.await_round(&mut state.round);
+        self.wake.notify_one();
+        answer
+    }
+
+    /// How many changes there were.
+    pub(super) fn changes(&self) -> u64 {
+        self.numbers.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Lets the writer end once everything is written.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+        self.urgent.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the round that is being gathered.
+    fn await_round(&self, round: &mut Round) -> Answer {
+        let (durable, answer) = oneshot::channel();
+        round.waiting.push(durable);
+        self.urgent.notify_one();
+        answer
+    }
+
+    /// Takes the round, with the records that it writes.
+    fn take(&self) -> (Round, Vec<Numbered>) {
+        let mut state = self.state();
+        let round = std::mem::take(&mut state.round);
+        let mut records = Vec::with_capacity(round.keys.len());
+        for key in &round.keys {
+            if let Some(pending) = state.pending.get_mut(key) {
+                pending.is_gathered = false;
+                let (number, record) = (pending.number, Arc::clone(&pending.record));
+                records.push(Numbered { key: *key, number, record });
+            }
+        }
+        (round, records)
+    }
+
+    /// Lets go of what is on the disk now, unless it changed meanwhile.
+    fn written(&self, records: &[Numbered]) {
+        let mut state = self.state();
+        for Numbered { key, number, .. } in records {
+            if state.pending.get(key).is_some_and(|pending| pending.number == *number) {
+                state.pending.remove(key);
+            }
+        }
+    }
+}
+
+/// Writes, round by round, until the store is closed or the disk fails: then everybody is told.
+pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
+    let mut last = 0;
+    loop {
+        shared.wake.notified().await;
+        if shared.state().round.waiting.is_empty() {
+            // Too late is no error: it is written then.
+            let _ = tokio::time::timeout(LAZY, shared.urgent.notified()).await;
+        }
+        if last >= MUCH {
+            tokio::time::sleep(GATHER).await;
+        }
+        let is_last = shared.is_closed.load(Ordering::Relaxed);
+        let (Round { notes, waiting, .. }, records) = shared.take();
+        last = records.len();
+        let must_last = !waiting.is_empty();
+        let written = tokio::task::spawn_blocking(move || {
+            let done = writer.write(&records, notes, must_last);
+            (writer, records, done)
+        });
+        let Ok((back, records, done)) = written.await else { break };
+        writer = back;
+        let has_failed = done.is_err();
+        for who in waiting {
+            // Who went away meanwhile does not wait for it.
+            let _ = who.send(done.clone());
+        }
+        if has_failed || is_last {
+            break;
+        }
+        shared.written(&records);
+    }
+    shared.is_closed.store(true, Ordering::Relaxed);
+    // Who waits for a round that never comes hears of it.
+    shared.state().round = Round::default();
+}

@@ -1,0 +1,126 @@
+//! Changed documents are picked up while the worker runs; bad ones are refused.
+
+use super::harness::{Lab, Message, choice, events, poll_until};
+use super::newest::deliver;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Value, json};
+use std::fs;
+
+fn file(lab: &Lab, index: usize) -> std::path::PathBuf {
+    lab.folder.0.join(format!("integrations/{}.json", lab.simulated[index].integration))
+}
+
+/// Writes an integration's document anew and has it read.
+fn change(lab: &mut Lab, index: usize, change: impl Fn(&mut Value)) {
+    let path = file(lab, index);
+    let mut document: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    change(&mut document);
+    fs::write(&path, document.to_string()).unwrap();
+    lab.worker().signal("HUP");
+}
+
+/// How often the worker said so.
+fn said(lab: &mut Lab, words: &str) -> usize {
+    lab.worker().text().matches(words).count()
+}
+
+#[test]
+fn a_changed_document_is_served_and_a_bad_one_is_refused() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, choice("a@example.com", true), 1);
+    change(&mut lab, 0, |document| document["mappings"][1]["true"] = json!("YES"));
+    lab.worker().line_with("\"changed\":1");
+    poll_until("to consume again", || (said(&mut lab, "ready: consuming") == 2).then_some(()));
+    deliver(&mut lab, choice("b@example.com", true), 2);
+    assert_eq!(lab.gate(0).profiles()["b@example.com"]["OPTIN_NEWS"], "YES");
+    change(&mut lab, 0, |document| drop(document.as_object_mut().unwrap().remove("mappings")));
+    let line = lab.worker().line_with("reload refused");
+    assert!(line.contains("mappings is missing"), "{line}");
+    assert_eq!(lab.metric("consent_gate_reload_failures_total"), 1.0);
+    deliver(&mut lab, choice("c@example.com", true), 3);
+    assert_eq!(lab.gate(0).profiles()["c@example.com"]["OPTIN_NEWS"], "YES", "the old one stays in force");
+    assert_eq!(lab.admin("/readyz").0, 200);
+}
+
+#[test]
+fn a_rotated_secret_is_used_without_a_restart_or_a_signal() {
+    let mut lab = Lab::new();
+    let key = lab.folder.write("integrations/.key", "wrong");
+    let path = file(&lab, 0);
+    let mut document: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    document["authentication"] = json!({ "username": "api_user", "password_file": ".key" });
+    fs::write(&path, document.to_string()).unwrap();
+    lab.set_delays(&[2_000, 2_000, 2_000, 2_000, 2_000, 2_000, 2_000, 2_000, 2_000]);
+    lab.start();
+    lab.publish(events("p", 1));
+    lab.worker().line_with("misconfigured");
+    fs::write(&key, format!("{}\n", super::harness::PASSWORD)).unwrap();
+    lab.settled(1);
+    assert_eq!(lab.gate(0).outcome("accepted"), 1);
+    lab.worker().line_with("\"changed\":1");
+}
+
+#[test]
+fn an_integration_comes_and_goes_and_others_do_not_notice() {
+    let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
+    let (here, aside) = (file(&lab, 1), lab.folder.0.join("aside.json"));
+    fs::rename(&here, &aside).unwrap();
+    lab.start();
+    let second = lab.simulated[1].integration.clone();
+    fs::rename(&aside, &here).unwrap();
+    lab.worker().signal("HUP");
+    lab.worker().line_with("\"added\":1,\"changed\":0");
+    poll_until("both", || (said(&mut lab, "\"consuming\"") == 2).then_some(()));
+    lab.publish(events("p", 1));
+    lab.settled_of(&second, 1);
+    fs::rename(&here, &aside).unwrap();
+    lab.worker().signal("HUP");
+    lab.worker().line_with("\"removed\":1");
+    poll_until("it to be let go", || {
+        let (status, body) = lab.admin("/readyz");
+        (status == 200 && !body.contains(&second)).then_some(())
+    });
+    lab.publish(events("q", 1));
+    lab.settled(2);
+    assert_eq!(lab.bench.depth(&format!("consent-gate.{second}")), 1, "it waits for its return");
+    assert_eq!(said(&mut lab, "\"consuming\""), 2, "the first one was never disturbed");
+    fs::rename(&aside, &here).unwrap();
+    lab.worker().signal("HUP");
+    lab.settled_of(&second, 2);
+}
+
+#[test]
+fn reloads_under_load_lose_nothing() {
+    let reloads = if std::env::var_os("CONSENT_GATE_CHAOS_WHOLE").is_some() { 100 } else { 10 };
+    let mut lab = Lab::new();
+    lab.gate(0).faults(json!([{ "latency_ms": 20 }]));
+    lab.start();
+    for n in 0..reloads {
+        lab.publish(events(&format!("r{n}"), 50));
+        change(&mut lab, 0, |document| document["mappings"][1]["true"] = json!(format!("Y{n}")));
+        poll_until("to be taken", || (said(&mut lab, "\"changed\":1") == n + 1).then_some(()));
+    }
+    lab.settled(reloads * 50);
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), reloads * 50);
+    assert_eq!(lab.gate(0).outcome("accepted"), reloads as u64 * 50, "each once: nothing in hand was given up");
+    assert!(lab.dead().is_empty());
+}
+
+#[test]
+fn a_trace_goes_through_to_the_gate_and_into_the_log() {
+    let mut lab = Lab::new();
+    lab.start();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut headers = FieldTable::default();
+    headers.insert("traceparent".into(), AMQPValue::LongString(trace.into()));
+    let properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+    let body = choice("jane@example.com", true).to_string().into_bytes();
+    lab.publish(vec![Message { body, properties }]);
+    lab.settled(1);
+    let line = lab.worker().line_with("\"delivered\"");
+    assert!(line.contains("\"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\""), "{line}");
+    let requests = lab.gate(0).requests().to_string();
+    assert!(requests.contains(trace), "{requests}");
+}

@@ -4,6 +4,7 @@
 //! and serves it by the new one. Nothing in flight is lost, and nobody else is touched.
 
 use crate::admin::{Health, Standing};
+use crate::broker::standing::Unsettled;
 use crate::config::Settings;
 use crate::facts::{Facts, labels};
 use crate::integration::{Integration, Name};
@@ -114,11 +115,12 @@ impl Order {
 
 /// Serves what it is told to, until the process is to stop.
 async fn berth(harbour: Harbour, name: Name, mut orders: watch::Receiver<Option<Arc<Order>>>) {
+    let unsettled = Arc::new(Unsettled::default());
     while !harbour.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
             harbour.health.show(name.as_str(), Standing::Disconnected);
-            serve(&harbour, &order, &mut orders).await;
+            serve(&harbour, &order, &unsettled, &mut orders).await;
         } else {
             harbour.health.forget(name.as_str());
             harbour.metrics.rest(name.as_str());
@@ -131,13 +133,18 @@ async fn berth(harbour: Harbour, name: Name, mut orders: watch::Receiver<Option<
 }
 
 /// Serves by one document; returns when there is another and everything in hand has drained.
-async fn serve(harbour: &Harbour, order: &Order, orders: &mut watch::Receiver<Option<Arc<Order>>>) {
+async fn serve(
+    harbour: &Harbour,
+    order: &Order,
+    unsettled: &Arc<Unsettled>,
+    orders: &mut watch::Receiver<Option<Arc<Order>>>,
+) {
     let Order { settings, integration } = order;
     let (in_a_hurry, hurry) = shutdown::channel();
     let (stop, stopping) = shutdown::channel();
     let facts = Facts::of(integration, &harbour.metrics);
     let (records, quarantine) = (Arc::clone(&harbour.records), Arc::clone(&harbour.quarantine));
-    let supervisor = match Worker::new(integration.clone(), facts, records, hurry, quarantine) {
+    let supervisor = match Worker::new(integration.clone(), facts, records, hurry, Arc::clone(unsettled), quarantine) {
         Ok(worker) => Supervisor {
             settings: Arc::clone(settings),
             worker: Arc::new(worker),

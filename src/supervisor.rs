@@ -211,7 +211,7 @@ impl Supervisor {
         if lost.is_none() {
             // What was not looked at yet goes back to its queue with the connection.
             let _ = inbox.ebb().await;
-            worker.drained().await;
+            worker.at_rest().await;
         }
         link.close().await;
         lost

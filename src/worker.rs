@@ -50,12 +50,15 @@ pub struct Worker {
     store_failed: Notify,
     hurry: Shutdown,
     quarantine: Arc<Mutex<()>>,
+    /// Held while a suspect is handled, or waits until nothing else is in hand.
+    alone: Mutex<()>,
 }
 
 impl Worker {
     /// Prepares a worker; nothing is sent or consumed yet. When it is to `hurry`, what still waits
-    /// for its turn goes back to the broker. The `quarantine` is shared by all
-    /// workers of the process: whoever handles a suspect holds it.
+    /// for its turn goes back to the broker. What this process had in hand of the integration before,
+    /// by another document, is `unsettled`. The `quarantine` is shared by all workers of the process:
+    /// whoever handles a suspect holds it.
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
@@ -64,6 +67,7 @@ impl Worker {
         facts: Facts,
         records: Arc<Records>,
         hurry: Shutdown,
+        unsettled: Arc<Unsettled>,
         quarantine: Arc<Mutex<()>>,
     ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
@@ -80,12 +84,13 @@ impl Worker {
             most_in_hand: u32::try_from(most_in_hand).unwrap_or(u32::MAX),
             retries_in_hand: Arc::new(Semaphore::new(most_in_hand)),
             fresh_in_hand: Arc::new(Semaphore::new(most_in_hand)),
-            unsettled: Arc::new(Unsettled::new(2 * most_in_hand)),
+            unsettled,
             records,
             mapped: OnceLock::new(),
             store_failed: Notify::new(),
             hurry,
             quarantine,
+            alone: Mutex::default(),
         })
     }
 
@@ -146,8 +151,14 @@ impl Worker {
         self.store_failed.notified().await;
     }
 
+    /// Waits until nothing is in hand any more, and no suspect waits for that.
+    pub async fn at_rest(&self) {
+        let _alone = self.alone.lock().await;
+        self.drained().await;
+    }
+
     /// Waits until nothing is in hand any more.
-    pub async fn drained(&self) {
+    async fn drained(&self) {
         let _ = self.retries_in_hand.acquire_many(self.most_in_hand).await;
         let _ = self.fresh_in_hand.acquire_many(self.most_in_hand).await;
     }
@@ -178,6 +189,7 @@ impl Worker {
 
     /// Handles a delivery with nothing else of this integration in hand.
     pub async fn alone(self: &Arc<Self>, incoming: Incoming, outbox: &Arc<Outbox>, pass: Pass) {
+        let _alone = self.alone.lock().await;
         self.drained().await;
         if let Some(handling) = self.begin(incoming, outbox, pass).await {
             // A panic is caught within.

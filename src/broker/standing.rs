@@ -14,9 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const SUSPECT: i64 = 2;
 /// At so many returns it is dead.
 const CRASHED: i64 = 5;
-/// How many messages are remembered for each that may be in hand; those that another worker got
-/// after a connection was lost would be remembered for ever.
-const REMEMBERED: usize = 16;
+/// The most messages that are remembered; those that another worker got after a connection was
+/// lost would be remembered for ever.
+const REMEMBERED: usize = 100_000;
 
 /// How a delivery is to be treated, by how it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,25 +49,18 @@ pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool) -> Stan
 }
 
 /// The messages that this process received and did not settle, over all connections.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Unsettled {
     hasher: RandomState,
     bodies: Mutex<HashSet<u64>>,
-    most: usize,
 }
 
 impl Unsettled {
-    /// Remembers what is in hand when that is at most `in_hand` messages.
-    #[must_use]
-    pub fn new(in_hand: usize) -> Unsettled {
-        Unsettled { hasher: RandomState::new(), bodies: Mutex::default(), most: in_hand.saturating_mul(REMEMBERED) }
-    }
-
     /// Notes a delivery and says how to treat it.
     pub(super) fn receive(&self, delivery: &Delivery) -> Standing {
         let body = self.hasher.hash_one(&delivery.data);
         let mut bodies = self.bodies();
-        if bodies.len() >= self.most {
+        if bodies.len() >= REMEMBERED {
             bodies.clear();
         }
         let was_ours = !bodies.insert(body);

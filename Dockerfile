@@ -14,13 +14,19 @@ COPY src src
 # cargo compares times, and a copied file may be older than the empty one that it replaces.
 RUN find src -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --bin consent-gate \
- && mkdir /records
+ && mkdir /records \
+ && cp /lib/*-linux-gnu/libgcc_s.so.1 /
 
 FROM worker-build AS simulator-build
 RUN cargo build --release --locked --bin gate-simulator
 
+# glibc, certificates and time zones, and no shell, no OpenSSL, no C++. What Rust's own
+# unwinding needs beside them is one library; /usr/lib is among the places where it is looked for.
+FROM gcr.io/distroless/base-nossl-debian12:nonroot AS base
+COPY --from=worker-build /libgcc_s.so.1 /usr/lib/libgcc_s.so.1
+
 # For docker-compose.yml; no part of the worker's image.
-FROM gcr.io/distroless/cc-debian12:nonroot AS simulator
+FROM base AS simulator
 COPY --from=simulator-build /src/target/release/gate-simulator /usr/local/bin/gate-simulator
 USER 65532:65532
 WORKDIR /etc/consent-gate
@@ -28,8 +34,8 @@ EXPOSE 9090
 ENTRYPOINT ["/usr/local/bin/gate-simulator"]
 CMD ["--help"]
 
-# The base brings the certificates by which brokers and gates are verified, and no shell.
-FROM gcr.io/distroless/cc-debian12:nonroot AS worker
+# The base brings the certificates by which brokers and gates are verified.
+FROM base AS worker
 LABEL org.opencontainers.image.title="consent-gate" \
       org.opencontainers.image.description="Delivers Didomi consent events from RabbitMQ to Selligent through a campaign's gate" \
       org.opencontainers.image.licenses="MIT"

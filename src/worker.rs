@@ -4,9 +4,10 @@
 //! that is delivered again by the broker. One event costs one event: a panic while handling it
 //! makes it a dead letter, and everybody else goes on.
 
-use crate::broker::headers::{Attempt, History, traceparent};
+use crate::broker::headers::{self, Attempt, History, traceparent};
 use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
+use crate::broker::report::{self, Report};
 use crate::broker::standing::{Standing, Unsettled};
 use crate::facts::{Facts, Receipt, fingerprint};
 use crate::gate::{Answer, Gate, Lane, Outcome, Pass, Shut, Slot};
@@ -226,6 +227,10 @@ impl Worker {
             brief: told.into_inner().unwrap_or_default(),
         };
         let is_repair = history.is_repair;
+        let report = headers::report_to(&delivery.properties).filter(|_| !is_repair).map(|queue| {
+            let attempts = history.attempts.saturating_add(attempt.is_some().into());
+            (queue.to_owned(), report(&verdict, &receipt, attempts))
+        });
         let repair_at = || Timestamp::now().checked_add(record::lateness(&self.integration)).unwrap_or(Timestamp::MAX);
         let repair_at = is_repair_due.then(repair_at);
         let settlement =
@@ -241,6 +246,9 @@ impl Worker {
                 self.facts.repaired(&verdict, &receipt);
             } else {
                 self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
+            }
+            if let Some((queue, report)) = report {
+                outbox.report(queue, report);
             }
         }
     }
@@ -454,6 +462,16 @@ impl From<Course> for Passage {
 /// A panic becomes the course of the one event that caused it.
 async fn guarded(deliver: impl Future<Output = Option<Passage>>) -> Option<Passage> {
     AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Some(Course::Panicked.into()))
+}
+
+/// What to tell of a verdict to who watches a replay.
+fn report(verdict: &Verdict, receipt: &Receipt, attempt: u32) -> Report {
+    let outcome = verdict.outcome().unwrap_or(match verdict {
+        Verdict::Hold(_) => report::HOLD,
+        _ => report::RETRY,
+    });
+    let (outcome, code) = (outcome.to_owned(), verdict.code().to_owned());
+    Report { outcome, code, body: receipt.fingerprint.clone(), attempt }
 }
 
 fn lane(feed: Feed) -> Lane {

@@ -5,6 +5,7 @@
 //! messages. Headers of ours are believed only in messages from the retry queue, whatever their
 //! integer types, and written anew each time.
 
+use super::report;
 use crate::gate::{Outcome, redact::MAX_CHARS};
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -19,13 +20,17 @@ const REASON: &str = "consent-gate-reason";
 const LAST_ERROR: &str = "consent-gate-last-error";
 const HISTORY: &str = "consent-gate-history";
 const REPAIR: &str = "consent-gate-repair";
-/// The one of ours that travels on whoever wrote it; reserved for reports, and not read yet.
+/// When a dead letter became one.
+const DIED: &str = "consent-gate-died-ms";
+/// The one of ours that travels on whoever wrote it: where verdicts are reported to.
 const REPORT_TO: &str = "consent-gate-report-to";
 /// W3C Trace Context.
 const TRACEPARENT: &str = "traceparent";
 /// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
 /// it see a cycle.
-const BROKERS_PREFIXES: [&str; 4] = ["x-death", "x-first-death-", "x-last-death-", "x-delivery-count"];
+const BROKERS_PREFIXES: [&str; 4] = ["x-death", "x-first-death-", "x-last-death-", DELIVERY_COUNT];
+/// How often a message was returned.
+pub const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Sender-selected routing: obeyed again, a dead letter would be copied into other queues.
 const ROUTING: [&str; 2] = ["CC", "BCC"];
 /// All headers together may not pass this, in bytes: a frame too large kills the connection.
@@ -121,11 +126,12 @@ impl History {
     }
 
     /// Ours, the most telling first: whatever does not fit any more is left out.
-    fn headers(&self, reason: Option<&'static str>) -> Vec<(&'static str, AMQPValue)> {
+    fn headers(&self, death: Option<(&'static str, Timestamp)>) -> Vec<(&'static str, AMQPValue)> {
         let time = |name, at: Option<Timestamp>| Some((name, AMQPValue::LongLongInt(at?.as_millisecond())));
         let entries: Vec<AMQPValue> = self.entries.iter().map(write_entry).collect();
         let optional = [
-            reason.map(|reason| (REASON, AMQPValue::LongString(reason.into()))),
+            death.map(|(reason, _)| (REASON, AMQPValue::LongString(reason.into()))),
+            time(DIED, death.map(|(_, at)| at)),
             Some((ATTEMPTS, AMQPValue::LongLongInt(self.attempts.into()))),
             self.is_repair.then_some((REPAIR, AMQPValue::Boolean(true))),
             time(NOT_BEFORE, self.not_before),
@@ -153,17 +159,82 @@ fn last(mut entries: Vec<Attempt>) -> Vec<Attempt> {
     entries
 }
 
-/// The properties with which a message is published on; `reason` only for a dead letter.
+/// The properties with which a message is published on; `death` only for a dead letter: the reason's
+/// code, and when.
 #[must_use]
-pub fn for_publish(received: &BasicProperties, history: &History, reason: Option<&'static str>) -> BasicProperties {
+pub fn for_publish(
+    received: &BasicProperties,
+    history: &History,
+    death: Option<(&'static str, Timestamp)>,
+) -> BasicProperties {
     let kept = kept_headers(received.headers().as_ref());
-    let headers = history.headers(reason).into_iter().fold(kept, |mut headers, (key, value)| {
+    let headers = history.headers(death).into_iter().fold(kept, |mut headers, (key, value)| {
         if table_size(&headers) + 1 + key.len() + value_size(&value) <= MAX_HEADERS {
             headers.insert(key.into(), value);
         }
         headers
     });
     publishable(received, headers)
+}
+
+/// The properties with which a dead letter begins anew: as if it had never been tried, with its
+/// verdicts reported to a queue.
+#[must_use]
+pub fn for_replay(received: &BasicProperties, report_to: &str) -> BasicProperties {
+    let properties = for_publish(received, &History::default(), None);
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(REPORT_TO.into(), AMQPValue::LongString(report_to.into()));
+    properties.with_headers(headers)
+}
+
+/// The properties with which a dead letter is put back where it was: ours stay, what the broker
+/// would obey again does not.
+#[must_use]
+pub fn for_return(exported: &BasicProperties) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (key, value) in exported.headers().iter().flat_map(FieldTable::inner) {
+        if !is_brokers(key.as_str()) {
+            headers.insert(key.clone(), value.clone());
+        }
+    }
+    publishable(exported, headers)
+}
+
+/// Where a message wants its verdicts reported to, if it may.
+#[must_use]
+pub fn report_to(properties: &BasicProperties) -> Option<&str> {
+    let queue = text(properties.headers().as_ref()?.inner().get(REPORT_TO)?)?;
+    // The length of a queue's name is one byte.
+    Some(queue).filter(|queue| queue.starts_with(report::PREFIX) && u8::try_from(queue.len()).is_ok())
+}
+
+/// A dead letter's reason, as whoever made it wrote it.
+#[must_use]
+pub fn reason(properties: &BasicProperties) -> Option<&str> {
+    text(properties.headers().as_ref()?.inner().get(REASON)?)
+}
+
+/// When a letter died: as it says itself, else at the end of its last attempt, else its publisher's
+/// timestamp.
+#[must_use]
+pub fn died(properties: &BasicProperties, history: &History) -> Option<Timestamp> {
+    let headers = properties.headers().as_ref();
+    let own = headers.and_then(|headers| integer(headers.inner().get(DIED)?));
+    let tried = history.entries.last().map(|last| last.at.as_millisecond().saturating_add(last.ms.max(0)));
+    let published = || i64::try_from((*properties.timestamp())?).ok()?.checked_mul(1_000);
+    Timestamp::from_millisecond(own.or(tried).or_else(published)?).ok()
+}
+
+/// Whether a header is the worker's own.
+#[must_use]
+pub fn is_own(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// Whether the broker wrote a header, or would obey it.
+#[must_use]
+pub fn is_brokers(name: &str) -> bool {
+    BROKERS_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || ROUTING.contains(&name)
 }
 
 fn write_entry(attempt: &Attempt) -> AMQPValue {
@@ -215,8 +286,7 @@ fn kept_headers(received: Option<&FieldTable>) -> FieldTable {
     let mut kept = FieldTable::default();
     for (key, value) in received.into_iter().flat_map(FieldTable::inner) {
         let name = key.as_str();
-        let brokers = BROKERS_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || ROUTING.contains(&name);
-        if !brokers && (!name.starts_with(PREFIX) || name == REPORT_TO) {
+        if !is_brokers(name) && (!name.starts_with(PREFIX) || name == REPORT_TO) {
             kept.insert(key.clone(), value.clone());
         }
     }
@@ -293,7 +363,7 @@ mod tests {
     }
 
     fn letter(headers: FieldTable) -> BasicProperties {
-        for_publish(&received(headers), &history(), Some("attempts_exhausted"))
+        for_publish(&received(headers), &history(), Some(("attempts_exhausted", Timestamp::UNIX_EPOCH)))
     }
 
     fn keys(properties: &BasicProperties) -> Vec<String> {
@@ -391,9 +461,21 @@ mod tests {
 
     #[test]
     fn the_history_gives_way_before_the_frame_grows_too_large() {
-        let keys = keys(&letter(table(vec![("big", AMQPValue::LongString("x".repeat(MAX_HEADERS - 180).into()))])));
+        let keys = keys(&letter(table(vec![("big", AMQPValue::LongString("x".repeat(MAX_HEADERS - 210).into()))])));
         assert!(keys.contains(&REASON.to_owned()) && keys.contains(&ATTEMPTS.to_owned()), "{keys:?}");
         assert!(!keys.contains(&HISTORY.to_owned()), "{keys:?}");
+    }
+
+    #[test]
+    fn a_replayed_letter_begins_anew_and_is_watched() {
+        let letter = letter(table(vec![("tenant", AMQPValue::Boolean(true))]));
+        assert_eq!((reason(&letter), report_to(&letter)), (Some("attempts_exhausted"), None));
+        assert_eq!(died(&letter, &History::default()), Some(Timestamp::UNIX_EPOCH));
+        let replayed = for_replay(&letter, "consent-gate.report.1");
+        assert_eq!(keys(&replayed), [ATTEMPTS, REPORT_TO, "tenant"]);
+        assert_eq!(report_to(&replayed), Some("consent-gate.report.1"));
+        assert_eq!(report_to(&for_replay(&letter, "consent-gate.acme.dead")), None);
+        assert_eq!(keys(&for_return(&letter)), keys(&letter));
     }
 
     #[test]

@@ -8,8 +8,10 @@
 pub mod claim;
 pub mod headers;
 pub mod inbox;
+pub mod letters;
 pub mod link;
 pub mod outbox;
+pub mod report;
 pub mod standing;
 pub mod topology;
 

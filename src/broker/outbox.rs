@@ -6,21 +6,26 @@
 //! wrong publish when several are under way on one channel.
 
 use super::headers::{History, PERSISTENT, for_publish};
+use super::report::Report;
 use super::standing::Unsettled;
 use super::topology::Queues;
 use super::{Error, call};
 use crate::integration::Name;
 use crate::shutdown::Shutdown;
+use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::DeliveryTag;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_retry::strategy::{ExponentialBackoff, jitter};
 
 /// Channels on which one integration publishes at once.
 const PUBLISHERS: usize = 8;
+/// Reports that wait to be sent at most; more are dropped.
+const MOST_REPORTS: usize = 10_000;
 /// The first pause after a failed publish, doubled each time, in milliseconds.
 const FIRST_PAUSE_MS: u64 = 100;
 /// The longest pause between two tries, in milliseconds.
@@ -48,9 +53,8 @@ pub struct Gone;
 pub struct Outbox {
     queues: Queues,
     unsettled: Arc<Unsettled>,
-    connection: Arc<Connection>,
-    idle: Mutex<Vec<Channel>>,
-    publishers: Semaphore,
+    publishers: Publishers,
+    reports: OnceLock<mpsc::Sender<(String, Report)>>,
     over: Shutdown,
     missing: Arc<Notify>,
 }
@@ -69,9 +73,8 @@ impl Outbox {
         Outbox {
             queues: Queues::of(integration),
             unsettled,
-            connection,
-            idle: Mutex::new(Vec::new()),
-            publishers: Semaphore::new(PUBLISHERS),
+            publishers: Publishers::new(connection, PUBLISHERS),
+            reports: OnceLock::new(),
             over,
             missing,
         }
@@ -102,7 +105,8 @@ impl Outbox {
         failed: impl Fn(&Error),
     ) -> Result<(), Gone> {
         if let Some((queue, history, reason)) = self.publication(settlement) {
-            let properties = for_publish(&delivery.properties, history, reason);
+            let death = reason.map(|reason| (reason, Timestamp::now()));
+            let properties = for_publish(&delivery.properties, history, death);
             self.publish_until_confirmed(&delivery, &queue, &properties, &failed).await?;
         }
         match call("ack", delivery.acker.ack(BasicAckOptions::default())).await {
@@ -152,20 +156,101 @@ impl Outbox {
         Err(Gone)
     }
 
-    /// One publish, confirmed. A channel goes back to the others only after it was acked.
     async fn publish(&self, queue: &str, body: &[u8], properties: &BasicProperties) -> Result<(), Error> {
-        // The semaphore is never closed, so this is always a permit.
-        let _turn = self.publishers.acquire().await;
-        let channel = self.channel().await?;
-        let published = publish(&channel, queue, body, properties.clone()).await?;
-        // A channel that was once refused by a full queue may be refused for ever (docs/rabbitmq.md).
-        if published != Published::Refused {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
-        }
+        let published = self.publishers.publish(queue, body, properties.clone()).await?;
         if published == Published::Returned {
             self.missing.notify_one();
         }
         published.or_refused(queue)
+    }
+
+    /// Tells a queue what became of an event. Waits for nothing: a report for which there is no
+    /// room, no queue or no broker is dropped.
+    pub fn report(&self, queue: String, report: Report) {
+        let reports = self.reports.get_or_init(|| {
+            let (sender, reports) = mpsc::channel(MOST_REPORTS);
+            tokio::spawn(tell(Arc::clone(&self.publishers.connection), reports));
+            sender
+        });
+        let _ = reports.try_send((queue, report));
+    }
+}
+
+/// Publishes reports on a channel of their own, neither persistent nor confirmed, for as long as
+/// their outbox lives.
+async fn tell(connection: Arc<Connection>, mut reports: mpsc::Receiver<(String, Report)>) {
+    let mut open = None;
+    while let Some((queue, report)) = reports.recv().await {
+        let told = async {
+            let channel = match open.take().filter(|channel: &Channel| channel.status().connected()) {
+                Some(channel) => channel,
+                None => call("open a channel", connection.create_channel()).await?,
+            };
+            let body = serde_json::json!(report).to_string();
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            let sent = channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), properties);
+            call("report", sent).await?;
+            Ok::<_, Error>(channel)
+        };
+        match told.await {
+            Ok(channel) => open = Some(channel),
+            // Whatever else waits would wait as long in vain.
+            Err(_) => while reports.try_recv().is_ok() {},
+        }
+    }
+}
+
+/// Channels that confirm, each with at most one publish under way.
+#[derive(Debug)]
+pub struct Publishers {
+    connection: Arc<Connection>,
+    idle: Mutex<Vec<Channel>>,
+    turns: Semaphore,
+}
+
+impl Publishers {
+    /// So many channels, opened when they are first needed.
+    #[must_use]
+    pub fn new(connection: Arc<Connection>, channels: usize) -> Publishers {
+        Publishers { connection, idle: Mutex::new(Vec::new()), turns: Semaphore::new(channels) }
+    }
+
+    /// Moves a letter: publishes it, and acks it by its tag on the channel that delivered it once
+    /// the broker has confirmed.
+    ///
+    /// # Errors
+    /// The broker refuses or is gone; the letter is still where it was, perhaps in both places.
+    pub async fn carry(
+        &self,
+        channel: &Channel,
+        tag: DeliveryTag,
+        body: &[u8],
+        queue: &str,
+        properties: BasicProperties,
+    ) -> Result<(), Error> {
+        self.put(queue, body, properties).await?;
+        remove(channel, tag).await
+    }
+
+    /// Publishes, and returns once the broker has confirmed.
+    ///
+    /// # Errors
+    /// The broker refuses or is gone.
+    pub async fn put(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<(), Error> {
+        self.publish(queue, body, properties).await?.or_refused(queue)
+    }
+
+    /// One publish, confirmed. A channel goes back to the others only after it was acked.
+    async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Published, Error> {
+        // The semaphore is never closed, so this is always a permit.
+        let _turn = self.turns.acquire().await;
+        let channel = self.channel().await?;
+        let published = publish(&channel, queue, body, properties).await?;
+        // A channel that was once refused by a full queue may be refused for ever (docs/rabbitmq.md).
+        if published != Published::Refused {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        }
+        Ok(published)
     }
 
     async fn channel(&self) -> Result<Channel, Error> {
@@ -177,6 +262,20 @@ impl Outbox {
         call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(channel)
     }
+
+    /// Lets go, politely.
+    pub async fn close(&self) {
+        let _ = call("close", self.connection.close(200, "done".into())).await;
+    }
+}
+
+/// Removes a letter for good, by its tag on the channel that delivered it.
+///
+/// # Errors
+/// The broker is gone; the letter is still there.
+pub async fn remove(channel: &Channel, tag: DeliveryTag) -> Result<(), Error> {
+    // An ack by the letter's own handle costs a task for each.
+    call("ack", channel.basic_ack(tag, BasicAckOptions::default())).await
 }
 
 /// How the broker answered a publish.

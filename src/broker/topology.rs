@@ -8,7 +8,7 @@ use crate::integration::{Integration, Name};
 use crate::schedule::Schedule;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::{Channel, Connection, ExchangeKind, Queue};
 use std::time::Duration;
 
 /// Where events come from: `[source]`.
@@ -229,7 +229,19 @@ fn explain(error: Error, remedy: &str) -> Error {
 /// # Errors
 /// The queue is gone, or the broker.
 pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, Error> {
+    Ok(look(channel, queue).await?.message_count())
+}
+
+/// How many consumers a queue has.
+///
+/// # Errors
+/// The queue is gone, or the broker.
+pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
+    let looked = look(channel, queue).await.map(|queue| queue.consumer_count());
+    looked.map_err(|error| explain(error, "it is made by: consent-gate declare"))
+}
+
+async fn look(channel: &Channel, queue: &str) -> Result<Queue, Error> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = call("look at a queue", channel.queue_declare(queue.into(), passive, FieldTable::default())).await?;
-    Ok(declared.message_count())
+    call("look at a queue", channel.queue_declare(queue.into(), passive, FieldTable::default())).await
 }

@@ -1,0 +1,237 @@
+//! Dead letters, as operators' commands meet them.
+//!
+//! Browsing changes nothing: letters are consumed and never acked, each with the queue's own leave
+//! to be returned a thousand million times, and go back when their channel closes. Returned ones
+//! come before fresh ones, in the order of their return (`docs/rabbitmq.md`), and channels are
+//! closed in the order in which they read: so the order stays, too. A snapshot is as many letters
+//! as were ready when it began; what arrives later is behind them and is not read.
+//!
+//! Moving goes round: after a browse all letters count as returned, so those of a chunk that stay
+//! go behind the others when its channel closes, and after one round everything is in its order.
+//! No letter is in hand for longer than its chunk takes.
+
+use super::report::PREFIX;
+use super::topology::Queues;
+use super::{Error, call, link, topology};
+use crate::integration::Name;
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Letters in the first chunk, before their sizes are known.
+const FIRST_CHUNK: u32 = 64;
+/// Letters in a chunk at most; more only where the channels of a connection would not suffice.
+const LARGEST_CHUNK: u32 = 1_000;
+/// Chunks that one browse holds at most: a connection has 2,047 channels.
+const MOST_CHUNKS: u32 = 1_800;
+/// What the bodies of a chunk may weigh, in bytes, as far as can be foreseen.
+const CHUNK_BYTES: u64 = 16 * 1024 * 1024;
+/// How long the next letter is waited for before somebody else is suspected to have it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long letters take at most to be back in their queue.
+const RETURNING: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The dead letters of one integration, with which nobody else works meanwhile.
+#[derive(Debug)]
+pub struct DeadLetters {
+    connection: Connection,
+    /// Holds the lock and looks at depths.
+    channel: Channel,
+    queue: String,
+    /// Somebody else consumes the queue: what is in their hands cannot be seen.
+    pub is_shared: bool,
+}
+
+impl DeadLetters {
+    /// Takes hold of them. The broker frees them when this process ends, however it does.
+    ///
+    /// # Errors
+    /// Another command works with them, there are none, or the broker refuses or is gone.
+    pub async fn hold(settings: &link::Settings, name: &Name) -> Result<DeadLetters, Error> {
+        let queue = Queues::of(name).dead;
+        let connection = link::dial(settings, "dead letters").await?;
+        let channel = call("open a channel", connection.create_channel()).await?;
+        let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let locked = channel.queue_declare(format!("{queue}.lock").into(), exclusive, FieldTable::default());
+        call(&format!("hold \"{queue}\""), locked).await.map_err(|error| match error.code() {
+            Some(405) => Error::refused(
+                format!("the dead letters of {name} are in use"),
+                "another command works with them; wait for its end, or end it",
+            ),
+            _ => error,
+        })?;
+        let mut letters = DeadLetters { connection, channel, queue, is_shared: false };
+        letters.is_shared = letters.settle_down().await?;
+        Ok(letters)
+    }
+
+    /// Waits until a command that was killed is gone from the queue, and says whether somebody else
+    /// still consumes it.
+    async fn settle_down(&self) -> Result<bool, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        while topology::consumers(&self.channel, &self.queue).await? > 0 {
+            if Instant::now() > deadline {
+                return Ok(true);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(false)
+    }
+
+    /// How many letters wait now.
+    ///
+    /// # Errors
+    /// The queue is gone, or the broker.
+    pub async fn count(&self) -> Result<u32, Error> {
+        topology::depth(&self.channel, &self.queue).await
+    }
+
+    /// Begins to read everything that is there now.
+    ///
+    /// # Errors
+    /// The queue is gone, or the broker.
+    pub async fn walk(&self) -> Result<Walk<'_>, Error> {
+        let count = self.count().await?;
+        let least = count / MOST_CHUNKS + 1;
+        Ok(Walk { letters: self, count, left: count, least, size: FIRST_CHUNK.max(least), held: Vec::new() })
+    }
+
+    /// A queue of this command's own for reports, and what arrives in it.
+    ///
+    /// # Errors
+    /// The broker refuses or is gone.
+    pub async fn reports(&self) -> Result<(String, Consumer), Error> {
+        let channel = call("open a channel", self.connection.create_channel()).await?;
+        let queue = format!("{PREFIX}{:016x}", RandomState::new().hash_one(std::process::id()));
+        let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default());
+        call(&format!("declare \"{queue}\""), declared).await?;
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
+        let consumer = call(&format!("consume \"{queue}\""), consumer).await?;
+        Ok((queue, consumer))
+    }
+
+    /// Lets go, politely.
+    pub async fn close(self) {
+        topology::close(self.connection).await;
+    }
+}
+
+/// Some letters, in their order.
+#[derive(Debug)]
+pub struct Chunk {
+    /// Where they are acked; closing it returns those that were not.
+    pub channel: Channel,
+    pub letters: Vec<Delivery>,
+}
+
+/// One way through a snapshot.
+#[derive(Debug)]
+pub struct Walk<'d> {
+    letters: &'d DeadLetters,
+    /// How many letters were ready when it began.
+    pub count: u32,
+    left: u32,
+    least: u32,
+    size: u32,
+    held: Vec<Channel>,
+}
+
+impl Walk<'_> {
+    /// How many letters were read so far.
+    #[must_use]
+    pub fn read(&self) -> u32 {
+        self.count - self.left
+    }
+
+    /// The next letters; `None` at the end of the snapshot.
+    ///
+    /// # Errors
+    /// The broker is gone, or letters that were counted do not come.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let most = u16::try_from(self.size.min(self.left)).unwrap_or(u16::MAX);
+        let channel = call("open a channel", self.letters.connection.create_channel()).await?;
+        // Exactly so many that nothing behind the snapshot is ever delivered.
+        call("limit the prefetch", channel.basic_qos(most, BasicQosOptions::default())).await?;
+        let queue = self.letters.queue.as_str();
+        let consumer =
+            channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let mut consumer = call(&format!("consume queue \"{queue}\""), consumer).await?;
+        let letters = self.receive(&mut consumer, most).await?;
+        // Acks would make room for others.
+        let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        call("stop consuming", cancelled).await?;
+        let received = u32::try_from(letters.len()).unwrap_or(u32::MAX);
+        // Others took what is missing.
+        self.left = if received < u32::from(most) { 0 } else { self.left - received };
+        self.size = self.size_after(&letters);
+        Ok(Some(Chunk { channel, letters }))
+    }
+
+    /// Receives so many letters.
+    async fn receive(&self, consumer: &mut Consumer, most: u16) -> Result<Vec<Delivery>, Error> {
+        let mut letters = Vec::with_capacity(most.into());
+        let queue = &self.letters.queue;
+        let deadline = Instant::now() + super::CALL_TIMEOUT + PATIENCE;
+        while letters.len() < usize::from(most) {
+            match tokio::time::timeout(PATIENCE, consumer.next()).await {
+                Ok(Some(Ok(letter))) => letters.push(letter),
+                Ok(_) => return Err(Error::consumer_gone()),
+                Err(_) if self.letters.count().await? == 0 => break,
+                Err(_) if Instant::now() > deadline => {
+                    let why = format!("{} letters of {} came, and no more", self.read(), self.count);
+                    return Err(Error::refused(format!("read \"{queue}\""), why));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(letters)
+    }
+
+    fn size_after(&self, letters: &[Delivery]) -> u32 {
+        let bytes: u64 = letters.iter().map(|letter| letter.data.len() as u64).sum();
+        let average = (bytes / (letters.len() as u64).max(1)).max(1);
+        let size = u32::try_from(CHUNK_BYTES / average).unwrap_or(u32::MAX);
+        size.clamp(16, LARGEST_CHUNK).max(self.least)
+    }
+
+    /// Keeps a chunk's letters from coming again until the walk ends.
+    pub fn keep(&mut self, chunk: Chunk) {
+        self.held.push(chunk.channel);
+    }
+
+    /// Gives back what is left of a chunk.
+    ///
+    /// # Errors
+    /// The broker is gone; everything that was not acked is back then.
+    pub async fn give_back(&mut self, chunk: Chunk) -> Result<(), Error> {
+        call("close a channel", chunk.channel.close(200, "done".into())).await
+    }
+
+    /// Gives everything back in its order, and waits until it is there. So many letters were
+    /// removed or moved meanwhile.
+    ///
+    /// # Errors
+    /// The broker is gone; everything is back then.
+    pub async fn end(self, gone: u32) -> Result<(), Error> {
+        for channel in self.held {
+            call("close a channel", channel.close(200, "done".into())).await?;
+        }
+        let deadline = Instant::now() + RETURNING;
+        while self.letters.count().await? < self.count.saturating_sub(gone) && Instant::now() < deadline {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+}

@@ -1,6 +1,11 @@
 //! The command line: clap's types and nothing else.
 
+mod dead;
+
+pub use dead::{Dead, DiscardArgs, ExportArgs, ImportArgs, ListArgs, ReplayArgs, Selection, ShowArgs};
+
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use std::path::PathBuf;
 
 /// Delivers Didomi consent events from RabbitMQ to Selligent, through a campaign's gate.
@@ -28,6 +33,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub enum Command {
     /// Run the worker until SIGTERM or Ctrl-C
     Run,
@@ -39,6 +45,9 @@ pub enum Command {
     Map(MapArgs),
     /// Trigger the real gate once, to prove the key and the gate's name
     Send(SendArgs),
+    /// List, show, replay, discard, export or import dead letters
+    #[command(subcommand)]
+    Dead(Dead),
     /// Show what is recorded of a person, or forget it
     #[command(subcommand)]
     Person(Person),
@@ -47,6 +56,15 @@ pub enum Command {
     Store(Store),
     /// Exit 0 when the local worker is ready
     Healthcheck,
+    /// Write a completion script for a shell to standard output
+    #[command(after_help = "Example:\n  consent-gate completions bash > /etc/bash_completion.d/consent-gate")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual page to standard output
+    #[command(hide = true)]
+    Man,
 }
 
 /// What to do with a person's record.
@@ -55,7 +73,7 @@ pub enum Person {
     /// Show each value on record: since when, by which event, when the gate accepted it
     #[command(after_help = "Example:\n  consent-gate person show --integration acme jane@example.com --reveal")]
     Show(PersonShowArgs),
-    /// Erase a person's record and skip older events of theirs from now on
+    /// Erase a person's record and dead letters, and skip older events of theirs from now on
     #[command(after_help = "Example:\n  consent-gate person forget --integration acme jane@example.com")]
     Forget(PersonForgetArgs),
 }

@@ -49,6 +49,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Send(args) => {
             ops::send::send(&args.integration, &args.event, args.yes, file, &environment, cli.json).await
         }
+        Command::Dead(command) => ops::dead::run(command, file, &environment, cli.json).await,
         Command::Person(Person::Show(args)) => {
             let (name, identifier) = (&args.integration, &args.identifier);
             ops::person::show(name, identifier, args.reveal, file, &environment, cli.json).await
@@ -62,5 +63,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             ops::store::adopt(args.integration.as_deref(), args.yes, file, &environment, cli.json).await
         }
         Command::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
+        Command::Completions { shell } => ops::shell::completions(*shell),
+        Command::Man => ops::shell::man(),
     }
 }

@@ -143,7 +143,9 @@ fn erasure(event: &Event, integration: &Integration) -> Option<Plan> {
 }
 
 impl Brief {
-    fn of(event: &Event) -> Brief {
+    /// What may be told of an event.
+    #[must_use]
+    pub fn of(event: &Event) -> Brief {
         // Of a user's message the id is the person's.
         let id = event.id().ok().flatten().filter(|id| !event.kind().is_user() && is_uuid(id));
         Brief {

@@ -9,7 +9,7 @@ mod node;
 mod secrets;
 mod settings;
 
-pub use fields::{Problem, did_you_mean};
+pub use fields::{Problem, did_you_mean, parse_duration};
 pub use settings::Settings;
 
 use crate::integration::{Integration, Name};

@@ -3,11 +3,13 @@
 //! Data goes to standard output, talk to standard error.
 
 pub mod check;
+pub mod dead;
 pub mod declare;
 pub mod healthcheck;
 pub mod map;
 pub mod person;
 pub mod send;
+pub mod shell;
 pub mod store;
 
 use crate::broker::{self, headers::History};
@@ -19,6 +21,7 @@ use jiff::Timestamp;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
+use std::sync::Once;
 
 /// The largest event that a command reads: enough to show that it is too large.
 const MAX_EVENT: u64 = 2 * crate::verdict::MAX_BODY as u64;
@@ -78,7 +81,8 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
 
 /// Leaves a line in the log of who saw or removed personal data, of how many.
 fn log_access(settings: &Settings, command: &str, integration: &Name, persons: u64) {
-    telemetry::start(settings.log);
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| telemetry::start(settings.log));
     let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
     tracing::info!(user, command, integration = integration.as_str(), persons, "personal data was touched");
 }
@@ -105,6 +109,17 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Everything that is wrong with a command line, at once.
+fn usage(problems: Vec<String>) -> Failure {
+    Failure::Usage(problems.join("\nerror: "))
+}
+
+/// Says something to whoever sits there.
+fn talk(text: &str) {
+    // Talk: a closed standard error changes nothing.
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Reads one message from a file or, for `-`, from standard input.

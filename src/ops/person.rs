@@ -1,9 +1,10 @@
 //! `person`: what is recorded of somebody, and how to forget it.
 
-use super::{Failure, agreed, integration, log_access, print};
-use crate::config::Environment;
-use crate::record::Record;
+use super::dead::OfPerson;
+use super::{Failure, agreed, integration, log_access, named, print, talk};
+use crate::config::{self, Environment};
 use crate::record::desk::Access;
+use crate::record::{Place, Record};
 use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
@@ -66,10 +67,11 @@ fn as_table(record: &Record, reveal: bool) -> String {
     text
 }
 
-/// Forgets a person after asking, unless `yes`: record and tombstone.
+/// Forgets a person after asking, unless `yes`: record and dead letters, with a tombstone for what is
+/// still on its way.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); the records cannot be reached (1).
+/// Problems of configuration or usage (exit code 2); the records or the broker cannot be reached (1).
 pub async fn forget(
     name: &str,
     identifier: &str,
@@ -78,16 +80,31 @@ pub async fn forget(
     environment: &Environment,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let (settings, integration) = integration(name, file, environment)?;
-    let question = format!("forget this person under {}? Older events of theirs will be skipped", integration.name);
+    let config = config::load(file, environment)?;
+    let integration = named(&config.integrations, name)?.clone();
+    let settings = config.settings;
+    let theirs = OfPerson::count(settings.clone(), integration.clone(), identifier).await?;
+    let letters = theirs.letters;
+    let question = format!(
+        "forget this person under {}: what is recorded, and {letters} dead letters? Older events of theirs will be skipped",
+        integration.name
+    );
     if !yes && !agreed(&question, "this cannot be taken back")? {
         return Err(Failure::Failed("nothing was forgotten".to_owned()));
     }
-    let was_known = Access::open(&settings.records).await?.erase(&integration.records, identifier).await?;
+    if theirs.unreadable > 0 {
+        talk(&format!("{} dead letters cannot be read and may be about anybody", theirs.unreadable));
+    }
+    // The record first: from then on no letter brings the person back.
+    let was_known = match settings.records.place {
+        Place::Off => false,
+        _ => Access::open(&settings.records).await?.erase(&integration.records, identifier).await?,
+    };
+    let removed = theirs.remove().await?;
     log_access(&settings, "person forget", &integration.name, 1);
     if as_json {
-        return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known })));
+        return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": removed })));
     }
     let known = if was_known { "what was recorded is gone" } else { "nothing was recorded" };
-    print(&format!("{known}; older events of this person will be skipped\n"))
+    print(&format!("{known}, dead letters removed: {removed}; older events of this person will be skipped\n"))
 }

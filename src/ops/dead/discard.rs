@@ -1,0 +1,70 @@
+//! `dead discard`: letters removed for good, after a copy was written.
+
+use super::export::to_file;
+use super::filter::Filter;
+use super::{Place, Session, file, letters};
+use crate::cli::DiscardArgs;
+use crate::ops::{Failure, agreed, log_access, print, usage};
+use jiff::Timestamp;
+use serde_json::json;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Removes letters after asking, unless told not to.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); nothing was agreed to, or the broker refuses or
+/// is gone (1).
+pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failure> {
+    let now = Timestamp::now();
+    let filter = Filter::new(&args.selection, now).map_err(usage)?;
+    let session = Session::open(&args.integration, place).await?;
+    let counted = session.count(&filter).await?;
+    let copy = (!args.no_export).then(|| args.to.clone().unwrap_or_else(|| default_file(&args.integration, now)));
+    if counted.matching > 0 {
+        let kept = copy.as_deref().map_or_else(|| "without a copy".to_owned(), copied_to);
+        let which = if filter.is_all() { "all " } else { "" };
+        let question = format!("remove {which}{} of {} for good, {kept}?", letters(counted.matching), counted.all);
+        if !args.yes && !agreed(&question, "this removes letters for good")? {
+            return Err(Failure::Failed("nothing was removed".to_owned()));
+        }
+    }
+    let removed = if counted.matching == 0 { 0 } else { remove(&session, &filter, copy.as_deref(), now).await? };
+    session.letters.close().await;
+    if removed > 0 {
+        log_access(&session.settings, "dead discard", &session.integration.name, removed.into());
+    }
+    let copy = copy.filter(|_| removed > 0);
+    if place.as_json {
+        let file = copy.map(|path| path.display().to_string());
+        let left = counted.all.saturating_sub(removed);
+        return print(&format!("{}\n", json!({ "removed": removed, "left": left, "file": file })));
+    }
+    let copied = copy.map(|path| format!(", {}", copied_to(&path))).unwrap_or_default();
+    print(&format!("removed {} of {}{copied}\n", letters(removed), counted.all))
+}
+
+fn default_file(integration: &str, now: Timestamp) -> PathBuf {
+    format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%SZ")).into()
+}
+
+fn copied_to(path: &Path) -> String {
+    format!("with a copy in {}", path.display())
+}
+
+/// With a copy, exactly what is in it is removed, once it is safe on the disk.
+async fn remove(session: &Session, filter: &Filter, copy: Option<&Path>, now: Timestamp) -> Result<u32, Failure> {
+    let Some(path) = copy else {
+        let mut taking = filter.taking();
+        return session.remove(|letter| taking.takes(letter)).await;
+    };
+    let mut copied: HashMap<[u8; 16], u32> = HashMap::new();
+    let digest = |letter: &super::Letter<'_>| file::digest(letter.body, &super::export::own(letter.properties));
+    to_file(session, filter, path, now, |letter| *copied.entry(digest(letter)).or_default() += 1).await?;
+    session
+        .remove(|letter| {
+            let left = copied.get_mut(&digest(letter)).filter(|left| **left > 0);
+            left.map(|left| *left -= 1).is_some()
+        })
+        .await
+}

@@ -1,0 +1,104 @@
+//! `dead export`: letters copied to a file, none removed.
+
+use super::file::{self, Writer};
+use super::filter::Filter;
+use super::letter::Letter;
+use super::{Place, Session, letters, talk};
+use crate::broker::headers;
+use crate::cli::ExportArgs;
+use crate::ops::{Failure, log_access, print, usage};
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::types::FieldTable;
+use serde_json::json;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+/// Exports letters.
+///
+/// # Errors
+/// Problems of configuration or usage, a file that exists among them (exit code 2); the broker
+/// refuses or is gone, or the file cannot be written (1).
+pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure> {
+    let now = Timestamp::now();
+    let filter = Filter::new(&args.selection, now).map_err(usage)?;
+    let session = Session::open(&args.integration, place).await?;
+    let is_stdout = args.to == Path::new("-");
+    let copied = if is_stdout {
+        let out = BufWriter::new(io::stdout());
+        copy(&session, &filter, Writer::begin(out, &args.integration, now), |_| {}).await.map(|(count, _)| count)?
+    } else {
+        to_file(&session, &filter, &args.to, now, |_| {}).await?
+    };
+    session.letters.close().await;
+    log_access(&session.settings, "dead export", &session.integration.name, copied.into());
+    let to = args.to.display();
+    match (is_stdout, place.as_json) {
+        (true, _) => talk(&format!("exported {}", letters(copied))),
+        (false, true) => print(&format!("{}\n", json!({ "exported": copied, "file": to.to_string() })))?,
+        (false, false) => print(&format!("exported {} to {to}\n", letters(copied)))?,
+    }
+    Ok(())
+}
+
+/// Copies letters to a new file, durably. What cannot be finished is removed.
+///
+/// # Errors
+/// The file exists (exit code 2) or cannot be written, or the broker is gone (1).
+pub async fn to_file(
+    session: &Session,
+    filter: &Filter,
+    path: &Path,
+    now: Timestamp,
+    seen: impl FnMut(&Letter<'_>),
+) -> Result<u32, Failure> {
+    let file = file::create(path).map_err(|error| {
+        let remedy = "name a file that does not exist yet, in a folder that does";
+        Failure::Usage(format!("{} cannot be created: {error}; {remedy}", path.display()))
+    })?;
+    let name = session.integration.name.as_str();
+    let copied = copy(session, filter, Writer::begin(BufWriter::new(file), name, now), seen).await;
+    let durable = copied.and_then(|(count, out)| {
+        out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(unwritten)?;
+        Ok(count)
+    });
+    durable.inspect_err(|_| {
+        // It would be refused by import anyway.
+        let _ = std::fs::remove_file(path);
+    })
+}
+
+async fn copy<W: Write>(
+    session: &Session,
+    filter: &Filter,
+    writer: io::Result<Writer<W>>,
+    mut seen: impl FnMut(&Letter<'_>),
+) -> Result<(u32, W), Failure> {
+    let mut writer = writer.map_err(unwritten)?;
+    let mut taking = filter.taking();
+    session
+        .browse(async |letter| {
+            if taking.takes(&letter) {
+                writer.letter(letter.body, &own(letter.properties)).map_err(unwritten)?;
+                seen(&letter);
+            }
+            Ok(())
+        })
+        .await?;
+    let count = writer.letters;
+    Ok((count, writer.end().map_err(unwritten)?))
+}
+
+fn unwritten(error: io::Error) -> Failure {
+    Failure::Failed(format!("the export cannot be written: {error}"))
+}
+
+/// A letter's own properties: how often it was looked at is none of them.
+pub fn own(properties: &BasicProperties) -> BasicProperties {
+    let Some(received) = properties.headers() else { return properties.clone() };
+    let mut headers = FieldTable::default();
+    for (key, value) in received.inner().iter().filter(|(key, _)| key.as_str() != headers::DELIVERY_COUNT) {
+        headers.insert(key.clone(), value.clone());
+    }
+    properties.clone().with_headers(headers)
+}

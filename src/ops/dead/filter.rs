@@ -1,0 +1,225 @@
+//! Which letters a command is about (pure).
+
+use super::letter::Letter;
+use crate::cli::Selection;
+use crate::config::did_you_mean;
+use crate::config::parse_duration;
+use crate::event::TYPES;
+use crate::order::person;
+use crate::verdict::Death;
+use jiff::{SignedDuration, Timestamp};
+use std::ops::RangeInclusive;
+
+/// The word for what a letter does not have.
+const NONE: &str = "none";
+/// The word for types that Didomi does not document.
+const OTHER: &str = "other";
+
+/// What a letter must be; an empty list takes all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    reasons: Vec<Option<&'static str>>,
+    statuses: Vec<Option<u16>>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    kinds: Vec<&'static str>,
+    event_ids: Vec<String>,
+    persons: Vec<String>,
+    attempts: Option<RangeInclusive<u32>>,
+    /// How many letters are taken at most.
+    pub limit: Option<u32>,
+}
+
+/// A filter on its way through the letters, counting towards the limit.
+pub struct Taking<'f> {
+    filter: &'f Filter,
+    taken: u32,
+}
+
+impl Filter {
+    /// Reads what was asked for; times are meant from `now`.
+    ///
+    /// # Errors
+    /// Every value that cannot be meant, with what can.
+    pub fn new(selection: &Selection, now: Timestamp) -> Result<Filter, Vec<String>> {
+        let mut problems = Vec::new();
+        let mut read = |option: &str, result: Result<(), String>| {
+            problems.extend(result.err().map(|why| format!("--{option}: {why}")));
+        };
+        let mut filter = Filter {
+            event_ids: selection.event_id.clone(),
+            persons: selection.identifier.iter().map(|identifier| person(identifier)).collect(),
+            ..Filter::default()
+        };
+        for word in &selection.reason {
+            read("reason", reason(word).map(|reason| filter.reasons.push(reason)));
+        }
+        for word in &selection.status {
+            read("status", status(word).map(|status| filter.statuses.push(status)));
+        }
+        for word in &selection.kind {
+            read("type", kind(word).map(|kind| filter.kinds.push(kind)));
+        }
+        if let Some(word) = &selection.since {
+            read("since", time(word, now).map(|at| filter.since = Some(at)));
+        }
+        if let Some(word) = &selection.until {
+            read("until", time(word, now).map(|at| filter.until = Some(at)));
+        }
+        if let Some(word) = &selection.older_than {
+            let until = parse_duration(word).and_then(|age| before(now, age));
+            read(
+                "older-than",
+                until.map(|at| filter.until = filter.until.map_or(Some(at), |other| Some(at.min(other)))),
+            );
+        }
+        if let Some(word) = &selection.attempts {
+            read("attempts", range(word).map(|range| filter.attempts = Some(range)));
+        }
+        if let Some(word) = &selection.limit {
+            read("limit", count(word).map(|count| filter.limit = Some(count)));
+        }
+        if problems.is_empty() { Ok(filter) } else { Err(problems) }
+    }
+
+    /// Everything of one person.
+    pub fn person(identifier: &str) -> Filter {
+        Filter { persons: vec![person(identifier)], ..Filter::default() }
+    }
+
+    /// Whether it takes every letter.
+    pub fn is_all(&self) -> bool {
+        *self == Filter::default()
+    }
+
+    /// Begins a way through the letters.
+    pub fn taking(&self) -> Taking<'_> {
+        Taking { filter: self, taken: 0 }
+    }
+
+    /// Whether a letter is one of those, whatever the limit.
+    pub fn matches(&self, letter: &Letter<'_>) -> bool {
+        let any = |list_is_empty: bool, found: bool| list_is_empty || found;
+        let is_in_time =
+            |at: Timestamp| self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until);
+        let is_timed = self.since.is_some() || self.until.is_some();
+        any(self.reasons.is_empty(), self.reasons.contains(&letter.reason.map(Death::code)))
+            && any(self.statuses.is_empty(), self.statuses.contains(&letter.status()))
+            && any(!is_timed, letter.died.is_some_and(is_in_time))
+            && self.attempts.as_ref().is_none_or(|range| range.contains(&letter.history.attempts))
+            && (self.kinds.is_empty() || letter.event().is_some_and(|event| self.kinds.contains(&event.kind().name())))
+            && (self.event_ids.is_empty() || self.names_event(letter))
+            && (self.persons.is_empty()
+                || letter.identifier().is_some_and(|identifier| self.persons.contains(&person(&identifier))))
+    }
+
+    fn names_event(&self, letter: &Letter<'_>) -> bool {
+        let id = letter.event().and_then(|event| event.id().ok().flatten());
+        id.is_some_and(|id| self.event_ids.iter().any(|wanted| wanted.eq_ignore_ascii_case(id)))
+    }
+}
+
+impl Taking<'_> {
+    /// Whether the next letter is one of those, and within the limit.
+    pub fn takes(&mut self, letter: &Letter<'_>) -> bool {
+        let takes = self.filter.limit.is_none_or(|limit| self.taken < limit) && self.filter.matches(letter);
+        self.taken += u32::from(takes);
+        takes
+    }
+}
+
+fn reason(word: &str) -> Result<Option<&'static str>, String> {
+    let codes = || Death::ALL.into_iter().map(Death::code);
+    match codes().find(|code| *code == word) {
+        Some(code) => Ok(Some(code)),
+        None if word == NONE => Ok(None),
+        None => {
+            let meant = did_you_mean(word, codes().chain([NONE]));
+            let all = codes().collect::<Vec<_>>().join(", ");
+            Err(format!("no reason \"{word}\"{meant}; there are {all}, none"))
+        }
+    }
+}
+
+fn status(word: &str) -> Result<Option<u16>, String> {
+    if word == NONE {
+        return Ok(None);
+    }
+    let status = word.parse().ok().filter(|status| (100..1_000).contains(status));
+    status.map(Some).ok_or_else(|| format!("\"{word}\" is no HTTP status; write one such as 503, or none"))
+}
+
+fn kind(word: &str) -> Result<&'static str, String> {
+    let types = || TYPES.into_iter().chain([OTHER]);
+    types().find(|kind| *kind == word).ok_or_else(|| {
+        let meant = did_you_mean(word, types());
+        format!("no type \"{word}\"{meant}; there are {}", types().collect::<Vec<_>>().join(", "))
+    })
+}
+
+fn time(word: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Ok(at) = word.parse() {
+        return Ok(at);
+    }
+    let form = "write an RFC 3339 time such as 2026-03-01T09:00:00Z, or how long ago, such as 2h";
+    parse_duration(word).map_err(|_| format!("\"{word}\" is no time; {form}")).and_then(|ago| before(now, ago))
+}
+
+fn before(now: Timestamp, ago: std::time::Duration) -> Result<Timestamp, String> {
+    let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
+    now.checked_sub(ago).map_err(|_| "lies before all time; write less".to_owned())
+}
+
+fn range(word: &str) -> Result<RangeInclusive<u32>, String> {
+    let bad = || format!("\"{word}\" is no number of attempts; write 5, 1..3 or 3..");
+    let number = |text: &str| text.parse::<u32>().map_err(|_| bad());
+    match word.split_once("..") {
+        None => number(word).map(|count| count..=count),
+        Some((from, "")) => number(from).map(|from| from..=u32::MAX),
+        Some((from, to)) => Ok(number(from)?..=number(to)?),
+    }
+}
+
+/// A number of letters.
+pub fn count(word: &str) -> Result<u32, String> {
+    word.parse().map_err(|_| format!("\"{word}\" is no number of letters; write one such as 100"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-03-01T12:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn every_value_that_cannot_be_meant_is_told_at_once() {
+        let word = |text: &str| Some(text.to_owned());
+        let selection = Selection {
+            reason: vec!["refusd".to_owned(), "none".to_owned()],
+            status: vec!["5xx".to_owned()],
+            since: word("yesterday"),
+            until: word("99999999999999d"),
+            older_than: word("30"),
+            kind: vec!["event.create".to_owned()],
+            attempts: word("many"),
+            limit: word("-1"),
+            ..Selection::default()
+        };
+        let problems = Filter::new(&selection, now()).unwrap_err();
+        assert_eq!(problems.len(), 8, "{problems:#?}");
+        for (option, part) in [("reason", "did you mean refused?"), ("type", "did you mean event.created?")] {
+            assert!(problems.iter().any(|text| text.contains(option) && text.contains(part)), "{problems:#?}");
+        }
+    }
+
+    #[test]
+    fn times_are_absolute_or_ago() {
+        assert_eq!(time("2h", now()).unwrap().to_string(), "2026-03-01T10:00:00Z");
+        assert_eq!(time("2026-02-01T00:00:00+01:00", now()).unwrap().to_string(), "2026-01-31T23:00:00Z");
+        assert_eq!(range("3..").unwrap(), 3..=u32::MAX);
+        assert_eq!(range("1..3").unwrap(), 1..=3);
+        assert_eq!(range("5").unwrap(), 5..=5);
+    }
+}

@@ -1,0 +1,115 @@
+//! `dead import`: the letters of an export, put back.
+//!
+//! The file is read to its end before anything is published. A letter that is in the queue already,
+//! equal in everything, is left out: so an import that was interrupted is resumed by typing it
+//! again, and a discard that was interrupted can be taken back.
+
+use super::file::{self, Refused};
+use super::{Place, Progress, Session, letters, talk};
+use crate::broker::headers::for_return;
+use crate::broker::link;
+use crate::broker::outbox::Publishers;
+use crate::broker::topology::Queues;
+use crate::cli::ImportArgs;
+use crate::ops::{Failure, print};
+use serde_json::json;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Channels that publish, and letters that wait for one.
+const PUBLISHERS: usize = 32;
+
+/// Imports letters.
+///
+/// # Errors
+/// Problems of configuration (exit code 2); the file is not whole, or the broker refuses or is gone
+/// (1).
+pub async fn import(args: &ImportArgs, place: &Place<'_>) -> Result<(), Failure> {
+    let (count, of) = verify(&args.file)?;
+    let session = Session::open(&args.integration, place).await?;
+    if of != args.integration {
+        talk(&format!("these are letters of {of}; they go to {}", args.integration));
+    }
+    let mut present: HashMap<[u8; 16], u32> = HashMap::new();
+    session
+        .browse(async |letter| {
+            *present.entry(file::digest(letter.body, &for_return(letter.properties))).or_default() += 1;
+            Ok(())
+        })
+        .await?;
+    let imported = publish(&session, &args.file, count, present).await?;
+    session.letters.close().await;
+    if place.as_json {
+        return print(&format!("{}\n", json!({ "imported": imported, "already_there": count - imported })));
+    }
+    print(&format!("imported {}; {} there already\n", letters(imported), count - imported))
+}
+
+/// Reads the file to its end, and gives how many letters it holds, and of which integration.
+fn verify(path: &Path) -> Result<(u32, String), Failure> {
+    let mut reader = file::open(path).map_err(|refused| not_whole(path, refused))?;
+    let mut count = 0;
+    while reader.letter().map_err(|refused| not_whole(path, refused))?.is_some() {
+        count += 1;
+    }
+    Ok((count, reader.integration))
+}
+
+fn not_whole(path: &Path, Refused { line, why }: Refused) -> Failure {
+    Failure::Failed(format!("{}, line {line}: {why}; nothing was imported", path.display()))
+}
+
+async fn publish(
+    session: &Session,
+    path: &Path,
+    count: u32,
+    mut present: HashMap<[u8; 16], u32>,
+) -> Result<u32, Failure> {
+    let connection = link::dial(&session.settings.broker, "importing").await?;
+    let publishers = Arc::new(Publishers::new(Arc::new(connection), PUBLISHERS));
+    let queue = Queues::of(&session.integration.name).dead;
+    let mut reader = file::open(path).map_err(|refused| not_whole(path, refused))?;
+    let mut progress = Progress::new("imported", count);
+    let (mut under_way, mut imported) = (JoinSet::new(), 0);
+    // It was verified; should it change meanwhile, what follows is refused here.
+    while let Some(letter) = reader.letter().map_err(|refused| changed(path, &refused, imported))? {
+        let properties = for_return(&letter.properties);
+        if let Some(left) = present.get_mut(&file::digest(&letter.body, &properties)).filter(|left| **left > 0) {
+            *left -= 1;
+            continue;
+        }
+        if under_way.len() >= 2 * PUBLISHERS {
+            finish_one(&mut under_way, &mut imported).await?;
+            progress.at(imported);
+        }
+        let (publishers, queue) = (Arc::clone(&publishers), queue.clone());
+        under_way.spawn(async move { publishers.put(&queue, &letter.body, properties).await });
+    }
+    while !under_way.is_empty() {
+        finish_one(&mut under_way, &mut imported).await?;
+    }
+    progress.end();
+    publishers.close().await;
+    Ok(imported)
+}
+
+async fn finish_one(
+    under_way: &mut JoinSet<Result<(), crate::broker::Error>>,
+    imported: &mut u32,
+) -> Result<(), Failure> {
+    // Nobody aborts these, and they do not panic.
+    if let Some(Ok(published)) = under_way.join_next().await {
+        let again = "the same command goes on where this one ended";
+        published
+            .map_err(|error| Failure::Failed(format!("{error}; {} were imported; {again}", letters(*imported))))?;
+        *imported += 1;
+    }
+    Ok(())
+}
+
+fn changed(path: &Path, Refused { line, why }: &Refused, imported: u32) -> Failure {
+    let imported = letters(imported);
+    Failure::Failed(format!("{} changed meanwhile, line {line}: {why}; {imported} were imported", path.display()))
+}

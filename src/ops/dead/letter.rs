@@ -1,0 +1,70 @@
+//! One dead letter as its headers and its body tell of it, whoever made it.
+
+use crate::broker::headers::{self, History};
+use crate::event::{self, Event};
+use crate::facts::fingerprint;
+use crate::integration::Integration;
+use crate::verdict::Death;
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use std::cell::OnceCell;
+
+/// A letter; its body is read when somebody asks.
+pub struct Letter<'d> {
+    pub body: &'d [u8],
+    pub properties: &'d BasicProperties,
+    /// `None` when it names none, or none of this worker's.
+    pub reason: Option<Death>,
+    pub history: History,
+    pub died: Option<Timestamp>,
+    integration: &'d Integration,
+    event: OnceCell<Option<Event>>,
+}
+
+impl<'d> Letter<'d> {
+    /// Reads the headers.
+    pub fn new(delivery: &'d Delivery, integration: &'d Integration) -> Letter<'d> {
+        Letter::of(&delivery.data, &delivery.properties, integration)
+    }
+
+    /// The same of a letter that is not in the queue.
+    pub fn of(body: &'d [u8], properties: &'d BasicProperties, integration: &'d Integration) -> Letter<'d> {
+        let history = History::read(properties);
+        let written = headers::reason(properties);
+        Letter {
+            body,
+            properties,
+            reason: Death::ALL.into_iter().find(|death| Some(death.code()) == written),
+            died: headers::died(properties, &history),
+            history,
+            integration,
+            event: OnceCell::new(),
+        }
+    }
+
+    /// The event; `None` when its body cannot be read.
+    pub fn event(&self) -> Option<&Event> {
+        self.event.get_or_init(|| event::decode(self.body).ok()).as_ref()
+    }
+
+    /// The HTTP status of the last attempt's answer.
+    pub fn status(&self) -> Option<u16> {
+        self.history.entries.last().and_then(|last| last.status)
+    }
+
+    /// Names the body.
+    pub fn id(&self) -> String {
+        fingerprint(self.body)
+    }
+
+    /// The person that it is about, as the event names them.
+    pub fn identifier(&self) -> Option<String> {
+        self.integration.mappings.identifier(self.event()?).ok()?
+    }
+
+    /// The reason's code, or "none".
+    pub fn reason_code(&self) -> &'static str {
+        self.reason.map_or("none", Death::code)
+    }
+}

@@ -1,0 +1,245 @@
+//! `dead`: dead letters, seen, understood, replayed, copied and removed.
+//!
+//! One command at a time works with an integration's letters: each takes hold of them first.
+//! Everything begins with a browse, which changes nothing; what moves or removes letters goes
+//! through them once more, and publishes and acks by way of [`crate::broker::outbox`].
+
+mod discard;
+mod export;
+mod file;
+mod filter;
+mod import;
+mod letter;
+mod list;
+mod outlook;
+mod pace;
+mod replay;
+mod run;
+mod show;
+mod track;
+mod value;
+
+use super::{Failure, named, talk};
+use crate::broker::letters::DeadLetters;
+use crate::broker::outbox;
+use crate::cli::Dead;
+use crate::config::{self, Environment, Settings};
+use crate::integration::Integration;
+use filter::Filter;
+use jiff::Timestamp;
+use letter::Letter;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); the broker refuses or is gone, or what was
+/// asked for was not done (1).
+pub async fn run(command: &Dead, file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
+    let place = Place { file, environment, as_json };
+    match command {
+        Dead::List(args) => list::list(args, &place).await,
+        Dead::Show(args) => show::show(args, &place).await,
+        Dead::Replay(args) => replay::replay(args, &place).await,
+        Dead::Discard(args) => discard::discard(args, &place).await,
+        Dead::Export(args) => export::export(args, &place).await,
+        Dead::Import(args) => import::import(args, &place).await,
+    }
+}
+
+/// What every command is given.
+struct Place<'p> {
+    file: Option<&'p Path>,
+    environment: &'p Environment,
+    as_json: bool,
+}
+
+/// One command's hold of an integration's letters.
+struct Session {
+    settings: Settings,
+    integration: Integration,
+    letters: DeadLetters,
+}
+
+impl Session {
+    /// Loads the configuration, and takes hold.
+    async fn open(name: &str, place: &Place<'_>) -> Result<Session, Failure> {
+        let config = config::load(place.file, place.environment)?;
+        let integration = named(&config.integrations, name)?.clone();
+        Session::hold(config.settings, integration).await
+    }
+
+    /// Takes hold of an integration's letters.
+    async fn hold(settings: Settings, integration: Integration) -> Result<Session, Failure> {
+        let letters = DeadLetters::hold(&settings.broker, &integration.name).await?;
+        if letters.is_shared {
+            talk("somebody else consumes this queue: letters in their hands are not seen");
+        }
+        Ok(Session { settings, integration, letters })
+    }
+
+    /// Looks at every letter, changing nothing. Gives how many there are.
+    async fn browse(&self, mut see: impl AsyncFnMut(Letter<'_>) -> Result<(), Failure>) -> Result<u32, Failure> {
+        let mut walk = self.letters.walk().await?;
+        let mut progress = Progress::new("read", walk.count);
+        while let Some(chunk) = walk.next().await? {
+            for delivery in &chunk.letters {
+                see(Letter::new(delivery, &self.integration)).await?;
+            }
+            walk.keep(chunk);
+            progress.at(walk.read());
+        }
+        progress.end();
+        let read = walk.read();
+        walk.end(0).await?;
+        Ok(read)
+    }
+
+    /// Counts the letters that a filter takes.
+    async fn count(&self, filter: &Filter) -> Result<Counted, Failure> {
+        let mut counted = Counted::default();
+        let mut take = filter.taking();
+        counted.all = self
+            .browse(async |letter| {
+                counted.matching += u32::from(take.takes(&letter));
+                counted.unreadable += u32::from(letter.event().is_none());
+                Ok(())
+            })
+            .await?;
+        Ok(counted)
+    }
+
+    /// Removes the letters that `choose` takes; after a browse, so that each comes once.
+    async fn remove(&self, mut choose: impl FnMut(&Letter<'_>) -> bool) -> Result<u32, Failure> {
+        let mut walk = self.letters.walk().await?;
+        let mut progress = Progress::new("removed", walk.count);
+        let mut removed = 0;
+        while let Some(chunk) = walk.next().await? {
+            for delivery in &chunk.letters {
+                if choose(&Letter::new(delivery, &self.integration)) {
+                    outbox::remove(&chunk.channel, delivery.delivery_tag).await?;
+                    removed += 1;
+                }
+            }
+            walk.give_back(chunk).await?;
+            progress.at(walk.read());
+        }
+        progress.end();
+        walk.end(removed).await?;
+        Ok(removed)
+    }
+}
+
+/// How many letters there are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    all: u32,
+    matching: u32,
+    /// Nobody can say who they are about.
+    unreadable: u32,
+}
+
+/// Counts a person's letters, removes them, and says how many there were; for `person forget`.
+pub(super) struct OfPerson {
+    session: Session,
+    filter: Filter,
+    /// How many letters are theirs.
+    pub letters: u32,
+    /// How many cannot be read and so could be anybody's.
+    pub unreadable: u32,
+}
+
+impl OfPerson {
+    /// Counts them.
+    ///
+    /// # Errors
+    /// Another command works with the letters, or the broker refuses or is gone (exit code 1).
+    pub async fn count(settings: Settings, integration: Integration, identifier: &str) -> Result<OfPerson, Failure> {
+        let session = Session::hold(settings, integration).await?;
+        let filter = Filter::person(identifier);
+        let Counted { matching, unreadable, .. } = session.count(&filter).await?;
+        Ok(OfPerson { session, filter, letters: matching, unreadable })
+    }
+
+    /// Removes them, and gives how many.
+    ///
+    /// # Errors
+    /// The broker is gone (exit code 1).
+    pub async fn remove(self) -> Result<u32, Failure> {
+        let mut take = self.filter.taking();
+        let removed = if self.letters == 0 { 0 } else { self.session.remove(|letter| take.takes(letter)).await? };
+        self.session.letters.close().await;
+        Ok(removed)
+    }
+}
+
+/// How far a command is, on a terminal only.
+struct Progress {
+    verb: &'static str,
+    of: u32,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(verb: &'static str, of: u32) -> Progress {
+        Progress { verb, of, is_shown: std::io::stderr().is_terminal() }
+    }
+
+    fn at(&mut self, done: u32) {
+        if self.is_shown {
+            let _ = write!(std::io::stderr(), "\r{} {done} of {} letters ", self.verb, self.of);
+        }
+    }
+
+    fn end(&mut self) {
+        if self.is_shown {
+            let _ = write!(std::io::stderr(), "\r{:60}\r", "");
+        }
+    }
+}
+
+/// A time as people read it: local, and how long ago.
+fn when(at: Timestamp, now: Timestamp) -> String {
+    let local = at.to_zoned_datetime(jiff::tz::TimeZone::system());
+    format!("{} ({})", local.strftime("%Y-%m-%d %H:%M:%S %:z"), ago(at, now))
+}
+
+fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(at).as_secs();
+    match seconds {
+        ..0 => "ahead".to_owned(),
+        0..60 => format!("{seconds} s ago"),
+        60..3_600 => format!("{} min ago", seconds / 60),
+        3_600..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+/// A size as people read it.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+/// "1 letter", "2 letters".
+fn letters(count: u32) -> String {
+    format!("{count} letter{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_are_read_at_a_glance() {
+        let now = Timestamp::from_second(10_000_000).unwrap();
+        let told = |seconds: i64| ago(Timestamp::from_second(10_000_000 - seconds).unwrap(), now);
+        assert_eq!([told(-5), told(5), told(7_000), told(90_000)], ["ahead", "5 s ago", "1 h ago", "25 h ago"]);
+        assert_eq!([size(10), size(1_500), size(3 << 20)], ["10 B", "1.5 KiB", "3.0 MiB"]);
+        assert_eq!([letters(1), letters(2)], ["1 letter", "2 letters"]);
+    }
+}

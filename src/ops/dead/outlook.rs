@@ -1,0 +1,188 @@
+//! What a letter would do today (pure): what the worker would decide of it as a fresh event, as far
+//! as that can be known without asking the gate.
+
+use crate::integration::Integration;
+use crate::ops::verdict_of;
+use crate::plan::Plan;
+use crate::record::{Mapped, Record};
+use crate::verdict::{Course, Death, Skip};
+use jiff::{SignedDuration, Timestamp};
+use std::fmt;
+
+/// What would become of a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outlook {
+    /// It would be sent, and may change the profile.
+    Send,
+    /// It would be sent with what the gate accepted already: newer choices, or its own.
+    NothingNew,
+    /// It would be skipped, for this reason.
+    Skipped(&'static str),
+    /// It would be a dead letter again at once, for this reason.
+    Invalid(&'static str),
+}
+
+impl Outlook {
+    /// The word for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outlook::Send => "send",
+            Outlook::NothingNew => "nothing_new",
+            Outlook::Skipped(_) => "skipped",
+            Outlook::Invalid(_) => "still_invalid",
+        }
+    }
+
+    /// The reason's code, if there is one.
+    pub fn code(self) -> Option<&'static str> {
+        match self {
+            Outlook::Send | Outlook::NothingNew => None,
+            Outlook::Skipped(code) | Outlook::Invalid(code) => Some(code),
+        }
+    }
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outlook::Send => f.write_str("send"),
+            Outlook::NothingNew => f.write_str("nothing new"),
+            Outlook::Skipped(code) => write!(f, "skipped ({code})"),
+            Outlook::Invalid(code) => write!(f, "still invalid ({code})"),
+        }
+    }
+}
+
+/// What is known of the person.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// Nobody was asked, or nobody keeps records.
+    Untold,
+    /// What is recorded, when anything is.
+    Told(Option<Record>),
+}
+
+/// What would become of a letter with this plan, whose person has this record. Without records the
+/// plan alone decides.
+pub fn would(
+    plan: &Result<Plan, Course>,
+    known: &Known,
+    integration: &Integration,
+    retention: SignedDuration,
+    now: Timestamp,
+) -> Outlook {
+    let plan = match plan {
+        Ok(Plan::Send(plan)) => plan,
+        Ok(Plan::Erase { .. }) => return Outlook::Skipped(Skip::UserDeleted.code()),
+        Err(course) => {
+            return match verdict_of(course, integration) {
+                ("skipped", code) => Outlook::Skipped(code),
+                (_, code) => Outlook::Invalid(code),
+            };
+        }
+    };
+    let Known::Told(record) = known else { return Outlook::Send };
+    let Some(record) = record else {
+        let is_too_old = plan.offer.at.is_some_and(|at| now.duration_since(at) > retention);
+        return if is_too_old { Outlook::Invalid(Death::OlderThanRetention.code()) } else { Outlook::Send };
+    };
+    if record.has_erased(plan.offer.at) {
+        return Outlook::Skipped(Skip::Erased.code());
+    }
+    // Merged into a copy: nothing is written.
+    let mut merged = record.clone();
+    merged.merge(&plan.offer, now, &Mapped::default());
+    let is_known = merged.newest(&plan.offer).values().all(|newest| newest.accepted.is_some());
+    if is_known { Outlook::NothingNew } else { Outlook::Send }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::{Endpoint, Limits, Mode};
+    use crate::integration::Name;
+    use crate::mapping::{Choice, Mapping, Mappings, Path, Source};
+    use crate::plan::plan;
+    use crate::record::{Offer, Sent};
+    use crate::schedule::{OnOutage, Schedule};
+    use serde_json::json;
+
+    const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+    fn integration() -> Integration {
+        let mapping = |id: &str, path| Mapping {
+            id: id.to_owned(),
+            source: Source::Path(Path::compile(path).unwrap()),
+            texts: ("1".to_owned(), "0".to_owned()),
+            date_format: None,
+        };
+        let list =
+            vec![mapping("MAIL", "organization_user_id"), mapping("NEWS", "consents_purposes_newsletter_enabled")];
+        Integration {
+            name: Name::new("acme").unwrap(),
+            records: Name::new("acme").unwrap(),
+            endpoint: Endpoint::new(String::new(), Mode::Sync, String::new(), "key".into(), "gate".to_owned()),
+            mappings: Mappings::new(list, 0),
+            filter: crate::verdict::Filter::default(),
+            binding_keys: None,
+            limits: Limits::default(),
+            schedule: Schedule::default(),
+            on_outage: OnOutage::default(),
+        }
+    }
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + 60 * minute).unwrap()
+    }
+
+    fn event(minute: i64, news: bool) -> Vec<u8> {
+        let entity = json!({
+            "id": "e", "created_at": at(minute).to_string(), "user": { "organization_user_id": "jane" },
+            "consents": { "purposes": [{ "id": "newsletter", "enabled": news }] },
+        });
+        json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes()
+    }
+
+    fn outlook(body: &[u8], known: Known) -> Outlook {
+        let integration = integration();
+        let (_, plan) = plan(body, &integration, at(100));
+        would(&plan, &known, &integration, DAY, at(100))
+    }
+
+    /// What is recorded after a choice that the gate accepted, or did not.
+    fn record(minute: i64, news: bool, is_accepted: bool) -> Known {
+        let choices = vec![("NEWS".to_owned(), Choice::Switch(news))];
+        let offer = Offer { at: Some(at(minute)), event: Some("e".to_owned()), choices };
+        let mut record = Record::default();
+        record.merge(&offer, at(minute), &Mapped::default());
+        record.about_to_send(1, record.newest(&offer), at(minute), SignedDuration::ZERO);
+        let sent = if is_accepted { Sent::Accepted } else { Sent::Failed };
+        record.answered(1, &offer, sent, at(minute), SignedDuration::ZERO);
+        Known::Told(Some(record))
+    }
+
+    #[test]
+    fn only_what_the_gate_did_not_accept_would_change_the_profile() {
+        assert_eq!(outlook(&event(1, true), Known::Untold), Outlook::Send);
+        assert_eq!(outlook(&event(1, true), Known::Told(None)), Outlook::Send);
+        assert_eq!(outlook(&event(1, true), record(2, false, true)), Outlook::NothingNew);
+        assert_eq!(outlook(&event(1, true), record(1, true, true)), Outlook::NothingNew);
+        assert_eq!(outlook(&event(1, true), record(1, true, false)), Outlook::Send, "it was never accepted");
+        assert_eq!(outlook(&event(1, true), record(2, false, false)), Outlook::Send, "it carries the newer one along");
+        assert_eq!(outlook(&event(3, true), record(2, false, true)), Outlook::Send);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_says_why() {
+        assert_eq!(outlook(b"{", Known::Untold), Outlook::Invalid("undecodable"));
+        assert_eq!(outlook(&event(1_000, true), Known::Untold), Outlook::Invalid("future_dated"));
+        assert_eq!(outlook(&event(-2_000, true), Known::Told(None)), Outlook::Invalid("older_than_retention"));
+        assert_eq!(outlook(&event(-2_000, true), record(2, false, true)), Outlook::NothingNew);
+        let mut erased = Record::default();
+        erased.erase(at(5), at(5));
+        assert_eq!(outlook(&event(1, true), Known::Told(Some(erased))), Outlook::Skipped("erased"));
+        let pending =
+            String::from_utf8(event(1, true)).unwrap().replace("\"id\":\"e\"", "\"status\":\"pending_approval\"");
+        assert_eq!(outlook(pending.as_bytes(), Known::Untold), Outlook::Skipped("pending"));
+    }
+}

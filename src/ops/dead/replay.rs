@@ -1,0 +1,226 @@
+//! `dead replay`: see what would happen, ask, move, watch, and tell what was done.
+
+use super::filter::{self, Filter};
+use super::letter::Letter;
+use super::outlook::Outlook;
+use super::pace::{Rate, share};
+use super::run::{Ended, Run};
+use super::show::Asking;
+use super::{Place, Session, letters};
+use crate::cli::ReplayArgs;
+use crate::config::parse_duration;
+use crate::ops::{Failure, agreed, print, usage};
+use crate::plan::{Brief, plan};
+use jiff::Timestamp;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How a replay goes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub filter: Filter,
+    pub canary: u32,
+    /// How long verdicts may take.
+    pub deadline: Duration,
+    pub rate: Rate,
+    /// The largest share of first attempts that may fail.
+    pub abort_above: f64,
+    /// All verdicts are waited for.
+    pub is_watched: bool,
+}
+
+impl Options {
+    fn read(args: &ReplayArgs, now: Timestamp) -> Result<Options, Failure> {
+        fn read<T>(problems: &mut Vec<String>, option: &str, result: Result<T, String>) -> Option<T> {
+            result.map_err(|why| problems.push(format!("--{option}: {why}"))).ok()
+        }
+        let (filter, mut problems) = match Filter::new(&args.selection, now) {
+            Ok(filter) => (Some(filter), Vec::new()),
+            Err(problems) => (None, problems),
+        };
+        let canary = read(&mut problems, "canary", filter::count(&args.canary));
+        let deadline = read(&mut problems, "deadline", parse_duration(&args.deadline));
+        let rate = read(&mut problems, "rate", Rate::parse(&args.rate));
+        let abort_above = read(&mut problems, "abort-above", share(&args.abort_above));
+        match (filter, canary, deadline, rate, abort_above) {
+            (Some(filter), Some(canary), Some(deadline), Some(rate), Some(abort_above)) => {
+                Ok(Options { filter, canary, deadline, rate, abort_above, is_watched: args.wait })
+            }
+            _ => Err(usage(problems)),
+        }
+    }
+}
+
+/// Replays letters after asking, unless told not to; or says what would happen.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); nothing was agreed to, the replay was stopped,
+/// letters that were waited for died again, or the broker refuses or is gone (1).
+pub async fn replay(args: &ReplayArgs, place: &Place<'_>) -> Result<(), Failure> {
+    let now = Timestamp::now();
+    let options = Options::read(args, now)?;
+    let session = Session::open(&args.integration, place).await?;
+    let forecast = if args.dry_run {
+        dry_run(&session, &options, now, place.as_json).await?
+    } else {
+        forecast(&session, &options, now).await?
+    };
+    if args.dry_run || forecast.asked == 0 {
+        session.letters.close().await;
+        return print(&forecast.text(place.as_json));
+    }
+    let question = format!("replay {} under {}?", forecast.summary(), session.integration.name);
+    if !args.yes && !agreed(&question, "this triggers real campaigns")? {
+        return Err(Failure::Failed("nothing was replayed".to_owned()));
+    }
+    let ended = Run::begin(&session, &options, now).await?.finish().await;
+    session.letters.close().await;
+    tell(&ended, forecast.asked, &options, place.as_json)
+}
+
+/// What would become of the letters.
+#[derive(Default)]
+struct Forecast {
+    asked: u32,
+    outlooks: BTreeMap<Outlook, u32>,
+}
+
+impl Forecast {
+    fn add(&mut self, outlook: Outlook) {
+        self.asked += 1;
+        *self.outlooks.entry(outlook).or_default() += 1;
+    }
+
+    fn summary(&self) -> String {
+        let parts: Vec<String> = self.outlooks.iter().map(|(outlook, count)| format!("{count} {outlook}")).collect();
+        format!("{} ({})", letters(self.asked), parts.join(", "))
+    }
+
+    fn text(&self, as_json: bool) -> String {
+        if as_json {
+            let outlook = |(outlook, count): (&Outlook, &u32)| json!({ "outlook": outlook.word(), "code": outlook.code(), "letters": count });
+            let outlooks: Vec<_> = self.outlooks.iter().map(outlook).collect();
+            return format!("{}\n", json!({ "asked": self.asked, "outlooks": outlooks }));
+        }
+        if self.asked == 0 {
+            return "no letter matches; nothing to replay\n".to_owned();
+        }
+        let rows = self.outlooks.iter().map(|(outlook, count)| format!("{count:>9}  {outlook}\n"));
+        format!("{} would be replayed\n{}", letters(self.asked), rows.collect::<String>())
+    }
+}
+
+/// By the mapping alone: the worker asks the records anyway.
+async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Result<Forecast, Failure> {
+    let mut forecast = Forecast::default();
+    let mut taking = options.filter.taking();
+    session
+        .browse(async |letter| {
+            if taking.takes(&letter) {
+                forecast.add(by_mapping(&letter, session, now));
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(forecast)
+}
+
+/// What the mapping alone says of a letter.
+pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Outlook {
+    let (_, planned) = plan(letter.body, &session.integration, now);
+    let known = super::outlook::Known::Untold;
+    super::outlook::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
+}
+
+/// A row for each letter, then the counts.
+async fn dry_run(session: &Session, options: &Options, now: Timestamp, as_json: bool) -> Result<Forecast, Failure> {
+    let asking = Asking::open(session).await;
+    let mut forecast = Forecast::default();
+    let mut taking = options.filter.taking();
+    session
+        .browse(async |letter| {
+            if taking.takes(&letter) {
+                let (_, outlook) = asking.outlook(&letter, now).await?;
+                forecast.add(outlook);
+                print(&dry_row(&letter, outlook, as_json))?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(forecast)
+}
+
+fn dry_row(letter: &Letter<'_>, outlook: Outlook, as_json: bool) -> String {
+    let brief = letter.event().map(Brief::of).unwrap_or_default();
+    if as_json {
+        let (kind, id) = (brief.kind, brief.id);
+        let line = json!({
+            "letter": letter.id(), "type": kind, "event_id": id, "reason": letter.reason.map(crate::verdict::Death::code),
+            "outlook": outlook.word(), "code": outlook.code(),
+        });
+        return format!("{line}\n");
+    }
+    let (kind, id) = (brief.kind.unwrap_or("unreadable"), brief.id.unwrap_or_else(|| "-".to_owned()));
+    format!("{}  {:25}  {kind:13}  {id:36}  {outlook}\n", letter.id(), letter.reason_code())
+}
+
+/// What was asked, done, and not done, and why.
+fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(), Failure> {
+    let track = &ended.track;
+    let left_invalid: u32 = ended.invalid.values().sum();
+    let untouched = asked.saturating_sub(track.sent() + left_invalid);
+    let stopped = ended.stopped.as_ref().map(ToString::to_string);
+    if as_json {
+        print(&format!(
+            "{}\n",
+            json!({
+                "asked": asked, "sent": track.sent(), "delivered": track.delivered, "skipped": track.skipped,
+                "dead_again": track.dead, "on_their_way": track.open(), "still_invalid": ended.invalid,
+                "untouched": untouched, "stopped": stopped, "seconds": ended.seconds,
+            })
+        ))?;
+    } else {
+        let count = |codes: &BTreeMap<String, u32>| codes.values().sum::<u32>();
+        print(&format!(
+            "asked       {asked}\nsent        {}{}\ndelivered   {}\nskipped     {}{}\ndead again  {}{}\non the way  {}\nleft        {}{}\n",
+            track.sent(),
+            speed(track.sent(), ended.seconds),
+            track.delivered,
+            count(&track.skipped),
+            codes(&track.skipped),
+            track.dead_again(),
+            codes(&track.dead),
+            track.open(),
+            untouched + left_invalid,
+            why_left(&ended.invalid, untouched),
+        ))?;
+    }
+    match stopped {
+        Some(why) => {
+            let again = "those that were not sent are where they were; the same command goes on";
+            Err(Failure::Failed(format!("stopped: {why}; {again}")))
+        }
+        None if options.is_watched && track.dead_again() > 0 => {
+            Err(Failure::Failed(format!("{} died again", letters(track.dead_again()))))
+        }
+        None => Ok(()),
+    }
+}
+
+fn speed(sent: u32, seconds: f64) -> String {
+    if seconds > 0.0 { format!("  in {seconds:.1} s, {:.0}/s", f64::from(sent) / seconds) } else { String::new() }
+}
+
+fn codes<K: AsRef<str>>(codes: &BTreeMap<K, u32>) -> String {
+    let parts: Vec<String> = codes.iter().map(|(code, count)| format!("{count} {}", code.as_ref())).collect();
+    if parts.is_empty() { String::new() } else { format!("  ({})", parts.join(", ")) }
+}
+
+fn why_left(invalid: &BTreeMap<&'static str, u32>, untouched: u32) -> String {
+    match (invalid.is_empty(), untouched) {
+        (true, _) => String::new(),
+        (false, 0) => format!("{}: they would die again at once", codes(invalid)),
+        (false, _) => format!("{}: they would die again at once; {untouched} not come to", codes(invalid)),
+    }
+}

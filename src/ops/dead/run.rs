@@ -1,0 +1,371 @@
+//! A replay under way: letters go to the retry queue, and the worker reports what becomes of them.
+//!
+//! Each letter moves by publish, confirm, ack, so a kill at any moment loses none; at most it leaves
+//! one in both places, and a second delivery of it changes nothing. The snapshot is as long as the
+//! browse before it saw; what dies again meanwhile is behind it, and marked, and stays.
+
+use super::filter::Taking;
+use super::letter::Letter;
+use super::outlook::Outlook;
+use super::replay::{Options, by_mapping};
+use super::track::Track;
+use super::{Progress, Session};
+use crate::broker::headers::{for_replay, report_to};
+use crate::broker::letters::Chunk;
+use crate::broker::outbox::Publishers;
+use crate::broker::report::Report;
+use crate::broker::topology::Queues;
+use crate::broker::{self, link};
+use crate::shutdown::{self, Shutdown};
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use lapin::Consumer;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// First attempts of which a share means something.
+const LEAST: usize = 10;
+/// Channels that publish.
+const PUBLISHERS: usize = 32;
+/// How often it is looked whether the next letter may go.
+const TICK: Duration = Duration::from_millis(10);
+/// Who does not wait for every verdict waits for the first ones so long.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// Why a replay ended before its end.
+#[derive(Debug)]
+pub enum Stop {
+    Interrupted,
+    /// So many of so many first attempts failed.
+    TooMany(usize, usize),
+    /// The worker said nothing for so long.
+    Silence(Duration),
+    /// The gate is down or paused: the worker holds what was sent.
+    Held(Duration),
+    Broker(String),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Interrupted => f.write_str("interrupted"),
+            Stop::TooMany(failed, of) => write!(f, "{failed} of {of} first attempts failed"),
+            Stop::Silence(time) => write!(f, "no verdict for {time:?}; does a worker run?"),
+            Stop::Held(time) => {
+                write!(f, "the worker has held what was sent for {time:?}; the gate is down or asks for a pause")
+            }
+            Stop::Broker(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What a replay came to.
+pub struct Ended {
+    pub track: Track,
+    /// Letters that were not sent because they would die again at once, by reason.
+    pub invalid: BTreeMap<&'static str, u32>,
+    pub stopped: Option<Stop>,
+    /// How long it took to send them.
+    pub seconds: f64,
+}
+
+/// A replay.
+pub struct Run<'r> {
+    session: &'r Session,
+    options: &'r Options,
+    now: Timestamp,
+    retry: String,
+    report_to: String,
+    publishers: Arc<Publishers>,
+    track: Arc<Mutex<Track>>,
+    taking: Taking<'r>,
+    under_way: JoinSet<(String, Result<(), broker::Error>)>,
+    interrupted: Shutdown,
+    invalid: BTreeMap<&'static str, u32>,
+    moved: u32,
+    begun: Instant,
+    paced: f64,
+    is_canary_over: bool,
+}
+
+impl<'r> Run<'r> {
+    /// Prepares a replay; nothing moves yet.
+    pub async fn begin(session: &'r Session, options: &'r Options, now: Timestamp) -> Result<Run<'r>, broker::Error> {
+        let (report_to, reports) = session.letters.reports().await?;
+        let track = Arc::new(Mutex::new(Track::default()));
+        tokio::spawn(listen(reports, Arc::clone(&track)));
+        let connection = link::dial(&session.settings.broker, "replaying").await?;
+        Ok(Run {
+            session,
+            options,
+            now,
+            retry: Queues::of(&session.integration.name).retry,
+            report_to,
+            publishers: Arc::new(Publishers::new(Arc::new(connection), PUBLISHERS)),
+            track,
+            taking: options.filter.taking(),
+            under_way: JoinSet::new(),
+            interrupted: interruption(),
+            invalid: BTreeMap::new(),
+            moved: 0,
+            begun: Instant::now(),
+            paced: 0.0,
+            is_canary_over: options.canary == 0,
+        })
+    }
+
+    /// Sends what is to be sent, and waits for what is to be waited for.
+    pub async fn finish(mut self) -> Ended {
+        let mut stopped = self.send_all().await.err();
+        let seconds = self.begun.elapsed().as_secs_f64();
+        if stopped.is_none() {
+            stopped = self.last_verdicts().await.err();
+        }
+        self.publishers.close().await;
+        let track = std::mem::take(&mut *self.track());
+        Ended { track, invalid: self.invalid, stopped, seconds }
+    }
+
+    async fn send_all(&mut self) -> Result<(), Stop> {
+        let session = self.session;
+        let mut walk = session.letters.walk().await.map_err(broken)?;
+        let mut progress = Progress::new("went through", walk.count);
+        let mut ended = Ok(());
+        while ended.is_ok()
+            && let Some(chunk) = walk.next().await.map_err(broken)?
+        {
+            ended = self.send_some(&chunk).await;
+            // What was begun is finished in any case: its channel must stay until it is acked.
+            while !self.under_way.is_empty() {
+                ended = ended.and(self.finish_one().await);
+            }
+            walk.give_back(chunk).await.map_err(broken)?;
+            progress.at(walk.read());
+        }
+        progress.end();
+        walk.end(self.moved).await.map_err(broken)?;
+        ended?;
+        self.canary(true).await
+    }
+
+    async fn send_some(&mut self, chunk: &Chunk) -> Result<(), Stop> {
+        for delivery in &chunk.letters {
+            let letter = Letter::new(delivery, &self.session.integration);
+            if !self.is_to_go(&letter) {
+                continue;
+            }
+            self.may_go().await?;
+            let (channel, publishers) = (chunk.channel.clone(), Arc::clone(&self.publishers));
+            let (queue, properties) = (self.retry.clone(), for_replay(letter.properties, &self.report_to));
+            let (body, data, tag) = (letter.id(), delivery.data.clone(), delivery.delivery_tag);
+            self.track().send(&body);
+            self.under_way.spawn(async move {
+                let carried = publishers.carry(&channel, tag, &data, &queue, properties).await;
+                (body, carried)
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a letter is one of those, and would not die again at once.
+    fn is_to_go(&mut self, letter: &Letter<'_>) -> bool {
+        let died_meanwhile = report_to(letter.properties) == Some(&self.report_to);
+        if died_meanwhile || !self.taking.takes(letter) {
+            return false;
+        }
+        match by_mapping(letter, self.session, self.now) {
+            Outlook::Invalid(code) => {
+                *self.invalid.entry(code).or_default() += 1;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Waits until the next letter may go.
+    async fn may_go(&mut self) -> Result<(), Stop> {
+        self.canary(false).await?;
+        let mut quiet = Quiet::new(self.heard());
+        loop {
+            self.look()?;
+            while self.under_way.len() >= 2 * PUBLISHERS {
+                self.finish_one().await?;
+            }
+            let due = self.options.rate.due(self.begun.elapsed());
+            let is_heard = self.track().unheard() < self.options.rate.most_unheard().max(self.options.canary);
+            if !self.is_canary_over {
+                return Ok(());
+            }
+            if is_heard && self.paced < due {
+                // What was not used up is not made up for in a burst.
+                self.paced = (self.paced + 1.0).max(due - self.options.rate.0);
+                return Ok(());
+            }
+            if !is_heard {
+                quiet.look(self)?;
+            }
+            self.rest().await?;
+        }
+    }
+
+    /// After the first letters waits until each was tried, but not for ever.
+    async fn canary(&mut self, is_end: bool) -> Result<(), Stop> {
+        let sent = self.track().sent();
+        if self.is_canary_over || (sent < self.options.canary && !is_end) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.options.deadline;
+        while self.track().unheard() > 0 || !self.under_way.is_empty() {
+            self.look()?;
+            if Instant::now() > deadline {
+                return Err(self.silence());
+            }
+            self.rest().await?;
+        }
+        self.is_canary_over = true;
+        self.judge(1)?;
+        // The ramp begins here.
+        self.begun = Instant::now();
+        self.paced = 0.0;
+        Ok(())
+    }
+
+    /// Whether it is to stop. Of a canary nothing is judged before all of it was tried.
+    fn look(&self) -> Result<(), Stop> {
+        let canary = usize::try_from(self.options.canary).unwrap_or(usize::MAX);
+        self.judge(if self.is_canary_over { canary.max(LEAST) } else { usize::MAX })
+    }
+
+    fn judge(&self, least: usize) -> Result<(), Stop> {
+        if self.interrupted.is_stopping() {
+            return Err(Stop::Interrupted);
+        }
+        match self.track().too_many(self.options.abort_above, least) {
+            Some((failed, of)) => Err(Stop::TooMany(failed, of)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits a moment, or until a publish is done.
+    async fn rest(&mut self) -> Result<(), Stop> {
+        tokio::select! {
+            Some(done) = self.under_way.join_next() => self.finished(done),
+            () = tokio::time::sleep(TICK) => Ok(()),
+        }
+    }
+
+    async fn finish_one(&mut self) -> Result<(), Stop> {
+        match self.under_way.join_next().await {
+            Some(done) => self.finished(done),
+            None => Ok(()),
+        }
+    }
+
+    fn finished(
+        &mut self,
+        done: Result<(String, Result<(), broker::Error>), tokio::task::JoinError>,
+    ) -> Result<(), Stop> {
+        match done {
+            Ok((_, Ok(()))) => {
+                self.moved += 1;
+                Ok(())
+            }
+            Ok((body, Err(error))) => {
+                self.track().unsend(&body);
+                Err(broken(error))
+            }
+            // Nobody aborts it, and it does not panic.
+            Err(error) => Err(Stop::Broker(error.to_string())),
+        }
+    }
+
+    async fn last_verdicts(&mut self) -> Result<(), Stop> {
+        let is_watched = self.options.is_watched;
+        let schedule = &self.session.integration.schedule;
+        let deadline = Instant::now() + LAST_LOOK;
+        let mut quiet = Quiet { patience: schedule.window() + self.options.deadline, ..Quiet::new(self.heard()) };
+        let mut progress = Progress::new("heard of", self.track().sent());
+        loop {
+            let (sent, open, unheard) = {
+                let track = self.track();
+                (track.sent(), track.open(), track.unheard())
+            };
+            let is_over = if is_watched { open == 0 } else { unheard == 0 || Instant::now() > deadline };
+            if is_over {
+                progress.end();
+                return Ok(());
+            }
+            if self.interrupted.is_stopping() {
+                return Err(Stop::Interrupted);
+            }
+            quiet.look(self)?;
+            progress.at(sent - open);
+            self.rest().await?;
+        }
+    }
+
+    fn heard(&self) -> u32 {
+        self.track().heard
+    }
+
+    fn silence(&self) -> Stop {
+        let deadline = self.options.deadline;
+        if self.track().holds > 0 { Stop::Held(deadline) } else { Stop::Silence(deadline) }
+    }
+
+    fn track(&self) -> MutexGuard<'_, Track> {
+        self.track.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long nothing was heard.
+struct Quiet {
+    heard: u32,
+    since: Instant,
+    patience: Duration,
+}
+
+impl Quiet {
+    fn new(heard: u32) -> Quiet {
+        Quiet { heard, since: Instant::now(), patience: Duration::ZERO }
+    }
+
+    fn look(&mut self, run: &Run<'_>) -> Result<(), Stop> {
+        let heard = run.heard();
+        if heard != self.heard {
+            (self.heard, self.since) = (heard, Instant::now());
+        }
+        let patience = self.patience.max(run.options.deadline);
+        if self.since.elapsed() > patience { Err(run.silence()) } else { Ok(()) }
+    }
+}
+
+fn broken(error: broker::Error) -> Stop {
+    Stop::Broker(error.to_string())
+}
+
+/// Keeps count of what the worker reports.
+async fn listen(mut reports: Consumer, track: Arc<Mutex<Track>>) {
+    while let Some(Ok(delivery)) = reports.next().await {
+        if let Ok(report) = serde_json::from_slice::<Report>(&delivery.data) {
+            track.lock().unwrap_or_else(PoisonError::into_inner).hear(&report);
+        }
+    }
+}
+
+/// The wish of whoever sits there to stop.
+fn interruption() -> Shutdown {
+    let (trigger, interrupted) = shutdown::channel();
+    tokio::spawn(async move {
+        if shutdown::signalled().await.is_err() {
+            // Then the default does its work: nothing is lost by it either.
+            std::future::pending::<()>().await;
+        }
+        trigger.stop();
+    });
+    interrupted
+}

@@ -1,0 +1,212 @@
+//! `dead show`: one letter whole.
+
+use super::filter::Filter;
+use super::letter::Letter;
+use super::outlook::{Known, Outlook, would};
+use super::{Place, Session, size, when};
+use crate::broker::headers;
+use crate::cli::{Selection, ShowArgs};
+use crate::ops::{Failure, log_access, print, table, usage};
+use crate::plan::{Brief, Plan, plan};
+use crate::record::desk::Access;
+use crate::verdict::Course;
+use jiff::{SignedDuration, Timestamp};
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Value, json};
+
+/// Instead of a value that may be somebody's.
+const HIDDEN: &str = "(hidden)";
+/// Instead of a body that is not text.
+const BINARY: &str = "(not UTF-8; export has it)";
+
+/// Shows the letters with this id; usually it is one.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); there is none, or the broker refuses or is
+/// gone (1).
+pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
+    let now = Timestamp::now();
+    let by_event = Selection { event_id: vec![args.id.clone()], ..Selection::default() };
+    let by_event = Filter::new(&by_event, now).map_err(usage)?;
+    let session = Session::open(&args.integration, place).await?;
+    let asking = Asking::open(&session).await;
+    let id = args.id.to_lowercase();
+    let mut shown = Vec::new();
+    let all = session
+        .browse(async |letter| {
+            if letter.id() == id || by_event.matches(&letter) {
+                let (planned, outlook) = asking.outlook(&letter, now).await?;
+                let whole = Whole { letter: &letter, session: &session, planned, outlook, reveal: args.reveal, now };
+                shown.push(if place.as_json { format!("{}\n", whole.json()) } else { whole.text() });
+            }
+            Ok(())
+        })
+        .await?;
+    session.letters.close().await;
+    if shown.is_empty() {
+        return Err(Failure::Failed(format!(
+            "no letter \"{}\" among {all}; name it by its event's id, or by the 12 digits that dead list shows",
+            args.id
+        )));
+    }
+    if args.reveal {
+        log_access(&session.settings, "dead show --reveal", &session.integration.name, shown.len() as u64);
+    }
+    print(&shown.join("\n"))
+}
+
+/// Who knows what a letter would do today.
+pub struct Asking<'s> {
+    session: &'s Session,
+    records: Option<Access>,
+}
+
+impl Asking<'_> {
+    /// Finds the records; where nobody can be asked, says so.
+    pub async fn open(session: &Session) -> Asking<'_> {
+        let records = Access::open(&session.settings.records).await;
+        if let Err(why) = &records {
+            super::talk(&format!("what is newest cannot be asked ({why}); the mapping alone decides"));
+        }
+        Asking { session, records: records.ok() }
+    }
+
+    /// What the mapping makes of a letter today, and what would become of it.
+    ///
+    /// # Errors
+    /// The records failed (exit code 1).
+    pub async fn outlook(
+        &self,
+        letter: &Letter<'_>,
+        now: Timestamp,
+    ) -> Result<(Result<Plan, Course>, Outlook), Failure> {
+        let integration = &self.session.integration;
+        let (_, planned) = plan(letter.body, integration, now);
+        let known = match (&self.records, &planned) {
+            (Some(records), Ok(Plan::Send(send))) => {
+                Known::Told(records.person(&integration.records, &send.identifier).await?)
+            }
+            _ => Known::Untold,
+        };
+        let retention =
+            SignedDuration::try_from(self.session.settings.records.retention).unwrap_or(SignedDuration::MAX);
+        let outlook = would(&planned, &known, integration, retention, now);
+        Ok((planned, outlook))
+    }
+}
+
+/// Everything about one letter.
+struct Whole<'l> {
+    letter: &'l Letter<'l>,
+    session: &'l Session,
+    planned: Result<Plan, Course>,
+    outlook: Outlook,
+    reveal: bool,
+    now: Timestamp,
+}
+
+impl Whole<'_> {
+    /// The headers, as far as they are no business of the broker's.
+    fn headers(&self) -> Vec<(&str, String)> {
+        let headers = self.letter.properties.headers().iter().flat_map(FieldTable::inner);
+        let told = headers.filter(|(name, _)| !headers::is_brokers(name.as_str())).map(|(name, value)| {
+            let is_shown = self.reveal || headers::is_own(name.as_str());
+            (name.as_str(), if is_shown { header_text(value) } else { HIDDEN.to_owned() })
+        });
+        // The history has a table of its own.
+        told.filter(|(name, _)| *name != "consent-gate-history").collect()
+    }
+
+    /// What the mapping makes of it, property by property.
+    fn properties(&self) -> Vec<(String, String)> {
+        let Some(event) = self.letter.event() else { return Vec::new() };
+        let properties = self.session.integration.mappings.properties(event, true).unwrap_or_default();
+        let told = properties.into_iter().map(|property| {
+            let value = match &property.text {
+                Ok(text) if self.reveal => text.clone(),
+                Ok(_) => HIDDEN.to_owned(),
+                Err(why) => format!("left out: {}", why.explain()),
+            };
+            (property.id.to_owned(), value)
+        });
+        told.collect()
+    }
+
+    fn body(&self) -> &str {
+        if self.reveal { std::str::from_utf8(self.letter.body).unwrap_or(BINARY) } else { HIDDEN }
+    }
+
+    /// Why nothing would be sent, as far as it names only fields and types.
+    fn detail(&self) -> Option<String> {
+        self.planned.as_ref().err().and_then(Course::error)
+    }
+
+    fn json(&self) -> Value {
+        let Whole { letter, .. } = self;
+        let brief = letter.event().map(Brief::of).unwrap_or_default();
+        let attempts: Vec<Value> = letter.history.entries.iter().map(|attempt| {
+            json!({ "at": attempt.at, "result": attempt.result.label(), "status": attempt.status, "ms": attempt.ms })
+        }).collect();
+        let headers: Value = self.headers().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+        let properties: Value = self.properties().into_iter().map(|(name, value)| (name, json!(value))).collect();
+        json!({
+            "letter": letter.id(), "reason": letter.reason.map(crate::verdict::Death::code), "died_at": letter.died,
+            "bytes": letter.body.len(), "type": brief.kind, "event_id": brief.id, "changed_at": brief.changed_at,
+            "attempts": letter.history.attempts, "last_error": letter.history.last_error, "history": attempts,
+            "headers": headers, "properties": properties,
+            "today": { "outlook": self.outlook.word(), "code": self.outlook.code(), "detail": self.detail() },
+            "body": self.reveal.then(|| self.body()),
+        })
+    }
+
+    fn text(&self) -> String {
+        let Whole { letter, now, .. } = self;
+        let time = |at: Option<Timestamp>| at.map_or_else(|| "unknown".to_owned(), |at| when(at, *now));
+        let brief = letter.event().map(Brief::of).unwrap_or_default();
+        let detail = self.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+        let mut rows = vec![
+            row("letter", &format!("{}, {}", letter.id(), size(letter.body.len() as u64))),
+            row("reason", letter.reason_code()),
+            row("died", &time(letter.died)),
+            row(
+                "event",
+                &format!("{} {}", brief.kind.unwrap_or("unreadable"), brief.id.as_deref().unwrap_or("(no id)")),
+            ),
+            row("changed", &time(brief.changed_at)),
+            row("attempts", &letter.history.attempts.to_string()),
+            row("last error", letter.history.last_error.as_deref().unwrap_or("none")),
+            row("today", &format!("{}{detail}", self.outlook)),
+        ];
+        rows.extend(self.headers().into_iter().map(|(name, value)| row("header", &format!("{name}: {value}"))));
+        rows.extend(self.properties().into_iter().map(|(name, value)| row("property", &format!("{name}: {value}"))));
+        rows.push(row("body", self.body()));
+        table(&rows) + &self.history()
+    }
+
+    fn history(&self) -> String {
+        let entries = &self.letter.history.entries;
+        if entries.is_empty() {
+            return String::new();
+        }
+        let head = ["attempt", "result", "status", "took"].map(str::to_owned).to_vec();
+        let rows = entries.iter().map(|attempt| {
+            let status = attempt.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+            vec![when(attempt.at, self.now), attempt.result.label().to_owned(), status, format!("{} ms", attempt.ms)]
+        });
+        format!("\n{}", table(&[head].into_iter().chain(rows).collect::<Vec<_>>()))
+    }
+}
+
+fn row(name: &str, value: &str) -> Vec<String> {
+    vec![name.to_owned(), value.to_owned()]
+}
+
+/// A header's value for people.
+fn header_text(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        AMQPValue::ShortString(text) => text.to_string(),
+        AMQPValue::LongLongInt(number) => number.to_string(),
+        other => super::value::encode(other).to_string(),
+    }
+}

@@ -1,0 +1,159 @@
+//! What became of the letters of a replay, by the worker's reports (pure).
+//!
+//! Reports can be lost, and come twice: a letter counts once for each time it was sent.
+
+use crate::broker::report::{HOLD, Report};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Of how many first attempts the latest share of failures is taken.
+const WINDOW: usize = 200;
+
+/// How far the letters with one body came.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    sent: u16,
+    tried: u16,
+    ended: u16,
+}
+
+/// The letters of one replay.
+#[derive(Debug, Default)]
+pub struct Track {
+    /// By the first 12 hex digits of the body's SHA-256.
+    letters: HashMap<u64, Told>,
+    /// Whether the latest first attempts failed.
+    latest: VecDeque<bool>,
+    sent: u32,
+    tried: u32,
+    pub delivered: u32,
+    /// By reason.
+    pub skipped: BTreeMap<String, u32>,
+    /// By reason.
+    pub dead: BTreeMap<String, u32>,
+    /// Reports of letters that wait because the gate is down or paused.
+    pub holds: u32,
+    /// All reports of its letters.
+    pub heard: u32,
+}
+
+impl Track {
+    /// A letter is about to be sent.
+    pub fn send(&mut self, body: &str) {
+        self.sent += 1;
+        self.letters.entry(key(body)).or_default().sent += 1;
+    }
+
+    /// A letter could not be sent after all.
+    pub fn unsend(&mut self, body: &str) {
+        self.sent -= 1;
+        if let Some(told) = self.letters.get_mut(&key(body)) {
+            told.sent -= 1;
+        }
+    }
+
+    /// The worker reported.
+    pub fn hear(&mut self, report: &Report) {
+        let Some(told) = self.letters.get_mut(&key(&report.body)) else { return };
+        self.heard += 1;
+        let is_end = matches!(report.outcome.as_str(), "delivered" | "skipped" | "dead_lettered");
+        let is_first = report.attempt <= 1 && report.outcome != HOLD;
+        self.holds += u32::from(report.outcome == HOLD);
+        if is_end && told.ended < told.sent {
+            told.ended += 1;
+            match report.outcome.as_str() {
+                "delivered" => self.delivered += 1,
+                "skipped" => *self.skipped.entry(report.code.clone()).or_default() += 1,
+                _ => *self.dead.entry(report.code.clone()).or_default() += 1,
+            }
+        }
+        // The report of a first attempt may be lost, but not its end.
+        if (is_first && told.tried < told.sent) || told.tried < told.ended {
+            told.tried += 1;
+            self.tried += 1;
+            self.latest.push_back(!matches!(report.outcome.as_str(), "delivered" | "skipped"));
+            if self.latest.len() > WINDOW {
+                self.latest.pop_front();
+            }
+        }
+    }
+
+    /// How many were sent.
+    pub fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// How many were sent of whose first attempt nothing is known.
+    pub fn unheard(&self) -> u32 {
+        self.sent.saturating_sub(self.tried)
+    }
+
+    /// How many are not at their end.
+    pub fn open(&self) -> u32 {
+        self.sent.saturating_sub(self.ended())
+    }
+
+    /// How many are dead again.
+    pub fn dead_again(&self) -> u32 {
+        self.dead.values().sum()
+    }
+
+    fn ended(&self) -> u32 {
+        self.delivered + self.skipped.values().sum::<u32>() + self.dead_again()
+    }
+
+    /// How many of the latest first attempts failed, and of how many, when that is too large a share
+    /// of at least so many.
+    pub fn too_many(&self, share: f64, least: usize) -> Option<(usize, usize)> {
+        let failed = self.latest.iter().filter(|failed| **failed).count();
+        let is_enough = self.latest.len() >= least.clamp(1, WINDOW);
+        let is_above = failed as f64 > share * self.latest.len() as f64;
+        (is_enough && is_above).then_some((failed, self.latest.len()))
+    }
+}
+
+fn key(body: &str) -> u64 {
+    u64::from_str_radix(body, 16).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(body: &str, outcome: &str, code: &str, attempt: u32) -> Report {
+        Report { outcome: outcome.to_owned(), code: code.to_owned(), body: body.to_owned(), attempt }
+    }
+
+    #[test]
+    fn each_letter_counts_once_for_each_time_it_was_sent() {
+        let mut track = Track::default();
+        for body in ["a", "b", "b", "c", "d"] {
+            track.send(body);
+        }
+        track.unsend("d");
+        assert_eq!((track.sent(), track.unheard(), track.open()), (4, 4, 4));
+        track.hear(&report("a", "retry", "", 1));
+        track.hear(&report("a", "delivered", "", 2));
+        track.hear(&report("a", "delivered", "", 2));
+        track.hear(&report("b", "dead_lettered", "refused", 1));
+        track.hear(&report("c", "hold", "", 0));
+        track.hear(&report("f", "delivered", "", 1));
+        assert_eq!((track.unheard(), track.open(), track.delivered, track.holds), (2, 2, 1, 1));
+        track.hear(&report("b", "skipped", "erased", 0));
+        track.hear(&report("c", "delivered", "", 3));
+        assert_eq!((track.unheard(), track.open(), track.dead_again()), (0, 0, 1));
+    }
+
+    #[test]
+    fn too_many_failures_are_noticed_among_the_latest() {
+        let mut track = Track::default();
+        for n in 0..300_u32 {
+            let body = format!("{n:x}");
+            track.send(&body);
+            track.hear(&report(&body, if n < 8 { "delivered" } else { "retry" }, "", 1));
+            let expected = if n < 10 { None } else { Some(()) };
+            assert_eq!(track.too_many(0.2, 10).map(|_| ()), expected, "{n}");
+        }
+        assert_eq!(track.too_many(0.2, 10), Some((200, 200)));
+        assert_eq!(track.too_many(1.0, 10), None);
+    }
+}

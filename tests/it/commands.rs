@@ -12,13 +12,23 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn help_is_as_it_was_read_over() {
     let mut all = help(&["--help"]);
-    let commands =
-        ["run", "check", "declare", "map", "send", "person show", "person forget", "store show", "store adopt"];
-    for command in commands.into_iter().chain(["healthcheck"]) {
+    let letters = ["list", "show", "replay", "discard", "export", "import"].map(|verb| format!("dead {verb}"));
+    let first = ["run", "check", "declare", "map", "send", "dead"].map(str::to_owned);
+    let last = ["person show", "person forget", "store show", "store adopt", "healthcheck", "completions"];
+    for command in first.into_iter().chain(letters).chain(last.map(str::to_owned)) {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
-        all = all + "\n--- " + command + "\n" + &help(&arguments);
+        all = all + "\n--- " + &command + "\n" + &help(&arguments);
     }
     golden("help.txt", &all);
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = help(&["completions", shell]);
+        assert!(script.contains("abort-above") && script.contains("healthcheck"), "{shell}");
+    }
+    assert!(help(&["man"]).contains("consent\\-gate"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod harness;
 mod chaos;
 mod commands;
 mod configuration;
+mod dead;
 mod delivery;
 mod documents;
 mod failures;

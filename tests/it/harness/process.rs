@@ -97,6 +97,13 @@ impl Running {
         poll_until("its end", || self.child.try_wait().unwrap()).code()
     }
 
+    /// The most memory that it had so far, in KiB; `None` once it is gone.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

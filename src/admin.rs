@@ -75,6 +75,8 @@ impl Health {
         let all = |signs: &BTreeMap<String, Sign>| signs.values().all(|sign| sign.standing == Standing::Consuming);
         let before = all(&signs);
         signs.insert(integration.to_owned(), Sign { standing, at: Instant::now() });
+        let consuming = i64::from(standing == Standing::Consuming);
+        self.metrics.consuming.with_label_values(&[integration]).set(consuming);
         self.gauge(&signs);
         !before && all(&signs)
     }

@@ -46,6 +46,7 @@ pub struct Metrics {
     pub concurrency_limit: IntGaugeVec,
     pub breaker_open: IntGaugeVec,
     pub misconfigured: IntGaugeVec,
+    pub consuming: IntGaugeVec,
     pub stale_values: IntCounterVec,
     pub settle_failures: IntCounterVec,
     pub store_errors: IntCounter,
@@ -106,6 +107,7 @@ impl Metrics {
                 "1 while the gate refuses the integration (401, 403, 404, 3xx).",
                 &one,
             )?,
+            consuming: gauges(&r, "consuming", "1 while the integration's queues are consumed.", &one)?,
             stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
             settle_failures: counters(
                 &r,
@@ -145,9 +147,14 @@ impl Metrics {
         for family in [&self.late_events, &self.stale_values, &self.settle_failures, &self.parked, &self.returned] {
             family.with_label_values(&[integration]);
         }
-        for family in [&self.in_flight, &self.concurrency_limit, &self.breaker_open, &self.misconfigured] {
+        for family in self.gauges() {
             family.with_label_values(&[integration]);
         }
+    }
+
+    /// Those that hang on nothing but the integration.
+    fn gauges(&self) -> [&IntGaugeVec; 5] {
+        [&self.in_flight, &self.concurrency_limit, &self.breaker_open, &self.misconfigured, &self.consuming]
     }
 
     /// Shows that an integration is not served any more; what was counted stays.
@@ -155,7 +162,7 @@ impl Metrics {
         for queue in QUEUES {
             self.queue_messages.with_label_values(&[integration, queue]).set(0);
         }
-        for family in [&self.in_flight, &self.concurrency_limit, &self.breaker_open, &self.misconfigured] {
+        for family in self.gauges() {
             family.with_label_values(&[integration]).set(0);
         }
     }

@@ -17,7 +17,6 @@ use crate::record;
 use crate::serve::notify;
 use crate::shutdown::{self, Shutdown};
 use crate::worker::Worker;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -47,11 +46,29 @@ enum Trouble {
     Records(record::Failed),
 }
 
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trouble::Broker(error) => write!(f, "{error}"),
-            Trouble::Records(failed) => write!(f, "{failed}"),
+/// Why consuming ended, and how that leaves the integration.
+struct Lost {
+    why: String,
+    standing: Standing,
+}
+
+impl Lost {
+    fn records(why: String) -> Lost {
+        Lost { why, standing: Standing::WithoutRecords }
+    }
+}
+
+impl From<String> for Lost {
+    fn from(why: String) -> Lost {
+        Lost { why, standing: Standing::Disconnected }
+    }
+}
+
+impl From<Trouble> for Lost {
+    fn from(trouble: Trouble) -> Lost {
+        match trouble {
+            Trouble::Broker(error) => error.to_string().into(),
+            Trouble::Records(failed) => Lost::records(failed.to_string()),
         }
     }
 }
@@ -89,14 +106,19 @@ impl Supervisor {
                 Ok((link, inbox)) => {
                     after_failure = self::after_failure();
                     let since = Instant::now();
-                    let Some(why) = self.consume(link, inbox, losses >= LOSSES).await else { return };
-                    tracing::warn!(integration, why, "lost the broker; connecting again");
+                    let Some(Lost { why, standing }) = self.consume(link, inbox, losses >= LOSSES).await else {
+                        return;
+                    };
+                    match standing {
+                        Standing::WithoutRecords => tracing::warn!(integration, why, "stopped consuming"),
+                        _ => tracing::warn!(integration, why, "lost the broker; connecting again"),
+                    }
                     losses += 1;
                     if since.elapsed() > GOOD_WHILE {
                         after_loss = self::after_loss();
                         losses = 1;
                     }
-                    self.show(Standing::Disconnected);
+                    self.show(standing);
                     after_loss.next()
                 }
                 Err(Trouble::Records(error)) => {
@@ -183,7 +205,7 @@ impl Supervisor {
     }
 
     /// Consumes. Gives why the connection was lost, or `None` after a drain.
-    async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool) -> Option<String> {
+    async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool) -> Option<Lost> {
         let worker = &self.worker;
         // Dropped at the end of this function: with its connections, the outbox is over.
         let (_trigger, over) = shutdown::channel();
@@ -201,12 +223,12 @@ impl Supervisor {
         let lost = tokio::select! {
             biased;
             () = self.shutdown.wait() => None,
-            why = link.lost() => Some(why),
-            error = intake.run() => Some(error.to_string()),
-            () = missing.notified() => Some("a queue is missing; declaring it again".to_owned()),
-            error = self.watch_depths(&link) => Some(error.to_string()),
-            () = worker.records_failed() => Some("the records failed".to_owned()),
-            trouble = self.keep_claim() => Some(trouble.to_string()),
+            why = link.lost() => Some(why.into()),
+            error = intake.run() => Some(error.to_string().into()),
+            () = missing.notified() => Some("a queue is missing; declaring it again".to_owned().into()),
+            error = self.watch_depths(&link) => Some(error.to_string().into()),
+            () = worker.records_failed() => Some(Lost::records("the records failed".to_owned())),
+            trouble = self.keep_claim() => Some(trouble.into()),
         };
         if lost.is_none() {
             // What was not looked at yet goes back to its queue with the connection.

@@ -72,10 +72,11 @@ impl Worker {
         quarantine: Arc<Mutex<()>>,
     ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
-        // Twice the limit, so that a slot never waits for the broker's next delivery.
-        let prefetch = u16::try_from(limit * 2).unwrap_or(u16::MAX);
+        // Four times the limit, so that a slot never waits for the broker's next delivery, nor for
+        // the records of the next events to be durable.
+        let prefetch = u16::try_from(limit * 4).unwrap_or(u16::MAX);
         // Two queues can feed the fresh lane, and requests of a connection that was lost still end.
-        let most_in_hand = limit * 5;
+        let most_in_hand = limit * 9;
         Ok(Worker {
             gate: integration.gate()?,
             integration,

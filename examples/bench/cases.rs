@@ -4,8 +4,10 @@
 use crate::gate::Gate;
 use crate::process::{Process, program, wait};
 use crate::queue::Bench;
+use crate::size;
 use crate::table::{Page, Series};
 use anyhow::Context;
+use consent_gate::record::{Place, Settings};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(600);
-const CASES: [&str; 8] = ["bare", "latency", "added", "memory", "many", "stores", "cold", "large"];
+const CASES: [&str; 9] = ["bare", "latency", "added", "memory", "many", "stores", "size", "cold", "large"];
 
 struct Cases {
     folder: PathBuf,
@@ -67,6 +69,7 @@ pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
             "memory" => cases.memory()?,
             "many" => cases.many()?,
             "stores" => cases.stores()?,
+            "size" => cases.size()?,
             "cold" => cases.cold()?,
             _ => cases.large()?,
         }
@@ -305,6 +308,23 @@ impl Cases {
         }
         let series = self.compare(&contenders, (20_000 * self.scale.min(3), 0), Duration::from_millis(5), 64)?;
         self.rows(&names, &series);
+        Ok(())
+    }
+
+    fn size(&mut self) -> anyhow::Result<()> {
+        self.page.head("Room for people in the embedded store", &["people", "MB", "bytes a person", "µs a person"]);
+        for people in [100_000, 100_000 * self.scale].into_iter().take(if self.scale > 1 { 2 } else { 1 }) {
+            let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+            let home = self.integration(&[name])?;
+            let directory = home.join("records");
+            let place = Place::Directory(directory.clone());
+            let begun = Instant::now();
+            size::fill(&home, Settings { place, ..Settings::default() }, people)?;
+            let us = begun.elapsed().as_secs_f64() * 1e6 / people as f64;
+            let bytes = size::on_disk(&directory)?;
+            let each = bytes / people;
+            self.page.row(&[people.to_string(), (bytes >> 20).to_string(), each.to_string(), format!("{us:.1}")]);
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod cases;
 mod gate;
 mod process;
 mod queue;
+mod size;
 mod table;
 
 use anyhow::{Context, bail};

@@ -104,6 +104,24 @@ async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::
     Ok(())
 }
 
+/// An operator sees the dead letters, looks what a replay would do, and replays them.
+async fn letters(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::Result<()> {
+    stage.faults(json!([])).await?;
+    let [shop, magazine] = stage.integrations();
+    let look = [vec!["dead", "list"], vec!["dead", "replay", "--dry-run"]];
+    let replay = ["dead", "replay", "--yes", "--wait"];
+    let commands = look.into_iter().map(|command| (command, shop));
+    for (command, integration) in commands.chain([(replay.to_vec(), shop), (replay.to_vec(), magazine)]) {
+        let command = [&command[..], &["--integration", integration]].concat();
+        view.say(&format!("operator  consent-gate {}", command.join(" ")));
+        for line in stage.command(&command).await?.lines() {
+            view.say(&format!("          {line}"));
+        }
+    }
+    people.replayed();
+    Ok(())
+}
+
 async fn interrupted() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -137,6 +155,7 @@ async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
     }
     arrived(stage, &people, &mut view).await?;
     outage(stage, &mut people, &mut view).await?;
+    letters(stage, &mut people, &mut view).await?;
     view.update(stage, &people, true).await?;
     let wrong = people.wrong(&stage.profiles().await?, stage.integrations());
     view.summary(stage, &people, &wrong).await?;

@@ -98,6 +98,11 @@ impl People {
         self.choice(FICKLE, &[("newsletter", Some(false))])
     }
 
+    /// The dead letter was replayed when the gate took it.
+    pub fn replayed(&mut self) {
+        self.chosen.insert(UNLUCKY.to_owned(), Choices { newsletter: Some(false), sms: None });
+    }
+
     fn choice(&mut self, person: &str, choices: &[(&str, Option<bool>)]) -> Vec<u8> {
         self.published += 1;
         let purposes: Vec<Value> = choices.iter().map(|(id, on)| json!({ "id": id, "enabled": on })).collect();

@@ -15,6 +15,8 @@ const DELAYS_SECONDS: [u32; 4] = [1, 2, 3, 4];
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage {
+    folder: PathBuf,
+    environment: BTreeMap<&'static str, String>,
     processes: Vec<Child>,
     integrations: [String; 2],
     exchange: String,
@@ -36,12 +38,14 @@ impl Stage {
         for (name, document) in integrations.iter().zip(documents(&gate)) {
             write(&folder.join("integrations").join(format!("{name}.json")), &document)?;
         }
-        let worker = start_worker(folder, broker, &exchange, &mut processes)?;
+        let environment = environment(broker, &exchange);
+        let worker = start_worker(folder, &environment, &mut processes)?;
         let connection = Connection::connect(broker, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let client = reqwest::Client::new();
-        Ok(Stage { processes, integrations, exchange, gate, worker, client, connection, channel })
+        let folder = folder.to_owned();
+        Ok(Stage { folder, environment, processes, integrations, exchange, gate, worker, client, connection, channel })
     }
 
     pub fn integrations(&self) -> &[String; 2] {
@@ -54,6 +58,16 @@ impl Stage {
 
     pub fn worker_url(&self) -> &str {
         &self.worker
+    }
+
+    /// What an operator's command prints, beside the running worker.
+    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(program("consent-gate")?);
+        command.args(arguments).current_dir(&self.folder).envs(&self.environment).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(output.status.success(), "{arguments:?}: {err}");
+        Ok(out.into_owned())
     }
 
     /// Publishes one message and waits until the broker has it.
@@ -206,16 +220,24 @@ fn start_gate(folder: &Path, integrations: &[String; 2], processes: &mut Vec<Chi
     Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
 }
 
-fn start_worker(folder: &Path, broker: &str, exchange: &str, processes: &mut Vec<Child>) -> anyhow::Result<String> {
-    let mut command = Command::new(program("consent-gate")?);
+fn environment(broker: &str, exchange: &str) -> BTreeMap<&'static str, String> {
     let delays = DELAYS_SECONDS.map(|seconds| format!("\"{seconds}s\"")).join(", ");
-    command.env("CONSENT_GATE_RETRY__DELAYS", format!("[{delays}]"));
-    command.arg("run").current_dir(folder).envs([
-        ("CONSENT_GATE_BROKER__URL", broker),
-        ("CONSENT_GATE_SOURCE__EXCHANGE", exchange),
-        ("CONSENT_GATE_ADMIN__LISTEN", "127.0.0.1:0"),
-        ("CONSENT_GATE_LOG__FORMAT", "json"),
-    ]);
+    BTreeMap::from([
+        ("CONSENT_GATE_RETRY__DELAYS", format!("[{delays}]")),
+        ("CONSENT_GATE_BROKER__URL", broker.to_owned()),
+        ("CONSENT_GATE_SOURCE__EXCHANGE", exchange.to_owned()),
+        ("CONSENT_GATE_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+        ("CONSENT_GATE_LOG__FORMAT", "json".to_owned()),
+    ])
+}
+
+fn start_worker(
+    folder: &Path,
+    environment: &BTreeMap<&'static str, String>,
+    processes: &mut Vec<Child>,
+) -> anyhow::Result<String> {
+    let mut command = Command::new(program("consent-gate")?);
+    command.arg("run").current_dir(folder).envs(environment);
     let log = folder.join("worker.log");
     processes.push(start(&mut command, &log)?);
     wait_for(&log, "ready: consuming", processes)?;

@@ -19,7 +19,11 @@ const LAZY: Duration = Duration::from_millis(20);
 type Durable = oneshot::Sender<Result<(), Failed>>;
 pub(super) type Answer = oneshot::Receiver<Result<(), Failed>>;
 
-/// A record on its way to the disk.
+/// The most records that are kept in memory once they are written: an event looks at its person's
+/// record twice, shortly one after the other.
+const KEPT: usize = 2_048;
+
+/// A record on its way to the disk, or there already and likely to be asked for again.
 #[derive(Debug)]
 struct Pending {
     record: Arc<Record>,
@@ -27,6 +31,7 @@ struct Pending {
     number: u64,
     /// It is in the round that is being gathered.
     is_gathered: bool,
+    is_written: bool,
 }
 
 /// What is to be written together.
@@ -40,6 +45,7 @@ struct Round {
 #[derive(Debug, Default)]
 struct State {
     pending: HashMap<Key, Pending>,
+    written: usize,
     round: Round,
 }
 
@@ -72,19 +78,18 @@ impl Shared {
         change: impl FnOnce(&mut Option<Record>) -> (T, Write),
     ) -> Result<(T, Option<Answer>), Failed> {
         let mut state = self.state();
-        let known = state.pending.get(&key);
-        let mut record = match known {
-            Some(pending) => Some(Record::clone(&pending.record)),
-            None => stored()?,
+        let (mut changed, is_gathered) = match state.pending.get(&key) {
+            Some(pending) => (Some(Record::clone(&pending.record)), pending.is_gathered),
+            None => (stored()?, false),
         };
-        let is_gathered = known.is_some_and(|pending| pending.is_gathered);
-        let (told, write) = change(&mut record);
+        let (told, write) = change(&mut changed);
         if write == Write::Nothing {
             return Ok((told, None));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let record = Arc::new(record.unwrap_or_default());
-        state.pending.insert(key, Pending { record, number, is_gathered: true });
+        let record = Arc::new(changed.unwrap_or_default());
+        let before = state.pending.insert(key, Pending { record, number, is_gathered: true, is_written: false });
+        state.written -= usize::from(before.is_some_and(|before| before.is_written));
         if !is_gathered {
             state.round.keys.push(key);
         }
@@ -145,13 +150,19 @@ impl Shared {
         (round, records)
     }
 
-    /// Lets go of what is on the disk now, unless it changed meanwhile.
+    /// Notes what is on the disk now, unless it changed meanwhile, and lets go of it when that is much.
     fn written(&self, records: &[Numbered]) {
         let mut state = self.state();
+        let state = &mut *state;
         for Numbered { key, number, .. } in records {
-            if state.pending.get(key).is_some_and(|pending| pending.number == *number) {
-                state.pending.remove(key);
+            if let Some(pending) = state.pending.get_mut(key).filter(|pending| pending.number == *number) {
+                pending.is_written = true;
+                state.written += 1;
             }
+        }
+        if state.written > KEPT {
+            state.pending.retain(|_, pending| !pending.is_written);
+            state.written = 0;
         }
     }
 }

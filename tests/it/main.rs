@@ -22,6 +22,7 @@ mod leaks;
 mod mappings;
 mod model;
 mod newest;
+mod observed;
 mod outside;
 mod reload;
 mod retries;

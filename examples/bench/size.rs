@@ -1,0 +1,57 @@
+//! How much room people take in the records.
+
+use anyhow::Context;
+use consent_gate::config::{self, Environment};
+use consent_gate::mapping::Choice;
+use consent_gate::record::{Mapped, Offer, Records, Sent, Settings, Turn};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use std::fs;
+use std::path::Path;
+
+/// Turns under way at once, as with a worker.
+const AT_ONCE: usize = 256;
+
+/// Records that many people, each with one event of three choices that was accepted.
+pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let told = |problems: Vec<config::Problem>| anyhow::anyhow!("{problems:?}");
+    let all = config::load_settings(None, &Environment::new()).map_err(told)?;
+    let document = fs::read_dir(home.join("integrations"))?.next().context("no document")??.path();
+    let integration = config::load_document(&document, &all, &Environment::new()).map_err(told)?;
+    let records = Records::new(settings);
+    let mapped = Mapped::default();
+    runtime.block_on(async {
+        let one = |n: u64| {
+            let (records, integration, mapped) = (&records, &integration, &mapped);
+            async move {
+                let now = Timestamp::now();
+                let choice = |id: &str, on: bool| (id.to_owned(), Choice::Switch(on));
+                let offer = Offer {
+                    at: Some(now),
+                    event: Some(format!("00000000-0000-4000-8000-{n:012}")),
+                    choices: vec![choice("OPTIN_NEWS", true), choice("OPTIN_SMS", false), choice("OPTIN_ADS", true)],
+                };
+                let person = format!("person-{n}@example.com");
+                match records.begin(integration, mapped, &person, &offer, false, now).await? {
+                    Turn::Taken(taken) => taken.answered(Sent::Accepted, now).await.map(|_| ()),
+                    _ => Ok(()),
+                }
+            }
+        };
+        stream::iter(0..people).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await
+    })?;
+    Ok(())
+}
+
+/// Bytes of all files below a folder, as the disk holds them.
+pub fn on_disk(folder: &Path) -> anyhow::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        bytes += if about.is_dir() { on_disk(&entry.path())? } else { about.blocks() * 512 };
+    }
+    Ok(bytes)
+}

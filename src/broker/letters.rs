@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long letters take at most to be back in their queue.
 const RETURNING: Duration = Duration::from_secs(10);
 /// Between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The dead letters of one integration, with which nobody else works meanwhile.
 #[derive(Debug)]
@@ -53,21 +53,24 @@ impl DeadLetters {
     /// Takes hold of them. The broker frees them when this process ends, however it does.
     ///
     /// # Errors
-    /// Another command works with them, there are none, or the broker refuses or is gone.
+    /// Another command works with them, their queue is not as it must be, or the broker refuses or is
+    /// gone.
     pub async fn hold(settings: &link::Settings, name: &Name) -> Result<DeadLetters, Error> {
-        let queue = Queues::of(name).dead;
+        let queues = Queues::of(name);
         let connection = link::dial(settings, "dead letters").await?;
         let channel = call("open a channel", connection.create_channel()).await?;
         let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let locked = channel.queue_declare(format!("{queue}.lock").into(), exclusive, FieldTable::default());
-        call(&format!("hold \"{queue}\""), locked).await.map_err(|error| match error.code() {
+        let lock = format!("{}.lock", queues.dead);
+        let locked = channel.queue_declare(lock.as_str().into(), exclusive, FieldTable::default());
+        call(&format!("hold \"{lock}\""), locked).await.map_err(|error| match error.code() {
             Some(405) => Error::refused(
                 format!("the dead letters of {name} are in use"),
                 "another command works with them; wait for its end, or end it",
             ),
             _ => error,
         })?;
-        let mut letters = DeadLetters { connection, channel, queue, is_shared: false };
+        topology::declare_dead(&channel, &queues).await?;
+        let mut letters = DeadLetters { connection, channel, queue: queues.dead, is_shared: false };
         letters.is_shared = letters.settle_down().await?;
         Ok(letters)
     }
@@ -93,12 +96,12 @@ impl DeadLetters {
         topology::depth(&self.channel, &self.queue).await
     }
 
-    /// Begins to read everything that is there now.
+    /// Begins to read everything that is there now; at most so many, where that is known already.
     ///
     /// # Errors
     /// The queue is gone, or the broker.
-    pub async fn walk(&self) -> Result<Walk<'_>, Error> {
-        let count = self.count().await?;
+    pub async fn walk(&self, most: u32) -> Result<Walk<'_>, Error> {
+        let count = self.count().await?.min(most);
         let least = count / MOST_CHUNKS + 1;
         Ok(Walk { letters: self, count, left: count, least, size: FIRST_CHUNK.max(least), held: Vec::new() })
     }
@@ -117,6 +120,19 @@ impl DeadLetters {
         let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
         let consumer = call(&format!("consume \"{queue}\""), consumer).await?;
         Ok((queue, consumer))
+    }
+
+    /// Closes a channel, and waits until the letters on it are back: those of the next one would
+    /// overtake them.
+    async fn give_back(&self, channel: &Channel, letters: usize) -> Result<(), Error> {
+        let before = self.count().await?;
+        call("close a channel", channel.close(200, "done".into())).await?;
+        let letters = u32::try_from(letters).unwrap_or(u32::MAX);
+        let deadline = Instant::now() + RETURNING;
+        while self.count().await? < before.saturating_add(letters) && Instant::now() < deadline {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Lets go, politely.
@@ -142,7 +158,7 @@ pub struct Walk<'d> {
     left: u32,
     least: u32,
     size: u32,
-    held: Vec<Channel>,
+    held: Vec<(Channel, usize)>,
 }
 
 impl Walk<'_> {
@@ -152,15 +168,16 @@ impl Walk<'_> {
         self.count - self.left
     }
 
-    /// The next letters; `None` at the end of the snapshot.
+    /// The next letters, at most so many; `None` at the end of the snapshot.
     ///
     /// # Errors
     /// The broker is gone, or letters that were counted do not come.
-    pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
+    pub async fn next(&mut self, most: usize) -> Result<Option<Chunk>, Error> {
         if self.left == 0 {
             return Ok(None);
         }
-        let most = u16::try_from(self.size.min(self.left)).unwrap_or(u16::MAX);
+        let most = u32::try_from(most).unwrap_or(u32::MAX).clamp(1, self.size.min(self.left));
+        let most = u16::try_from(most).unwrap_or(u16::MAX);
         let channel = call("open a channel", self.letters.connection.create_channel()).await?;
         // Exactly so many that nothing behind the snapshot is ever delivered.
         call("limit the prefetch", channel.basic_qos(most, BasicQosOptions::default())).await?;
@@ -208,29 +225,25 @@ impl Walk<'_> {
 
     /// Keeps a chunk's letters from coming again until the walk ends.
     pub fn keep(&mut self, chunk: Chunk) {
-        self.held.push(chunk.channel);
+        self.held.push((chunk.channel, chunk.letters.len()));
     }
 
-    /// Gives back what is left of a chunk.
+    /// Gives back what is left of a chunk of which so many letters were acked.
     ///
     /// # Errors
     /// The broker is gone; everything that was not acked is back then.
-    pub async fn give_back(&mut self, chunk: Chunk) -> Result<(), Error> {
-        call("close a channel", chunk.channel.close(200, "done".into())).await
+    pub async fn give_back(&self, chunk: Chunk, acked: u32) -> Result<(), Error> {
+        let left = chunk.letters.len().saturating_sub(usize::try_from(acked).unwrap_or(usize::MAX));
+        self.letters.give_back(&chunk.channel, left).await
     }
 
-    /// Gives everything back in its order, and waits until it is there. So many letters were
-    /// removed or moved meanwhile.
+    /// Gives everything back in its order.
     ///
     /// # Errors
     /// The broker is gone; everything is back then.
-    pub async fn end(self, gone: u32) -> Result<(), Error> {
-        for channel in self.held {
-            call("close a channel", channel.close(200, "done".into())).await?;
-        }
-        let deadline = Instant::now() + RETURNING;
-        while self.letters.count().await? < self.count.saturating_sub(gone) && Instant::now() < deadline {
-            tokio::time::sleep(PAUSE).await;
+    pub async fn end(self) -> Result<(), Error> {
+        for (channel, letters) in &self.held {
+            self.letters.give_back(channel, *letters).await?;
         }
         Ok(())
     }

@@ -215,23 +215,6 @@ impl Publishers {
         Publishers { connection, idle: Mutex::new(Vec::new()), turns: Semaphore::new(channels) }
     }
 
-    /// Moves a letter: publishes it, and acks it by its tag on the channel that delivered it once
-    /// the broker has confirmed.
-    ///
-    /// # Errors
-    /// The broker refuses or is gone; the letter is still where it was, perhaps in both places.
-    pub async fn carry(
-        &self,
-        channel: &Channel,
-        tag: DeliveryTag,
-        body: &[u8],
-        queue: &str,
-        properties: BasicProperties,
-    ) -> Result<(), Error> {
-        self.put(queue, body, properties).await?;
-        remove(channel, tag).await
-    }
-
     /// Publishes, and returns once the broker has confirmed.
     ///
     /// # Errors
@@ -269,13 +252,74 @@ impl Publishers {
     }
 }
 
-/// Removes a letter for good, by its tag on the channel that delivered it.
-///
-/// # Errors
-/// The broker is gone; the letter is still there.
-pub async fn remove(channel: &Channel, tag: DeliveryTag) -> Result<(), Error> {
-    // An ack by the letter's own handle costs a task for each.
-    call("ack", channel.basic_ack(tag, BasicAckOptions::default())).await
+/// Acks the letters of one channel, by few commands: a broker's channel holds back what goes beyond
+/// 32 that its queue has not answered, and forgets it when the channel closes (`docs/rabbitmq.md`).
+#[derive(Debug)]
+pub struct Acks {
+    channel: Channel,
+    /// By their tags, which begin at 1.
+    done: Vec<bool>,
+    /// So many of the first are acked.
+    acked: usize,
+}
+
+impl Acks {
+    /// How many letters that are not among the first may be acked on a channel.
+    pub const SINGLES: usize = 12;
+    /// How often the first ones are acked before the end.
+    const PARTS: usize = 16;
+
+    /// Begins with a channel that delivered so many letters and acked none.
+    #[must_use]
+    pub fn new(channel: Channel, letters: usize) -> Acks {
+        Acks { channel, done: vec![false; letters], acked: 0 }
+    }
+
+    /// What a letter needs is confirmed: it may go. Its ack may wait for those before it.
+    ///
+    /// # Errors
+    /// The broker is gone; the letter is still there.
+    pub async fn done(&mut self, index: usize) -> Result<(), Error> {
+        if let Some(done) = self.done.get_mut(index) {
+            *done = true;
+        }
+        let first = self.first();
+        if first - self.acked > self.done.len() / Acks::PARTS { self.ack_first(first).await } else { Ok(()) }
+    }
+
+    /// Acks whatever is not acked yet, and gives how many letters that makes in all.
+    ///
+    /// # Errors
+    /// The broker is gone; the letters are still there.
+    pub async fn finish(mut self) -> Result<u32, Error> {
+        let first = self.first();
+        if first > self.acked {
+            self.ack_first(first).await?;
+        }
+        let mut all = first;
+        for index in first..self.done.len() {
+            if self.done.get(index) == Some(&true) {
+                self.ack(index + 1, false).await?;
+                all += 1;
+            }
+        }
+        Ok(u32::try_from(all).unwrap_or(u32::MAX))
+    }
+
+    fn first(&self) -> usize {
+        let next = self.done.iter().skip(self.acked).take_while(|done| **done).count();
+        self.acked + next
+    }
+
+    async fn ack_first(&mut self, first: usize) -> Result<(), Error> {
+        self.acked = first;
+        self.ack(first, true).await
+    }
+
+    async fn ack(&self, tag: usize, multiple: bool) -> Result<(), Error> {
+        let tag = DeliveryTag::try_from(tag).unwrap_or(DeliveryTag::MAX);
+        call("ack", self.channel.basic_ack(tag, BasicAckOptions { multiple })).await
+    }
 }
 
 /// How the broker answered a publish.

@@ -208,6 +208,15 @@ async fn declare_queues(channel: &Channel, source: &Source, integration: &Integr
     Ok(())
 }
 
+/// Makes sure that an integration's dead-letter queue is there, and one in which looking at letters
+/// can never delete them.
+///
+/// # Errors
+/// The broker refuses, or a queue of this name has other arguments.
+pub(super) async fn declare_dead(channel: &Channel, queues: &Queues) -> Result<(), Error> {
+    declare_queue(channel, &queues.dead, resting()).await
+}
+
 async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) -> Result<(), Error> {
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let declared =
@@ -237,8 +246,7 @@ pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, Error> {
 /// # Errors
 /// The queue is gone, or the broker.
 pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
-    let looked = look(channel, queue).await.map(|queue| queue.consumer_count());
-    looked.map_err(|error| explain(error, "it is made by: consent-gate declare"))
+    Ok(look(channel, queue).await?.consumer_count())
 }
 
 async fn look(channel: &Channel, queue: &str) -> Result<Queue, Error> {

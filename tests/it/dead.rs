@@ -220,15 +220,45 @@ fn browsing_a_hundred_times_changes_nothing() {
     let lab = Lab::new();
     lab.declare();
     put(&lab, letters("p", 150));
+    let count = json!(150);
     for n in 0..100 {
         match n % 4 {
             0 => drop(told(&lab, "list", &["--limit", "3"])),
-            1 => assert_eq!(told(&lab, "list", &["--group"])[0]["letters"], 150),
+            1 => assert_eq!(told(&lab, "list", &["--group"])[0]["letters"], count),
             2 => drop(told(&lab, "export", &["--limit", "5", "--to", &format!("{n}.jsonl")])),
             _ => drop(told(&lab, "replay", &["--dry-run", "--limit", "2"])),
         }
     }
     assert_eq!(people(&lab), (0..150).map(|n| person("p", n)).collect::<Vec<_>>());
+}
+
+/// What 4.x does where a queue names no limit: it deletes at the 21st look. A queue that could is not
+/// looked into, and ours names a thousand million, which both versions take for what it says.
+#[test]
+fn a_queue_in_which_looking_could_delete_is_not_looked_into() {
+    let lab = Lab::new();
+    let limit = |limit: i64| {
+        table(vec![
+            ("x-queue-type", AMQPValue::LongString("quorum".into())),
+            ("x-delivery-limit", AMQPValue::LongLongInt(limit)),
+        ])
+    };
+    lab.bench.declare_queue(&lab.queue(".dead"), limit(20));
+    put(&lab, letters("p", 1));
+    for _ in 0..25 {
+        let refused = dead(&lab, "list", &[]);
+        assert!(refused.code == 1 && refused.err.contains("its messages are untouched"), "{}", refused.err);
+    }
+    assert_eq!(people(&lab), [person("p", 0)]);
+    lab.bench.delete_queue(&lab.queue(".dead"));
+    assert_eq!(dead(&lab, "list", &[]).out, "no dead letters\n");
+    lab.bench.declare_queue(&lab.queue(".dead"), limit(1_000_000_000));
+    put(&lab, letters("p", 1));
+    for _ in 0..25 {
+        told(&lab, "list", &[]);
+    }
+    let letter = lab.dead().remove(0);
+    assert_eq!(letter.header("x-delivery-count").as_deref(), Some("25"), "each look counts, and none deletes");
 }
 
 #[test]
@@ -539,20 +569,23 @@ fn measured(lab: &Lab, verb: &str, more: &[&str]) -> (Value, Duration, u64) {
     (serde_json::from_str(first).unwrap(), took, peak / 1024)
 }
 
+/// Scaled down here; `scripts/chaos` runs it whole, with 200,000, and prints its figures.
 #[test]
-#[ignore = "minutes, and figures: scripts/chaos"]
-fn dead_letters_two_hundred_thousand() {
+fn dead_letters_by_the_thousand_are_each_where_they_should_be() {
+    let is_whole = std::env::var_os("CONSENT_GATE_CHAOS_WHOLE").is_some();
+    let count = if is_whole { 200_000 } else { 2_000 };
+    let tenth = count / 10;
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_LOG__LEVEL", "info");
     lab.declare();
-    let count = 200_000;
-    for block in 0..count / 5_000 {
+    let some = count / 40;
+    for block in 0..40 {
         let reason = if block % 10 == 0 { "refused" } else { "attempts_exhausted" };
         put(
             &lab,
-            (0..5_000)
+            (0..some)
                 .map(|n| {
-                    let n = block * 5_000 + n;
+                    let n = block * some + n;
                     letter(choice(&person("p", n), n.is_multiple_of(2)), reason, i64::try_from(count - n).unwrap())
                 })
                 .collect(),
@@ -568,19 +601,25 @@ fn dead_letters_two_hundred_thousand() {
     assert_eq!((&listed["letters"], &listed["matching"]), (&json!(count), &json!(1)));
     measure(&lab, "list", &[]);
     let (grouped, _) = measure(&lab, "list", &["--group"]);
-    assert_eq!(grouped["reasons"], json!({ "attempts_exhausted": 180_000, "refused": 20_000 }));
+    assert_eq!(grouped["reasons"], json!({ "attempts_exhausted": count - tenth, "refused": tenth }));
     assert_eq!(measure(&lab, "export", &["--to", "all.jsonl"]).0["exported"], count);
     let (discarded, _) = measure(&lab, "discard", &["--reason", "refused", "--yes", "--to", "refused.jsonl"]);
-    assert_eq!((&discarded["removed"], &discarded["left"]), (&json!(20_000), &json!(180_000)));
-    assert_eq!(measure(&lab, "import", &["refused.jsonl"]).0["imported"], 20_000);
+    assert_eq!((&discarded["removed"], &discarded["left"]), (&json!(tenth), &json!(count - tenth)));
+    assert_eq!(measure(&lab, "import", &["refused.jsonl"]).0["imported"], tenth);
+    let half = count / 2;
     // How fast letters move where nobody is waited for.
-    let (moved, _) = measure(&lab, "replay", &["--yes", "--canary", "0", "--rate", "100000/s", "--limit", "100000"]);
-    let rate = 100_000.0 / moved["seconds"].as_f64().unwrap();
-    note(&format!("moved 100,000 letters at {rate:.0}/s"));
+    let (moved, _) =
+        measure(&lab, "replay", &["--yes", "--canary", "0", "--rate", "100000/s", "--limit", &half.to_string()]);
+    let rate = half as f64 / moved["seconds"].as_f64().unwrap();
+    note(&format!("moved {half} letters at {rate:.0}/s"));
+    assert_eq!(
+        lab.bench.depth(&lab.queue(".retry")) + lab.bench.depth(&lab.queue(".dead")),
+        u32::try_from(count).unwrap()
+    );
     lab.start();
     let (replayed, took) = measure(&lab, "replay", &["--yes", "--rate", "5000/s", "--wait"]);
-    assert_eq!((&replayed["sent"], &replayed["delivered"]), (&json!(100_000), &json!(100_000)), "{replayed}");
-    note(&format!("100,000 replayed and delivered in {took:.1?}"));
+    assert_eq!((&replayed["sent"], &replayed["delivered"]), (&json!(half), &json!(half)), "{replayed}");
+    note(&format!("{half} replayed and delivered in {took:.1?}"));
     poll_until("everybody", || (lab.gate(0).outcome("accepted") >= count as u64).then_some(()));
     let profiles = lab.gate(0).profiles();
     let profiles = profiles.as_object().unwrap();
@@ -589,6 +628,6 @@ fn dead_letters_two_hundred_thousand() {
         assert_eq!(profiles[&person("p", n)]["OPTIN_NEWS"], if n.is_multiple_of(2) { "1" } else { "0" });
     }
     assert!(lab.dead().is_empty());
-    assert!(peaks.iter().all(|peak| *peak < 100), "{peaks:?} MiB");
-    assert!(rate >= 5_000.0, "{rate}");
+    assert!(!is_whole || peaks.iter().all(|peak| *peak < 100), "{peaks:?} MiB");
+    assert!(!is_whole || rate >= 5_000.0, "{rate}");
 }

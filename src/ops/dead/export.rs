@@ -78,11 +78,12 @@ async fn copy<W: Write>(
     let mut taking = filter.taking();
     session
         .browse(async |letter| {
-            if taking.takes(&letter) {
+            let is_meant = taking.takes(&letter);
+            if is_meant {
                 writer.letter(letter.body, &own(letter.properties)).map_err(unwritten)?;
                 seen(&letter);
             }
-            Ok(())
+            Ok(is_meant)
         })
         .await?;
     let count = writer.letters;

@@ -36,7 +36,7 @@ pub async fn import(args: &ImportArgs, place: &Place<'_>) -> Result<(), Failure>
     session
         .browse(async |letter| {
             *present.entry(file::digest(letter.body, &for_return(letter.properties))).or_default() += 1;
-            Ok(())
+            Ok(false)
         })
         .await?;
     let imported = publish(&session, &args.file, count, present).await?;

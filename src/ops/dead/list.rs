@@ -32,7 +32,7 @@ pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
             if filter.matches(&letter) {
                 found.add(&letter, !args.group, args.reveal);
             }
-            Ok(())
+            Ok(false)
         })
         .await?;
     session.letters.close().await;

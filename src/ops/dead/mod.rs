@@ -21,13 +21,14 @@ mod value;
 
 use super::{Failure, named, talk};
 use crate::broker::letters::DeadLetters;
-use crate::broker::outbox;
+use crate::broker::outbox::Acks;
 use crate::cli::Dead;
 use crate::config::{self, Environment, Settings};
 use crate::integration::Integration;
 use filter::Filter;
 use jiff::Timestamp;
 use letter::Letter;
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -60,6 +61,9 @@ struct Session {
     settings: Settings,
     integration: Integration,
     letters: DeadLetters,
+    /// Which of the letters that the last browse saw are meant. What came since is behind them, but
+    /// what is given back by a way through them would come before it.
+    meant: RefCell<Vec<bool>>,
 }
 
 impl Session {
@@ -76,24 +80,38 @@ impl Session {
         if letters.is_shared {
             talk("somebody else consumes this queue: letters in their hands are not seen");
         }
-        Ok(Session { settings, integration, letters })
+        Ok(Session { settings, integration, letters, meant: RefCell::default() })
     }
 
-    /// Looks at every letter, changing nothing. Gives how many there are.
-    async fn browse(&self, mut see: impl AsyncFnMut(Letter<'_>) -> Result<(), Failure>) -> Result<u32, Failure> {
-        let mut walk = self.letters.walk().await?;
+    /// Looks at every letter, changing nothing, and remembers of which it was said that they are
+    /// meant. Gives how many there are.
+    async fn browse(&self, mut see: impl AsyncFnMut(Letter<'_>) -> Result<bool, Failure>) -> Result<u32, Failure> {
+        let mut walk = self.letters.walk(u32::MAX).await?;
         let mut progress = Progress::new("read", walk.count);
-        while let Some(chunk) = walk.next().await? {
+        let mut meant = Vec::with_capacity(usize::try_from(walk.count).unwrap_or_default());
+        while let Some(chunk) = walk.next(usize::MAX).await? {
             for delivery in &chunk.letters {
-                see(Letter::new(delivery, &self.integration)).await?;
+                meant.push(see(Letter::new(delivery, &self.integration)).await?);
             }
             walk.keep(chunk);
             progress.at(walk.read());
         }
         progress.end();
         let read = walk.read();
-        walk.end(0).await?;
+        walk.end().await?;
+        self.meant.replace(meant);
         Ok(read)
+    }
+
+    /// How many letters the last browse saw.
+    fn seen(&self) -> u32 {
+        u32::try_from(self.meant.borrow().len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many of the next letters, after so many, can be gone through on one channel.
+    fn stretch(&self, read: u32) -> usize {
+        let meant = self.meant.borrow();
+        stretch(meant.get(usize::try_from(read).unwrap_or(usize::MAX)..).unwrap_or_default())
     }
 
     /// Counts the letters that a filter takes.
@@ -102,31 +120,34 @@ impl Session {
         let mut take = filter.taking();
         counted.all = self
             .browse(async |letter| {
-                counted.matching += u32::from(take.takes(&letter));
+                let is_meant = take.takes(&letter);
+                counted.matching += u32::from(is_meant);
                 counted.unreadable += u32::from(letter.event().is_none());
-                Ok(())
+                Ok(is_meant)
             })
             .await?;
         Ok(counted)
     }
 
-    /// Removes the letters that `choose` takes; after a browse, so that each comes once.
+    /// Removes the letters that `choose` takes, of those that the last browse saw.
     async fn remove(&self, mut choose: impl FnMut(&Letter<'_>) -> bool) -> Result<u32, Failure> {
-        let mut walk = self.letters.walk().await?;
+        let mut walk = self.letters.walk(self.seen()).await?;
         let mut progress = Progress::new("removed", walk.count);
         let mut removed = 0;
-        while let Some(chunk) = walk.next().await? {
-            for delivery in &chunk.letters {
+        while let Some(chunk) = walk.next(self.stretch(walk.read())).await? {
+            let mut acks = Acks::new(chunk.channel.clone(), chunk.letters.len());
+            for (index, delivery) in chunk.letters.iter().enumerate() {
                 if choose(&Letter::new(delivery, &self.integration)) {
-                    outbox::remove(&chunk.channel, delivery.delivery_tag).await?;
-                    removed += 1;
+                    acks.done(index).await?;
                 }
             }
-            walk.give_back(chunk).await?;
+            let acked = acks.finish().await?;
+            walk.give_back(chunk, acked).await?;
+            removed += acked;
             progress.at(walk.read());
         }
         progress.end();
-        walk.end(removed).await?;
+        walk.end().await?;
         Ok(removed)
     }
 }
@@ -172,6 +193,13 @@ impl OfPerson {
         self.session.letters.close().await;
         Ok(removed)
     }
+}
+
+/// As many letters as can be acked by few commands: those at the beginning by one, few others.
+fn stretch(meant: &[bool]) -> usize {
+    let first = meant.iter().take_while(|is_meant| **is_meant).count();
+    let others = meant.iter().enumerate().skip(first).filter(|(_, is_meant)| **is_meant);
+    others.map(|(index, _)| index).nth(Acks::SINGLES).unwrap_or(meant.len())
 }
 
 /// How far a command is, on a terminal only.
@@ -233,6 +261,17 @@ fn letters(count: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stretch_needs_few_acks() {
+        assert_eq!(stretch(&[]), 0);
+        assert_eq!(stretch(&[true; 500]), 500);
+        assert_eq!(stretch(&[false; 500]), 500);
+        let every_other: Vec<bool> = (0..500).map(|n| n % 2 == 0).collect();
+        let length = stretch(&every_other);
+        assert_eq!(every_other[1..length].iter().filter(|is_meant| **is_meant).count(), Acks::SINGLES);
+        assert_eq!(stretch(&[&[true; 40][..], &[false; 40]].concat()), 80);
+    }
 
     #[test]
     fn times_and_sizes_are_read_at_a_glance() {

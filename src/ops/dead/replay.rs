@@ -117,10 +117,12 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
     let mut taking = options.filter.taking();
     session
         .browse(async |letter| {
-            if taking.takes(&letter) {
-                forecast.add(by_mapping(&letter, session, now));
+            if !taking.takes(&letter) {
+                return Ok(false);
             }
-            Ok(())
+            let outlook = by_mapping(&letter, session, now);
+            forecast.add(outlook);
+            Ok(!matches!(outlook, Outlook::Invalid(_)))
         })
         .await?;
     Ok(forecast)
@@ -145,7 +147,7 @@ async fn dry_run(session: &Session, options: &Options, now: Timestamp, as_json: 
                 forecast.add(outlook);
                 print(&dry_row(&letter, outlook, as_json))?;
             }
-            Ok(())
+            Ok(false)
         })
         .await?;
     Ok(forecast)

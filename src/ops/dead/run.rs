@@ -12,7 +12,7 @@ use super::track::Track;
 use super::{Progress, Session};
 use crate::broker::headers::{for_replay, report_to};
 use crate::broker::letters::Chunk;
-use crate::broker::outbox::Publishers;
+use crate::broker::outbox::{Acks, Publishers};
 use crate::broker::report::Report;
 use crate::broker::topology::Queues;
 use crate::broker::{self, link};
@@ -73,6 +73,14 @@ pub struct Ended {
     pub seconds: f64,
 }
 
+/// A letter whose publish ended, well or not.
+struct Published {
+    /// Its place in its chunk.
+    index: usize,
+    id: String,
+    result: Result<(), broker::Error>,
+}
+
 /// A replay.
 pub struct Run<'r> {
     session: &'r Session,
@@ -83,10 +91,10 @@ pub struct Run<'r> {
     publishers: Arc<Publishers>,
     track: Arc<Mutex<Track>>,
     taking: Taking<'r>,
-    under_way: JoinSet<(String, Result<(), broker::Error>)>,
+    under_way: JoinSet<Published>,
+    acks: Option<Acks>,
     interrupted: Shutdown,
     invalid: BTreeMap<&'static str, u32>,
-    moved: u32,
     begun: Instant,
     paced: f64,
     is_canary_over: bool,
@@ -109,9 +117,9 @@ impl<'r> Run<'r> {
             track,
             taking: options.filter.taking(),
             under_way: JoinSet::new(),
+            acks: None,
             interrupted: interruption(),
             invalid: BTreeMap::new(),
-            moved: 0,
             begun: Instant::now(),
             paced: 0.0,
             is_canary_over: options.canary == 0,
@@ -132,40 +140,45 @@ impl<'r> Run<'r> {
 
     async fn send_all(&mut self) -> Result<(), Stop> {
         let session = self.session;
-        let mut walk = session.letters.walk().await.map_err(broken)?;
+        let mut walk = session.letters.walk(session.seen()).await.map_err(broken)?;
         let mut progress = Progress::new("went through", walk.count);
         let mut ended = Ok(());
         while ended.is_ok()
-            && let Some(chunk) = walk.next().await.map_err(broken)?
+            && let Some(chunk) = walk.next(self.stretch(walk.read())).await.map_err(broken)?
         {
+            self.acks = Some(Acks::new(chunk.channel.clone(), chunk.letters.len()));
             ended = self.send_some(&chunk).await;
-            // What was begun is finished in any case: its channel must stay until it is acked.
+            // What was begun is finished in any case.
             while !self.under_way.is_empty() {
                 ended = ended.and(self.finish_one().await);
             }
-            walk.give_back(chunk).await.map_err(broken)?;
+            let acked = match self.acks.take() {
+                Some(acks) => acks.finish().await.map_err(broken)?,
+                None => 0,
+            };
+            walk.give_back(chunk, acked).await.map_err(broken)?;
             progress.at(walk.read());
         }
         progress.end();
-        walk.end(self.moved).await.map_err(broken)?;
+        walk.end().await.map_err(broken)?;
         ended?;
         self.canary(true).await
     }
 
     async fn send_some(&mut self, chunk: &Chunk) -> Result<(), Stop> {
-        for delivery in &chunk.letters {
+        for (index, delivery) in chunk.letters.iter().enumerate() {
             let letter = Letter::new(delivery, &self.session.integration);
             if !self.is_to_go(&letter) {
                 continue;
             }
             self.may_go().await?;
-            let (channel, publishers) = (chunk.channel.clone(), Arc::clone(&self.publishers));
-            let (queue, properties) = (self.retry.clone(), for_replay(letter.properties, &self.report_to));
-            let (body, data, tag) = (letter.id(), delivery.data.clone(), delivery.delivery_tag);
-            self.track().send(&body);
+            let (queue, publishers) = (self.retry.clone(), Arc::clone(&self.publishers));
+            let properties = for_replay(letter.properties, &self.report_to);
+            let (id, body) = (letter.id(), delivery.data.clone());
+            self.track().send(&id);
             self.under_way.spawn(async move {
-                let carried = publishers.carry(&channel, tag, &data, &queue, properties).await;
-                (body, carried)
+                let result = publishers.put(&queue, &body, properties).await;
+                Published { index, id, result }
             });
         }
         Ok(())
@@ -253,34 +266,37 @@ impl<'r> Run<'r> {
     /// Waits a moment, or until a publish is done.
     async fn rest(&mut self) -> Result<(), Stop> {
         tokio::select! {
-            Some(done) = self.under_way.join_next() => self.finished(done),
+            Some(done) = self.under_way.join_next() => self.finished(done).await,
             () = tokio::time::sleep(TICK) => Ok(()),
         }
     }
 
     async fn finish_one(&mut self) -> Result<(), Stop> {
         match self.under_way.join_next().await {
-            Some(done) => self.finished(done),
+            Some(done) => self.finished(done).await,
             None => Ok(()),
         }
     }
 
-    fn finished(
-        &mut self,
-        done: Result<(String, Result<(), broker::Error>), tokio::task::JoinError>,
-    ) -> Result<(), Stop> {
-        match done {
-            Ok((_, Ok(()))) => {
-                self.moved += 1;
-                Ok(())
-            }
-            Ok((body, Err(error))) => {
-                self.track().unsend(&body);
-                Err(broken(error))
-            }
-            // Nobody aborts it, and it does not panic.
-            Err(error) => Err(Stop::Broker(error.to_string())),
+    /// A letter is confirmed where it goes to, and may leave where it was.
+    async fn finished(&mut self, done: Result<Published, tokio::task::JoinError>) -> Result<(), Stop> {
+        // Nobody aborts it, and it does not panic.
+        let Published { index, id, result } = done.map_err(|error| Stop::Broker(error.to_string()))?;
+        if let Err(error) = result {
+            self.track().unsend(&id);
+            return Err(broken(error));
         }
+        match &mut self.acks {
+            Some(acks) => acks.done(index).await.map_err(broken),
+            None => Ok(()),
+        }
+    }
+
+    /// How many letters to have in hand next: at a slow pace few, so that few are sent twice after a
+    /// kill.
+    fn stretch(&self, read: u32) -> usize {
+        let soon = usize::try_from(self.options.rate.most_unheard()).unwrap_or(usize::MAX);
+        self.session.stretch(read).min(soon)
     }
 
     async fn last_verdicts(&mut self) -> Result<(), Stop> {

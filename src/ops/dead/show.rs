@@ -39,7 +39,7 @@ pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
                 let whole = Whole { letter: &letter, session: &session, planned, outlook, reveal: args.reveal, now };
                 shown.push(if place.as_json { format!("{}\n", whole.json()) } else { whole.text() });
             }
-            Ok(())
+            Ok(false)
         })
         .await?;
     session.letters.close().await;

@@ -234,6 +234,7 @@ impl Supervisor {
             // What was not looked at yet goes back to its queue with the connection.
             let _ = inbox.ebb().await;
             worker.at_rest().await;
+            let _ = inbox.acked().await;
         }
         link.close().await;
         lost

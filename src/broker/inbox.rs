@@ -6,7 +6,7 @@
 
 use super::headers::History;
 use super::standing::{Standing, Unsettled};
-use super::topology::{Queues, Source};
+use super::topology::{self, Queues, Source};
 use super::{Error, call};
 use crate::integration::Name;
 use futures_util::StreamExt;
@@ -144,6 +144,19 @@ impl Inbox {
             }
         }
         Ok(left.into_iter().map(|(feed, delivery)| self.received(feed, delivery)).collect())
+    }
+
+    /// Returns once the broker's queues have heard of every ack: one that was written just before its
+    /// connection ended can be forgotten on the way from the channel to the queue.
+    ///
+    /// # Errors
+    /// The broker is gone.
+    pub async fn acked(&self) -> Result<(), Error> {
+        for tap in &self.taps {
+            // Asked on the channel of the acks, the queue answers after them.
+            topology::depth(&tap.channel, &tap.queue).await?;
+        }
+        Ok(())
     }
 
     fn received(&self, feed: Feed, delivery: Delivery) -> Incoming {

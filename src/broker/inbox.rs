@@ -18,6 +18,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
+/// How often a queue is asked, before its channel closes, for answers that come after acks.
+const LAST_ACKS: usize = 4;
+
 /// Where a delivery comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
@@ -146,15 +149,17 @@ impl Inbox {
         Ok(left.into_iter().map(|(feed, delivery)| self.received(feed, delivery)).collect())
     }
 
-    /// Returns once the broker's queues have heard of every ack: one that was written just before its
-    /// connection ended can be forgotten on the way from the channel to the queue.
+    /// Returns once the broker's queues have heard of the last acks: a channel holds back what goes
+    /// beyond 32 that its queue has not answered, and forgets it when it closes (`docs/rabbitmq.md`).
     ///
     /// # Errors
     /// The broker is gone.
     pub async fn acked(&self) -> Result<(), Error> {
         for tap in &self.taps {
-            // Asked on the channel of the acks, the queue answers after them.
-            topology::depth(&tap.channel, &tap.queue).await?;
+            // Asked on the channel of the acks, the queue answers after those that it has.
+            for _ in 0..LAST_ACKS {
+                topology::depth(&tap.channel, &tap.queue).await?;
+            }
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ mod observed;
 mod outside;
 mod reload;
 mod retries;
+mod runbook;
 mod store;
 mod supervisor;
 mod suspects;

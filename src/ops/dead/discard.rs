@@ -45,7 +45,7 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
 }
 
 fn default_file(integration: &str, now: Timestamp) -> PathBuf {
-    format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%SZ")).into()
+    format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%S%.3fZ")).into()
 }
 
 fn copied_to(path: &Path) -> String {

@@ -23,6 +23,8 @@ const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// since an event looks at one record and most are not looked at again soon.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 const MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes of the journals on disk before what is in them is written in order: the least that is allowed.
+const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The open store; dropping it closes it once everything is written.
 pub struct Embedded {
@@ -59,7 +61,8 @@ impl Embedded {
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| at("cannot create", &e))?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|e| at("cannot protect", &e))?;
-        let builder = Database::builder(directory).worker_threads(1).cache_size(CACHE_BYTES);
+        let builder =
+            Database::builder(directory).worker_threads(1).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES);
         let opened = catch_unwind(AssertUnwindSafe(|| builder.open()));
         let database = match opened {
             Ok(Ok(database)) => database,

@@ -11,9 +11,9 @@ use tokio::sync::{Notify, oneshot};
 
 /// How long a round gathers while there is much to do: a sync for each event would cost more than
 /// its request.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(3);
 /// From so many writes in the last round on there is much to do.
-const MUCH: usize = 4;
+const MUCH: usize = 16;
 /// How long writes wait for which nobody waits.
 const LAZY: Duration = Duration::from_millis(20);
 type Durable = oneshot::Sender<Result<(), Failed>>;

@@ -83,7 +83,7 @@ impl Intake<'_> {
         suspects.sort_by_cached_key(|suspect| random.hash_one(&suspect.delivery.data));
         for suspect in suspects {
             let quarantine = self.worker.quarantine().lock_owned().await;
-            self.alone(suspect, Pass::Usual, quarantine).await;
+            self.alone(suspect, Pass::Usual, quarantine).await?;
             self.retries_first().await?;
         }
         Ok(())
@@ -101,7 +101,7 @@ impl Intake<'_> {
 
     /// Handles a suspect with nothing else of its integration in hand. Others wait for it, but not
     /// for ever: one that cannot be settled is its own integration's trouble.
-    async fn alone(&self, suspect: Incoming, pass: Pass, quarantine: OwnedMutexGuard<()>) {
+    async fn alone(&self, suspect: Incoming, pass: Pass, quarantine: OwnedMutexGuard<()>) -> Result<(), Error> {
         let (worker, outbox) = (Arc::clone(self.worker), Arc::clone(self.outbox));
         let mut alone = tokio::spawn(async move { worker.alone(suspect, &outbox, pass).await });
         if tokio::time::timeout(LONGEST_QUARANTINE, &mut alone).await.is_err() {
@@ -109,6 +109,7 @@ impl Intake<'_> {
             // A panic is caught within.
             let _ = alone.await;
         }
+        self.inbox.flush().await
     }
 
     async fn sort(&self, incoming: Incoming, suspects: &mut Vec<Incoming>) {
@@ -126,7 +127,7 @@ impl Intake<'_> {
         let Some(incoming) = self.inbox.take(feed).await? else { return Ok((Head::Nothing, None)) };
         let head = if incoming.delivery.redelivered { Head::Returned } else { Head::Fresh };
         if incoming.standing == Standing::Suspect {
-            self.alone(incoming, pass, quarantine).await;
+            self.alone(incoming, pass, quarantine).await?;
             return Ok((head, None));
         }
         drop(quarantine);
@@ -135,6 +136,7 @@ impl Intake<'_> {
             Some(handling) if is_safe_first => {
                 // A panic is caught within.
                 let _ = handling.await;
+                self.inbox.flush().await?;
                 Ok((head, None))
             }
             handling => Ok((head, handling)),

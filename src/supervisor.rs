@@ -210,13 +210,8 @@ impl Supervisor {
         // Dropped at the end of this function: with its connections, the outbox is over.
         let (_trigger, over) = shutdown::channel();
         let missing = Arc::new(Notify::new());
-        let outbox = Arc::new(Outbox::new(
-            Arc::clone(&link.publishing),
-            &worker.integration().name,
-            worker.unsettled(),
-            over,
-            Arc::clone(&missing),
-        ));
+        let outbox =
+            Arc::new(Outbox::new(Arc::clone(&link.publishing), &worker.integration().name, over, Arc::clone(&missing)));
         tracing::info!(integration = self.name(), "consuming");
         self.show(Standing::Consuming);
         let intake = Intake { worker, inbox: &mut inbox, outbox: &outbox, is_careful };

@@ -1,8 +1,7 @@
 //! Step 6: what becomes of an event (pure, exhaustive).
 //!
-//! Every event ends in exactly one verdict, and every verdict that is not `Delivered` has a code
-//! that operators and metrics know. The first matching cause names the reason, in the order of
-//! the variants below.
+//! Every event ends in exactly one verdict, and every end that is not `Delivered` has a code that
+//! operators and metrics know. The first matching cause names the reason, in the README's order.
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::outbox::Settlement;

@@ -208,8 +208,8 @@ impl Worker {
         }
         let failed = |error: &_| self.facts.settle_failed(error);
         if incoming.standing == Standing::Anew {
-            let Incoming { delivery, history, .. } = incoming;
-            if outbox.settle(delivery, &Settlement::Anew(history), failed).await.is_ok() {
+            let Incoming { delivery, history, receipts, .. } = incoming;
+            if outbox.settle(delivery, &receipts, &Settlement::Anew(history), failed).await.is_ok() {
                 self.facts.came_back();
             }
             return;
@@ -218,7 +218,7 @@ impl Worker {
         let told = OnceLock::new();
         let passage = guarded(self.deliver(&incoming, outbox, pass, received, &told)).await;
         let Some(Passage { course, attempt, is_repair_due }) = passage else { return };
-        let Incoming { delivery, feed, history, .. } = incoming;
+        let Incoming { delivery, feed, history, receipts, .. } = incoming;
         let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
         let receipt = Receipt {
             at: received,
@@ -236,7 +236,7 @@ impl Worker {
         let repair_at = is_repair_due.then(repair_at);
         let settlement =
             verdict::settlement(&verdict, &course, attempt, history, &self.integration.schedule, repair_at);
-        if outbox.settle(delivery, &settlement, failed).await.is_ok() {
+        if outbox.settle(delivery, &receipts, &settlement, failed).await.is_ok() {
             if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
                 self.gate.expect_retries(delay + MARGIN);
             }
@@ -264,7 +264,7 @@ impl Worker {
         received: Timestamp,
         told: &OnceLock<Brief>,
     ) -> Option<Passage> {
-        let Incoming { delivery, feed, standing, history } = incoming;
+        let Incoming { delivery, feed, standing, history, .. } = incoming;
         if *standing == Standing::Crashed {
             return Some(Course::Crashed.into());
         }

@@ -5,6 +5,7 @@
 //! its queue, so a look tells whether suspects are about.
 
 use super::headers::History;
+use super::receipts::Receipts;
 use super::standing::{Standing, Unsettled};
 use super::topology::{self, Queues, Source};
 use super::{Error, call};
@@ -39,6 +40,8 @@ pub struct Incoming {
     pub feed: Feed,
     pub standing: Standing,
     pub history: History,
+    /// Where it is acked.
+    pub receipts: Arc<Receipts>,
 }
 
 /// One queue, with a channel of its own.
@@ -47,6 +50,7 @@ struct Tap {
     feed: Feed,
     queue: String,
     channel: Channel,
+    receipts: Arc<Receipts>,
     consumer: Option<Consumer>,
 }
 
@@ -77,7 +81,8 @@ impl Inbox {
         let mut taps = Vec::with_capacity(queues.len());
         for (feed, queue) in queues {
             let channel = call("open a channel", connection.create_channel()).await?;
-            taps.push(Tap { feed, queue, channel, consumer: None });
+            let receipts = Arc::new(Receipts::new(channel.clone(), Arc::clone(&unsettled)));
+            taps.push(Tap { feed, queue, channel, receipts, consumer: None });
         }
         Ok(Inbox { taps, unsettled })
     }
@@ -96,7 +101,7 @@ impl Inbox {
         let Some(tap) = self.taps.iter().find(|tap| tap.feed == feed) else { return Ok(None) };
         let got = tap.channel.basic_get(tap.queue.as_str().into(), BasicGetOptions::default());
         let got = call(&format!("look into \"{}\"", tap.queue), got).await?;
-        Ok(got.map(|message| self.received(feed, message.delivery)))
+        Ok(got.map(|message| self.received(feed, &tap.receipts, message.delivery)))
     }
 
     /// Lets every queue flow, each with at most `prefetch` deliveries in hand.
@@ -120,16 +125,16 @@ impl Inbox {
     /// The next delivery of the flow, retries first; `None` once a channel or a consumer is gone,
     /// which means to start again.
     pub async fn next(&mut self) -> Option<Incoming> {
-        let (feed, next) = poll_fn(|cx| {
+        let (feed, receipts, next) = poll_fn(|cx| {
             for tap in &mut self.taps {
                 if let Some(Poll::Ready(next)) = tap.consumer.as_mut().map(|consumer| consumer.poll_next_unpin(cx)) {
-                    return Poll::Ready((tap.feed, next));
+                    return Poll::Ready((tap.feed, Arc::clone(&tap.receipts), next));
                 }
             }
             Poll::Pending
         })
         .await;
-        Some(self.received(feed, next?.ok()?))
+        Some(self.received(feed, &receipts, next?.ok()?))
     }
 
     /// Ends the flow and gives what was delivered and not yet looked at.
@@ -143,10 +148,21 @@ impl Inbox {
             let cancelled = tap.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             call("stop consuming", cancelled).await?;
             while let Some(Ok(delivery)) = consumer.next().await {
-                left.push((tap.feed, delivery));
+                left.push((tap.feed, Arc::clone(&tap.receipts), delivery));
             }
         }
-        Ok(left.into_iter().map(|(feed, delivery)| self.received(feed, delivery)).collect())
+        Ok(left.into_iter().map(|(feed, receipts, delivery)| self.received(feed, &receipts, delivery)).collect())
+    }
+
+    /// Acks everything that is settled, now: whatever comes next may end the connection.
+    ///
+    /// # Errors
+    /// A channel is gone.
+    pub async fn flush(&self) -> Result<(), Error> {
+        for tap in &self.taps {
+            tap.receipts.flush().await?;
+        }
+        Ok(())
     }
 
     /// Returns once the broker's queues have heard of the last acks: a channel holds back what goes
@@ -155,6 +171,7 @@ impl Inbox {
     /// # Errors
     /// The broker is gone.
     pub async fn acked(&self) -> Result<(), Error> {
+        self.flush().await?;
         for tap in &self.taps {
             // Asked on the channel of the acks, the queue answers after those that it has.
             for _ in 0..LAST_ACKS {
@@ -164,12 +181,12 @@ impl Inbox {
         Ok(())
     }
 
-    fn received(&self, feed: Feed, delivery: Delivery) -> Incoming {
+    fn received(&self, feed: Feed, receipts: &Arc<Receipts>, delivery: Delivery) -> Incoming {
         let standing = self.unsettled.receive(&delivery);
         let history = match feed {
             Feed::Retry => History::read(&delivery.properties),
             Feed::Work | Feed::Source => History::none(&delivery.properties),
         };
-        Incoming { delivery, feed, standing, history }
+        Incoming { delivery, feed, standing, history, receipts: Arc::clone(receipts) }
     }
 }

@@ -11,6 +11,7 @@ pub mod inbox;
 pub mod letters;
 pub mod link;
 pub mod outbox;
+pub mod receipts;
 pub mod report;
 pub mod standing;
 pub mod topology;

@@ -1,4 +1,4 @@
-//! Step 7: settle. The only publish and the only ack in the crate.
+//! Step 7: settle. The only file in the crate that publishes or acks.
 //!
 //! At least once: a message is published with `mandatory`, its confirm awaited and any return
 //! read, before the original is acked; whatever goes wrong leaves the original with the broker.
@@ -6,8 +6,8 @@
 //! wrong publish when several are under way on one channel.
 
 use super::headers::{History, PERSISTENT, for_publish};
+use super::receipts::Receipts;
 use super::report::Report;
-use super::standing::Unsettled;
 use super::topology::Queues;
 use super::{Error, call};
 use crate::integration::Name;
@@ -52,7 +52,6 @@ pub struct Gone;
 #[derive(Debug)]
 pub struct Outbox {
     queues: Queues,
-    unsettled: Arc<Unsettled>,
     publishers: Publishers,
     reports: OnceLock<mpsc::Sender<(String, Report)>>,
     over: Shutdown,
@@ -63,16 +62,9 @@ impl Outbox {
     /// An outbox that opens its channels when it first needs them. `over` ends it together with its
     /// connections; `missing` is told when a queue that must exist does not.
     #[must_use]
-    pub fn new(
-        connection: Arc<Connection>,
-        integration: &Name,
-        unsettled: Arc<Unsettled>,
-        over: Shutdown,
-        missing: Arc<Notify>,
-    ) -> Outbox {
+    pub fn new(connection: Arc<Connection>, integration: &Name, over: Shutdown, missing: Arc<Notify>) -> Outbox {
         Outbox {
             queues: Queues::of(integration),
-            unsettled,
             publishers: Publishers::new(connection, PUBLISHERS),
             reports: OnceLock::new(),
             over,
@@ -101,6 +93,7 @@ impl Outbox {
     pub async fn settle(
         &self,
         delivery: Delivery,
+        receipts: &Receipts,
         settlement: &Settlement,
         failed: impl Fn(&Error),
     ) -> Result<(), Gone> {
@@ -109,17 +102,11 @@ impl Outbox {
             let properties = for_publish(&delivery.properties, history, death);
             self.publish_until_confirmed(&delivery, &queue, &properties, &failed).await?;
         }
-        match call("ack", delivery.acker.ack(BasicAckOptions::default())).await {
-            Ok(true) => {
-                self.unsettled.settled(&delivery.data);
-                Ok(())
-            }
-            Ok(false) => Err(Gone),
-            Err(error) => {
-                failed(&error);
-                Err(Gone)
-            }
+        if !self.holds(&delivery) {
+            return Err(Gone);
         }
+        receipts.settled(&delivery);
+        Ok(())
     }
 
     /// Where to publish what, if anything.
@@ -318,7 +305,7 @@ impl Acks {
 
     async fn ack(&self, tag: usize, multiple: bool) -> Result<(), Error> {
         let tag = DeliveryTag::try_from(tag).unwrap_or(DeliveryTag::MAX);
-        call("ack", self.channel.basic_ack(tag, BasicAckOptions { multiple })).await
+        ack(&self.channel, tag, multiple).await
     }
 }
 
@@ -341,6 +328,11 @@ impl Published {
         };
         Err(Error::refused(format!("publish to \"{queue}\""), why))
     }
+}
+
+/// Acks a delivery, or it and all before it.
+pub(super) async fn ack(channel: &Channel, tag: DeliveryTag, multiple: bool) -> Result<(), Error> {
+    call("ack", channel.basic_ack(tag, BasicAckOptions { multiple })).await
 }
 
 /// Publishes on a channel that confirms and on which nothing else is under way.

@@ -58,7 +58,7 @@ pub struct Unsettled {
 impl Unsettled {
     /// Notes a delivery and says how to treat it.
     pub(super) fn receive(&self, delivery: &Delivery) -> Standing {
-        let body = self.hasher.hash_one(&delivery.data);
+        let body = self.name(&delivery.data);
         let mut bodies = self.bodies();
         if bodies.len() >= REMEMBERED {
             bodies.clear();
@@ -70,10 +70,14 @@ impl Unsettled {
         standing(delivery.redelivered, returns.and_then(super::headers::integer), was_ours)
     }
 
-    /// Forgets a delivery that was settled.
-    pub(super) fn settled(&self, body: &[u8]) {
-        let body = self.hasher.hash_one(body);
-        self.bodies().remove(&body);
+    /// The name of a body here: nothing of the body is in it.
+    pub(super) fn name(&self, body: &[u8]) -> u64 {
+        self.hasher.hash_one(body)
+    }
+
+    /// Forgets a delivery that was acked.
+    pub(super) fn forget(&self, name: u64) {
+        self.bodies().remove(&name);
     }
 
     fn bodies(&self) -> MutexGuard<'_, HashSet<u64>> {

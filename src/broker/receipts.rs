@@ -1,0 +1,218 @@
+//! Acks of one channel, brought together: one for each message costs more than everything else that
+//! is done for it.
+//!
+//! Answers come out of order, so tags are settled out of order. Everything up to the first gap is
+//! acked by one command; what lies behind a gap that does not close soon is acked singly.
+
+use super::standing::Unsettled;
+use super::{Error, outbox};
+use lapin::Channel;
+use lapin::message::Delivery;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// How long acks are gathered, twice for what lies behind a gap. They hold up nobody meanwhile.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// Which tags of a channel are settled (pure). A channel's tags begin at 1 and leave nothing out.
+#[derive(Debug, Default)]
+struct Tracker {
+    /// Everything up to here is acked.
+    acked: u64,
+    /// What was acked singly beyond that.
+    singly: BTreeSet<u64>,
+    /// What is settled and not acked yet: the tag to the name of its body.
+    settled: BTreeMap<u64, u64>,
+    /// Of these, what was there already at the last look.
+    waiting: BTreeSet<u64>,
+}
+
+/// One command to the broker, and what it acks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ack {
+    tag: u64,
+    multiple: bool,
+    bodies: Vec<u64>,
+}
+
+impl Tracker {
+    /// Everything settled up to the first gap. The tag must be one that is not acked yet: the broker
+    /// closes the channel over any other.
+    fn first(&mut self) -> Option<Ack> {
+        let mut ack: Option<Ack> = None;
+        loop {
+            let next = self.acked + 1;
+            if let Some(body) = self.settled.remove(&next) {
+                let ack = ack.get_or_insert(Ack { tag: next, multiple: true, bodies: Vec::new() });
+                ack.tag = next;
+                ack.bodies.push(body);
+            } else if !self.singly.remove(&next) {
+                return ack;
+            }
+            self.acked = next;
+        }
+    }
+
+    /// What lies behind a gap: everything, or only what did so at the last look.
+    fn rest(&mut self, everything: bool) -> Vec<Ack> {
+        let waited = |tag: &u64| everything || self.waiting.contains(tag);
+        let tags: Vec<u64> = self.settled.keys().copied().filter(waited).collect();
+        let mut acks = Vec::with_capacity(tags.len());
+        for tag in tags {
+            if let Some(body) = self.settled.remove(&tag) {
+                self.singly.insert(tag);
+                acks.push(Ack { tag, multiple: false, bodies: vec![body] });
+            }
+        }
+        self.waiting = self.settled.keys().copied().collect();
+        acks
+    }
+}
+
+/// The acks of one channel. Dropping it forgets those that are not written yet: the channel ends
+/// with it, and the broker delivers their messages again.
+#[derive(Debug)]
+pub struct Receipts {
+    inner: Arc<Inner>,
+    writing: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    channel: Channel,
+    unsettled: Arc<Unsettled>,
+    tracker: Mutex<Tracker>,
+    /// Commands reach the channel in the order in which they were decided.
+    order: tokio::sync::Mutex<()>,
+    wake: Notify,
+}
+
+impl Drop for Receipts {
+    fn drop(&mut self) {
+        self.writing.abort();
+    }
+}
+
+impl Receipts {
+    /// The acks of a channel on which nothing was delivered yet.
+    #[must_use]
+    pub fn new(channel: Channel, unsettled: Arc<Unsettled>) -> Receipts {
+        let (tracker, order, wake) = (Mutex::default(), tokio::sync::Mutex::default(), Notify::new());
+        let inner = Arc::new(Inner { channel, unsettled, tracker, order, wake });
+        let writing = tokio::spawn(Arc::clone(&inner).write());
+        Receipts { inner, writing }
+    }
+
+    /// Everything that a delivery's verdict needs is safe: it is acked soon.
+    pub(super) fn settled(&self, delivery: &Delivery) {
+        let body = self.inner.unsettled.name(&delivery.data);
+        self.inner.tracker().settled.insert(delivery.delivery_tag, body);
+        self.inner.wake.notify_one();
+    }
+
+    /// Acks everything that is settled, now.
+    ///
+    /// # Errors
+    /// The channel is gone.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.inner.flush(true).await
+    }
+}
+
+impl Inner {
+    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(self: Arc<Self>) {
+        loop {
+            self.wake.notified().await;
+            tokio::time::sleep(GATHER).await;
+            if self.flush(false).await.is_err() {
+                return; // with its channel; the supervisor hears of that by itself
+            }
+            if !self.tracker().settled.is_empty() {
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    async fn flush(&self, everything: bool) -> Result<(), Error> {
+        let _order = self.order.lock().await;
+        let acks: Vec<Ack> = {
+            let mut tracker = self.tracker();
+            tracker.first().into_iter().chain(tracker.rest(everything)).collect()
+        };
+        for Ack { tag, multiple, bodies } in acks {
+            outbox::ack(&self.channel, tag, multiple).await?;
+            for body in bodies {
+                self.unsettled.forget(body);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tracker(settled: &[u64]) -> Tracker {
+        Tracker { settled: settled.iter().map(|tag| (*tag, *tag)).collect(), ..Tracker::default() }
+    }
+
+    #[test]
+    fn everything_up_to_the_first_gap_is_one_ack() {
+        let mut tracker = tracker(&[1, 2, 3, 5]);
+        assert_eq!(tracker.first(), Some(Ack { tag: 3, multiple: true, bodies: vec![1, 2, 3] }));
+        assert_eq!(tracker.first(), None);
+    }
+
+    #[test]
+    fn what_lies_behind_a_gap_waits_for_one_look() {
+        let mut tracker = tracker(&[2, 3]);
+        assert_eq!(tracker.rest(false), []);
+        tracker.settled.insert(5, 5);
+        let tags = |acks: Vec<Ack>| acks.into_iter().map(|ack| (ack.tag, ack.multiple)).collect::<Vec<_>>();
+        assert_eq!(tags(tracker.rest(false)), [(2, false), (3, false)]);
+        tracker.settled.insert(1, 1);
+        assert_eq!(tags(tracker.first().into_iter().collect()), [(1, true)], "2 and 3 are acked already");
+        tracker.settled.insert(4, 4);
+        assert_eq!(tags(tracker.first().into_iter().collect()), [(5, true)]);
+    }
+
+    proptest! {
+        #[test]
+        fn each_tag_is_acked_once_and_never_before_it_is_settled(
+            order in Just((1_u64..40).collect::<Vec<_>>()).prop_shuffle(),
+            looks in proptest::collection::vec(0_u8..4, 39),
+        ) {
+            let mut tracker = Tracker::default();
+            let (mut settled, mut acked) = (BTreeSet::new(), BTreeSet::new());
+            for (tag, look) in order.iter().zip(looks.into_iter().chain([3])) {
+                tracker.settled.insert(*tag, *tag);
+                settled.insert(*tag);
+                if look == 0 {
+                    continue;
+                }
+                for ack in tracker.first().into_iter().chain(tracker.rest(look == 3)) {
+                    prop_assert!(!acked.contains(&ack.tag), "{} twice", ack.tag);
+                    let covered: Vec<u64> = if ack.multiple { (1..=ack.tag).collect() } else { vec![ack.tag] };
+                    for tag in covered {
+                        prop_assert!(settled.contains(&tag));
+                        acked.insert(tag);
+                    }
+                }
+            }
+            let last: Vec<Ack> = tracker.first().into_iter().chain(tracker.rest(true)).collect();
+            for ack in last {
+                acked.extend(if ack.multiple { (1..=ack.tag).collect() } else { vec![ack.tag] });
+            }
+            prop_assert_eq!(acked.len(), 39);
+        }
+    }
+}

@@ -5,9 +5,11 @@
 //! events, and flattened ones (`event/flat.rs`). A defect names fields and types, never values.
 
 mod flat;
+mod json;
+
+pub use json::{Fields, Json};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 use std::fmt;
 
 /// The types of Didomi's webhook envelopes, as they are written there.
@@ -85,8 +87,8 @@ impl Defect {
 
     /// The defect of a value whose type is not the one expected.
     #[must_use]
-    pub fn wrong_type(place: &str, expected: &str, found: &Value) -> Defect {
-        Defect::at(place, format_args!("expected {expected}, found {}", type_name(found)))
+    pub fn wrong_type(place: &str, expected: &str, found: &Json<'_>) -> Defect {
+        Defect::at(place, format_args!("expected {expected}, found {}", found.type_name()))
     }
 
     /// Both defects in one, so that all are reported together.
@@ -109,53 +111,54 @@ impl fmt::Display for Defect {
 
 /// One message of the bus, decoded as far as every event needs it.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct Event<'b> {
     kind: Kind,
-    envelope_regulation: Option<Value>,
-    entity: Value,
-    previous: Option<Value>,
+    envelope_regulation: Option<Json<'b>>,
+    entity: Json<'b>,
+    previous: Option<Json<'b>>,
 }
 
 /// Decodes a message's body.
 ///
 /// # Errors
 /// The body is not a JSON object, or neither an envelope nor a bare event.
-pub fn decode(body: &[u8]) -> Result<Event, Defect> {
+pub fn decode(body: &[u8]) -> Result<Event<'_>, Defect> {
     // serde_json's message would quote the body; its position is enough.
-    let value: Value = serde_json::from_slice(body)
+    let value: Json<'_> = serde_json::from_slice(body)
         .map_err(|e| Defect::at("body", format_args!("not JSON, at line {} column {}", e.line(), e.column())))?;
-    let Value::Object(fields) = value else {
+    let Json::Object(fields) = value else {
         return Err(Defect::wrong_type("body", "an object", &value));
     };
     let mut fields = flat::unflatten(fields)?;
     match fields.remove("type") {
-        Some(Value::String(name)) => envelope(Kind::of(&name), fields),
-        Some(Value::Null) | None => bare(fields),
+        Some(Json::String(name)) => envelope(Kind::of(&name), fields),
+        Some(Json::Null) | None => bare(fields),
         Some(other) => Err(Defect::wrong_type("type", "a string", &other)),
     }
 }
 
-fn bare(fields: Map<String, Value>) -> Result<Event, Defect> {
+fn bare(fields: Fields<'_>) -> Result<Event<'_>, Defect> {
     if !fields.contains_key("user") && !fields.contains_key("consents") {
         return Err(Defect::at("body", "neither an envelope (no type) nor a consent event (no user, no consents)"));
     }
-    Ok(Event { kind: Kind::EventCreated, envelope_regulation: None, entity: Value::Object(fields), previous: None })
+    Ok(Event { kind: Kind::EventCreated, envelope_regulation: None, entity: Json::Object(fields), previous: None })
 }
 
-fn envelope(kind: Kind, mut fields: Map<String, Value>) -> Result<Event, Defect> {
+fn envelope(kind: Kind, mut fields: Fields<'_>) -> Result<Event<'_>, Defect> {
     let mut parameters = match fields.remove("parameters") {
-        Some(Value::Object(parameters)) => parameters,
+        Some(Json::Object(parameters)) => parameters,
         // A flattened envelope may have `entity` as its root.
-        Some(Value::Null) | None => Map::new(),
+        Some(Json::Null) | None => Fields::new(),
         Some(other) => return Err(Defect::wrong_type("parameters", "an object", &other)),
     };
-    let mut take = |key: &str| parameters.remove(key).or_else(|| fields.remove(key)).filter(|v| !v.is_null());
-    let entity = take("new_entity").or_else(|| take("entity")).unwrap_or(Value::Null);
+    let mut take =
+        |key: &str| parameters.remove(key).or_else(|| fields.remove(key)).filter(|value| *value != Json::Null);
+    let entity = take("new_entity").or_else(|| take("entity")).unwrap_or(Json::Null);
     let previous = take("old_entity");
     Ok(Event { kind, envelope_regulation: fields.remove("regulation"), entity, previous })
 }
 
-impl Event {
+impl<'b> Event<'b> {
     /// What happened.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -166,13 +169,13 @@ impl Event {
     ///
     /// # Errors
     /// The message carries none.
-    pub fn entity(&self) -> Result<&Map<String, Value>, Defect> {
+    pub fn entity(&self) -> Result<&Fields<'b>, Defect> {
         match &self.entity {
-            Value::Object(entity) => Ok(entity),
-            Value::Null if self.kind == Kind::EventUpdated || self.kind == Kind::UserUpdated => {
+            Json::Object(entity) => Ok(entity),
+            Json::Null if self.kind == Kind::EventUpdated || self.kind == Kind::UserUpdated => {
                 Err(Defect::at("parameters.new_entity", "missing"))
             }
-            Value::Null => Err(Defect::at("parameters.entity", "missing")),
+            Json::Null => Err(Defect::at("parameters.entity", "missing")),
             other => Err(Defect::wrong_type("parameters.entity", "an object", other)),
         }
     }
@@ -181,7 +184,7 @@ impl Event {
     ///
     /// # Errors
     /// `user` is no object.
-    pub fn user(&self) -> Result<Option<&Map<String, Value>>, Defect> {
+    pub fn user(&self) -> Result<Option<&Fields<'b>>, Defect> {
         let entity = self.entity()?;
         if self.kind.is_user() {
             return Ok(Some(entity));
@@ -227,8 +230,8 @@ impl Event {
     /// It is no string.
     pub fn regulation(&self) -> Result<&str, Defect> {
         match &self.envelope_regulation {
-            Some(Value::String(regulation)) => return Ok(regulation),
-            Some(Value::Null) | None => {}
+            Some(Json::String(regulation)) => return Ok(regulation),
+            Some(Json::Null) | None => {}
             Some(other) => return Err(Defect::wrong_type("regulation", "a string", other)),
         }
         let own = self.entity().map_or(Ok(None), |entity| text(entity, "regulation"))?;
@@ -256,8 +259,9 @@ impl Event {
     /// it counts as changed.
     fn changed_consents(&self) -> bool {
         let Some(previous) = &self.previous else { return true };
-        let confirmed = previous["status"] == "pending_approval" && self.entity["status"] != "pending_approval";
-        confirmed || previous["consents"] != self.entity["consents"]
+        let is_pending = |entity: &Json<'_>| entity.field("status").as_str() == Some("pending_approval");
+        let confirmed = is_pending(previous) && !is_pending(&self.entity);
+        confirmed || previous.field("consents") != self.entity.field("consents")
     }
 
     /// Checks the fields that every delivered event needs, whatever the mappings.
@@ -280,38 +284,23 @@ impl Event {
 ///
 /// # Errors
 /// It is something else.
-pub fn object<'e>(
-    fields: &'e Map<String, Value>,
-    key: &str,
-    place: &str,
-) -> Result<Option<&'e Map<String, Value>>, Defect> {
+pub fn object<'e, 'b>(fields: &'e Fields<'b>, key: &str, place: &str) -> Result<Option<&'e Fields<'b>>, Defect> {
     match fields.get(key) {
-        Some(Value::Object(inner)) => Ok(Some(inner)),
-        Some(Value::Null) | None => Ok(None),
+        Some(Json::Object(inner)) => Ok(Some(inner)),
+        Some(Json::Null) | None => Ok(None),
         Some(other) => Err(Defect::wrong_type(place, "an object", other)),
     }
 }
 
-fn text<'e>(fields: &'e Map<String, Value>, key: &str) -> Result<Option<&'e str>, Defect> {
+fn text<'e>(fields: &'e Fields<'_>, key: &str) -> Result<Option<&'e str>, Defect> {
     match fields.get(key) {
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(Value::Null) | None => Ok(None),
+        Some(Json::String(text)) => Ok(Some(text)),
+        Some(Json::Null) | None => Ok(None),
         Some(other) => Err(Defect::wrong_type(key, "a string", other)),
     }
 }
 
-fn time(fields: &Map<String, Value>, key: &str) -> Result<Option<Timestamp>, Defect> {
+fn time(fields: &Fields<'_>, key: &str) -> Result<Option<Timestamp>, Defect> {
     let Some(text) = text(fields, key)? else { return Ok(None) };
     text.parse().map(Some).map_err(|_| Defect::at(key, "not an RFC 3339 time"))
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

@@ -3,8 +3,8 @@
 //! How lists flatten is not documented, so both spellings are read: an element's index
 //! (`purposes__0__id`) and its id (`purposes__newsletter__enabled`).
 
-use super::Defect;
-use serde_json::{Map, Value};
+use super::{Defect, Fields, Json};
+use std::borrow::Cow;
 
 const SEPARATOR: &str = "__";
 /// Deeper than any documented field; it bounds the recursion below.
@@ -18,11 +18,11 @@ const LISTS_OF_IDS: [&str; 5] = ["enabled", "disabled", "enabled_li", "disabled_
 ///
 /// # Errors
 /// A path that is too deep, or that goes through a value which is no object.
-pub(super) fn unflatten(fields: Map<String, Value>) -> Result<Map<String, Value>, Defect> {
+pub(super) fn unflatten(fields: Fields<'_>) -> Result<Fields<'_>, Defect> {
     if !fields.keys().any(|key| key.contains(SEPARATOR)) {
         return Ok(fields);
     }
-    let mut nested = Map::new();
+    let mut nested = Fields::new();
     for (key, value) in fields {
         let path: Vec<&str> = key.split(SEPARATOR).collect();
         if path.len() > MAX_DEPTH {
@@ -36,25 +36,25 @@ pub(super) fn unflatten(fields: Map<String, Value>) -> Result<Map<String, Value>
     Ok(nested)
 }
 
-fn insert(into: &mut Map<String, Value>, path: &[&str], value: Value) -> Result<(), Defect> {
+fn insert<'b>(into: &mut Fields<'b>, path: &[&str], value: Json<'b>) -> Result<(), Defect> {
     let [first, rest @ ..] = path else { return Ok(()) };
     if rest.is_empty() {
-        into.insert((*first).to_owned(), value);
+        into.insert(Cow::Owned((*first).to_owned()), value);
         return Ok(());
     }
     // Keys come sorted, so a parent that is written as null or empty comes before its children.
-    let parent = into.entry(*first).or_insert(Value::Null);
-    if parent.is_null() || parent.as_array().is_some_and(Vec::is_empty) {
-        *parent = Value::Object(Map::new());
+    let parent = into.entry(Cow::Owned((*first).to_owned())).or_insert(Json::Null);
+    if *parent == Json::Null || *parent == Json::Array(Vec::new()) {
+        *parent = Json::Object(Fields::new());
     }
     match parent {
-        Value::Object(inner) => insert(inner, rest, value),
+        Json::Object(inner) => insert(inner, rest, value),
         _ => Err(Defect::at("body", "flattened keys contradict each other")),
     }
 }
 
-fn restore_lists(key: &str, value: &mut Value) {
-    let Value::Object(fields) = value else { return };
+fn restore_lists(key: &str, value: &mut Json<'_>) {
+    let Json::Object(fields) = value else { return };
     if key == "metadata" {
         return; // the customer's own fields, whatever their names
     }
@@ -62,20 +62,20 @@ fn restore_lists(key: &str, value: &mut Value) {
         restore_lists(inner_key, inner);
     }
     if LISTS_BY_ID.contains(&key) {
-        *value = Value::Array(elements(std::mem::take(fields)));
+        *value = Json::Array(elements(std::mem::take(fields)));
     } else if LISTS_OF_IDS.contains(&key) {
-        *value = Value::Array(ids(std::mem::take(fields)));
+        *value = Json::Array(ids(std::mem::take(fields)));
     }
 }
 
 /// Elements in the order of their index; one without an `id` is named by its key.
-fn elements(fields: Map<String, Value>) -> Vec<Value> {
-    let mut list: Vec<(String, Value)> = fields.into_iter().collect();
+fn elements(fields: Fields<'_>) -> Vec<Json<'_>> {
+    let mut list: Vec<(Cow<'_, str>, Json<'_>)> = fields.into_iter().collect();
     list.sort_by_key(|(key, _)| key.parse::<u64>().unwrap_or(u64::MAX));
     list.into_iter()
         .map(|(key, mut element)| {
-            if let Value::Object(fields) = &mut element {
-                fields.entry("id").or_insert(Value::String(key));
+            if let Json::Object(fields) = &mut element {
+                fields.entry(Cow::Borrowed("id")).or_insert(Json::String(key));
             }
             element
         })
@@ -83,12 +83,12 @@ fn elements(fields: Map<String, Value>) -> Vec<Value> {
 }
 
 /// `{"0": "google"}` and `{"google": true}` both name the vendor `google`.
-fn ids(fields: Map<String, Value>) -> Vec<Value> {
+fn ids(fields: Fields<'_>) -> Vec<Json<'_>> {
     fields
         .into_iter()
         .filter_map(|(key, value)| match value {
-            Value::Bool(true) => Some(Value::String(key)),
-            Value::Bool(false) | Value::Null => None,
+            Json::Bool(true) => Some(Json::String(key)),
+            Json::Bool(false) | Json::Null => None,
             named => Some(named),
         })
         .collect()

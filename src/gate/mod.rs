@@ -14,7 +14,7 @@ mod limit;
 pub mod redact;
 mod request;
 mod retry_after;
-mod signature;
+pub mod signature;
 
 pub use answer::{Answer, Outcome};
 pub use breaker::{Change, State};

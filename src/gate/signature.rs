@@ -7,7 +7,8 @@ use sha2::Sha256;
 use std::fmt::Write as _;
 
 /// The `Authorization` header for a POST to the endpoint's path at `timestamp` (Unix seconds).
-pub(super) fn authorization(endpoint: &Endpoint, timestamp: i64) -> String {
+#[must_use]
+pub fn authorization(endpoint: &Endpoint, timestamp: i64) -> String {
     let signature = sign(endpoint.key.expose_secret(), timestamp, endpoint.path());
     format!("hmac {}:{signature}:{timestamp}", endpoint.username)
 }

@@ -5,8 +5,7 @@
 //! match first, and the next longest where that leads nowhere.
 
 use super::Choice;
-use crate::event::{Defect, Event, object};
-use serde_json::{Map, Value};
+use crate::event::{Defect, Event, Fields, Json, object};
 
 /// The roots that a path can begin with.
 pub const ROOTS: [&str; 12] = [
@@ -75,11 +74,11 @@ pub struct Found<'e> {
 
 #[derive(Debug)]
 enum Leaf<'e> {
-    Value(&'e Value),
+    Value(&'e Json<'e>),
     Text(&'e str),
     Switch(bool),
     /// One of the lists of `consents.vendors`.
-    Ids(&'e Value),
+    Ids(&'e Json<'e>),
 }
 
 impl Path {
@@ -122,7 +121,7 @@ impl Path {
     ///
     /// # Errors
     /// A field on the way has a wrong type.
-    pub fn find<'e>(&self, event: &'e Event) -> Result<Option<Found<'e>>, Defect> {
+    pub fn find<'e>(&self, event: &'e Event<'e>) -> Result<Option<Found<'e>>, Defect> {
         let entity = event.entity()?;
         let consents = |key| Ok::<_, Defect>(object(entity, "consents", "consents")?.and_then(|c| c.get(key)));
         match self.root {
@@ -144,7 +143,7 @@ impl Path {
     }
 
     /// The event's own metadata; what it does not name is looked up in its user's.
-    fn metadata<'e>(&self, event: &'e Event, entity: &'e Map<String, Value>) -> Result<Option<Found<'e>>, Defect> {
+    fn metadata<'e>(&self, event: &'e Event<'e>, entity: &'e Fields<'e>) -> Result<Option<Found<'e>>, Defect> {
         let own = descend_from(object(entity, "metadata", "metadata")?, &self.rest, "metadata")?;
         if own.is_some() {
             return Ok(own);
@@ -177,7 +176,7 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
 }
 
 impl<'e> Found<'e> {
-    fn at(value: &'e Value, segments: Vec<&'e str>) -> Found<'e> {
+    fn at(value: &'e Json<'e>, segments: Vec<&'e str>) -> Found<'e> {
         Found { value: Leaf::Value(value), segments }
     }
 
@@ -195,24 +194,24 @@ impl<'e> Found<'e> {
         let value = match self.value {
             Leaf::Switch(on) => return Ok(Some(Choice::Switch(on))),
             Leaf::Text(text) => return Ok(Some(Choice::Text(text.to_owned()))),
-            Leaf::Ids(Value::Null) => return Ok(None),
-            Leaf::Ids(Value::Array(ids)) => return Ok(Some(joined(ids))),
+            Leaf::Ids(Json::Null) => return Ok(None),
+            Leaf::Ids(Json::Array(ids)) => return Ok(Some(joined(ids))),
             Leaf::Ids(other) => return Err(Defect::wrong_type(&self.place(), "a list", other)),
             Leaf::Value(value) => value,
         };
         let in_consents = self.segments.first() == Some(&"consents") && !self.segments.contains(&"metadata");
         let field = self.segments.last().copied().filter(|_| in_consents);
         match (value, field) {
-            (Value::Null, _) => Ok(None),
-            (Value::Bool(on), Some("enabled" | "enabled_li" | "from_propagation") | None) => {
+            (Json::Null, _) => Ok(None),
+            (Json::Bool(on), Some("enabled" | "enabled_li" | "from_propagation") | None) => {
                 Ok(Some(Choice::Switch(*on)))
             }
             (other, Some("enabled" | "enabled_li")) => {
                 Err(Defect::wrong_type(&self.place(), "true, false or null", other))
             }
-            (Value::String(text), _) => Ok(Some(Choice::Text(text.clone()))),
+            (Json::String(text), _) => Ok(Some(Choice::Text(text.clone().into_owned()))),
             (other, Some("value" | "tcfcs")) => Err(Defect::wrong_type(&self.place(), "a string", other)),
-            (Value::Array(items), _) if items.iter().all(Value::is_string) => Ok(Some(joined(items))),
+            (Json::Array(items), _) if items.iter().all(|item| item.as_str().is_some()) => Ok(Some(joined(items))),
             // The customer's own fields: nested data goes in as an escaped string.
             (other, _) => Ok(Some(Choice::Text(other.to_string()))),
         }
@@ -220,28 +219,28 @@ impl<'e> Found<'e> {
 }
 
 /// Ids as one text; numbers are ids too.
-fn joined(ids: &[Value]) -> Choice {
+fn joined(ids: &[Json<'_>]) -> Choice {
     let texts = ids.iter().map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
     Choice::Text(texts.collect::<Vec<_>>().join(","))
 }
 
 /// A field whose value is a string or null.
 fn field<'e>(
-    fields: Option<&'e Map<String, Value>>,
+    fields: Option<&'e Fields<'e>>,
     parent: &'static str,
     key: &'static str,
-    event: &Event,
+    event: &Event<'_>,
 ) -> Result<Option<Found<'e>>, Defect> {
     let segments = if parent.is_empty() || event.kind().is_user() { vec![key] } else { vec![parent, key] };
     match fields.and_then(|fields| fields.get(key)) {
         None => Ok(None),
-        Some(value @ (Value::String(_) | Value::Null)) => Ok(Some(Found::at(value, segments))),
+        Some(value @ (Json::String(_) | Json::Null)) => Ok(Some(Found::at(value, segments))),
         Some(other) => Err(Defect::wrong_type(&segments.join("."), "a string", other)),
     }
 }
 
 fn descend_from<'e>(
-    fields: Option<&'e Map<String, Value>>,
+    fields: Option<&'e Fields<'e>>,
     rest: &str,
     root: &'static str,
 ) -> Result<Option<Found<'e>>, Defect> {
@@ -250,10 +249,10 @@ fn descend_from<'e>(
     Ok(found.map(|found| found.under(root)))
 }
 
-fn list<'e>(value: Option<&'e Value>, rest: &str, root: &'static str) -> Result<Option<Found<'e>>, Defect> {
+fn list<'e>(value: Option<&'e Json<'e>>, rest: &str, root: &'static str) -> Result<Option<Found<'e>>, Defect> {
     match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(elements)) => Ok(in_list(elements, rest, root)?.map(|found| found.under(root))),
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Array(elements)) => Ok(in_list(elements, rest, root)?.map(|found| found.under(root))),
         Some(other) => Err(Defect::wrong_type(root, "a list", other)),
     }
 }
@@ -272,22 +271,22 @@ impl<'e> Found<'e> {
     }
 }
 
-fn descend<'e>(value: &'e Value, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+fn descend<'e>(value: &'e Json<'e>, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
     match value {
         value if rest.is_empty() => Ok(Some(Found::at(value, Vec::new()))),
-        Value::Object(fields) => in_object(fields, rest, place),
-        Value::Array(elements) => in_list(elements, rest, place),
+        Json::Object(fields) => in_object(fields, rest, place),
+        Json::Array(elements) => in_list(elements, rest, place),
         _ => Ok(None),
     }
 }
 
-fn in_object<'e>(fields: &'e Map<String, Value>, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+fn in_object<'e>(fields: &'e Fields<'e>, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
     for (key, deeper) in splits(rest) {
         // Didomi's documentation says `channel` where its events say `channels`.
         let spelled = if key == "channel" && !fields.contains_key(key) { "channels" } else { key };
         let Some((name, value)) = fields.get_key_value(spelled) else { continue };
         let found = match value {
-            Value::String(ids) if name == "value" && !deeper.is_empty() => Some(selected(ids, deeper)),
+            Json::String(ids) if name == "value" && !deeper.is_empty() => Some(selected(ids, deeper)),
             value => descend(value, deeper, &format!("{place}.{name}"))?,
         };
         if let Some(found) = found {
@@ -303,10 +302,10 @@ fn selected(ids: &str, wanted: &str) -> Found<'static> {
     Found { value: Leaf::Switch(on), segments: Vec::new() }
 }
 
-fn in_list<'e>(elements: &'e [Value], rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
-    let mut candidates: Vec<(&'e str, &'e Value)> = Vec::new();
+fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+    let mut candidates: Vec<(&'e str, &'e Json<'e>)> = Vec::new();
     for (index, element) in elements.iter().enumerate() {
-        match element.get("id").and_then(Value::as_str) {
+        match element.field("id").as_str() {
             Some(id) if rest_after(rest, id).is_some() => candidates.push((id, element)),
             Some(_) => {}
             None => {
@@ -334,10 +333,10 @@ fn splits(rest: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// `consents_vendors_google_enabled`, `…_enabled_li`, or a whole list by its name.
-fn vendors<'e>(value: Option<&'e Value>, rest: &str) -> Result<Option<Found<'e>>, Defect> {
+fn vendors<'e>(value: Option<&'e Json<'e>>, rest: &str) -> Result<Option<Found<'e>>, Defect> {
     let lists = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Object(lists)) => lists,
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::Object(lists)) => lists,
         Some(other) => return Err(Defect::wrong_type("consents.vendors", "an object", other)),
     };
     if let Some(name) = VENDOR_LISTS.into_iter().find(|name| *name == rest) {
@@ -357,13 +356,13 @@ fn vendors<'e>(value: Option<&'e Value>, rest: &str) -> Result<Option<Found<'e>>
     Ok(None)
 }
 
-fn names_vendor(lists: &Map<String, Value>, name: &str, vendor: &str) -> Result<bool, Defect> {
+fn names_vendor(lists: &Fields<'_>, name: &str, vendor: &str) -> Result<bool, Defect> {
     match lists.get(name) {
-        None | Some(Value::Null) => Ok(false),
-        Some(Value::Array(ids)) => {
+        None | Some(Json::Null) => Ok(false),
+        Some(Json::Array(ids)) => {
             let named = ids.iter().try_fold(false, |found, id| match id {
-                Value::String(id) => Some(found || id == vendor),
-                Value::Number(id) => Some(found || id.to_string() == vendor),
+                Json::String(id) => Some(found || id == vendor),
+                Json::Number(id) => Some(found || id.to_string() == vendor),
                 _ => None,
             });
             named.ok_or_else(|| Defect::at(&format!("consents.vendors.{name}"), "expected a list of ids"))

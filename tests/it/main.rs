@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod allocations;
 mod chaos;
 mod commands;
 mod configuration;

@@ -19,7 +19,7 @@ pub struct Letter<'d> {
     pub history: History,
     pub died: Option<Timestamp>,
     integration: &'d Integration,
-    event: OnceCell<Option<Event>>,
+    event: OnceCell<Option<Event<'d>>>,
 }
 
 impl<'d> Letter<'d> {
@@ -44,7 +44,7 @@ impl<'d> Letter<'d> {
     }
 
     /// The event; `None` when its body cannot be read.
-    pub fn event(&self) -> Option<&Event> {
+    pub fn event(&self) -> Option<&Event<'d>> {
         self.event.get_or_init(|| event::decode(self.body).ok()).as_ref()
     }
 

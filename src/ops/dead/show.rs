@@ -96,8 +96,8 @@ impl Asking<'_> {
 }
 
 /// Everything about one letter.
-struct Whole<'l> {
-    letter: &'l Letter<'l>,
+struct Whole<'l, 'd> {
+    letter: &'l Letter<'d>,
     session: &'l Session,
     planned: Result<Plan, Course>,
     outlook: Outlook,
@@ -105,7 +105,7 @@ struct Whole<'l> {
     now: Timestamp,
 }
 
-impl Whole<'_> {
+impl Whole<'_, '_> {
     /// The headers, as far as they are no business of the broker's.
     fn headers(&self) -> Vec<(&str, String)> {
         let headers = self.letter.properties.headers().iter().flat_map(FieldTable::inner);

@@ -1,0 +1,73 @@
+//! The steps of one event that happen in this process alone.
+
+use consent_gate::config::{self, Environment, Problem};
+use consent_gate::event;
+use consent_gate::gate::signature;
+use consent_gate::integration::Integration;
+use consent_gate::mapping::Choice;
+use consent_gate::plan::{self, Plan};
+use consent_gate::record::{Mapped, Offer, Record};
+use jiff::{SignedDuration, Timestamp};
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+
+const EVENT: &[u8] = include_bytes!("../../tests/fixtures/events/event-created-v2.json");
+
+/// One step, to be run any number of times.
+pub struct Step {
+    pub name: &'static str,
+    pub run: Box<dyn Fn()>,
+}
+
+fn step<T>(name: &'static str, run: impl Fn() -> T + 'static) -> Step {
+    Step { name, run: Box::new(move || drop(black_box(run()))) }
+}
+
+fn integration() -> anyhow::Result<Integration> {
+    let told = |problems: Vec<Problem>| anyhow::anyhow!("{problems:?}");
+    let settings = config::load_settings(None, &Environment::new()).map_err(told)?;
+    config::load_document(Path::new("benches/events/acme.json"), &settings, &Environment::new()).map_err(told)
+}
+
+/// Every step, in the order in which an event takes them; first what is to be compared with.
+///
+/// # Errors
+/// The fixtures are not what they were.
+pub fn all() -> anyhow::Result<Vec<Step>> {
+    let integration = Arc::new(integration()?);
+    let now: Timestamp = "2026-11-25T12:00:00Z".parse()?;
+    let decoded = event::decode(EVENT).map_err(|defect| anyhow::anyhow!("{defect}"))?;
+    let (_, Ok(Plan::Send(send))) = plan::plan(EVENT, &integration, now) else {
+        anyhow::bail!("the event of the benchmark asks for no request");
+    };
+
+    let choice = |id: &str, on| (id.to_owned(), Choice::Switch(on));
+    let offer = Offer {
+        at: Some(now),
+        event: Some("00000000-0000-4000-8000-000000000001".to_owned()),
+        choices: vec![choice("OPTIN_NEWS", true), choice("OPTIN_SMS", false), choice("OPTIN_ADS", true)],
+    };
+    let merge = move || {
+        let mut record = Record::default();
+        record.merge(&offer, now, &Mapped::default());
+        let newest = record.newest(&offer);
+        record.about_to_send(1, newest, now, SignedDuration::from_secs(135));
+        record
+    };
+    let record = merge();
+    let bytes = serde_json::to_vec(&record)?;
+
+    let [for_map, for_plan, for_sign] = [(); 3].map(|()| Arc::clone(&integration));
+    Ok(vec![
+        step("decode by serde_json::Value", || serde_json::from_slice::<serde_json::Value>(black_box(EVENT))),
+        step("decode", || event::decode(black_box(EVENT))),
+        step("map", move || drop(for_map.mappings.properties(black_box(&decoded), false))),
+        step("plan", move || plan::plan(black_box(EVENT), &for_plan, now).1.is_ok()),
+        step("sign", move || signature::authorization(&for_sign.endpoint, black_box(1_700_000_000))),
+        step("request", move || black_box(&send).own_request(&integration)),
+        step("record: read", move || serde_json::from_slice::<Record>(black_box(&bytes))),
+        step("record: merge", merge),
+        step("record: write", move || serde_json::to_vec(black_box(&record))),
+    ])
+}

@@ -1,0 +1,165 @@
+//! JSON as a message has it: texts stay in its bytes wherever nothing in them is escaped, and
+//! numbers keep their digits.
+
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Number;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// By this name of a field `serde_json` hands over a number with all its digits.
+const NUMBER: &str = "$serde_json::private::Number";
+
+/// An object's fields; of two with one name the last.
+pub type Fields<'b> = BTreeMap<Cow<'b, str>, Json<'b>>;
+
+/// A value within a message.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Json<'b> {
+    Null,
+    Bool(bool),
+    Number(Number),
+    String(Cow<'b, str>),
+    Array(Vec<Json<'b>>),
+    Object(Fields<'b>),
+}
+
+impl Json<'_> {
+    /// A field of an object; null where there is none.
+    #[must_use]
+    pub fn field(&self, key: &str) -> &Json<'_> {
+        match self {
+            Json::Object(fields) => fields.get(key).unwrap_or(&Json::Null),
+            _ => &Json::Null,
+        }
+    }
+
+    /// The text, if it is one.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Json::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What it is, for people.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Json::Null => "null",
+            Json::Bool(_) => "true or false",
+            Json::Number(_) => "a number",
+            Json::String(_) => "a string",
+            Json::Array(_) => "a list",
+            Json::Object(_) => "an object",
+        }
+    }
+}
+
+/// As JSON, without spaces.
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// A text that is borrowed where it can be.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
+
+impl<'de> Deserialize<'de> for Json<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json<'de>, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Json<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<Json<'de>, E> {
+        Ok(Json::Bool(on))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(number.into()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(number.into()))
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::String(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Json<'de>, E> {
+        Ok(Json::String(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json<'de>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Json::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Json<'de>, A::Error> {
+        let mut fields = Fields::new();
+        while let Some(Text(key)) = object.next_key()? {
+            if key == NUMBER {
+                let digits: String = object.next_value()?;
+                return digits.parse().map(Json::Number).map_err(Error::custom);
+            }
+            fields.insert(key, object.next_value()?);
+        }
+        Ok(Json::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_their_digits_and_texts_stay_where_they_are() {
+        let body = r#"{"b":[0,1.10,-0,123456789012345678901234567890],"a":"plain","e":"\u00e9"}"#;
+        let json: Json = serde_json::from_str(body).unwrap();
+        assert_eq!(json.to_string(), r#"{"a":"plain","b":[0,1.10,-0,123456789012345678901234567890],"e":"é"}"#);
+        assert!(matches!(json.field("a"), Json::String(Cow::Borrowed("plain"))));
+        assert_eq!(json.field("e").as_str(), Some("é"));
+        assert_eq!(json.field("a").field("b"), &Json::Null);
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        for body in ["", "{", "[1,]", "{\"a\":1,}", "nul", "\"\\q\"", "01", "{\"a\" 1}", "[1] 2"] {
+            assert!(serde_json::from_str::<Json>(body).is_err(), "{body}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(serde_json::from_str::<Json>(&deep).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn it_reads_what_serde_json_reads(body in r#"[\[\]{}",:0-9a-c.e\\u +-]{0,40}|(\{"[ab]":([0-9]{1,30}|"[a-z]{0,3}"|\[true,null\]|\{"c":-1.50e3\})(,"[ab]":false){0,2}\})"#) {
+            let ours = serde_json::from_str::<Json>(&body).ok().map(|json| json.to_string());
+            let theirs = serde_json::from_str::<serde_json::Value>(&body).ok().map(|json| json.to_string());
+            proptest::prop_assert_eq!(ours, theirs);
+        }
+    }
+}

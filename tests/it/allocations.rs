@@ -1,0 +1,31 @@
+//! How often each step of an event asks for memory: a count that no machine changes, and that a
+//! careless change raises.
+
+#[path = "../../benches/events/steps.rs"]
+mod steps;
+
+/// Asked for at most so often, as measured when the step was last worked on.
+const AT_MOST: [(&str, u64); 9] = [
+    ("decode by serde_json::Value", 112),
+    ("decode", 26),
+    ("map", 36),
+    ("plan", 91),
+    ("sign", 7),
+    ("request", 15),
+    ("record: read", 15),
+    ("record: merge", 16),
+    ("record: write", 4),
+];
+
+#[test]
+fn no_step_asks_for_memory_more_often_than_it_did() {
+    let steps = steps::all().unwrap();
+    let counted = steps.iter().map(|step| {
+        (step.run)(); // what is made once
+        (step.name, allocation_counter::measure(|| (step.run)()).count_total)
+    });
+    let counted: Vec<(&str, u64)> = counted.collect();
+    let within = counted.len() == AT_MOST.len()
+        && counted.iter().zip(AT_MOST).all(|(now, most)| now.0 == most.0 && now.1 <= most.1);
+    assert!(within, "measured: {counted:#?}\nallowed: {AT_MOST:#?}");
+}

@@ -62,9 +62,13 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Write the manual page to standard output
-    #[command(hide = true)]
-    Man,
+    /// Write the manual pages, one for each command, into a directory
+    #[command(after_help = "Example:\n  consent-gate man /usr/local/share/man/man1")]
+    Man {
+        /// Made if it is absent
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 /// What to do with a person's record.

@@ -64,6 +64,6 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
         Command::Completions { shell } => ops::shell::completions(*shell),
-        Command::Man => ops::shell::man(),
+        Command::Man { directory } => ops::shell::man(directory),
     }
 }

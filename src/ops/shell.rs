@@ -1,9 +1,11 @@
-//! `completions` and `man`: what a shell and `man` know of the command line.
+//! `completions` and `man`: what a shell and its manual know of the command line.
 
 use super::{Failure, print};
 use crate::cli::Cli;
 use clap::CommandFactory;
 use clap_complete::Shell;
+use std::fs;
+use std::path::Path;
 
 /// Writes a shell's completion script.
 ///
@@ -15,13 +17,11 @@ pub fn completions(shell: Shell) -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&script))
 }
 
-/// Writes the manual page.
+/// Writes the manual pages, one for each command, into a directory.
 ///
 /// # Errors
-/// Standard output cannot be written (exit code 1).
-pub fn man() -> Result<(), Failure> {
-    let mut page = Vec::new();
-    let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
-    rendered.map_err(|error| Failure::Failed(format!("cannot render: {error}")))?;
-    print(&String::from_utf8_lossy(&page))
+/// The directory cannot be made or written (exit code 1).
+pub fn man(directory: &Path) -> Result<(), Failure> {
+    let written = fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(Cli::command(), directory));
+    written.map_err(|error| Failure::Failed(format!("cannot write to {}: {error}", directory.display())))
 }

@@ -14,7 +14,7 @@ fn help_is_as_it_was_read_over() {
     let mut all = help(&["--help"]);
     let letters = ["list", "show", "replay", "discard", "export", "import"].map(|verb| format!("dead {verb}"));
     let first = ["run", "check", "declare", "map", "send", "dead"].map(str::to_owned);
-    let last = ["person show", "person forget", "store show", "store adopt", "healthcheck", "completions"];
+    let last = ["person show", "person forget", "store show", "store adopt", "healthcheck", "completions", "man"];
     for command in first.into_iter().chain(letters).chain(last.map(str::to_owned)) {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         all = all + "\n--- " + &command + "\n" + &help(&arguments);
@@ -23,12 +23,20 @@ fn help_is_as_it_was_read_over() {
 }
 
 #[test]
-fn shells_and_man_know_every_command() {
+fn shells_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = help(&["completions", shell]);
         assert!(script.contains("abort-above") && script.contains("healthcheck"), "{shell}");
     }
-    assert!(help(&["man"]).contains("consent\\-gate"));
+}
+
+#[test]
+fn manual_pages_that_cannot_be_written_are_told() {
+    let folder = Folder::new();
+    folder.write("file", "");
+    let told = run(&folder, &[], &["man", "file"], b"");
+    assert_eq!(told.code, 1);
+    assert!(told.err.contains("cannot write to file"), "{}", told.err);
 }
 
 #[test]

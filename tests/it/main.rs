@@ -25,6 +25,7 @@ mod model;
 mod newest;
 mod observed;
 mod outside;
+mod release;
 mod reload;
 mod retries;
 mod runbook;

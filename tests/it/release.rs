@@ -1,0 +1,128 @@
+//! What `scripts/release` makes: everything that it promises, nothing else, the same bytes again.
+
+use super::harness::{Folder, project, run};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Packs the worker of these tests, and gives the tarball.
+fn pack(folder: &Folder) -> PathBuf {
+    let mut script = Command::new(project().join("scripts/release"));
+    script.args(["--binary", env!("CARGO_BIN_EXE_consent-gate"), "--to"]).arg(&folder.0);
+    let output = script.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// Unpacks it, and gives its one folder.
+fn unpacked(tarball: &Path) -> PathBuf {
+    let into = tarball.parent().unwrap();
+    assert!(Command::new("tar").arg("-xzf").arg(tarball).arg("-C").arg(into).status().unwrap().success());
+    into.join(tarball.file_name().unwrap().to_str().unwrap().strip_suffix(".tar.gz").unwrap())
+}
+
+fn files(folder: &Path, below: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(below).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(folder, &path, found);
+        } else {
+            found.insert(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+/// Every command that the help names, as `dead-replay`.
+fn commands() -> BTreeSet<String> {
+    fn of(parents: &[&str]) -> BTreeSet<String> {
+        let arguments: Vec<&str> = parents.iter().copied().chain(["--help"]).collect();
+        let help = run(&Folder::new(), &[], &arguments, b"").out;
+        let Some((_, listed)) = help.split_once("Commands:\n") else { return BTreeSet::new() };
+        let lines = listed.lines().take_while(|line| line.starts_with("  "));
+        let names = lines.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+        names.filter(|name| *name != "help").map(str::to_owned).collect()
+    }
+    let mut all = BTreeSet::new();
+    for command in of(&[]) {
+        all.extend(of(&[&command]).into_iter().map(|verb| format!("{command}-{verb}")));
+        all.insert(command);
+    }
+    all
+}
+
+#[test]
+fn a_release_is_whole_and_the_same_each_time() {
+    let (first, second) = (Folder::new(), Folder::new());
+    let (tarball, again) = (pack(&first), pack(&second));
+    let bytes = fs::read(&tarball).unwrap();
+    assert!(bytes == fs::read(&again).unwrap(), "two runs, two tarballs");
+
+    let name = tarball.file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with(concat!("consent-gate-", env!("CARGO_PKG_VERSION"), "-")), "{name}");
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sum = fs::read_to_string(tarball.with_file_name(format!("{name}.sha256"))).unwrap();
+    assert_eq!(sum, format!("{digest}  {name}\n"));
+
+    let folder = unpacked(&tarball);
+    let mut found = BTreeSet::new();
+    files(&folder, &folder, &mut found);
+    for file in [
+        "consent-gate",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "consent-gate.example.toml",
+        "integration.example.json",
+        "completions/consent-gate.bash",
+        "completions/_consent-gate",
+        "completions/consent-gate.fish",
+        "deploy/systemd/consent-gate.service",
+        "docs/runbook.md",
+    ] {
+        assert!(found.contains(file), "{file} is not among {found:?}");
+    }
+    let programs: Vec<&String> = found.iter().filter(|file| is_elf(&folder.join(file))).collect();
+    assert_eq!(programs, ["consent-gate"], "the worker, and no simulator");
+
+    let version = Command::new(folder.join("consent-gate")).arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8(version.stdout).unwrap(), concat!("consent-gate ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+fn is_elf(file: &Path) -> bool {
+    fs::read(file).unwrap().starts_with(b"\x7fELF")
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command() {
+    let folder = Folder::new();
+    let written = run(&folder, &[], &["man", "man1"], b"");
+    assert_eq!(written.code, 0, "{}", written.err);
+    let commands = commands();
+    assert!(commands.contains("run") && commands.contains("dead-replay"), "{commands:?}");
+    let mut pages = BTreeSet::new();
+    files(&folder.0, &folder.0, &mut pages);
+    let named = |command: &String| format!("man1/consent-gate-{command}.1");
+    let expected: BTreeSet<String> = commands.iter().map(named).chain(["man1/consent-gate.1".to_owned()]).collect();
+    assert_eq!(pages, expected);
+    let front = fs::read_to_string(folder.0.join("man1/consent-gate.1")).unwrap();
+    for command in commands.iter().filter(|command| !command.contains('-')) {
+        assert!(front.contains(&format!("consent\\-gate\\-{command}(1)")), "{command} is not in\n{front}");
+    }
+}
+
+#[test]
+fn the_links_of_the_readme_lead_somewhere_in_a_release() {
+    let folder = Folder::new();
+    let release = unpacked(&pack(&folder));
+    for page in ["README.md", "deploy/README.md"] {
+        let text = fs::read_to_string(release.join(page)).unwrap();
+        let links = text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap());
+        let links: Vec<&str> = links.filter(|link| !link.is_empty() && !link.contains("://")).collect();
+        assert!(!links.is_empty(), "{page}");
+        for link in links {
+            assert!(release.join(page).parent().unwrap().join(link).exists(), "{page} leads to {link}");
+        }
+    }
+}

@@ -245,6 +245,11 @@ pub struct Gate<'l> {
 }
 
 impl Gate<'_> {
+    /// Where it listens.
+    pub fn base(&self) -> &str {
+        self.base
+    }
+
     fn get(&self, path: &str) -> Value {
         let url = format!("{}{path}", self.base);
         self.lab.bench.block_on(async {

@@ -1,7 +1,7 @@
 //! Programs of this project, run to their end or in the background.
 
 use super::{Folder, poll_until};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -99,9 +99,46 @@ impl Running {
 
     /// The most memory that it had so far, in KiB; `None` once it is gone.
     pub fn peak_memory(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        line.trim().strip_suffix(" kB")?.parse().ok()
+        self.status("VmHWM:")?.strip_suffix(" kB")?.parse().ok()
+    }
+
+    /// The memory that it has now, in KiB.
+    pub fn memory(&self) -> u64 {
+        self.status("VmRSS:").unwrap().strip_suffix(" kB").unwrap().parse().unwrap()
+    }
+
+    /// The names of its threads, but for the runtime's helpers, which come and go as they are needed.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(self.proc("task")).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+        names.retain(|name| !name.starts_with("tokio-"));
+        names.sort();
+        names
+    }
+
+    fn status(&self, name: &str) -> Option<String> {
+        let status = fs::read_to_string(self.proc("status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+    }
+
+    /// How many files, sockets and the like it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(self.proc("fd")).unwrap().count()
+    }
+
+    /// How many connections it has to a port of this machine.
+    pub fn connections_to(&self, port: u16) -> usize {
+        let links = fs::read_dir(self.proc("fd")).unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let own: BTreeSet<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+        let remote = format!(":{port:04X}");
+        let table = fs::read_to_string(self.proc("net/tcp")).unwrap();
+        let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|line| line[2].ends_with(&remote) && own.contains(&format!("socket:[{}]", line[9]))).count()
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
     }
 
     pub fn is_running(&mut self) -> bool {

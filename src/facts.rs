@@ -11,7 +11,7 @@ use crate::schedule::MAX_DELAYS;
 use crate::verdict::{Course, Death, Retry, Skip, Verdict};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
+use std::fmt;
 
 /// The facts of one integration.
 #[derive(Clone, Debug)]
@@ -22,13 +22,13 @@ pub struct Facts {
 
 /// One delivery, as far as its facts need it.
 #[derive(Clone, Debug)]
-pub struct Receipt {
+pub struct Receipt<'b> {
     /// When the delivery was received.
     pub at: Timestamp,
     /// Whether it came first or was tried or held before.
     pub lane: Lane,
-    /// Names the body where it has no id: see [`fingerprint`].
-    pub fingerprint: String,
+    /// Names the body where it has no id.
+    pub body: Fingerprint<'b>,
     /// The trace that its publisher began.
     pub trace: Option<String>,
     pub brief: Brief,
@@ -47,15 +47,15 @@ pub fn labels(delays: usize) -> Labels {
     }
 }
 
-/// The first 12 hex digits of a body's SHA-256: names a body without telling what is in it.
-#[must_use]
-pub fn fingerprint(body: &[u8]) -> String {
-    let digest = Sha256::digest(body);
-    digest.iter().take(6).fold(String::with_capacity(12), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+/// Names a body without telling what is in it: shown as the first 12 hex digits of its SHA-256,
+/// which is made when it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Fingerprint<'b>(pub &'b [u8]);
+
+impl fmt::Display for Fingerprint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Sha256::digest(self.0).iter().take(6).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 impl Facts {
@@ -92,24 +92,24 @@ impl Facts {
     }
 
     /// A verdict was carried out, and the broker knows.
-    pub fn settled(&self, verdict: &Verdict, course: &Course, receipt: &Receipt, now: Timestamp) {
+    pub fn settled(&self, verdict: &Verdict, course: &Course, receipt: &Receipt<'_>, now: Timestamp) {
         let name = self.integration.as_str();
         if let Some(outcome) = verdict.outcome() {
             self.metrics.events.with_label_values(&[name, outcome]).inc();
         }
         let Brief { kind, id, .. } = &receipt.brief;
-        let (kind, event_id, body) = (kind.unwrap_or("unknown"), id.as_deref(), receipt.fingerprint.as_str());
+        let (kind, event_id, body) = (kind.unwrap_or("unknown"), id.as_deref(), receipt.body);
         let trace_id = receipt.trace.as_deref().and_then(|trace| trace.split('-').nth(1));
         let status = course.answer().and_then(|answer| answer.status);
         let result = course.answer().map(|answer| answer.outcome.label());
         match verdict {
             Verdict::Delivered => {
                 self.latency(receipt, now);
-                tracing::debug!(integration = name, kind, event_id, trace_id, body, "delivered");
+                tracing::debug!(integration = name, kind, event_id, trace_id, %body, "delivered");
             }
             Verdict::Skipped(skip) => {
                 self.metrics.skipped.with_label_values(&[name, skip.code()]).inc();
-                tracing::debug!(integration = name, kind, event_id, trace_id, body, reason = skip.code(), "skipped");
+                tracing::debug!(integration = name, kind, event_id, trace_id, %body, reason = skip.code(), "skipped");
             }
             Verdict::Retry(Retry { step, delay, .. }) => {
                 self.retried(&step.to_string());
@@ -119,7 +119,7 @@ impl Facts {
                     kind,
                     event_id,
                     trace_id,
-                    body,
+                    %body,
                     result,
                     status,
                     attempt,
@@ -130,7 +130,7 @@ impl Facts {
             Verdict::Hold(delay) => {
                 self.retried("hold");
                 let delay_ms = delay.as_millis();
-                tracing::debug!(integration = name, kind, event_id, trace_id, body, result, status, delay_ms, "held");
+                tracing::debug!(integration = name, kind, event_id, trace_id, %body, result, status, delay_ms, "held");
             }
             Verdict::DeadLetter(death) => {
                 self.metrics.dead_lettered.with_label_values(&[name, death.code()]).inc();
@@ -140,7 +140,7 @@ impl Facts {
                     kind,
                     event_id,
                     trace_id,
-                    body,
+                    %body,
                     reason,
                     result,
                     status,
@@ -170,15 +170,15 @@ impl Facts {
     }
 
     /// A repair came to its end, or goes on.
-    pub fn repaired(&self, verdict: &Verdict, receipt: &Receipt) {
-        let (name, body) = (self.integration.as_str(), receipt.fingerprint.as_str());
+    pub fn repaired(&self, verdict: &Verdict, receipt: &Receipt<'_>) {
+        let (name, body) = (self.integration.as_str(), receipt.body);
         match verdict {
             Verdict::Retry(Retry { step, .. }) => self.retried(&step.to_string()),
             Verdict::Hold(_) => self.retried("hold"),
             Verdict::DeadLetter(death) => {
-                tracing::warn!(integration = name, body, reason = death.code(), "a repair was given up");
+                tracing::warn!(integration = name, %body, reason = death.code(), "a repair was given up");
             }
-            Verdict::Delivered | Verdict::Skipped(_) => tracing::debug!(integration = name, body, "repaired"),
+            Verdict::Delivered | Verdict::Skipped(_) => tracing::debug!(integration = name, %body, "repaired"),
         }
     }
 
@@ -218,7 +218,7 @@ impl Facts {
         tracing::info!(integration = self.integration, "probing the gate");
     }
 
-    fn latency(&self, receipt: &Receipt, now: Timestamp) {
+    fn latency(&self, receipt: &Receipt<'_>, now: Timestamp) {
         let Some(changed_at) = receipt.brief.changed_at else { return };
         let name = self.integration.as_str();
         if receipt.at.duration_since(changed_at).as_secs_f64() > LATE_AFTER_SECONDS {

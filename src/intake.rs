@@ -80,7 +80,7 @@ impl Intake<'_> {
         }
         // In any order: who waits behind the guilty one is accused along with it.
         let random = RandomState::new();
-        suspects.sort_by_cached_key(|suspect| random.hash_one(&suspect.delivery.data));
+        suspects.sort_by_cached_key(|suspect| random.hash_one(&suspect.due.delivery.data));
         for suspect in suspects {
             let quarantine = self.worker.quarantine().lock_owned().await;
             self.alone(suspect, Pass::Usual, quarantine).await?;
@@ -125,7 +125,7 @@ impl Intake<'_> {
     async fn take(&mut self, feed: Feed, pass: Pass) -> Result<(Head, Option<JoinHandle<()>>), Error> {
         let quarantine = self.worker.quarantine().lock_owned().await;
         let Some(incoming) = self.inbox.take(feed).await? else { return Ok((Head::Nothing, None)) };
-        let head = if incoming.delivery.redelivered { Head::Returned } else { Head::Fresh };
+        let head = if incoming.due.delivery.redelivered { Head::Returned } else { Head::Fresh };
         if incoming.standing == Standing::Suspect {
             self.alone(incoming, pass, quarantine).await?;
             return Ok((head, None));

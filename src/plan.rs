@@ -5,10 +5,10 @@ use crate::event::{self, Defect, Event, Kind};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::Property;
-use crate::record::{Newest, Offer};
+use crate::record::{Offer, Values};
 use crate::verdict::{self, Course, MAX_BODY, Skip};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What an event asks for.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl Plan {
 #[derive(Clone, Debug)]
 pub struct Send {
     pub identifier: String,
-    pub offer: Offer,
+    pub offer: Arc<Offer>,
     trace: Option<String>,
     /// What the event itself says, as texts, in the mappings' order.
     own: Vec<(String, String)>,
@@ -58,7 +58,7 @@ impl Send {
     /// The request with the newest values that are known. Texts are made here and now: a record
     /// keeps choices.
     #[must_use]
-    pub fn request(&self, integration: &Integration, newest: &BTreeMap<String, Newest>) -> GateRequest {
+    pub fn request(&self, integration: &Integration, newest: &Values) -> GateRequest {
         let is_choice = |id: &str| self.offer.choices.iter().any(|(property, _)| property == id);
         let mappings = integration.mappings.iter().filter_map(|mapping| {
             let text = match newest.get(&mapping.id) {
@@ -109,24 +109,26 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
         return Err(Course::NotWanted(Skip::NoIdentifier));
     }
     let properties = integration.mappings.properties(event, false);
-    let (Ok(Some(identifier)), Ok(properties), Ok(())) = (&identifier, &properties, event.check()) else {
-        let defects = [event.check().err(), identifier.err(), properties.err()];
-        let defect = defects.into_iter().flatten().reduce(Defect::and);
-        return Err(Course::Defective(defect.unwrap_or_else(|| Defect::at("body", "cannot be understood"))));
+    let (identifier, properties) = match (identifier, properties, event.check()) {
+        (Ok(Some(identifier)), Ok(properties), Ok(())) => (identifier, properties),
+        (identifier, properties, checked) => {
+            let defects = [checked.err(), identifier.err(), properties.err()];
+            let defect = defects.into_iter().flatten().reduce(Defect::and);
+            return Err(Course::Defective(defect.unwrap_or_else(|| Defect::at("body", "cannot be understood"))));
+        }
     };
     let at = event.changed_at().ok().flatten();
     if verdict::is_future_dated(at, now) {
         return Err(Course::FutureDated);
     }
-    let choice = |property: &Property<'_>| Some((property.id.to_owned(), property.choice.clone()?));
-    let text = |property: &Property<'_>| Some((property.id.to_owned(), property.text.as_ref().ok()?.clone()));
-    let offer = Offer {
-        at,
-        event: event.id().ok().flatten().map(str::to_owned),
-        choices: properties.iter().filter_map(choice).collect(),
-    };
-    let own = properties.iter().filter_map(text).collect();
-    Ok(Plan::Send(Send { identifier: identifier.clone(), offer, trace: None, own }))
+    let (mut choices, mut own) = (Vec::new(), Vec::new());
+    for Property { id, text, choice, .. } in properties {
+        choices.extend(choice.map(|choice| (id.to_owned(), choice)));
+        own.extend(text.ok().map(|text| (id.to_owned(), text)));
+    }
+    let event = event.id().ok().flatten().map(str::to_owned);
+    let offer = Arc::new(Offer { at, event, choices });
+    Ok(Plan::Send(Send { identifier, offer, trace: None, own }))
 }
 
 /// Who was deleted at Didomi is to be forgotten here, whatever types the integration takes; unless

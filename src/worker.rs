@@ -7,9 +7,10 @@
 use crate::broker::headers::{self, Attempt, History, traceparent};
 use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
+use crate::broker::receipts::Due;
 use crate::broker::report::{self, Report};
 use crate::broker::standing::{Standing, Unsettled};
-use crate::facts::{Facts, Receipt, fingerprint};
+use crate::facts::{Facts, Fingerprint, Receipt};
 use crate::gate::{Answer, Gate, Lane, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
 use crate::order::Order;
@@ -201,15 +202,15 @@ impl Worker {
 
     async fn handle(&self, incoming: Incoming, outbox: &Outbox, pass: Pass) {
         if incoming.feed == Feed::Retry {
-            if !incoming.delivery.redelivered {
+            if !incoming.due.delivery.redelivered {
                 self.facts.returned();
             }
             self.gate.expect_retries(MARGIN);
         }
         let failed = |error: &_| self.facts.settle_failed(error);
         if incoming.standing == Standing::Anew {
-            let Incoming { delivery, history, receipts, .. } = incoming;
-            if outbox.settle(delivery, &receipts, &Settlement::Anew(history), failed).await.is_ok() {
+            let Incoming { due, history, .. } = incoming;
+            if outbox.settle(due, &Settlement::Anew(history), failed).await.is_ok() {
                 self.facts.came_back();
             }
             return;
@@ -218,39 +219,32 @@ impl Worker {
         let told = OnceLock::new();
         let passage = guarded(self.deliver(&incoming, outbox, pass, received, &told)).await;
         let Some(Passage { course, attempt, is_repair_due }) = passage else { return };
-        let Incoming { delivery, feed, history, receipts, .. } = incoming;
+        let Incoming { due, feed, history, .. } = incoming;
         let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
-        let receipt = Receipt {
-            at: received,
-            lane: lane(feed),
-            fingerprint: fingerprint(&delivery.data),
-            trace: traceparent(&delivery.properties),
-            brief: told.into_inner().unwrap_or_default(),
-        };
         let is_repair = history.is_repair;
-        let report = headers::report_to(&delivery.properties).filter(|_| !is_repair).map(|queue| {
-            let attempts = history.attempts.saturating_add(attempt.is_some().into());
-            (queue.to_owned(), report(&verdict, &receipt, attempts))
-        });
+        let attempts = history.attempts.saturating_add(attempt.is_some().into());
+        let watched = headers::report_to(&due.delivery.properties).filter(|_| !is_repair).map(str::to_owned);
+        let trace = traceparent(&due.delivery.properties);
         let repair_at = || Timestamp::now().checked_add(record::lateness(&self.integration)).unwrap_or(Timestamp::MAX);
         let repair_at = is_repair_due.then(repair_at);
         let settlement =
             verdict::settlement(&verdict, &course, attempt, history, &self.integration.schedule, repair_at);
-        if outbox.settle(delivery, &receipts, &settlement, failed).await.is_ok() {
-            if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
-                self.gate.expect_retries(delay + MARGIN);
-            }
-            if let Settlement::Park(..) = settlement {
-                self.facts.parked();
-            }
-            if is_repair {
-                self.facts.repaired(&verdict, &receipt);
-            } else {
-                self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
-            }
-            if let Some((queue, report)) = report {
-                outbox.report(queue, report);
-            }
+        let Ok(body) = outbox.settle(due, &settlement, failed).await else { return };
+        if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
+            self.gate.expect_retries(delay + MARGIN);
+        }
+        if let Settlement::Park(..) = settlement {
+            self.facts.parked();
+        }
+        let (lane, brief) = (lane(feed), told.into_inner().unwrap_or_default());
+        let receipt = Receipt { at: received, lane, body: Fingerprint(&body), trace, brief };
+        if is_repair {
+            self.facts.repaired(&verdict, &receipt);
+        } else {
+            self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
+        }
+        if let Some(queue) = watched {
+            outbox.report(queue, report(&verdict, receipt.body, attempts));
         }
     }
 
@@ -264,7 +258,7 @@ impl Worker {
         received: Timestamp,
         told: &OnceLock<Brief>,
     ) -> Option<Passage> {
-        let Incoming { delivery, feed, standing, history, .. } = incoming;
+        let Incoming { due: Due { delivery, .. }, feed, standing, history } = incoming;
         if *standing == Standing::Crashed {
             return Some(Course::Crashed.into());
         }
@@ -466,13 +460,13 @@ async fn guarded(deliver: impl Future<Output = Option<Passage>>) -> Option<Passa
 }
 
 /// What to tell of a verdict to who watches a replay.
-fn report(verdict: &Verdict, receipt: &Receipt, attempt: u32) -> Report {
+fn report(verdict: &Verdict, body: Fingerprint<'_>, attempt: u32) -> Report {
     let outcome = verdict.outcome().unwrap_or(match verdict {
         Verdict::Hold(_) => report::HOLD,
         _ => report::RETRY,
     });
     let (outcome, code) = (outcome.to_owned(), verdict.code().to_owned());
-    Report { outcome, code, body: receipt.fingerprint.clone(), attempt }
+    Report { outcome, code, body: body.to_string(), attempt }
 }
 
 fn lane(feed: Feed) -> Lane {

@@ -8,6 +8,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Turns under way at once, as with a worker.
 const AT_ONCE: usize = 256;
@@ -27,11 +28,11 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
             async move {
                 let now = Timestamp::now();
                 let choice = |id: &str, on: bool| (id.to_owned(), Choice::Switch(on));
-                let offer = Offer {
+                let offer = Arc::new(Offer {
                     at: Some(now),
                     event: Some(format!("00000000-0000-4000-8000-{n:012}")),
                     choices: vec![choice("OPTIN_NEWS", true), choice("OPTIN_SMS", false), choice("OPTIN_ADS", true)],
-                };
+                });
                 let person = format!("person-{n}@example.com");
                 match records.begin(integration, mapped, &person, &offer, false, now).await? {
                     Turn::Taken(taken) => taken.answered(Sent::Accepted, now).await.map(|_| ()),

@@ -5,7 +5,7 @@
 //! its queue, so a look tells whether suspects are about.
 
 use super::headers::History;
-use super::receipts::Receipts;
+use super::receipts::{Due, Receipts};
 use super::standing::{Standing, Unsettled};
 use super::topology::{self, Queues, Source};
 use super::{Error, call};
@@ -36,12 +36,10 @@ pub enum Feed {
 /// A delivery, with what its queue says of it.
 #[derive(Debug)]
 pub struct Incoming {
-    pub delivery: Delivery,
+    pub due: Due,
     pub feed: Feed,
     pub standing: Standing,
     pub history: History,
-    /// Where it is acked.
-    pub receipts: Arc<Receipts>,
 }
 
 /// One queue, with a channel of its own.
@@ -182,11 +180,11 @@ impl Inbox {
     }
 
     fn received(&self, feed: Feed, receipts: &Arc<Receipts>, delivery: Delivery) -> Incoming {
-        let standing = self.unsettled.receive(&delivery);
+        let (name, standing) = self.unsettled.receive(&delivery);
         let history = match feed {
             Feed::Retry => History::read(&delivery.properties),
             Feed::Work | Feed::Source => History::none(&delivery.properties),
         };
-        Incoming { delivery, feed, standing, history, receipts: Arc::clone(receipts) }
+        Incoming { due: Due { delivery, receipts: Arc::clone(receipts), name }, feed, standing, history }
     }
 }

@@ -6,7 +6,7 @@
 //! wrong publish when several are under way on one channel.
 
 use super::headers::{History, PERSISTENT, for_publish};
-use super::receipts::Receipts;
+use super::receipts::Due;
 use super::report::Report;
 use super::topology::Queues;
 use super::{Error, call};
@@ -84,19 +84,18 @@ impl Outbox {
         self.over.wait().await;
     }
 
-    /// Carries a verdict out. Takes the delivery by value, so each is settled once. A publish that
-    /// the broker refuses is tried again for as long as the delivery is ours; `failed` hears of
-    /// each refusal.
+    /// Carries a verdict out. Takes the delivery by value, so each is settled once, and gives its body
+    /// back. A publish that the broker refuses is tried again for as long as the delivery is ours;
+    /// `failed` hears of each refusal.
     ///
     /// # Errors
     /// [`Gone`] when the delivery's channel is gone; nothing is lost then.
     pub async fn settle(
         &self,
-        delivery: Delivery,
-        receipts: &Receipts,
+        Due { delivery, receipts, name }: Due,
         settlement: &Settlement,
         failed: impl Fn(&Error),
-    ) -> Result<(), Gone> {
+    ) -> Result<Vec<u8>, Gone> {
         if let Some((queue, history, reason)) = self.publication(settlement) {
             let death = reason.map(|reason| (reason, Timestamp::now()));
             let properties = for_publish(&delivery.properties, history, death);
@@ -105,8 +104,8 @@ impl Outbox {
         if !self.holds(&delivery) {
             return Err(Gone);
         }
-        receipts.settled(&delivery);
-        Ok(())
+        receipts.settled(delivery.delivery_tag, name);
+        Ok(delivery.data)
     }
 
     /// Where to publish what, if anything.

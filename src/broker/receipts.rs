@@ -8,6 +8,7 @@ use super::standing::Unsettled;
 use super::{Error, outbox};
 use lapin::Channel;
 use lapin::message::Delivery;
+use lapin::types::DeliveryTag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -72,6 +73,16 @@ impl Tracker {
     }
 }
 
+/// A delivery that is to be settled.
+#[derive(Debug)]
+pub struct Due {
+    pub delivery: Delivery,
+    /// Where it is acked.
+    pub(super) receipts: Arc<Receipts>,
+    /// By this name its body is known to be unsettled.
+    pub(super) name: u64,
+}
+
 /// The acks of one channel. Dropping it forgets those that are not written yet: the channel ends
 /// with it, and the broker delivers their messages again.
 #[derive(Debug)]
@@ -107,9 +118,8 @@ impl Receipts {
     }
 
     /// Everything that a delivery's verdict needs is safe: it is acked soon.
-    pub(super) fn settled(&self, delivery: &Delivery) {
-        let body = self.inner.unsettled.name(&delivery.data);
-        self.inner.tracker().settled.insert(delivery.delivery_tag, body);
+    pub(super) fn settled(&self, tag: DeliveryTag, name: u64) {
+        self.inner.tracker().settled.insert(tag, name);
         self.inner.wake.notify_one();
     }
 

@@ -56,9 +56,10 @@ pub struct Unsettled {
 }
 
 impl Unsettled {
-    /// Notes a delivery and says how to treat it.
-    pub(super) fn receive(&self, delivery: &Delivery) -> Standing {
-        let body = self.name(&delivery.data);
+    /// Notes a delivery, names its body, and says how to treat it.
+    pub(super) fn receive(&self, delivery: &Delivery) -> (u64, Standing) {
+        // Nothing of the body is in its name.
+        let body = self.hasher.hash_one(&delivery.data);
         let mut bodies = self.bodies();
         if bodies.len() >= REMEMBERED {
             bodies.clear();
@@ -67,12 +68,7 @@ impl Unsettled {
         drop(bodies);
         let headers = delivery.properties.headers().as_ref();
         let returns = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
-        standing(delivery.redelivered, returns.and_then(super::headers::integer), was_ours)
-    }
-
-    /// The name of a body here: nothing of the body is in it.
-    pub(super) fn name(&self, body: &[u8]) -> u64 {
-        self.hasher.hash_one(body)
+        (body, standing(delivery.redelivered, returns.and_then(super::headers::integer), was_ours))
     }
 
     /// Forgets a delivery that was acked.

@@ -1,18 +1,18 @@
 //! JSON as a message has it: texts stay in its bytes wherever nothing in them is escaped, and
 //! numbers keep their digits.
 
+use litemap::LiteMap;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Number;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// By this name of a field `serde_json` hands over a number with all its digits.
 const NUMBER: &str = "$serde_json::private::Number";
 
 /// An object's fields; of two with one name the last.
-pub type Fields<'b> = BTreeMap<Cow<'b, str>, Json<'b>>;
+pub type Fields<'b> = LiteMap<Cow<'b, str>, Json<'b>>;
 
 /// A value within a message.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,7 +23,13 @@ pub enum Json<'b> {
     Number(Number),
     String(Cow<'b, str>),
     Array(Vec<Json<'b>>),
+    #[serde(serialize_with = "object")]
     Object(Fields<'b>),
+}
+
+/// The map's own way would write an empty one as `[]`.
+fn object<S: Serializer>(fields: &Fields<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter())
 }
 
 impl Json<'_> {
@@ -119,15 +125,22 @@ impl<'de> Visitor<'de> for Reader {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Json<'de>, A::Error> {
-        let mut fields = Fields::new();
-        while let Some(Text(key)) = object.next_key()? {
-            if key == NUMBER {
-                let digits: String = object.next_value()?;
-                return digits.parse().map(Json::Number).map_err(Error::custom);
-            }
-            fields.insert(key, object.next_value()?);
+        let Some(Text(first)) = object.next_key()? else { return Ok(Json::Object(Fields::new())) };
+        if first == NUMBER {
+            let digits: String = object.next_value()?;
+            return digits.parse().map(Json::Number).map_err(Error::custom);
         }
-        Ok(Json::Object(fields))
+        let first = (first, object.next_value()?);
+        let mut failed = None;
+        let others = std::iter::from_fn(|| match object.next_entry() {
+            Ok(entry) => entry.map(|(Text(key), value)| (key, value)),
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        });
+        let fields = std::iter::once(first).chain(others).collect();
+        failed.map_or(Ok(Json::Object(fields)), Err)
     }
 }
 
@@ -137,9 +150,9 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_digits_and_texts_stay_where_they_are() {
-        let body = r#"{"b":[0,1.10,-0,123456789012345678901234567890],"a":"plain","e":"\u00e9"}"#;
+        let body = r#"{"b":[0,1.10,-0,123456789012345678901234567890],"a":"plain","e":"\u00e9","0":{}}"#;
         let json: Json = serde_json::from_str(body).unwrap();
-        assert_eq!(json.to_string(), r#"{"a":"plain","b":[0,1.10,-0,123456789012345678901234567890],"e":"é"}"#);
+        assert_eq!(json.to_string(), r#"{"0":{},"a":"plain","b":[0,1.10,-0,123456789012345678901234567890],"e":"é"}"#);
         assert!(matches!(json.field("a"), Json::String(Cow::Borrowed("plain"))));
         assert_eq!(json.field("e").as_str(), Some("é"));
         assert_eq!(json.field("a").field("b"), &Json::Null);

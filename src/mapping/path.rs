@@ -6,6 +6,7 @@
 
 use super::Choice;
 use crate::event::{Defect, Event, Fields, Json, object};
+use std::fmt::Arguments;
 
 /// The roots that a path can begin with.
 pub const ROOTS: [&str; 12] = [
@@ -245,14 +246,16 @@ fn descend_from<'e>(
     root: &'static str,
 ) -> Result<Option<Found<'e>>, Defect> {
     let Some(fields) = fields else { return Ok(None) };
-    let found = in_object(fields, rest, root)?;
+    let found = in_object(fields, rest, format_args!("{root}"))?;
     Ok(found.map(|found| found.under(root)))
 }
 
 fn list<'e>(value: Option<&'e Json<'e>>, rest: &str, root: &'static str) -> Result<Option<Found<'e>>, Defect> {
     match value {
         None | Some(Json::Null) => Ok(None),
-        Some(Json::Array(elements)) => Ok(in_list(elements, rest, root)?.map(|found| found.under(root))),
+        Some(Json::Array(elements)) => {
+            Ok(in_list(elements, rest, format_args!("{root}"))?.map(|found| found.under(root)))
+        }
         Some(other) => Err(Defect::wrong_type(root, "a list", other)),
     }
 }
@@ -271,7 +274,7 @@ impl<'e> Found<'e> {
     }
 }
 
-fn descend<'e>(value: &'e Json<'e>, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+fn descend<'e>(value: &'e Json<'e>, rest: &str, place: Arguments<'_>) -> Result<Option<Found<'e>>, Defect> {
     match value {
         value if rest.is_empty() => Ok(Some(Found::at(value, Vec::new()))),
         Json::Object(fields) => in_object(fields, rest, place),
@@ -280,14 +283,16 @@ fn descend<'e>(value: &'e Json<'e>, rest: &str, place: &str) -> Result<Option<Fo
     }
 }
 
-fn in_object<'e>(fields: &'e Fields<'e>, rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+fn in_object<'e>(fields: &'e Fields<'e>, rest: &str, place: Arguments<'_>) -> Result<Option<Found<'e>>, Defect> {
     for (key, deeper) in splits(rest) {
         // Didomi's documentation says `channel` where its events say `channels`.
         let spelled = if key == "channel" && !fields.contains_key(key) { "channels" } else { key };
-        let Some((name, value)) = fields.get_key_value(spelled) else { continue };
+        let Some((name, value)) = fields.find_index(spelled).ok().and_then(|index| fields.get_indexed(index)) else {
+            continue;
+        };
         let found = match value {
             Json::String(ids) if name == "value" && !deeper.is_empty() => Some(selected(ids, deeper)),
-            value => descend(value, deeper, &format!("{place}.{name}"))?,
+            value => descend(value, deeper, format_args!("{place}.{name}"))?,
         };
         if let Some(found) = found {
             return Ok(Some(found.behind(name)));
@@ -302,7 +307,7 @@ fn selected(ids: &str, wanted: &str) -> Found<'static> {
     Found { value: Leaf::Switch(on), segments: Vec::new() }
 }
 
-fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: &str) -> Result<Option<Found<'e>>, Defect> {
+fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: Arguments<'_>) -> Result<Option<Found<'e>>, Defect> {
     let mut candidates: Vec<(&'e str, &'e Json<'e>)> = Vec::new();
     for (index, element) in elements.iter().enumerate() {
         match element.field("id").as_str() {
@@ -319,7 +324,7 @@ fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: &str) -> Result<Opti
     candidates.sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
     for (id, element) in candidates {
         let deeper = rest_after(rest, id).unwrap_or_default();
-        if let Some(found) = descend(element, deeper, &format!("{place}[{id}]"))? {
+        if let Some(found) = descend(element, deeper, format_args!("{place}[{id}]"))? {
             return Ok(Some(found.behind(id)));
         }
     }

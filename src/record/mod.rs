@@ -19,9 +19,11 @@ pub use store::{Answered, Records, Taken, Turn, lateness};
 use crate::gate::Outcome;
 use crate::mapping::Choice;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use litemap::LiteMap;
+use serde::{Deserialize, Serialize, Serializer};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What one event says of its person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,14 @@ impl Newest {
     }
 }
 
+/// The newest choice of each of some properties.
+pub type Values = LiteMap<String, Arc<Newest>>;
+
+/// The map's own way would write an empty one as a list.
+fn object<K: Serialize, V: Serialize, S: Serializer>(map: &LiteMap<K, V>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(map.iter())
+}
+
 /// A request whose outcome is not known, or not known to be harmless any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
@@ -85,8 +95,8 @@ pub struct Doubt {
     #[serde(rename = "t")]
     pub at: Timestamp,
     /// What it carried.
-    #[serde(rename = "s")]
-    pub sent: BTreeMap<String, Newest>,
+    #[serde(rename = "s", serialize_with = "object")]
+    pub sent: Values,
     /// A repair of it is on its way.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_parked: bool,
@@ -107,8 +117,8 @@ impl Mapped {
 /// What was last decided for one person under one integration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    #[serde(rename = "v", default, skip_serializing_if = "BTreeMap::is_empty")]
-    values: BTreeMap<String, Newest>,
+    #[serde(rename = "v", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "object")]
+    values: Values,
     /// The time of the newest event that was ever merged.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     newest: Option<Timestamp>,
@@ -120,8 +130,8 @@ pub struct Record {
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     erased: Option<Timestamp>,
     /// Requests that the gate may still execute.
-    #[serde(rename = "d", default, skip_serializing_if = "BTreeMap::is_empty")]
-    doubts: BTreeMap<u64, Doubt>,
+    #[serde(rename = "d", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "object")]
+    doubts: LiteMap<u64, Doubt>,
     /// When it was last merged into; retention counts from here.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     merged: Option<Timestamp>,
@@ -176,7 +186,7 @@ impl Record {
         }
         let mut outdated = 0;
         for (property, choice) in &offer.choices {
-            let offered = Newest::offered(choice, offer);
+            let offered = Arc::new(Newest::offered(choice, offer));
             match self.values.get_mut(property) {
                 Some(known) if offered.compare(known) == Ordering::Greater => *known = offered,
                 Some(known) => outdated += usize::from(offered.compare(known) == Ordering::Less),
@@ -192,7 +202,7 @@ impl Record {
     /// What to send for these properties: the newest choice of each, without those that the gate
     /// refused for good unless they are this event's own.
     #[must_use]
-    pub fn newest(&self, offer: &Offer) -> BTreeMap<String, Newest> {
+    pub fn newest(&self, offer: &Offer) -> Values {
         let named = offer.choices.iter().filter_map(|(property, _)| Some((property, self.values.get(property)?)));
         let lent = named.filter(|(_, newest)| !newest.is_refused || newest.is_of(offer));
         lent.map(|(property, newest)| (property.clone(), newest.clone())).collect()
@@ -201,7 +211,7 @@ impl Record {
     /// What to send to make good what a late request may have spoiled: the newest of everything
     /// that it carried, beside what the event names.
     #[must_use]
-    pub fn repair(&self, offer: &Offer, now: Timestamp, lateness: SignedDuration) -> Option<BTreeMap<String, Newest>> {
+    pub fn repair(&self, offer: &Offer, now: Timestamp, lateness: SignedDuration) -> Option<Values> {
         let mut values = self.newest(offer);
         let mut is_needed = false;
         for doubt in self.doubts.values().filter(|doubt| doubt.stands(now, lateness)) {
@@ -213,7 +223,7 @@ impl Record {
     }
 
     /// Notes, before it is sent, that a request may be executed.
-    pub fn about_to_send(&mut self, id: u64, sent: BTreeMap<String, Newest>, now: Timestamp, lateness: SignedDuration) {
+    pub fn about_to_send(&mut self, id: u64, sent: Values, now: Timestamp, lateness: SignedDuration) {
         self.doubts.retain(|_, doubt| doubt.stands(now, lateness));
         while self.doubts.len() >= MOST_DOUBTS {
             let oldest = self.doubts.iter().min_by_key(|(_, doubt)| doubt.at).map(|(id, _)| *id);
@@ -234,12 +244,13 @@ impl Record {
             let Some(newest) = self.values.get_mut(property) else { continue };
             if newest.compare(carried) == Ordering::Equal {
                 match sent {
-                    Sent::Accepted => {
+                    Sent::Accepted if newest.is_refused || newest.accepted.is_none() => {
+                        let newest = Arc::make_mut(newest);
                         newest.is_refused = false;
                         newest.accepted.get_or_insert(now);
                     }
-                    Sent::Refused => newest.is_refused |= newest.is_of(offer),
-                    Sent::Failed | Sent::Unknown => {}
+                    Sent::Refused if newest.is_of(offer) => Arc::make_mut(newest).is_refused = true,
+                    Sent::Accepted | Sent::Refused | Sent::Failed | Sent::Unknown => {}
                 }
             }
         }
@@ -248,7 +259,7 @@ impl Record {
         }
         let Record { values, doubts, .. } = self;
         let mut is_due = false;
-        for doubt in doubts.values_mut().filter(|doubt| doubt.stands(now, lateness)) {
+        for doubt in doubts.iter_mut().map(|(_, doubt)| doubt).filter(|doubt| doubt.stands(now, lateness)) {
             if is_spoiling(values, &doubt.sent) {
                 doubt.is_parked = true;
                 is_due = true;
@@ -260,13 +271,13 @@ impl Record {
     /// What has become the newest of the properties that were sent, if anything has. Values that the
     /// gate refused for good are not sent again.
     #[must_use]
-    pub fn moved_on(&self, sent: &BTreeMap<String, Newest>) -> Option<BTreeMap<String, Newest>> {
+    pub fn moved_on(&self, sent: &Values) -> Option<Values> {
         let known = sent.keys().filter_map(|property| Some((property, self.values.get(property)?)));
-        let newest: BTreeMap<String, Newest> = known
+        let newest: Values = known
             .filter(|(_, newest)| !newest.is_refused)
             .map(|(property, newest)| (property.clone(), newest.clone()))
             .collect();
-        let is_newer = |(property, newest): (&String, &Newest)| {
+        let is_newer = |(property, newest): (&String, &Arc<Newest>)| {
             sent.get(property).is_some_and(|sent| newest.compare(sent) == Ordering::Greater)
         };
         newest.iter().any(is_newer).then_some(newest)
@@ -280,7 +291,7 @@ impl Record {
 
     /// The newest choice of each property.
     pub fn values(&self) -> impl Iterator<Item = (&String, &Newest)> {
-        self.values.iter()
+        self.values.iter().map(|(property, newest)| (property, &**newest))
     }
 
     /// Until when everything was erased.
@@ -330,7 +341,7 @@ impl Doubt {
 }
 
 /// Whether a request that is executed late would put older values back.
-fn is_spoiling(values: &BTreeMap<String, Newest>, sent: &BTreeMap<String, Newest>) -> bool {
+fn is_spoiling(values: &Values, sent: &Values) -> bool {
     let is_outdated = |newest: &Newest, sent| newest.compare(sent) == Ordering::Greater;
     sent.iter().any(|(property, sent)| values.get(property).is_some_and(|newest| is_outdated(newest, sent)))
 }

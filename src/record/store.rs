@@ -3,7 +3,7 @@
 use super::embedded::Embedded;
 use super::place::{Claim, Failed, Place, Settings};
 use super::postgres::Postgres;
-use super::{Mapped, Newest, Offer, Record, Sent};
+use super::{Mapped, Offer, Record, Sent, Values};
 use crate::integration::{Integration, Name};
 use crate::mapping::Source;
 use hmac::{Hmac, KeyInit, Mac};
@@ -165,13 +165,13 @@ pub struct Taken {
     key: Key,
     seen: Option<Seen>,
     id: u64,
-    offer: Offer,
+    offer: Arc<Offer>,
     begun: Timestamp,
     lateness: SignedDuration,
     is_repair: bool,
     ids: RandomState,
     /// What to send, by property.
-    pub newest: BTreeMap<String, Newest>,
+    pub newest: Values,
     /// How many of the event's choices are outdated.
     pub outdated: usize,
 }
@@ -280,7 +280,7 @@ impl Records {
         integration: &Integration,
         mapped: &Mapped,
         identifier: &str,
-        offer: &Offer,
+        offer: &Arc<Offer>,
         is_repair: bool,
         now: Timestamp,
     ) -> Result<Turn, Failed> {
@@ -314,7 +314,7 @@ impl Records {
                 key,
                 seen: Some(seen),
                 id,
-                offer: offer.clone(),
+                offer: Arc::clone(offer),
                 begun: now,
                 lateness,
                 is_repair,

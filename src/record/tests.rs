@@ -39,7 +39,11 @@ fn a_late_retry_never_switches_on_what_was_switched_off() {
     assert_eq!(merge(&mut record, &opt_in), 0);
     assert_eq!(merge(&mut record, &opt_out), 0);
     assert_eq!(merge(&mut record, &opt_in), 1, "it is outdated");
-    assert_eq!(record.newest(&opt_in)["news"].choice, Choice::Switch(false), "the retry carries today's truth");
+    assert_eq!(
+        record.newest(&opt_in)[&"news".to_owned()].choice,
+        Choice::Switch(false),
+        "the retry carries today's truth"
+    );
 }
 
 #[test]
@@ -71,9 +75,13 @@ fn a_value_that_the_gate_refused_is_neither_lent_nor_replaced_by_an_older_one() 
     turn(&mut record, 1, &refused, Sent::Refused, 60);
     merge(&mut record, &old);
     assert!(record.newest(&old).is_empty(), "left out");
-    assert_eq!(record.newest(&refused)["news"].choice, Choice::Switch(false), "its own event may try again");
+    assert_eq!(
+        record.newest(&refused)[&"news".to_owned()].choice,
+        Choice::Switch(false),
+        "its own event may try again"
+    );
     turn(&mut record, 2, &refused, Sent::Accepted, 70);
-    assert_eq!(record.newest(&old)["news"].choice, Choice::Switch(false), "acceptance clears the mark");
+    assert_eq!(record.newest(&old)[&"news".to_owned()].choice, Choice::Switch(false), "acceptance clears the mark");
 }
 
 #[test]
@@ -82,7 +90,7 @@ fn a_refusal_of_what_was_lent_marks_nothing() {
     let (old, new) = (offer(0, "a", &[("news", true)]), offer(60, "b", &[("news", false)]));
     merge(&mut record, &new);
     turn(&mut record, 1, &old, Sent::Failed, 70);
-    assert_eq!(record.newest(&old)["news"].choice, Choice::Switch(false));
+    assert_eq!(record.newest(&old)[&"news".to_owned()].choice, Choice::Switch(false));
 }
 
 #[test]
@@ -94,7 +102,7 @@ fn a_request_that_may_still_be_executed_is_repaired() {
     assert!(turn(&mut record, 2, &second, Sent::Accepted, 60), "the first may come after it");
     assert!(turn(&mut record, 3, &third, Sent::Accepted, 70), "the first repair may be lost in a crash");
     let repair = record.repair(&second, at(3_000), LATENESS).expect("it waits for its repair, however long");
-    assert_eq!(repair["news"].choice, Choice::Switch(false));
+    assert_eq!(repair[&"news".to_owned()].choice, Choice::Switch(false));
     record.repaired(at(100), LATENESS);
     assert!(record.repair(&second, at(3_000), LATENESS).is_some(), "that one came too early");
     record.repaired(at(3_000), LATENESS);

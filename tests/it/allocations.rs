@@ -7,13 +7,13 @@ mod steps;
 /// Asked for at most so often, as measured when the step was last worked on.
 const AT_MOST: [(&str, u64); 9] = [
     ("decode by serde_json::Value", 112),
-    ("decode", 26),
-    ("map", 36),
-    ("plan", 91),
+    ("decode", 28),
+    ("map", 20),
+    ("plan", 67),
     ("sign", 7),
     ("request", 15),
-    ("record: read", 15),
-    ("record: merge", 16),
+    ("record: read", 27),
+    ("record: merge", 15),
     ("record: write", 4),
 ];
 

@@ -11,12 +11,13 @@ use consent_gate::broker::headers::{Attempt, History};
 use consent_gate::broker::outbox::Settlement;
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::mapping::Choice;
-use consent_gate::record::{Mapped, Newest, Offer, Record, Sent};
+use consent_gate::record::{Mapped, Newest, Offer, Record, Sent, Values};
 use consent_gate::schedule::Schedule;
 use consent_gate::verdict::{self, Course, too_early};
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,7 +81,7 @@ enum Stage {
 struct Request {
     id: u64,
     begun: Timestamp,
-    newest: BTreeMap<String, Newest>,
+    newest: Values,
     is_repair_due: bool,
     /// How often it was sent before.
     resends: usize,
@@ -354,7 +355,7 @@ impl World {
     }
 
     /// One request: executed or not, now or late, answered or not, or cut off by a crash.
-    fn ask(&mut self, newest: &BTreeMap<String, Newest>) -> Result<Outcome, Crash> {
+    fn ask(&mut self, newest: &Values) -> Result<Outcome, Crash> {
         let values: BTreeMap<String, Choice> =
             newest.iter().map(|(property, newest)| (property.clone(), newest.choice.clone())).collect();
         let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
@@ -393,21 +394,21 @@ impl World {
 
     /// The newest choice of each property, of all events.
     fn expected(&self) -> BTreeMap<String, Choice> {
-        let mut newest: BTreeMap<String, Newest> = BTreeMap::new();
+        let mut newest = Values::new();
         for (property, offered) in self.events.iter().flat_map(own) {
             let is_newer = newest.get(&property).is_none_or(|known| offered.compare(known) == Ordering::Greater);
             if is_newer {
                 newest.insert(property, offered);
             }
         }
-        newest.into_iter().map(|(property, newest)| (property, newest.choice)).collect()
+        newest.into_iter().map(|(property, newest)| (property, newest.choice.clone())).collect()
     }
 }
 
 /// What an event itself says.
-fn own(offer: &Offer) -> BTreeMap<String, Newest> {
+fn own(offer: &Offer) -> Values {
     let newest = |choice: &Choice| Newest::offered(choice, offer);
-    offer.choices.iter().map(|(property, choice)| (property.clone(), newest(choice))).collect()
+    offer.choices.iter().map(|(property, choice)| (property.clone(), Arc::new(newest(choice)))).collect()
 }
 
 /// Whether the profile is right after everything, the dead letters replayed included.

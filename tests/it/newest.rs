@@ -305,7 +305,7 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
     let now = Timestamp::now();
     let mut written = Vec::new();
     for n in 0..40 {
-        let turn = records.begin(&integration, &Mapped::default(), JANE, &offer(n), false, now).await.unwrap();
+        let turn = records.begin(&integration, &Mapped::default(), JANE, &offer(n).into(), false, now).await.unwrap();
         written.push(records.person(&integration.records, JANE, now).await.unwrap().unwrap());
         let Turn::Taken(taken) = turn else { panic!("{turn:?}") };
         taken.answered(Sent::Accepted, now).await.unwrap();

@@ -40,7 +40,7 @@ fn who_crashes_the_worker_five_times_is_dead_and_nobody_else() {
     loop {
         lab.start();
         let dead = poll_until("the killer at the gate or dead", || {
-            let at_gate = lab.gate(0).requests()["in_flight"] == 1;
+            let at_gate = lab.gate(0).affected() == crashes - 1;
             let dead = lab.bench.depth(&lab.queue(".dead")) == 1;
             (at_gate || dead).then_some(dead)
         });

@@ -2,7 +2,7 @@
 
 use crate::broker::headers::{self, History};
 use crate::event::{self, Event};
-use crate::facts::fingerprint;
+use crate::facts::Fingerprint;
 use crate::integration::Integration;
 use crate::verdict::Death;
 use jiff::Timestamp;
@@ -55,7 +55,7 @@ impl<'d> Letter<'d> {
 
     /// Names the body.
     pub fn id(&self) -> String {
-        fingerprint(self.body)
+        Fingerprint(self.body).to_string()
     }
 
     /// The person that it is about, as the event names them.

@@ -282,6 +282,11 @@ impl Gate<'_> {
         });
     }
 
+    /// How many requests the first of these rules took.
+    pub fn affected(&self) -> u64 {
+        self.get("/faults")[0]["affected"].as_u64().unwrap()
+    }
+
     /// Asserts that the gate had nothing to complain of but the faults that it was told to have.
     pub fn saw_only_good_requests(&self) {
         let outcomes = self.requests()["outcomes"].clone();

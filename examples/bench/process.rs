@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 /// Ticks of a second in `/proc`, on every Linux that matters.
 const TICKS: f64 = 100.0;
 
-pub struct Process(Child);
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
 
 impl Process {
     /// Starts a program in a folder, its output in a file there.
@@ -20,7 +23,8 @@ impl Process {
         folder: &Path,
         environment: &BTreeMap<String, String>,
     ) -> anyhow::Result<Process> {
-        let log = File::create(folder.join("process.log"))?;
+        let path = folder.join("process.log");
+        let log = File::create(&path)?;
         let child = Command::new(program)
             .args(arguments)
             .current_dir(folder)
@@ -30,12 +34,12 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Process(child))
+        Ok(Process { child, log: path })
     }
 
     /// Seconds of processor time so far.
     pub fn cpu(&self) -> anyhow::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
         Ok((ticks(11) + ticks(12)) / TICKS)
@@ -43,23 +47,42 @@ impl Process {
 
     /// The most memory that it held, in MB.
     pub fn peak_mb(&self) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).context("no VmHWM")?;
-        Ok(line.split_whitespace().nth(1).context("no VmHWM")?.parse::<f64>()? / 1024.0)
+        Ok(self.status("VmHWM:")? / 1024.0)
+    }
+
+    /// The memory that it holds now, in MB.
+    pub fn idle_mb(&self) -> anyhow::Result<f64> {
+        Ok(self.status("VmRSS:")? / 1024.0)
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> anyhow::Result<f64> {
+        self.status("Threads:")
+    }
+
+    fn status(&self, name: &str) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
+        Ok(value.split_whitespace().next().context("no value")?.parse()?)
+    }
+
+    /// Whether it wrote these words.
+    pub fn said(&self, words: &str) -> anyhow::Result<bool> {
+        Ok(fs::read_to_string(&self.log)?.contains(words))
     }
 
     /// Ends it in order, within half a minute.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
-        let _ = wait(Duration::from_secs(30), || Ok(self.0.try_wait()?.is_some()));
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        let _ = wait(Duration::from_secs(30), || Ok(self.child.try_wait()?.is_some()));
         Ok(())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -5,6 +5,7 @@ use super::process::Running;
 use super::{Folder, Letter, poll_until, unique};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The key of every simulated gate; a word that no log may show.
 pub const PASSWORD: &str = "s3cr3t-encryption-key";
@@ -68,7 +69,8 @@ impl Lab {
             exchange,
             simulated: Vec::new(),
             worker: None,
-            client: reqwest::Client::new(),
+            // A server may close what was idle just when it is used again.
+            client: reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(1)).build().unwrap(),
             delays_ms: Vec::new(),
             extra_queues: Vec::new(),
         };

@@ -194,7 +194,7 @@ impl Supervisor {
                 continue;
             }
             known = commits;
-            let claimed = match link::dial(&self.settings.broker, "declaring").await {
+            let claimed = match link::dial_to_declare(&self.settings.broker).await {
                 Ok(connection) => self.claim(connection).await,
                 Err(error) => Err(error.into()),
             };

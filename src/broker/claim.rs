@@ -48,7 +48,7 @@ impl Look {
                 (Err(error), _) => return Err(error),
             }
             // A channel's end can take its connection along.
-            connection = link::dial(settings, "declaring").await?;
+            connection = link::dial_to_declare(settings).await?;
         };
         call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         let mut found = Vec::new();

@@ -15,6 +15,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// The broker of a developer's machine.
 pub const DEFAULT_URL: &str = "amqp://guest:guest@localhost:5672/%2f";
 
+/// The largest frame, in bytes: what the broker offers anyway. A client that is told so at once takes
+/// its buffers (64 frames for each connection) when it begins, and the system lends memory only for
+/// what is written into them; told later, it makes them larger by writing all of it.
+const FRAME_MAX: u32 = 128 * 1024;
+/// The same where no event travels: the least that every version of the broker takes. What is freed
+/// and taken again has been written into.
+const BRIEF_FRAME_MAX: u32 = 8 * 1024;
+
 /// What a client of AMQP 0-9-1 says first.
 const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
@@ -141,9 +149,22 @@ pub fn holds_certificate(pem: &str) -> bool {
 /// # Errors
 /// Why the broker cannot be reached.
 pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Error> {
+    connect(settings, purpose, FRAME_MAX).await
+}
+
+/// Opens a connection for declarations, on which no event travels.
+///
+/// # Errors
+/// Why the broker cannot be reached.
+pub async fn dial_to_declare(settings: &Settings) -> Result<Connection, Error> {
+    connect(settings, "declaring", BRIEF_FRAME_MAX).await
+}
+
+async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<Connection, Error> {
     let what = format!("connect to the broker at {}", settings.shown);
-    let uri: AMQPUri =
+    let mut uri: AMQPUri =
         settings.url.expose_secret().trim().parse().map_err(|_| Error::refused(what.clone(), "unreadable URL"))?;
+    uri.query.frame_max.get_or_insert(frame_max);
     let properties = ConnectionProperties::default().with_connection_name(format!("consent-gate {purpose}").into());
     let runtime = lapin::runtime::default_runtime().map_err(|e| Error::refused(what.clone(), e.to_string()))?;
     // A peer that accepts and stays silent would be waited for without end.

@@ -146,7 +146,7 @@ pub async fn declare(
     source: &Source,
     integration: &Integration,
 ) -> Result<Connection, Error> {
-    let mut connection = link::dial(settings, "declaring").await?;
+    let mut connection = link::dial_to_declare(settings).await?;
     match source {
         Source::Exchange { name, .. } => connection = declare_exchange(settings, connection, name).await?,
         Source::Queue(queue) => find_queue(&connection, queue).await?,
@@ -180,7 +180,7 @@ async fn declare_exchange(settings: &link::Settings, connection: Connection, nam
         Err(error) if error.code() == Some(404) => {}
         Err(error) => return Err(error),
     }
-    let connection = link::dial(settings, "declaring").await?;
+    let connection = link::dial_to_declare(settings).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let declared = channel.exchange_declare(name.into(), ExchangeKind::Topic, durable, FieldTable::default());

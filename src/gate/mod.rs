@@ -15,6 +15,7 @@ pub mod redact;
 mod request;
 mod retry_after;
 pub mod signature;
+pub mod tls;
 
 pub use answer::{Answer, Outcome};
 pub use breaker::{Change, State};
@@ -70,6 +71,7 @@ impl Gate {
     pub fn new(endpoint: Endpoint, limits: Limits, schedule: &Schedule, on_outage: OnOutage) -> anyhow::Result<Gate> {
         let client = reqwest::Client::builder()
             .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls::client()?)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(limits.connect_timeout.min(limits.timeout))
@@ -252,7 +254,7 @@ async fn read_bounded(response: &mut reqwest::Response) -> reqwest::Result<Vec<u
 }
 
 /// An error with its causes, which reqwest's own message leaves out.
-fn describe(error: &reqwest::Error) -> String {
+pub(crate) fn describe(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {

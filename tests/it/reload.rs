@@ -10,9 +10,8 @@ use std::fs;
 /// After so many the worker has what it needs: caches, pages, arenas of the allocator.
 const WARM_RELOADS: usize = 10;
 const RELOADS: usize = 100;
-/// What memory may grow by in [`RELOADS`]. One HTTP client with its certificates is more than a
-/// hundredth of it.
-const MOST_GROWN_KIB: u64 = 16 * 1024;
+/// What memory may grow by in [`RELOADS`]: the records of 5,000 more people, and what is fragmented.
+const MOST_GROWN_KIB: u64 = 24 * 1024;
 
 fn file(lab: &Lab, index: usize) -> std::path::PathBuf {
     lab.folder.0.join(format!("integrations/{}.json", lab.simulated[index].integration))
@@ -98,7 +97,7 @@ fn an_integration_comes_and_goes_and_others_do_not_notice() {
     lab.settled_of(&second, 2);
 }
 
-/// What a worker holds, but for the pooled connections to its gates.
+/// What a worker holds, but for the pooled connections to its gates and of who asks it.
 #[derive(Debug, PartialEq)]
 struct Held {
     broker_connections: usize,
@@ -107,10 +106,12 @@ struct Held {
 }
 
 fn held(lab: &mut Lab) -> Held {
+    let admin = lab.admin_address();
     let worker = lab.worker.as_ref().unwrap();
+    let passing = worker.connections_at(port(&admin));
     Held {
         broker_connections: worker.connections_to(port(&lab.environment["CONSENT_GATE_BROKER__URL"])),
-        descriptors: worker.descriptors() - worker.connections_to(port(lab.gate(0).base())),
+        descriptors: worker.descriptors() - worker.connections_to(port(lab.gate(0).base())) - passing,
         threads: worker.threads(),
     }
 }
@@ -123,6 +124,8 @@ fn port(url: &str) -> u16 {
 #[test]
 fn a_hundred_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     let mut lab = Lab::new();
+    // As it is deployed: without this, buffers that are taken again have been written into.
+    lab.set("MALLOC_MMAP_THRESHOLD_", "1048576");
     lab.gate(0).faults(json!([{ "latency_ms": 20 }]));
     lab.start();
     reload_under_load(&mut lab, 0..WARM_RELOADS);

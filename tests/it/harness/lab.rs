@@ -178,10 +178,15 @@ impl Lab {
         });
     }
 
+    /// Where the worker's admin port is, as a URL.
+    pub fn admin_address(&mut self) -> String {
+        let line: Value = serde_json::from_str(&self.worker().line_with("\"starting\"")).unwrap();
+        format!("http://{}", line["admin"].as_str().unwrap())
+    }
+
     /// GET of the worker's admin port: status and body.
     pub fn admin(&mut self, path: &str) -> (u16, String) {
-        let line: Value = serde_json::from_str(&self.worker().line_with("\"starting\"")).unwrap();
-        let url = format!("http://{}{path}", line["admin"].as_str().unwrap());
+        let url = format!("{}{path}", self.admin_address());
         self.bench.block_on(async {
             let response = self.client.get(url).send().await.unwrap();
             (response.status().as_u16(), response.text().await.unwrap())

@@ -129,12 +129,22 @@ impl Running {
 
     /// How many connections it has to a port of this machine.
     pub fn connections_to(&self, port: u16) -> usize {
+        self.sockets(2, port)
+    }
+
+    /// How many connections it has at a port of its own, and the one that listens there.
+    pub fn connections_at(&self, port: u16) -> usize {
+        self.sockets(1, port)
+    }
+
+    /// Those with this port in a column of `/proc/net/tcp`.
+    fn sockets(&self, column: usize, port: u16) -> usize {
         let links = fs::read_dir(self.proc("fd")).unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         let own: BTreeSet<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
-        let remote = format!(":{port:04X}");
+        let port = format!(":{port:04X}");
         let table = fs::read_to_string(self.proc("net/tcp")).unwrap();
         let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-        rows.filter(|line| line[2].ends_with(&remote) && own.contains(&format!("socket:[{}]", line[9]))).count()
+        rows.filter(|line| line[column].ends_with(&port) && own.contains(&format!("socket:[{}]", line[9]))).count()
     }
 
     fn proc(&self, name: &str) -> PathBuf {

@@ -2,12 +2,14 @@
 //! log and the metrics cannot disagree.
 
 use crate::broker;
+use crate::broker::inbox::Feed;
 use crate::gate::{Answer, Change, Lane, Outcome};
 use crate::integration::Integration;
 use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics};
 use crate::plan::Brief;
 use crate::record;
 use crate::schedule::MAX_DELAYS;
+use crate::traces::{Ending, Kind, Span, Tracer};
 use crate::verdict::{Course, Death, Retry, Skip, Verdict};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -18,6 +20,7 @@ use std::fmt;
 pub struct Facts {
     integration: String,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 /// One delivery, as far as its facts need it.
@@ -61,11 +64,11 @@ impl fmt::Display for Fingerprint<'_> {
 impl Facts {
     /// The facts of one integration.
     #[must_use]
-    pub fn of(integration: &Integration, metrics: &Metrics) -> Facts {
+    pub fn of(integration: &Integration, metrics: &Metrics, tracer: &Tracer) -> Facts {
         let name = integration.name.to_string();
         let limit = i64::try_from(integration.limits.max_in_flight).unwrap_or(i64::MAX);
         metrics.concurrency_limit.with_label_values(&[&name]).set(limit);
-        Facts { integration: name, metrics: metrics.clone() }
+        Facts { integration: name, metrics: metrics.clone(), tracer: tracer.clone() }
     }
 
     /// A request left (1) or its answer came (-1).
@@ -73,8 +76,14 @@ impl Facts {
         self.metrics.in_flight.with_label_values(&[&self.integration]).add(change);
     }
 
+    /// A delivery or a request begins, as a part of this trace.
+    #[must_use]
+    pub fn begun(&self, traceparent: Option<&str>) -> Option<Span> {
+        self.tracer.begin(traceparent)
+    }
+
     /// The gate answered one request, or did not.
-    pub fn attempted(&self, answer: &Answer) {
+    pub fn attempted(&self, answer: &Answer, span: Option<Span>) {
         let (name, result) = (self.integration.as_str(), answer.outcome.label());
         self.metrics.attempts.with_label_values(&[name, result]).inc();
         self.metrics.gate_request_seconds.with_label_values(&[name]).observe(answer.duration.as_secs_f64());
@@ -85,6 +94,34 @@ impl Facts {
         }
         let duration_ms = answer.duration.as_millis();
         tracing::trace!(integration = name, result, status = answer.status, duration_ms, "gate answered");
+        let Some(span) = span else { return };
+        let mut attributes = vec![
+            ("http.request.method", "POST".into()),
+            ("consent_gate.integration", name.into()),
+            ("consent_gate.result", result.into()),
+        ];
+        attributes.extend(answer.status.map(|status| ("http.response.status_code", u32::from(status).into())));
+        let is_error = answer.outcome != Outcome::Accepted;
+        self.tracer.end(span, Ending { kind: Kind::Client, name: "gate request", attributes, is_error });
+    }
+
+    /// A delivery is out of hand: settled by a verdict, or left to the broker.
+    pub fn handled(&self, span: Option<Span>, queue: Feed, attempts: u32, brief: &Brief, verdict: Option<&Verdict>) {
+        let Some(span) = span else { return };
+        let outcome = verdict.map_or("unsettled", Verdict::word);
+        let mut attributes = vec![
+            ("messaging.system", "rabbitmq".into()),
+            ("messaging.operation.type", "process".into()),
+            ("consent_gate.integration", self.integration.as_str().into()),
+            ("consent_gate.queue", queue.label().into()),
+            ("consent_gate.event_type", brief.kind.unwrap_or("unknown").into()),
+            ("consent_gate.attempts", attempts.into()),
+            ("consent_gate.outcome", outcome.into()),
+        ];
+        let reason = verdict.map(Verdict::code).filter(|code| !code.is_empty());
+        attributes.extend(reason.map(|reason| ("consent_gate.reason", reason.into())));
+        let is_error = !matches!(verdict, Some(Verdict::Delivered | Verdict::Skipped(_)));
+        self.tracer.end(span, Ending { kind: Kind::Consumer, name: "consent", attributes, is_error });
     }
 
     fn misconfigured(&self, now: bool) {

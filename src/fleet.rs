@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::record::Records;
 use crate::shutdown::{self, Shutdown};
 use crate::supervisor::Supervisor;
+use crate::traces::Tracer;
 use crate::worker::Worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 #[derive(Clone, Debug)]
 pub struct Harbour {
     pub metrics: Metrics,
+    pub tracer: Tracer,
     pub health: Health,
     pub records: Arc<Records>,
     /// Held by whoever handles a suspect, anywhere in the process.
@@ -142,7 +144,7 @@ async fn serve(
     let Order { settings, integration } = order;
     let (in_a_hurry, hurry) = shutdown::channel();
     let (stop, stopping) = shutdown::channel();
-    let facts = Facts::of(integration, &harbour.metrics);
+    let facts = Facts::of(integration, &harbour.metrics, &harbour.tracer);
     let (records, quarantine) = (Arc::clone(&harbour.records), Arc::clone(&harbour.quarantine));
     let supervisor = match Worker::new(integration.clone(), facts, records, hurry, Arc::clone(unsettled), quarantine) {
         Ok(worker) => Supervisor {

@@ -27,6 +27,7 @@ pub mod serve;
 pub mod shutdown;
 pub mod supervisor;
 pub mod telemetry;
+pub mod traces;
 
 pub mod cli;
 pub mod config;

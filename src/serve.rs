@@ -6,6 +6,7 @@ use crate::fleet::{Changes, Fleet, Harbour};
 use crate::metrics::Metrics;
 use crate::record::{Records, desk};
 use crate::shutdown;
+use crate::traces::Exporter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,10 @@ pub async fn run(config: Config, file: Option<&Path>, environment: &Environment)
     tracing::info!(version = env!("CARGO_PKG_VERSION"), integrations = names.join(","), %admin, "starting");
     let deadline = settings.shutdown_deadline;
     let settings = Arc::new(settings);
-    let harbour = Harbour { metrics: metrics.clone(), health: health.clone(), records, quarantine, shutdown };
+    let exporter = settings.traces.as_deref().map(|endpoint| Exporter::start(endpoint, &metrics)).transpose()?;
+    let (exporter, tracer) = exporter.unzip();
+    let tracer = tracer.unwrap_or_default();
+    let harbour = Harbour { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
     let mut fleet = Fleet::new(harbour);
     fleet.serve(&settings, integrations);
     tokio::spawn(admin::serve(listener, health));
@@ -65,6 +69,9 @@ pub async fn run(config: Config, file: Option<&Path>, environment: &Environment)
     match tokio::time::timeout(deadline, fleet.drained()).await {
         Ok(()) => tracing::info!("stopped; nothing was left in hand"),
         Err(_) => tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again"),
+    }
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
     }
     Ok(())
 }

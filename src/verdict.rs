@@ -5,6 +5,7 @@
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::outbox::Settlement;
+use crate::broker::report;
 use crate::event::{Defect, Event, Kind, Status};
 use crate::gate::redact::MAX_CHARS;
 use crate::gate::{Answer, Outcome};
@@ -229,6 +230,15 @@ impl Verdict {
             Verdict::DeadLetter(_) => Some("dead_lettered"),
             Verdict::Retry(_) | Verdict::Hold(_) => None,
         }
+    }
+
+    /// The outcome, also of events that go on.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        self.outcome().unwrap_or(match self {
+            Verdict::Hold(_) => report::HOLD,
+            _ => report::RETRY,
+        })
     }
 
     /// The reason's code; empty for events that are delivered or go on.

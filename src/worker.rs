@@ -8,7 +8,7 @@ use crate::broker::headers::{self, Attempt, History, traceparent};
 use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
 use crate::broker::receipts::Due;
-use crate::broker::report::{self, Report};
+use crate::broker::report::Report;
 use crate::broker::standing::{Standing, Unsettled};
 use crate::facts::{Facts, Fingerprint, Receipt};
 use crate::gate::{Answer, Gate, Lane, Outcome, Pass, Shut, Slot};
@@ -17,6 +17,7 @@ use crate::order::Order;
 use crate::plan::{self, Brief, Plan, plan};
 use crate::record::{self, Answered, Mapped, Records, Taken, Turn};
 use crate::shutdown::Shutdown;
+use crate::traces::Span;
 use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -217,33 +218,38 @@ impl Worker {
         }
         let received = Timestamp::now();
         let told = OnceLock::new();
-        let passage = guarded(self.deliver(&incoming, outbox, pass, received, &told)).await;
-        let Some(Passage { course, attempt, is_repair_due }) = passage else { return };
-        let Incoming { due, feed, history, .. } = incoming;
+        let published = traceparent(&incoming.due.delivery.properties);
+        let span = self.facts.begun(published.as_deref());
+        let trace = span.as_ref().map(Span::traceparent).or(published);
+        let passage = guarded(self.deliver(&incoming, outbox, pass, received, &told, trace.as_deref())).await;
+        let (Incoming { due, feed, history, .. }, brief) = (incoming, told.into_inner().unwrap_or_default());
+        let Some(Passage { course, attempt, is_repair_due }) = passage else {
+            return self.facts.handled(span, feed, history.attempts, &brief, None);
+        };
         let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
         let is_repair = history.is_repair;
         let attempts = history.attempts.saturating_add(attempt.is_some().into());
-        let watched = headers::report_to(&due.delivery.properties).filter(|_| !is_repair).map(str::to_owned);
-        let trace = traceparent(&due.delivery.properties);
+        let watcher = headers::report_to(&due.delivery.properties).filter(|_| !is_repair).map(str::to_owned);
         let repair_at = || Timestamp::now().checked_add(record::lateness(&self.integration)).unwrap_or(Timestamp::MAX);
         let repair_at = is_repair_due.then(repair_at);
         let settlement =
             verdict::settlement(&verdict, &course, attempt, history, &self.integration.schedule, repair_at);
-        let Ok(body) = outbox.settle(due, &settlement, failed).await else { return };
+        let settled = outbox.settle(due, &settlement, failed).await;
+        self.facts.handled(span, feed, attempts, &brief, settled.is_ok().then_some(&verdict));
+        let Ok(body) = settled else { return };
         if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
             self.gate.expect_retries(delay + MARGIN);
         }
         if let Settlement::Park(..) = settlement {
             self.facts.parked();
         }
-        let (lane, brief) = (lane(feed), told.into_inner().unwrap_or_default());
-        let receipt = Receipt { at: received, lane, body: Fingerprint(&body), trace, brief };
+        let receipt = Receipt { at: received, lane: lane(feed), body: Fingerprint(&body), trace, brief };
         if is_repair {
             self.facts.repaired(&verdict, &receipt);
         } else {
             self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
         }
-        if let Some(queue) = watched {
+        if let Some(queue) = watcher {
             outbox.report(queue, report(&verdict, receipt.body, attempts));
         }
     }
@@ -257,6 +263,7 @@ impl Worker {
         pass: Pass,
         received: Timestamp,
         told: &OnceLock<Brief>,
+        trace: Option<&str>,
     ) -> Option<Passage> {
         let Incoming { due: Due { delivery, .. }, feed, standing, history } = incoming;
         if *standing == Standing::Crashed {
@@ -268,7 +275,7 @@ impl Worker {
         let (brief, plan) = plan(&delivery.data, &self.integration, received);
         let _ = told.set(brief);
         let plan = match plan {
-            Ok(Plan::Send(plan)) => plan.traced(traceparent(&delivery.properties)),
+            Ok(Plan::Send(plan)) => plan.traced(trace.map(str::to_owned)),
             Ok(Plan::Erase { identifier, at }) => return self.erase(delivery, outbox, &identifier, at, received).await,
             Err(course) => return Some(course.into()),
         };
@@ -375,11 +382,14 @@ impl Worker {
         if let Some(turn) = &mut turn {
             self.safe(turn.refresh(at).await)?;
         }
+        let span = self.facts.begun(request.trace());
+        let trace = span.as_ref().map(Span::traceparent).or_else(|| request.trace().map(str::to_owned));
+        let request = request.traced(trace);
         self.facts.in_flight(1);
         let answer = self.gate.send(&request, at).await;
         self.facts.in_flight(-1);
         drop(slot);
-        self.facts.attempted(&answer);
+        self.facts.attempted(&answer, span);
         let (change, is_down) = self.gate.note(&answer, pass);
         if let Some(change) = change {
             self.facts.gate_changed(change);
@@ -461,11 +471,7 @@ async fn guarded(deliver: impl Future<Output = Option<Passage>>) -> Option<Passa
 
 /// What to tell of a verdict to who watches a replay.
 fn report(verdict: &Verdict, body: Fingerprint<'_>, attempt: u32) -> Report {
-    let outcome = verdict.outcome().unwrap_or(match verdict {
-        Verdict::Hold(_) => report::HOLD,
-        _ => report::RETRY,
-    });
-    let (outcome, code) = (outcome.to_owned(), verdict.code().to_owned());
+    let (outcome, code) = (verdict.word().to_owned(), verdict.code().to_owned());
     Report { outcome, code, body: body.to_string(), attempt }
 }
 

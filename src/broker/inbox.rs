@@ -33,6 +33,18 @@ pub enum Feed {
     Source,
 }
 
+impl Feed {
+    /// The word for it where only closed sets may be.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Feed::Retry => "retry",
+            Feed::Work => "work",
+            Feed::Source => "source",
+        }
+    }
+}
+
 /// A delivery, with what its queue says of it.
 #[derive(Debug)]
 pub struct Incoming {

@@ -11,6 +11,7 @@ use crate::record::address::Address;
 use crate::record::{self, Place};
 use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::telemetry::{self, Format, Level};
+use crate::traces;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
-const SECTIONS: [&str; 9] =
-    ["broker", "source", "integrations", "retry", "records", "gate", "admin", "log", "shutdown"];
+const SECTIONS: [&str; 10] =
+    ["broker", "source", "integrations", "retry", "records", "gate", "admin", "log", "traces", "shutdown"];
 /// Keys of which one replaces the other, so that the environment can override either form.
 const ALTERNATIVES: [(&str, &str); 6] = [
     ("url", "url_file"),
@@ -45,6 +46,8 @@ pub struct Settings {
     /// Where metrics and health are served.
     pub admin: SocketAddr,
     pub log: telemetry::Settings,
+    /// Where spans are sent; `None` makes none.
+    pub traces: Option<String>,
     /// How long a drain may take.
     pub shutdown_deadline: Duration,
 }
@@ -58,6 +61,7 @@ impl Settings {
             ("[records]", records(self) != records(in_force)),
             ("[admin]", self.admin != in_force.admin),
             ("[log]", self.log != in_force.log),
+            ("[traces]", self.traces != in_force.traces),
             ("[shutdown]", self.shutdown_deadline != in_force.shutdown_deadline),
         ];
         changed.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
@@ -127,6 +131,7 @@ pub(super) fn read(
         records: records(root.table("records"), base, environment, warnings),
         admin: admin(root.table("admin")),
         log: log(root.table("log")),
+        traces: traces(root.table("traces")),
         shutdown_deadline,
     };
     root.finish();
@@ -340,6 +345,16 @@ fn log(mut fields: Fields<'_>) -> telemetry::Settings {
     let level = fields.word("level", &Level::WORDS).map(|at| Level::of(at.value));
     fields.finish();
     telemetry::Settings { format: format.unwrap_or_default(), level: level.unwrap_or_default() }
+}
+
+fn traces(mut fields: Fields<'_>) -> Option<String> {
+    let allow_http = fields.flag("allow_http").is_some_and(|flag| flag.value);
+    let endpoint = fields.filled("endpoint").and_then(|at| {
+        let checked = traces::endpoint(&at.value, allow_http);
+        checked.map_err(|why| fields.problems().add(&at.place, format!("traces.endpoint {why}"))).ok()
+    });
+    fields.finish();
+    endpoint
 }
 
 /// What can only be seen when everything is read.

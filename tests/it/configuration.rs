@@ -292,3 +292,15 @@ fn what_could_not_work_is_refused_before_the_start() {
     document["identifier"] = json!("X");
     assert!(check_document(&document).err.contains("names nobody"));
 }
+
+#[test]
+fn spans_go_to_another_machine_only_by_tls_or_when_that_is_allowed() {
+    let folder = Folder::new();
+    folder.write("integrations/acme.json", document().to_string());
+    let endpoint = ("CONSENT_GATE_TRACES__ENDPOINT", "http://collector.example.com:4318/v1/traces");
+    let refused = check(&folder, &[endpoint]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains("traces.allow_http = true"), "{}", refused.err);
+    let allowed = check(&folder, &[endpoint, ("CONSENT_GATE_TRACES__ALLOW_HTTP", "true")]);
+    assert_eq!(allowed.code, 0, "{}", allowed.err);
+}

@@ -33,4 +33,5 @@ mod store;
 mod supervisor;
 mod suspects;
 mod tls;
+mod traces;
 mod verdicts;

@@ -1,6 +1,7 @@
 //! TLS is verified, at the broker and at the gate: a test puts it in front of the real ones.
 
-use super::harness::{Lab, choice, run};
+use super::harness::{Lab, choice, poll_until, run};
+use super::traces::Collector;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -77,6 +78,27 @@ fn a_gate_whose_certificate_nobody_vouches_for_gets_nothing() {
     let known = run(&lab.folder, &environment, &arguments, event.as_bytes());
     assert_eq!(known.code, 0, "{}{}", known.out, known.err);
     assert_eq!(lab.gate(0).outcome("accepted"), 1);
+}
+
+#[test]
+fn a_collector_whose_certificate_nobody_vouches_for_gets_nothing() {
+    let mut lab = Lab::new();
+    let (authority, config) = certificates();
+    let authority = lab.folder.write("authority.pem", authority);
+    let collector = Collector::new(&lab);
+    let port = in_front_of(&lab, collector.address, config);
+    lab.set("CONSENT_GATE_TRACES__ENDPOINT", &format!("https://localhost:{port}/v1/traces"));
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    let line = lab.worker().line_with("did not take spans");
+    assert!(line.contains("certificate"), "{line}");
+    assert!(collector.spans().is_empty());
+    lab.stop();
+    lab.set("SSL_CERT_FILE", authority.to_str().unwrap());
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.settled(1);
+    poll_until("both spans", || (collector.spans().len() == 2).then_some(()));
 }
 
 #[test]

@@ -1,0 +1,154 @@
+//! The exporter: takes ended spans from the queue and posts them in batches.
+//!
+//! A collector that is away, slow or refuses costs its spans and nothing else: what it did not take
+//! is counted as dropped, told in the log at most once a minute, and not sent again.
+
+use super::{Ended, Tracer, request};
+use crate::gate::{describe, tls};
+use crate::metrics::Metrics;
+use crate::shutdown::{self, Shutdown, Trigger};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// The most spans of one request.
+const MOST_IN_BATCH: usize = 512;
+/// The longest that a span waits for others to go with it.
+const GATHER: Duration = Duration::from_secs(2);
+/// The longest that a request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that the last spans may hold up the end of the process.
+const FLUSH: Duration = Duration::from_secs(2);
+/// How often failures are told.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// The most that is read of an answer, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// A running exporter.
+#[derive(Debug)]
+pub struct Exporter {
+    stop: Trigger,
+    task: JoinHandle<()>,
+}
+
+impl Exporter {
+    /// Starts an exporter to a checked endpoint, and gives it with the tracer whose spans it takes.
+    ///
+    /// # Errors
+    /// The TLS library cannot be set up, for example without any system certificates.
+    pub fn start(endpoint: &str, metrics: &Metrics) -> anyhow::Result<(Exporter, Tracer)> {
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls::client()?)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(TIMEOUT)
+            .build()?;
+        let (tracer, spans) = Tracer::new(metrics);
+        let (stop, stopping) = shutdown::channel();
+        let collector = Collector { client, endpoint: endpoint.to_owned(), metrics: metrics.clone(), told: None };
+        Ok((Exporter { stop, task: tokio::spawn(run(collector, spans, stopping)) }, tracer))
+    }
+
+    /// Sends what is waiting, for as long as that is worth it.
+    pub async fn finish(self) {
+        self.stop.stop();
+        if tokio::time::timeout(FLUSH, self.task).await.is_err() {
+            tracing::warn!("the collector did not take the last spans in time");
+        }
+    }
+}
+
+async fn run(mut collector: Collector, mut spans: mpsc::Receiver<Ended>, stopping: Shutdown) {
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.wait() => break,
+            () = gather(&mut spans, &mut batch) => collector.export(&std::mem::take(&mut batch)).await,
+        }
+    }
+    while let Ok(span) = spans.try_recv() {
+        batch.push(span);
+    }
+    for batch in batch.chunks(MOST_IN_BATCH) {
+        collector.export(batch).await;
+    }
+}
+
+/// Fills a batch. What is in it stays in it when this is given up.
+async fn gather(spans: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) {
+    spans.recv_many(batch, MOST_IN_BATCH).await;
+    let full =
+        async { while batch.len() < MOST_IN_BATCH && spans.recv_many(batch, MOST_IN_BATCH - batch.len()).await > 0 {} };
+    // Not full in time: it goes as it is.
+    let _ = tokio::time::timeout(GATHER, full).await;
+}
+
+struct Collector {
+    client: reqwest::Client,
+    endpoint: String,
+    metrics: Metrics,
+    /// When a failure was told last.
+    told: Option<Instant>,
+}
+
+impl Collector {
+    async fn export(&mut self, batch: &[Ended]) {
+        if batch.is_empty() {
+            return;
+        }
+        match self.post(batch).await {
+            Ok(0) => {}
+            Ok(refused) => self.lost(refused, "it refused them"),
+            Err(why) => self.lost(batch.len() as u64, &why),
+        }
+    }
+
+    /// Posts a batch. Gives how many spans of it the collector refused, or why it took none.
+    async fn post(&self, batch: &[Ended]) -> Result<u64, String> {
+        let post = self.client.post(&self.endpoint).header("content-type", "application/json");
+        let sent = post.body(request(batch).to_string()).send().await;
+        let mut response = sent.map_err(|error| describe(&error.without_url()))?;
+        if !response.status().is_success() {
+            return Err(format!("status {}", response.status().as_u16()));
+        }
+        let mut answer = Vec::new();
+        while let Ok(Some(chunk)) = response.chunk().await {
+            answer.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - answer.len())]);
+            if answer.len() == MAX_ANSWER {
+                break;
+            }
+        }
+        Ok(refused(&answer))
+    }
+
+    fn lost(&mut self, spans: u64, why: &str) {
+        self.metrics.spans_dropped.inc_by(spans);
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
+            tracing::warn!(spans, why, "the collector did not take spans; they are dropped");
+        }
+    }
+}
+
+/// How many spans a collector that took a batch says that it refused.
+fn refused(answer: &[u8]) -> u64 {
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+    let rejected = &answer["partialSuccess"]["rejectedSpans"];
+    rejected.as_u64().or_else(|| rejected.as_str()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_collector_refused_is_read_in_both_spellings() {
+        assert_eq!(refused(br#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"x"}}"#), 3);
+        assert_eq!(refused(br#"{"partialSuccess":{"rejectedSpans":2}}"#), 2);
+        for none in ["", "{}", "<html>", r#"{"partialSuccess":{}}"#] {
+            assert_eq!(refused(none.as_bytes()), 0, "{none}");
+        }
+    }
+}

@@ -66,9 +66,15 @@ impl Facts {
     #[must_use]
     pub fn of(integration: &Integration, metrics: &Metrics, tracer: &Tracer) -> Facts {
         let name = integration.name.to_string();
-        let limit = i64::try_from(integration.limits.max_in_flight).unwrap_or(i64::MAX);
-        metrics.concurrency_limit.with_label_values(&[&name]).set(limit);
-        Facts { integration: name, metrics: metrics.clone(), tracer: tracer.clone() }
+        let facts = Facts { integration: name, metrics: metrics.clone(), tracer: tracer.clone() };
+        facts.limited(integration.limits.first());
+        facts
+    }
+
+    /// So many requests may be under way at once from now on.
+    pub fn limited(&self, requests: usize) {
+        let requests = i64::try_from(requests).unwrap_or(i64::MAX);
+        self.metrics.concurrency_limit.with_label_values(&[&self.integration]).set(requests);
     }
 
     /// A request left (1) or its answer came (-1).

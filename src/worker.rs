@@ -11,7 +11,7 @@ use crate::broker::receipts::Due;
 use crate::broker::report::Report;
 use crate::broker::standing::{Standing, Unsettled};
 use crate::facts::{Facts, Fingerprint, Receipt};
-use crate::gate::{Answer, Gate, Lane, Outcome, Pass, Shut, Slot};
+use crate::gate::{Answer, Gate, Lane, Noted, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
 use crate::order::Order;
 use crate::plan::{self, Brief, Plan, plan};
@@ -390,9 +390,12 @@ impl Worker {
         self.facts.in_flight(-1);
         drop(slot);
         self.facts.attempted(&answer, span);
-        let (change, is_down) = self.gate.note(&answer, pass);
+        let Noted { change, is_down, limit } = self.gate.note(&answer, pass);
         if let Some(change) = change {
             self.facts.gate_changed(change);
+        }
+        if let Some(limit) = limit {
+            self.facts.limited(limit);
         }
         let answered = match turn {
             Some(turn) => {

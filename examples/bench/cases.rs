@@ -17,8 +17,11 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 3;
 /// How long after its start a worker counts as idle: queues were looked at twice.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long a gate is looked at whose limit is to be found.
+const LONG_ENOUGH: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(600);
-const CASES: [&str; 9] = ["bare", "latency", "added", "memory", "many", "stores", "size", "cold", "large"];
+const CASES: [&str; 12] =
+    ["bare", "latency", "added", "memory", "many", "hanging", "stores", "replay", "size", "cold", "large", "adaptive"];
 
 struct Cases {
     folder: PathBuf,
@@ -73,6 +76,9 @@ pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
             "stores" => cases.stores()?,
             "size" => cases.size()?,
             "cold" => cases.cold()?,
+            "hanging" => cases.hanging()?,
+            "replay" => cases.replay()?,
+            "adaptive" => cases.adaptive()?,
             _ => cases.large()?,
         }
     }
@@ -376,6 +382,109 @@ impl Cases {
             first.push(self.measure(Contender::Worker("records"), (100, 0), Duration::ZERO, 64)?.first_ms);
         }
         self.page.row(&["one integration, embedded store".to_owned(), first.shown(0)]);
+        Ok(())
+    }
+
+    fn hanging(&mut self) -> anyhow::Result<()> {
+        self.page.head(
+            "(f) One of ten gates never answers: the other nine, embedded store, 64 in flight each",
+            &["", "the nine, events/s", "×", "p99 ms at 500 events/s"],
+        );
+        let silent = Gate::listen()?;
+        silent.reset(None);
+        let (events, mut base) = (1_000 * self.scale.min(5), None);
+        for (name, url) in [("none hangs", self.gate.url.clone()), ("one hangs", silent.url.clone())] {
+            let stamp = jiff::Timestamp::now().as_microsecond();
+            let names: Vec<String> = (0..10).map(|n| format!("bench-{stamp}-{n}")).collect();
+            let home = self.integration(&names)?;
+            let document = home.join(format!("integrations/{}.json", names[9]));
+            fs::write(&document, fs::read_to_string(&document)?.replace(&self.gate.url, &url))?;
+            for name in &names {
+                self.bench.fill(&format!("consent-gate.{name}"), events, 0)?;
+            }
+            let (is_one_silent, from) = (url == silent.url, events * 9 / 10);
+            let all = if is_one_silent { events * 9 } else { events * 10 };
+            self.gate.reset(Some(Duration::from_millis(5)));
+            let process = self.start(Contender::Worker("records"), &home, "", 64)?;
+            wait(PATIENCE, || Ok(self.gate.received() >= from))?;
+            let since = Instant::now();
+            wait(PATIENCE, || Ok(self.gate.received() >= all))?;
+            // Of ten gates' answers nine tenths are the nine's.
+            let nine = if is_one_silent { all - from } else { (all - from) * 9 / 10 };
+            let rate = nine as f64 / since.elapsed().as_secs_f64();
+            self.gate.reset(Some(Duration::from_millis(5)));
+            self.bench.trickle(&format!("consent-gate.{}", names[0]), 500, 3_000)?;
+            wait(PATIENCE, || Ok(self.gate.received() >= 3_000))?;
+            let waits = self.gate.waits_ms();
+            let p99 = waits[(waits.len() - 1) * 99 / 100];
+            let base = *base.get_or_insert(rate);
+            self.page.row(&[name.to_owned(), format!("{rate:.0}"), format!("{:.2}", rate / base), format!("{p99:.1}")]);
+            process.stop()?;
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self) -> anyhow::Result<()> {
+        self.page.head("(h) Replay of dead letters, as fast as it goes", &["letters", "moved, letters/s"]);
+        let letters = 10_000 * self.scale;
+        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+        let home = self.integration(std::slice::from_ref(&name))?;
+        self.bench.fill(&format!("consent-gate.{name}.dead"), letters, 0)?;
+        let begun = Instant::now();
+        let arguments = ["dead", "replay", "--integration", &name, "--yes", "--canary", "0", "--rate", "100000/s"];
+        let mut environment = self.environment("off", 64);
+        environment.insert("CONSENT_GATE_LOG__LEVEL".to_owned(), "error".to_owned());
+        let status = std::process::Command::new(program("consent-gate")?)
+            .args(arguments)
+            .current_dir(&home)
+            .envs(environment)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()?;
+        anyhow::ensure!(status.success(), "replay failed");
+        let rate = letters as f64 / begun.elapsed().as_secs_f64();
+        self.page.row(&[letters.to_string(), format!("{rate:.0}")]);
+        Ok(())
+    }
+
+    fn adaptive(&mut self) -> anyhow::Result<()> {
+        self.page.head(
+            "Limits that are fixed, and one that is found, of gates that take 20 ms; embedded store",
+            &["gate", "limit", "served/s", "refused", "mean ms"],
+        );
+        let shapes = [
+            ("has room", 0, false),
+            ("slower and slower beyond 16 at once", 16, false),
+            ("429 beyond 16 at once", 16, true),
+        ];
+        for (shape, knee, refuses) in shapes {
+            for (limit, is_adaptive, most) in [("8", "false", 8), ("64", "false", 64), ("found, up to 64", "true", 64)]
+            {
+                let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+                let home = self.integration(std::slice::from_ref(&name))?;
+                // More than any of them can serve.
+                self.bench.fill(&format!("consent-gate.{name}"), 50_000, 0)?;
+                self.gate.reset(Some(Duration::from_millis(20)));
+                self.gate.bend(knee, refuses);
+                let mut environment = self.environment("records", most);
+                environment.insert("CONSENT_GATE_GATE__ADAPTIVE".to_owned(), is_adaptive.to_owned());
+                let process = Process::start(&program("consent-gate")?, &["run"], &home, &environment)?;
+                wait(PATIENCE, || Ok(self.gate.received() > 0))?;
+                let since = Instant::now();
+                wait(PATIENCE, || Ok(since.elapsed() >= LONG_ENOUGH))?;
+                let (served, refused) = (self.gate.received() as f64, self.gate.refused() as f64);
+                self.page.row(&[
+                    shape.to_owned(),
+                    limit.to_owned(),
+                    format!("{:.0}", served / since.elapsed().as_secs_f64()),
+                    format!("{:.0} %", refused / (served + refused) * 100.0),
+                    format!("{:.0}", self.gate.mean_ms()),
+                ]);
+                process.stop()?;
+                self.bench.purge(&format!("consent-gate.{name}"))?;
+            }
+        }
+        self.gate.reset(None);
         Ok(())
     }
 

@@ -3,10 +3,10 @@
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -17,6 +17,13 @@ pub struct Gate {
     pub url: String,
     received: Arc<AtomicU64>,
     latency_us: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
+    took_us: Arc<AtomicU64>,
+    under_way: Arc<AtomicU64>,
+    /// How many requests at once it takes as if they were alone; 0 for any number.
+    knee: Arc<AtomicU64>,
+    /// Whether it refuses what goes beyond, instead of getting slower.
+    refuses: Arc<AtomicBool>,
     /// Milliseconds from an event's publication to its request, where the person's name tells it.
     waits_ms: Arc<Mutex<Vec<f64>>>,
 }
@@ -30,6 +37,11 @@ impl Gate {
             url: format!("http://{}", listener.local_addr()?),
             received: Arc::default(),
             latency_us: Arc::default(),
+            refused: Arc::default(),
+            took_us: Arc::default(),
+            under_way: Arc::default(),
+            knee: Arc::default(),
+            refuses: Arc::default(),
             waits_ms: Arc::default(),
         };
         let serving = gate.clone();
@@ -52,12 +64,32 @@ impl Gate {
     /// Forgets what it counted; answers after this time from now on, `None` never.
     pub fn reset(&self, latency: Option<Duration>) {
         self.received.store(0, Ordering::Relaxed);
+        self.refused.store(0, Ordering::Relaxed);
+        self.took_us.store(0, Ordering::Relaxed);
+        self.knee.store(0, Ordering::Relaxed);
         let us = latency.map_or(u64::MAX, |latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         self.latency_us.store(us, Ordering::Relaxed);
         self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Requests so far.
+    /// Gives it a knee: beyond so many requests at once it answers later and later, or refuses.
+    pub fn bend(&self, knee: u64, refuses: bool) {
+        self.knee.store(knee, Ordering::Relaxed);
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// How long it took for an answer, on average.
+    pub fn mean_ms(&self) -> f64 {
+        let answered = self.received().max(1);
+        self.took_us.load(Ordering::Relaxed) as f64 / 1_000.0 / answered as f64
+    }
+
+    /// Requests that it refused so far.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Requests so far, without those that it refused.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
@@ -71,16 +103,35 @@ impl Gate {
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        let response = self.respond(&body, under_way).await;
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        Ok(response)
+    }
+
+    async fn respond(&self, body: &[u8], under_way: u64) -> Response<Full<Bytes>> {
+        let knee = self.knee.load(Ordering::Relaxed);
+        let beyond = if knee == 0 { 1.0 } else { (under_way as f64 / knee as f64).max(1.0) };
+        if beyond > 1.0 && self.refuses.load(Ordering::Relaxed) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            return response;
+        }
         self.received.fetch_add(1, Ordering::Relaxed);
-        if let Some(wait) = wait_ms(&body) {
+        if let Some(wait) = wait_ms(body) {
             self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).push(wait);
         }
         match self.latency_us.load(Ordering::Relaxed) {
             u64::MAX => std::future::pending::<()>().await,
             0 => {}
-            us => tokio::time::sleep(Duration::from_micros(us)).await,
+            us => {
+                let took = Duration::from_micros(us).mul_f64(beyond);
+                self.took_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(0), Ordering::Relaxed);
+                tokio::time::sleep(took).await;
+            }
         }
-        Ok(Response::new(Full::new(Bytes::from_static(b"{\"IsSuccess\":true,\"Error\":\"\",\"Result\":\"\"}"))))
+        Response::new(Full::new(Bytes::from_static(b"{\"IsSuccess\":true,\"Error\":\"\",\"Result\":\"\"}")))
     }
 }
 

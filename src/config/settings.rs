@@ -240,6 +240,7 @@ pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits) -> Limits {
         timeout: not_zero(&mut fields, "timeout").unwrap_or(defaults.timeout),
         connect_timeout: not_zero(&mut fields, "connect_timeout").unwrap_or(defaults.connect_timeout),
         max_in_flight: fields.count("max_in_flight", 10_000).map_or(defaults.max_in_flight, |at| at.value),
+        is_adaptive: fields.flag("adaptive").map_or(defaults.is_adaptive, |at| at.value),
         requests_per_second: fields.rate("requests_per_second").map(|at| at.value).or(defaults.requests_per_second),
     };
     fields.finish();

@@ -4,6 +4,7 @@
 //! of the slots are kept for them. Otherwise a gate that hangs, with a backlog waiting, makes
 //! five minutes six.
 
+use super::concurrency::Concurrency;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// The most requests under way at once.
     pub max_in_flight: usize,
+    /// Whether to find out how many of them the gate takes best.
+    pub is_adaptive: bool,
     /// The most requests that leave within a second; `None` for as many as can be.
     pub requests_per_second: Option<f64>,
 }
@@ -29,8 +32,17 @@ impl Default for Limits {
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             max_in_flight: 64,
+            is_adaptive: true,
             requests_per_second: None,
         }
+    }
+}
+
+impl Limits {
+    /// How many requests may be under way at first.
+    #[must_use]
+    pub fn first(&self) -> usize {
+        if self.is_adaptive { Concurrency::new(self.max_in_flight).limit() } else { self.max_in_flight }
     }
 }
 
@@ -58,6 +70,8 @@ pub struct Slot {
 #[derive(Debug)]
 struct Slots {
     limit: usize,
+    /// The search for a better limit.
+    search: Option<Concurrency>,
     retry: usize,
     fresh: usize,
     waiting_retry: VecDeque<oneshot::Sender<Slot>>,
@@ -82,7 +96,8 @@ impl Limit {
             fresh: tokio::sync::Mutex::default(),
         });
         let slots = Slots {
-            limit: limits.max_in_flight,
+            limit: limits.first(),
+            search: limits.is_adaptive.then(|| Concurrency::new(limits.max_in_flight)),
             retry: 0,
             fresh: 0,
             waiting_retry: VecDeque::new(),
@@ -116,6 +131,22 @@ impl Limit {
         let until = Instant::now() + within;
         let mut slots = lock(&self.slots);
         slots.retries_until = slots.retries_until.max(Some(until));
+    }
+
+    /// Takes note of an answer, and gives the new limit if that is another now. `is_served` is false
+    /// for answers that show that the gate cannot.
+    pub(super) fn answered(&self, is_served: bool) -> Option<usize> {
+        let now = Instant::now();
+        let mut slots = lock(&self.slots);
+        let is_full = !slots.waiting_retry.is_empty() || !slots.waiting_fresh.is_empty();
+        let search = slots.search.as_mut()?;
+        if !search.answered(is_served, is_full, now) {
+            return None;
+        }
+        let limit = search.limit();
+        slots.limit = limit;
+        give(slots, &self.slots);
+        Some(limit)
     }
 
     fn take(&self, lane: Lane) -> Result<Slot, oneshot::Receiver<Slot>> {
@@ -177,15 +208,20 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut slots = lock(&self.slots);
         slots.count(self.lane, -1);
-        let mut given = Vec::new();
-        while let Some(next) = slots.next(Instant::now()) {
-            given.push(next);
-        }
-        drop(slots);
-        for (lane, promise) in given {
-            // One that is not wanted any more comes back here by being dropped.
-            let _ = promise.send(Slot { lane, slots: Arc::clone(&self.slots) });
-        }
+        give(slots, &self.slots);
+    }
+}
+
+/// Gives free slots to those who wait, retries first.
+fn give(mut slots: MutexGuard<'_, Slots>, all: &Arc<Mutex<Slots>>) {
+    let mut given = Vec::new();
+    while let Some(next) = slots.next(Instant::now()) {
+        given.push(next);
+    }
+    drop(slots);
+    for (lane, promise) in given {
+        // One that is not wanted any more comes back here by being dropped.
+        let _ = promise.send(Slot { lane, slots: Arc::clone(all) });
     }
 }
 
@@ -211,7 +247,7 @@ mod tests {
     use futures_util::FutureExt;
 
     fn limit(max_in_flight: usize) -> Limit {
-        Limit::new(&Limits { max_in_flight, ..Limits::default() })
+        Limit::new(&Limits { max_in_flight, is_adaptive: false, ..Limits::default() })
     }
 
     fn enter(limit: &Limit, lane: Lane) -> Option<Slot> {
@@ -225,6 +261,25 @@ mod tests {
         assert_eq!(slots.iter().flatten().count(), 4);
         drop(slots);
         assert!(enter(&limit, Lane::Fresh).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_the_slots_of_a_limit_that_rises() {
+        let limit = Limit::new(&Limits { max_in_flight: 64, ..Limits::default() });
+        let mut held: VecDeque<Slot> = (0..16).filter_map(|_| enter(&limit, Lane::Fresh)).collect();
+        assert_eq!(held.len(), 16);
+        let mut waiting: Vec<_> = (0..48).map(|_| Box::pin(limit.enter(Lane::Fresh))).collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().now_or_never().is_none());
+        }
+        let mut risen = None;
+        while risen.is_none() {
+            tokio::time::advance(Duration::from_millis(5)).await;
+            risen = limit.answered(true);
+        }
+        assert_eq!(risen, Some(32));
+        held.extend(waiting.iter_mut().filter_map(|one| one.as_mut().now_or_never()));
+        assert_eq!(held.len(), 32);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod answer;
 pub mod breaker;
+mod concurrency;
 pub mod endpoint;
 mod limit;
 pub mod redact;
@@ -62,6 +63,17 @@ pub enum Pass {
 /// The gate is down or asked to be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shut;
+
+/// What an answer changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// What is consumed.
+    pub change: Option<Change>,
+    /// The gate is known to be down.
+    pub is_down: bool,
+    /// How many requests may be under way from now on, where that is another number.
+    pub limit: Option<usize>,
+}
 
 impl Gate {
     /// Prepares a client; nothing is sent.
@@ -156,8 +168,8 @@ impl Gate {
         until.saturating_duration_since(tokio::time::Instant::now()) <= self.patience
     }
 
-    /// Takes note of an answer, and says what it changed and whether the gate is down now.
-    pub fn note(&self, answer: &Answer, pass: Pass) -> (Option<Change>, bool) {
+    /// Takes note of an answer, and says what it changed.
+    pub fn note(&self, answer: &Answer, pass: Pass) -> Noted {
         let now = tokio::time::Instant::now();
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         let change = breaker.answered(answer, pass, now);
@@ -166,7 +178,8 @@ impl Gate {
         if change.is_some() {
             self.state.send_replace(state);
         }
-        (change, matches!(state, State::Open { .. }))
+        let limit = self.limit.answered(!matches!(answer.outcome, Outcome::Unavailable | Outcome::Throttled));
+        Noted { change, is_down: matches!(state, State::Open { .. }), limit }
     }
 
     /// Retries are expected within this time: slots are kept for them.

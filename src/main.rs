@@ -7,10 +7,6 @@ use consent_gate::{config, serve, telemetry};
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Events are short-lived and of many sizes, which the system's allocator is slow at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Nobody else installs one, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -3,6 +3,7 @@
 
 use crate::broker;
 use crate::broker::inbox::Feed;
+use crate::bytes::hex;
 use crate::gate::{Answer, Change, Lane, Outcome};
 use crate::integration::Integration;
 use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics};
@@ -32,7 +33,7 @@ pub struct Receipt<'b> {
     pub lane: Lane,
     /// Names the body where it has no id.
     pub body: Fingerprint<'b>,
-    /// The trace that its publisher began.
+    /// The trace of which it is a part, as `traceparent`.
     pub trace: Option<String>,
     pub brief: Brief,
 }
@@ -57,7 +58,7 @@ pub struct Fingerprint<'b>(pub &'b [u8]);
 
 impl fmt::Display for Fingerprint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Sha256::digest(self.0).iter().take(6).try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&Sha256::digest(self.0)[..6]))
     }
 }
 

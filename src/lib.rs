@@ -22,7 +22,9 @@ pub mod facts;
 pub mod metrics;
 
 pub mod admin;
+mod bytes;
 pub mod fleet;
+mod json;
 pub mod serve;
 pub mod shutdown;
 pub mod supervisor;

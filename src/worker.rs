@@ -383,8 +383,10 @@ impl Worker {
             self.safe(turn.refresh(at).await)?;
         }
         let span = self.facts.begun(request.trace());
-        let trace = span.as_ref().map(Span::traceparent).or_else(|| request.trace().map(str::to_owned));
-        let request = request.traced(trace);
+        let request = match &span {
+            Some(span) => request.traced(Some(span.traceparent())),
+            None => request,
+        };
         self.facts.in_flight(1);
         let answer = self.gate.send(&request, at).await;
         self.facts.in_flight(-1);

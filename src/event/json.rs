@@ -3,7 +3,7 @@
 
 use litemap::LiteMap;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
 use std::borrow::Cow;
 use std::fmt;
@@ -23,13 +23,8 @@ pub enum Json<'b> {
     Number(Number),
     String(Cow<'b, str>),
     Array(Vec<Json<'b>>),
-    #[serde(serialize_with = "object")]
+    #[serde(serialize_with = "crate::json::object")]
     Object(Fields<'b>),
-}
-
-/// The map's own way would write an empty one as `[]`.
-fn object<S: Serializer>(fields: &Fields<'_>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(fields.iter())
 }
 
 impl Json<'_> {

@@ -69,8 +69,8 @@ pub struct Slot {
 
 #[derive(Debug)]
 struct Slots {
-    limit: usize,
-    /// The search for a better limit.
+    most: usize,
+    /// The search for a better limit; without it as many as may be.
     search: Option<Concurrency>,
     retry: usize,
     fresh: usize,
@@ -96,7 +96,7 @@ impl Limit {
             fresh: tokio::sync::Mutex::default(),
         });
         let slots = Slots {
-            limit: limits.first(),
+            most: limits.max_in_flight,
             search: limits.is_adaptive.then(|| Concurrency::new(limits.max_in_flight)),
             retry: 0,
             fresh: 0,
@@ -144,7 +144,6 @@ impl Limit {
             return None;
         }
         let limit = search.limit();
-        slots.limit = limit;
         give(slots, &self.slots);
         Some(limit)
     }
@@ -162,13 +161,17 @@ impl Limit {
 }
 
 impl Slots {
+    fn limit(&self) -> usize {
+        self.search.as_ref().map_or(self.most, Concurrency::limit)
+    }
+
     fn admits(&self, lane: Lane, now: Instant) -> bool {
-        let is_free = self.retry + self.fresh < self.limit;
+        let is_free = self.retry + self.fresh < self.limit();
         match lane {
             Lane::Retry => is_free,
             Lane::Fresh => {
                 let keep = self.retries_until.is_some_and(|until| now < until);
-                let most = if keep { (self.limit / 2).max(1) } else { self.limit };
+                let most = if keep { (self.limit() / 2).max(1) } else { self.limit() };
                 is_free && self.waiting_retry.is_empty() && self.fresh < most
             }
         }

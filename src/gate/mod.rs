@@ -81,11 +81,7 @@ impl Gate {
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
     pub fn new(endpoint: Endpoint, limits: Limits, schedule: &Schedule, on_outage: OnOutage) -> anyhow::Result<Gate> {
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls::client()?)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
+        let client = tls::client()?
             .connect_timeout(limits.connect_timeout.min(limits.timeout))
             .pool_max_idle_per_host(limits.max_in_flight)
             .build()?;
@@ -254,7 +250,7 @@ fn sensitive(text: &str) -> HeaderValue {
 }
 
 /// Reads at most [`MAX_ANSWER`] bytes and one more, by which a longer body is recognized.
-async fn read_bounded(response: &mut reqwest::Response) -> reqwest::Result<Vec<u8>> {
+pub(crate) async fn read_bounded(response: &mut reqwest::Response) -> reqwest::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         let room = (MAX_ANSWER + 1).saturating_sub(body.len());

@@ -1,5 +1,6 @@
-//! How servers are verified: by the system's authorities, read once for many clients. Reading them
-//! takes longer than everything else about a client, and each copy of them is memory.
+//! The HTTP clients that leave the machine. Servers are verified by the system's authorities, read
+//! once for many clients: reading them takes longer than everything else about a client, and each
+//! copy of them is memory.
 
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
@@ -11,11 +12,21 @@ const FRESH: Duration = Duration::from_secs(60);
 
 static READ: Mutex<Option<(Instant, ClientConfig)>> = Mutex::new(None);
 
-/// A configuration for one client, which shares nothing but the authorities.
+/// A client in the making, which verifies its servers, follows no redirect and asks no proxy.
 ///
 /// # Errors
 /// The system has no certificates.
-pub fn client() -> anyhow::Result<ClientConfig> {
+pub fn client() -> anyhow::Result<reqwest::ClientBuilder> {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
+        .tls_backend_preconfigured(verified()?)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy();
+    Ok(builder)
+}
+
+/// A configuration that shares nothing with others but the authorities.
+fn verified() -> anyhow::Result<ClientConfig> {
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
     let mut config = match &*read {
         Some((at, config)) if at.elapsed() < FRESH => config.clone(),

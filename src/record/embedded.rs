@@ -4,8 +4,9 @@
 //! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
 use super::rounds::{Answer, Numbered, Shared, serve};
-use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write, hex, random};
+use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write};
 use super::{Claim, Failed, Record};
+use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
 use std::fs;
@@ -219,7 +220,7 @@ fn kept<const N: usize>(database: &Database, notes: &Keyspace, name: &str) -> Re
     if let Some(bytes) = found.and_then(|bytes| bytes.as_ref().try_into().ok()) {
         return Ok(bytes);
     }
-    let bytes = random::<N>().map_err(|failed| failed.to_string())?;
+    let bytes = random::<N>()?;
     sound(|| notes.insert(name, bytes).and_then(|()| database.persist(PersistMode::SyncAll)))?;
     Ok(bytes)
 }

@@ -20,7 +20,7 @@ use crate::gate::Outcome;
 use crate::mapping::Choice;
 use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,11 +83,6 @@ impl Newest {
 /// The newest choice of each of some properties.
 pub type Values = LiteMap<String, Arc<Newest>>;
 
-/// The map's own way would write an empty one as a list.
-fn object<K: Serialize, V: Serialize, S: Serializer>(map: &LiteMap<K, V>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(map.iter())
-}
-
 /// A request whose outcome is not known, or not known to be harmless any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
@@ -95,7 +90,7 @@ pub struct Doubt {
     #[serde(rename = "t")]
     pub at: Timestamp,
     /// What it carried.
-    #[serde(rename = "s", serialize_with = "object")]
+    #[serde(rename = "s", serialize_with = "crate::json::object")]
     pub sent: Values,
     /// A repair of it is on its way.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
@@ -117,7 +112,7 @@ impl Mapped {
 /// What was last decided for one person under one integration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    #[serde(rename = "v", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "object")]
+    #[serde(rename = "v", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
     values: Values,
     /// The time of the newest event that was ever merged.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +125,7 @@ pub struct Record {
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     erased: Option<Timestamp>,
     /// Requests that the gate may still execute.
-    #[serde(rename = "d", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "object")]
+    #[serde(rename = "d", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
     doubts: LiteMap<u64, Doubt>,
     /// When it was last merged into; retention counts from here.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]

@@ -6,8 +6,9 @@
 //! sorted by key so that no two of them wait for each other in a circle.
 
 use super::address::Address;
-use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen, Write, hex, random};
+use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen, Write};
 use super::{Claim, Failed, Record};
+use crate::bytes::{hex, random};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -295,7 +296,7 @@ async fn note(client: &Client, name: &str) -> Result<Option<String>, Failed> {
 
 /// Random bytes that the store keeps under a name; made by whoever asks for them first.
 async fn kept<const N: usize>(client: &Client, name: &str) -> Result<[u8; N], Failed> {
-    let made = hex(&random::<N>()?);
+    let made = hex(&random::<N>().map_err(Failed::new)?);
     let insert = "INSERT INTO consent_gate_notes VALUES ($1, $2) ON CONFLICT DO NOTHING";
     if note(client, name).await?.is_none() {
         call(client.execute(insert, &[&name, &made])).await?;

@@ -454,19 +454,6 @@ fn key(secret: &[u8], records: &Name, identifier: &str) -> Key {
     key
 }
 
-/// Random bytes of the system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], Failed> {
-    let mut bytes = [0; N];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-        .map_err(|_| Failed::new("the system gives no random numbers"))?;
-    Ok(bytes)
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Compares the mappings with those of the last time, and remembers when a new one appeared.
 async fn mapped(store: &Store, integration: &Integration, now: Timestamp) -> Result<Mapped, Failed> {
     let name = format!("mapped {}", integration.records);

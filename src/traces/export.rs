@@ -4,7 +4,7 @@
 //! is counted as dropped, told in the log at most once a minute, and not sent again.
 
 use super::{Ended, Tracer, request};
-use crate::gate::{describe, tls};
+use crate::gate::{describe, read_bounded, tls};
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Shutdown, Trigger};
 use std::time::{Duration, Instant};
@@ -21,8 +21,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const FLUSH: Duration = Duration::from_secs(2);
 /// How often failures are told.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// The most that is read of an answer, in bytes.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// A running exporter.
 #[derive(Debug)]
@@ -37,13 +35,7 @@ impl Exporter {
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
     pub fn start(endpoint: &str, metrics: &Metrics) -> anyhow::Result<(Exporter, Tracer)> {
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls::client()?)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .build()?;
+        let client = tls::client()?.timeout(TIMEOUT).build()?;
         let (tracer, spans) = Tracer::new(metrics);
         let (stop, stopping) = shutdown::channel();
         let collector = Collector { client, endpoint: endpoint.to_owned(), metrics: metrics.clone(), told: None };
@@ -113,14 +105,8 @@ impl Collector {
         if !response.status().is_success() {
             return Err(format!("status {}", response.status().as_u16()));
         }
-        let mut answer = Vec::new();
-        while let Ok(Some(chunk)) = response.chunk().await {
-            answer.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - answer.len())]);
-            if answer.len() == MAX_ANSWER {
-                break;
-            }
-        }
-        Ok(refused(&answer))
+        // It took the batch; an answer that breaks off does not say that it refused any.
+        Ok(refused(&read_bounded(&mut response).await.unwrap_or_default()))
     }
 
     fn lost(&mut self, spans: u64, why: &str) {

@@ -15,9 +15,8 @@ mod otlp;
 pub use export::Exporter;
 pub use otlp::request;
 
+use crate::bytes::{hex, random};
 use crate::metrics::Metrics;
-use ring::rand::{SecureRandom, SystemRandom};
-use std::fmt::Write as _;
 use std::time::SystemTime;
 use tokio::sync::mpsc;
 
@@ -140,9 +139,9 @@ impl Tracer {
         }
         let (trace, parent) = match parent {
             Some(parent) => (parent.trace, Some(parent.span)),
-            None => (random_hex::<16>()?, None),
+            None => (hex(&random::<16>().ok()?), None),
         };
-        Some(Span { trace, id: random_hex::<8>()?, parent, began: SystemTime::now() })
+        Some(Span { trace, id: hex(&random::<8>().ok()?), parent, began: SystemTime::now() })
     }
 
     /// Ends a span, and lets the exporter have it when there is room.
@@ -180,17 +179,6 @@ impl Parent {
         let is_sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
         Some(Parent { trace: trace.to_owned(), span: span.to_owned(), is_sampled })
     }
-}
-
-/// `N` random bytes as hex digits; `None` when the system has none.
-fn random_hex<const N: usize>() -> Option<String> {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).ok()?;
-    Some(bytes.iter().fold(String::with_capacity(2 * N), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    }))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! over itself and the sum before it, so whatever was cut off, changed, moved or left out shows, with
 //! the number of the line, before anything is imported.
 
-use super::value::{self, hex};
+use super::value;
+use crate::bytes::hex;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use serde_json::{Value, json};

@@ -3,6 +3,7 @@
 //! Each header is a pair: its AMQP type, and its value. Floats are their bits, and bytes that are no
 //! text are hexadecimal digits.
 
+use crate::bytes::hex;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 use serde_json::{Map, Value, json};
@@ -158,12 +159,6 @@ pub fn decode_properties(value: &Value) -> Result<BasicProperties, Wrong> {
         };
     }
     Ok(properties)
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 /// Bytes of hexadecimal digits.

@@ -1,0 +1,20 @@
+//! Bytes by chance, and bytes as text.
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// Random bytes of the system.
+///
+/// # Errors
+/// The system gives none; says so for people.
+pub fn random<const N: usize>() -> Result<[u8; N], &'static str> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| "the system gives no random numbers")?;
+    Ok(bytes)
+}
+
+/// Bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}

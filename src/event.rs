@@ -7,7 +7,7 @@
 mod flat;
 mod json;
 
-pub use json::{Fields, Json};
+pub use json::{Fields, Json, METADATA};
 
 use jiff::Timestamp;
 use std::fmt;
@@ -118,13 +118,13 @@ pub struct Event<'b> {
     previous: Option<Json<'b>>,
 }
 
-/// Decodes a message's body.
+/// Decodes a message's body. Fields of the `unread` names are only compared: nobody may ask for them.
 ///
 /// # Errors
 /// The body is not a JSON object, or neither an envelope nor a bare event.
-pub fn decode(body: &[u8]) -> Result<Event<'_>, Defect> {
+pub fn decode<'b>(body: &'b [u8], unread: &[&str]) -> Result<Event<'b>, Defect> {
     // serde_json's message would quote the body; its position is enough.
-    let value: Json<'_> = serde_json::from_slice(body)
+    let value = json::read(body, unread)
         .map_err(|e| Defect::at("body", format_args!("not JSON, at line {} column {}", e.line(), e.column())))?;
     let Json::Object(fields) = value else {
         return Err(Defect::wrong_type("body", "an object", &value));

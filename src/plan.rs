@@ -91,7 +91,7 @@ pub fn plan(body: &[u8], integration: &Integration, now: Timestamp) -> (Brief, R
     if body.len() > MAX_BODY {
         return (Brief::default(), Err(Course::TooLarge));
     }
-    match event::decode(body) {
+    match event::decode(body, integration.mappings.unread()) {
         Err(defect) => (Brief::default(), Err(Course::Defective(defect))),
         Ok(event) => (Brief::of(&event), plan_event(&event, integration, now)),
     }

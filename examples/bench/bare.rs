@@ -9,10 +9,15 @@ use lapin::{Connection, ConnectionProperties};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Consumes until it is killed.
-pub fn run(broker: &str, queue: &str, gate: &str, in_flight: u16) -> anyhow::Result<()> {
-    // As tuned as the worker: one thread for all tasks was the fastest (docs/rabbitmq.md).
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// Consumes until it is killed: on the runtime that `#[tokio::main]` gives, or as tuned as the worker,
+/// on one thread for all tasks, which was the fastest (docs/rabbitmq.md).
+pub fn run(broker: &str, queue: &str, gate: &str, in_flight: u16, is_tuned: bool) -> anyhow::Result<()> {
+    let mut builder = if is_tuned {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    let runtime = builder.enable_all().build()?;
     runtime.block_on(async {
         let connection = Connection::connect(broker, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;

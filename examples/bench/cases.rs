@@ -19,9 +19,19 @@ const ROUNDS: usize = 3;
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a gate is looked at whose limit is to be found.
 const LONG_ENOUGH: Duration = Duration::from_secs(15);
+/// An hour of soaking; `CONSENT_GATE_BENCH_SOAK_MINUTES` says another time.
+const SOAK_MINUTES: u64 = 60;
+const SOAK_PER_SECOND: u32 = 300;
+/// How many people an hour's events are of: records are merged, not only made.
+const SOAK_PEOPLE: u64 = 20_000;
+/// Of each of these parts the gate refuses everything for its first seconds.
+const SOAK_PART: Duration = Duration::from_secs(60);
+const SOAK_OUTAGE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
 const CASES: [&str; 12] =
     ["bare", "latency", "added", "memory", "many", "hanging", "stores", "replay", "size", "cold", "large", "adaptive"];
+/// Runs only when it is asked for.
+const SOAK: &str = "soak";
 
 struct Cases {
     folder: PathBuf,
@@ -46,12 +56,14 @@ struct Run {
 #[derive(Clone, Copy, PartialEq)]
 enum Contender {
     Bare,
+    BareTuned,
     Worker(&'static str),
 }
 
 pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
     for case in wanted {
-        anyhow::ensure!(CASES.contains(&case.as_str()), "no case {case}; there are {}", CASES.join(", "));
+        let is_known = CASES.contains(&case.as_str()) || case == SOAK;
+        anyhow::ensure!(is_known, "no case {case}; there are {}, {SOAK}", CASES.join(", "));
     }
     let broker = std::env::var("CONSENT_GATE_BROKER__URL").context("CONSENT_GATE_BROKER__URL is missing")?;
     let mut cases = Cases {
@@ -81,6 +93,9 @@ pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
             "adaptive" => cases.adaptive()?,
             _ => cases.large()?,
         }
+    }
+    if wanted.iter().any(|wanted| wanted == SOAK) {
+        cases.soak()?;
     }
     fs::write(out, cases.page.text())?;
     Ok(())
@@ -131,9 +146,10 @@ impl Cases {
 
     fn start(&self, contender: Contender, home: &Path, queue: &str, in_flight: u16) -> anyhow::Result<Process> {
         match contender {
-            Contender::Bare => {
+            Contender::Bare | Contender::BareTuned => {
+                let name = if contender == Contender::Bare { "bare" } else { "bare-tuned" };
                 let in_flight = in_flight.to_string();
-                let arguments = ["bare", &self.broker, queue, &self.gate.url, &in_flight];
+                let arguments = [name, &self.broker, queue, &self.gate.url, &in_flight];
                 Process::start(&std::env::current_exe()?, &arguments, home, &BTreeMap::new())
             }
             Contender::Worker(store) => {
@@ -203,6 +219,11 @@ impl Cases {
                 peak.shown(0),
             ]);
         }
+        let bars = |index: usize| -> Vec<(&str, f64)> {
+            names.iter().zip(series).map(|(name, series)| (*name, series[index].median())).collect()
+        };
+        self.page.bars("events/s", &bars(0));
+        self.page.bars("CPU µs/event", &bars(1));
     }
 
     fn head(&mut self, title: &str) {
@@ -211,25 +232,27 @@ impl Cases {
 
     fn against_bare(&mut self) -> anyhow::Result<()> {
         self.head("(a) Against a bare loop: a gate that answers at once, 256 in flight");
-        let contenders = [Contender::Bare, Contender::Worker("off"), Contender::Worker("records")];
+        let contenders =
+            [Contender::Bare, Contender::BareTuned, Contender::Worker("off"), Contender::Worker("records")];
         let series = self.compare(&contenders, (30_000 * self.scale.min(3), 0), Duration::ZERO, 256)?;
-        self.rows(&["bare loop", "worker, store off", "worker, embedded store"], &series);
+        let names = ["bare loop", "bare loop on one thread", "worker, store off", "worker, embedded store"];
+        self.rows(&names, &series);
         Ok(())
     }
 
     fn latency(&mut self) -> anyhow::Result<()> {
         self.page.head(
-            "(b) Little's law: the default of 64 in flight, embedded store",
-            &["gate's latency", "events/s", "of what 64 in flight allow"],
+            "(b) Little's law: the default of 64 in flight, embedded store, beside the bare loop on one thread",
+            &["gate's latency", "events/s", "of what 64 in flight allow", "bare loop, events/s"],
         );
         for (ms, events) in [(5, 30_000), (50, 8_000), (200, 3_000)] {
-            let mut rate = Series::default();
-            for _ in 0..ROUNDS {
-                let latency = Duration::from_millis(ms);
-                rate.push(self.measure(Contender::Worker("records"), (events, 0), latency, 64)?.per_second);
-            }
+            let latency = Duration::from_millis(ms);
+            let contenders = [Contender::Worker("records"), Contender::BareTuned];
+            let series = self.compare(&contenders, (events, 0), latency, 64)?;
+            let [worker, bare] = [0, 1].map(|contender: usize| &series[contender][0]);
             let allowed = 64_000.0 / ms as f64;
-            self.page.row(&[format!("{ms} ms"), rate.shown(0), format!("{:.2}", rate.median() / allowed)]);
+            let share = format!("{:.2}", worker.median() / allowed);
+            self.page.row(&[format!("{ms} ms"), worker.shown(0), share, bare.shown(0)]);
         }
         Ok(())
     }
@@ -240,9 +263,10 @@ impl Cases {
             &["", "p50 ms", "p99 ms", "p99.9 ms", "CPU of one core"],
         );
         let (rate, events) = (2_000, 20_000 * self.scale.min(3));
-        for (name, contender) in
-            [("bare loop", Contender::Bare), ("worker, embedded store", Contender::Worker("records"))]
-        {
+        for (name, contender) in [
+            ("bare loop on one thread", Contender::BareTuned),
+            ("worker, embedded store", Contender::Worker("records")),
+        ] {
             let integration = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
             let home = self.integration(std::slice::from_ref(&integration))?;
             let queue = format!("consent-gate.{integration}");
@@ -373,6 +397,46 @@ impl Cases {
             self.page.row(&[people.to_string(), (bytes >> 20).to_string(), each.to_string(), format!("{us:.1}")]);
         }
         Ok(())
+    }
+
+    /// An even flow for long, with a gate that refuses for a while again and again: memory is to be the
+    /// same in the end as it was when everything had happened once.
+    fn soak(&mut self) -> anyhow::Result<()> {
+        let minutes = std::env::var("CONSENT_GATE_BENCH_SOAK_MINUTES").ok().map(|minutes| minutes.parse());
+        let minutes: u64 = minutes.transpose()?.unwrap_or(SOAK_MINUTES);
+        self.page.head(
+            &format!(
+                "Soak: {minutes} minutes at {SOAK_PER_SECOND} events/s of {SOAK_PEOPLE} people, embedded store, \
+                 a gate that refuses everything for {} s of each minute",
+                SOAK_OUTAGE.as_secs()
+            ),
+            &["minute", "MB", "threads", "descriptors", "accepted so far", "refused so far"],
+        );
+        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+        let home = self.integration(std::slice::from_ref(&name))?;
+        let queue = format!("consent-gate.{name}");
+        self.gate.reset(Some(Duration::from_millis(5)));
+        let process = self.start(Contender::Worker("records"), &home, &queue, 64)?;
+        let refused_s = u32::try_from(SOAK_OUTAGE.as_secs())?;
+        for minute in 0..minutes {
+            for (is_outage, seconds) in [(true, refused_s), (false, u32::try_from(SOAK_PART.as_secs())? - refused_s)] {
+                self.gate.refuse(is_outage);
+                let (from, events) = (minute * 1_000_000, u64::from(SOAK_PER_SECOND * seconds));
+                self.bench
+                    .flow(&queue, SOAK_PER_SECOND, events, |n| format!("p{}@example.com", (from + n) % SOAK_PEOPLE))?;
+            }
+            self.page.row(&[
+                (minute + 1).to_string(),
+                format!("{:.1}", process.idle_mb()?),
+                process.threads()?.to_string(),
+                process.descriptors()?.to_string(),
+                self.gate.received().to_string(),
+                self.gate.refused().to_string(),
+            ]);
+        }
+        let events = minutes * SOAK_PART.as_secs() * u64::from(SOAK_PER_SECOND);
+        wait(PATIENCE, || Ok(self.gate.received() >= events))?;
+        process.stop()
     }
 
     fn cold(&mut self) -> anyhow::Result<()> {

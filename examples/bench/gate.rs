@@ -24,6 +24,7 @@ pub struct Gate {
     knee: Arc<AtomicU64>,
     /// Whether it refuses what goes beyond, instead of getting slower.
     refuses: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
     /// Milliseconds from an event's publication to its request, where the person's name tells it.
     waits_ms: Arc<Mutex<Vec<f64>>>,
 }
@@ -42,6 +43,7 @@ impl Gate {
             under_way: Arc::default(),
             knee: Arc::default(),
             refuses: Arc::default(),
+            is_closed: Arc::default(),
             waits_ms: Arc::default(),
         };
         let serving = gate.clone();
@@ -78,6 +80,11 @@ impl Gate {
         self.refuses.store(refuses, Ordering::Relaxed);
     }
 
+    /// Whether it refuses everything from now on.
+    pub fn refuse(&self, everything: bool) {
+        self.is_closed.store(everything, Ordering::Relaxed);
+    }
+
     /// How long it took for an answer, on average.
     pub fn mean_ms(&self) -> f64 {
         let answered = self.received().max(1);
@@ -112,11 +119,11 @@ impl Gate {
     async fn respond(&self, body: &[u8], under_way: u64) -> Response<Full<Bytes>> {
         let knee = self.knee.load(Ordering::Relaxed);
         let beyond = if knee == 0 { 1.0 } else { (under_way as f64 / knee as f64).max(1.0) };
+        if self.is_closed.load(Ordering::Relaxed) {
+            return self.refusal(StatusCode::SERVICE_UNAVAILABLE);
+        }
         if beyond > 1.0 && self.refuses.load(Ordering::Relaxed) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            let mut response = Response::default();
-            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-            return response;
+            return self.refusal(StatusCode::TOO_MANY_REQUESTS);
         }
         self.received.fetch_add(1, Ordering::Relaxed);
         if let Some(wait) = wait_ms(body) {
@@ -132,6 +139,13 @@ impl Gate {
             }
         }
         Response::new(Full::new(Bytes::from_static(b"{\"IsSuccess\":true,\"Error\":\"\",\"Result\":\"\"}")))
+    }
+
+    fn refusal(&self, status: StatusCode) -> Response<Full<Bytes>> {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let mut response = Response::default();
+        *response.status_mut() = status;
+        response
     }
 }
 

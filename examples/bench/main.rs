@@ -20,11 +20,11 @@ fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
-        Some("bare") => {
+        Some(bare @ ("bare" | "bare-tuned")) => {
             let mut next = |what: &str| arguments.next().with_context(|| format!("{what} is missing"));
             let (broker, queue, gate) = (next("the broker")?, next("the queue")?, next("the gate")?);
             let in_flight = next("the number in flight")?.parse()?;
-            bare::run(&broker, &queue, &gate, in_flight)
+            bare::run(&broker, &queue, &gate, in_flight, bare == "bare-tuned")
         }
         Some(folder) => {
             let out = PathBuf::from(arguments.next().context("usage: bench FOLDER OUT [CASE…]")?);

@@ -54,12 +54,25 @@ impl Bench {
 
     /// Publishes that many events at an even rate, each with its time in its person's name.
     pub fn trickle(&self, queue: &str, per_second: u32, events: u64) -> anyhow::Result<()> {
+        self.flow(queue, per_second, events, |n| {
+            let us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+            format!("t{us}-{n}@example.com")
+        })
+    }
+
+    /// Publishes that many events at an even rate, the nth of this person.
+    pub fn flow(
+        &self,
+        queue: &str,
+        per_second: u32,
+        events: u64,
+        person: impl Fn(u64) -> String,
+    ) -> anyhow::Result<()> {
         self.runtime.block_on(async {
             let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
             for n in 0..events {
                 ticks.tick().await;
-                let us = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
-                let body = event(&format!("t{us}-{n}@example.com"), n, 0);
+                let body = event(&person(n), n, 0);
                 let properties = BasicProperties::default().with_delivery_mode(2);
                 let options = BasicPublishOptions::default();
                 self.channel.basic_publish("".into(), queue.into(), options, &body, properties).await?.await?;

@@ -40,6 +40,20 @@ impl Page {
         say(&format!("  {}", cells.join("  ")));
     }
 
+    /// Bars, one for each name, as Mermaid draws them.
+    pub fn bars(&mut self, what: &str, bars: &[(&str, f64)]) {
+        let names: Vec<String> = bars.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        let heights: Vec<String> = bars.iter().map(|(_, height)| format!("{height:.1}")).collect();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            self.0,
+            "\n```mermaid\nxychart-beta\n    x-axis [{}]\n    y-axis \"{what}\" 0 --> {:.1}\n    bar [{}]\n```\n",
+            names.join(", "),
+            bars.iter().map(|(_, height)| height * 1.1).fold(0.0, f64::max),
+            heights.join(", "),
+        );
+    }
+
     pub fn text(&self) -> &str {
         &self.0
     }

@@ -3,7 +3,7 @@
 //! How lists flatten is not documented, so both spellings are read: an element's index
 //! (`purposes__0__id`) and its id (`purposes__newsletter__enabled`).
 
-use super::{Defect, Fields, Json};
+use super::{Defect, Fields, Json, METADATA};
 use std::borrow::Cow;
 
 const SEPARATOR: &str = "__";
@@ -55,8 +55,8 @@ fn insert<'b>(into: &mut Fields<'b>, path: &[&str], value: Json<'b>) -> Result<(
 
 fn restore_lists(key: &str, value: &mut Json<'_>) {
     let Json::Object(fields) = value else { return };
-    if key == "metadata" {
-        return; // the customer's own fields, whatever their names
+    if key == METADATA {
+        return;
     }
     for (inner_key, inner) in fields.iter_mut() {
         restore_lists(inner_key, inner);

@@ -2,14 +2,18 @@
 //! numbers keep their digits.
 
 use litemap::LiteMap;
-use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
 /// By this name of a field `serde_json` hands over a number with all its digits.
 const NUMBER: &str = "$serde_json::private::Number";
+
+/// The customer's own fields, whatever their names.
+pub const METADATA: &str = "metadata";
 
 /// An object's fields; of two with one name the last.
 pub type Fields<'b> = LiteMap<Cow<'b, str>, Json<'b>>;
@@ -25,6 +29,33 @@ pub enum Json<'b> {
     Array(Vec<Json<'b>>),
     #[serde(serialize_with = "crate::json::object")]
     Object(Fields<'b>),
+    /// What nobody reads, as it is written.
+    Unread(Unread<'b>),
+}
+
+/// A value that is only compared.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Unread<'b>(&'b RawValue);
+
+impl PartialEq for Unread<'_> {
+    fn eq(&self, other: &Unread<'_>) -> bool {
+        let (own, theirs) = (self.0.get(), other.0.get());
+        let read = |written| read(str::as_bytes(written), &[]).ok();
+        own == theirs || read(own).is_some_and(|own| Some(own) == read(theirs))
+    }
+}
+
+/// Reads JSON. Objects' fields of the `unread` names stay as they are written, but for those within
+/// `metadata`.
+///
+/// # Errors
+/// It is none, or nested too deep.
+pub fn read<'b>(written: &'b [u8], unread: &[&str]) -> serde_json::Result<Json<'b>> {
+    let mut deserializer = serde_json::Deserializer::from_slice(written);
+    let json = Reader { unread }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(json)
 }
 
 impl Json<'_> {
@@ -56,6 +87,7 @@ impl Json<'_> {
             Json::String(_) => "a string",
             Json::Array(_) => "a list",
             Json::Object(_) => "an object",
+            Json::Unread(_) => "what was not read",
         }
     }
 }
@@ -72,15 +104,20 @@ impl fmt::Display for Json<'_> {
 #[serde(transparent)]
 struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
 
-impl<'de> Deserialize<'de> for Json<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json<'de>, D::Error> {
-        deserializer.deserialize_any(Reader)
+#[derive(Clone, Copy)]
+struct Reader<'u> {
+    unread: &'u [&'u str],
+}
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = Json<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct Reader;
-
-impl<'de> Visitor<'de> for Reader {
+impl<'de> Visitor<'de> for Reader<'_> {
     type Value = Json<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,7 +150,7 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json<'de>, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = list.next_element()? {
+        while let Some(item) = list.next_element_seed(self)? {
             items.push(item);
         }
         Ok(Json::Array(items))
@@ -125,17 +162,40 @@ impl<'de> Visitor<'de> for Reader {
             let digits: String = object.next_value()?;
             return digits.parse().map(Json::Number).map_err(Error::custom);
         }
-        let first = (first, object.next_value()?);
-        let mut failed = None;
-        let others = std::iter::from_fn(|| match object.next_entry() {
-            Ok(entry) => entry.map(|(Text(key), value)| (key, value)),
-            Err(error) => {
+        // All at once: one by one, a message with many fields would be sorted in quadratic time.
+        let (mut key, mut failed) = (Some(first), None);
+        let fields = std::iter::from_fn(|| {
+            let entry = self.field(key.take(), &mut object);
+            entry.unwrap_or_else(|error| {
                 failed = Some(error);
                 None
-            }
+            })
         });
-        let fields = std::iter::once(first).chain(others).collect();
+        let fields = fields.collect();
         failed.map_or(Ok(Json::Object(fields)), Err)
+    }
+}
+
+impl Reader<'_> {
+    /// The next field of an object, whose key may have been read already.
+    fn field<'de, A: MapAccess<'de>>(
+        self,
+        key: Option<Cow<'de, str>>,
+        object: &mut A,
+    ) -> Result<Option<(Cow<'de, str>, Json<'de>)>, A::Error> {
+        let key = match key {
+            Some(key) => key,
+            None => match object.next_key()? {
+                Some(Text(key)) => key,
+                None => return Ok(None),
+            },
+        };
+        let value = if self.unread.contains(&&*key) {
+            Json::Unread(Unread(object.next_value()?))
+        } else {
+            object.next_value_seed(if key == METADATA { Reader { unread: &[] } } else { self })?
+        };
+        Ok(Some((key, value)))
     }
 }
 
@@ -146,7 +206,7 @@ mod tests {
     #[test]
     fn numbers_keep_their_digits_and_texts_stay_where_they_are() {
         let body = r#"{"b":[0,1.10,-0,123456789012345678901234567890],"a":"plain","e":"\u00e9","0":{}}"#;
-        let json: Json = serde_json::from_str(body).unwrap();
+        let json = read(body.as_bytes(), &[]).unwrap();
         assert_eq!(json.to_string(), r#"{"0":{},"a":"plain","b":[0,1.10,-0,123456789012345678901234567890],"e":"é"}"#);
         assert!(matches!(json.field("a"), Json::String(Cow::Borrowed("plain"))));
         assert_eq!(json.field("e").as_str(), Some("é"));
@@ -156,16 +216,29 @@ mod tests {
     #[test]
     fn what_is_no_json_is_refused() {
         for body in ["", "{", "[1,]", "{\"a\":1,}", "nul", "\"\\q\"", "01", "{\"a\" 1}", "[1] 2"] {
-            assert!(serde_json::from_str::<Json>(body).is_err(), "{body}");
+            assert!(read(body.as_bytes(), &[]).is_err(), "{body}");
         }
         let deep = "[".repeat(100_000);
-        assert!(serde_json::from_str::<Json>(&deep).is_err());
+        assert!(read(deep.as_bytes(), &[]).is_err());
+    }
+
+    #[test]
+    fn what_nobody_reads_stays_as_it_is_written_and_is_compared_by_what_it_says() {
+        let body = r#"{"a":{"vendors":{"x":[1, 2]}},"metadata":{"vendors":{"x":1}},"vendors":[ ]}"#;
+        let json = read(body.as_bytes(), &["vendors"]).unwrap();
+        assert_eq!(json.to_string(), r#"{"a":{"vendors":{"x":[1, 2]}},"metadata":{"vendors":{"x":1}},"vendors":[ ]}"#);
+        assert_eq!(json.field("metadata").field("vendors").field("x").to_string(), "1");
+        let unread = |written: &'static str| Unread(serde_json::from_str(written).unwrap());
+        assert_eq!(unread(r#"{"b":1,"a":[]}"#), unread(r#"{ "a": [], "b": 1 }"#));
+        assert_ne!(unread(r#"{"b":1}"#), unread(r#"{"b":2}"#));
+        assert_ne!(unread(r#""\ud800""#), unread(r#""\ud801""#), "what cannot be read is not the same");
+        assert!(read(br#"{"vendors":[1,}"#, &["vendors"]).is_err());
     }
 
     proptest::proptest! {
         #[test]
         fn it_reads_what_serde_json_reads(body in r#"[\[\]{}",:0-9a-c.e\\u +-]{0,40}|(\{"[ab]":([0-9]{1,30}|"[a-z]{0,3}"|\[true,null\]|\{"c":-1.50e3\})(,"[ab]":false){0,2}\})"#) {
-            let ours = serde_json::from_str::<Json>(&body).ok().map(|json| json.to_string());
+            let ours = read(body.as_bytes(), &[]).ok().map(|json| json.to_string());
             let theirs = serde_json::from_str::<serde_json::Value>(&body).ok().map(|json| json.to_string());
             proptest::prop_assert_eq!(ours, theirs);
         }

@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Gate {
     endpoint: Endpoint,
+    url: reqwest::Url,
     limits: Limits,
     limit: Limit,
     breaker: Mutex<Breaker>,
@@ -79,7 +80,8 @@ impl Gate {
     /// Prepares a client; nothing is sent.
     ///
     /// # Errors
-    /// The TLS library cannot be set up, for example without any system certificates.
+    /// The TLS library cannot be set up, for example without any system certificates; or the endpoint
+    /// was not checked.
     pub fn new(endpoint: Endpoint, limits: Limits, schedule: &Schedule, on_outage: OnOutage) -> anyhow::Result<Gate> {
         let client = tls::client()?
             .connect_timeout(limits.connect_timeout.min(limits.timeout))
@@ -88,7 +90,9 @@ impl Gate {
         let breaker = Mutex::new(Breaker::new(on_outage, schedule.window()));
         let (state, _) = watch::channel(State::Closed);
         let patience = schedule.shortest().min(PATIENCE);
-        Ok(Gate { limit: Limit::new(&limits), endpoint, limits, breaker, state, patience, client })
+        // Read once: for each request it would cost more than signing it.
+        let url = reqwest::Url::parse(&endpoint.url())?;
+        Ok(Gate { limit: Limit::new(&limits), endpoint, url, limits, breaker, state, patience, client })
     }
 
     /// Where the requests go.
@@ -201,7 +205,7 @@ impl Gate {
         };
         let post = self
             .client
-            .post(self.endpoint.url())
+            .post(self.url.clone())
             .header(AUTHORIZATION, sensitive(&authorization))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(ACCEPT, HeaderValue::from_static("application/json"));

@@ -8,7 +8,7 @@ mod path;
 
 pub use path::{Path, ROOTS};
 
-use crate::event::{Defect, Event};
+use crate::event::{Defect, Event, METADATA};
 use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,12 @@ pub struct Mapping {
 pub struct Mappings {
     list: Vec<Mapping>,
     identifier: usize,
+    unread: Vec<&'static str>,
 }
+
+/// Fields of events that hold much and are seldom mapped.
+const SELDOM_MAPPED: [&str; 9] =
+    ["channels", "delegate", METADATA, "preferences", "proofs_id", "propagation", "source", "values", "vendors"];
 
 /// A value as the event has it, before it is rendered as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -106,7 +111,21 @@ impl Mappings {
     /// Puts compiled mappings together; `identifier` is the index of the one that names the person.
     #[must_use]
     pub fn new(list: Vec<Mapping>, identifier: usize) -> Mappings {
-        Mappings { list, identifier }
+        let paths: Vec<&Path> = list
+            .iter()
+            .filter_map(|mapping| match &mapping.source {
+                Source::Path(path) => Some(path),
+                Source::Constant(_) => None,
+            })
+            .collect();
+        let unread = SELDOM_MAPPED.into_iter().filter(|field| !paths.iter().any(|path| path.may_name(field))).collect();
+        Mappings { list, identifier, unread }
+    }
+
+    /// Fields of events that no mapping leads through.
+    #[must_use]
+    pub fn unread(&self) -> &[&'static str] {
+        &self.unread
     }
 
     /// All mappings, in the document's order.

@@ -5,7 +5,7 @@
 //! match first, and the next longest where that leads nowhere.
 
 use super::Choice;
-use crate::event::{Defect, Event, Fields, Json, object};
+use crate::event::{Defect, Event, Fields, Json, METADATA, object};
 use std::fmt::Arguments;
 
 /// The roots that a path can begin with.
@@ -118,6 +118,12 @@ impl Path {
         consent && (self.rest.ends_with("_enabled") || self.rest.ends_with("_enabled_li"))
     }
 
+    /// Whether the path may lead through a field of this name: it spells all of them, `channels` also as
+    /// `channel`.
+    pub(super) fn may_name(&self, field: &str) -> bool {
+        self.written.contains(field) || field == "channels" && self.written.contains("channel")
+    }
+
     /// Follows the path into an event; `None` when the event does not name the value.
     ///
     /// # Errors
@@ -145,12 +151,12 @@ impl Path {
 
     /// The event's own metadata; what it does not name is looked up in its user's.
     fn metadata<'e>(&self, event: &'e Event<'e>, entity: &'e Fields<'e>) -> Result<Option<Found<'e>>, Defect> {
-        let own = descend_from(object(entity, "metadata", "metadata")?, &self.rest, "metadata")?;
+        let own = descend_from(object(entity, METADATA, METADATA)?, &self.rest, "metadata")?;
         if own.is_some() {
             return Ok(own);
         }
         let Some(user) = event.user()? else { return Ok(None) };
-        descend_from(object(user, "metadata", "user.metadata")?, &self.rest, "user.metadata")
+        descend_from(object(user, METADATA, "user.metadata")?, &self.rest, "user.metadata")
     }
 }
 

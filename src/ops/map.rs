@@ -29,7 +29,7 @@ pub fn map(
     let body = read_event(event)?;
     let (brief, planned) = plan(&body, &integration, Timestamp::now());
     let planned = planned.and_then(|plan| plan.own_request(&integration));
-    let decoded = event::decode(&body).ok();
+    let decoded = event::decode(&body, &[]).ok();
     let properties = decoded.as_ref().and_then(|event| integration.mappings.properties(event, true).ok());
     let shown = Shown {
         integration: &integration,

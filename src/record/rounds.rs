@@ -19,8 +19,8 @@ const LAZY: Duration = Duration::from_millis(20);
 type Durable = oneshot::Sender<Result<(), Failed>>;
 pub(super) type Answer = oneshot::Receiver<Result<(), Failed>>;
 
-/// The most records that are kept in memory once they are written: an event looks at its person's
-/// record twice, shortly one after the other.
+/// So many records at least are kept in memory once they are written, and at most twice as many: an
+/// event looks at its person's record twice, and those that are in hand come between.
 const KEPT: usize = 2_048;
 
 /// A record on its way to the disk, or there already and likely to be asked for again.
@@ -31,7 +31,17 @@ struct Pending {
     number: u64,
     /// It is in the round that is being gathered.
     is_gathered: bool,
-    is_written: bool,
+    written: Written,
+}
+
+/// Since when a record is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    NotYet,
+    /// Since records were last let go of.
+    Lately,
+    /// For longer: it is let go of next.
+    Before,
 }
 
 /// What is to be written together.
@@ -45,6 +55,7 @@ struct Round {
 #[derive(Debug, Default)]
 struct State {
     pending: HashMap<Key, Pending>,
+    /// How many were written lately.
     written: usize,
     round: Round,
 }
@@ -88,8 +99,9 @@ impl Shared {
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let record = Arc::new(changed.unwrap_or_default());
-        let before = state.pending.insert(key, Pending { record, number, is_gathered: true, is_written: false });
-        state.written -= usize::from(before.is_some_and(|before| before.is_written));
+        let written = Written::NotYet;
+        let before = state.pending.insert(key, Pending { record, number, is_gathered: true, written });
+        state.written -= usize::from(before.is_some_and(|before| before.written == Written::Lately));
         if !is_gathered {
             state.round.keys.push(key);
         }
@@ -150,18 +162,22 @@ impl Shared {
         (round, records)
     }
 
-    /// Notes what is on the disk now, unless it changed meanwhile, and lets go of it when that is much.
+    /// Notes what is on the disk now, unless it changed meanwhile, and when that is much, lets go of
+    /// what is there for longer.
     fn written(&self, records: &[Numbered]) {
         let mut state = self.state();
         let state = &mut *state;
         for Numbered { key, number, .. } in records {
             if let Some(pending) = state.pending.get_mut(key).filter(|pending| pending.number == *number) {
-                pending.is_written = true;
+                pending.written = Written::Lately;
                 state.written += 1;
             }
         }
         if state.written > KEPT {
-            state.pending.retain(|_, pending| !pending.is_written);
+            state.pending.retain(|_, pending| pending.written != Written::Before);
+            for pending in state.pending.values_mut().filter(|pending| pending.written == Written::Lately) {
+                pending.written = Written::Before;
+            }
             state.written = 0;
         }
     }

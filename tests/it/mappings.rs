@@ -1,6 +1,8 @@
 //! Every sample, through the mappings, as golden files: what `consent-gate map` shows.
 
 use super::harness::{Finished, Folder, fixture, golden, project, run};
+use consent_gate::event;
+use consent_gate::mapping::{Mapping, Mappings, Path, Source};
 use serde_json::{Value, json};
 
 /// Each form of mapping that the README names.
@@ -161,6 +163,78 @@ fn nested_values_of_a_customers_own_fields_are_sent_as_escaped_text() {
     ] {
         assert_eq!(sent(&with_path(path), &event)["X"], expected, "{path}");
     }
+}
+
+/// What is not read for a mapping changes neither its value nor the event's time.
+#[test]
+fn a_mapping_alone_finds_what_it_finds_beside_all_others() {
+    let everywhere = json!({ "a": 1, "b": [{ "id": "x", "vendors": true, "enabled": false }], "values": { "c": "d" } });
+    let purpose = json!({
+        "id": "cookies", "enabled": true, "metadata": everywhere, "propagation": everywhere,
+        "channels": [{ "id": "email", "enabled": false, "metadata": everywhere }],
+        "values": { "topics": { "value": "sport,art" } },
+        "preferences": [{ "id": "weekly", "enabled": true, "channels": [{ "id": "sms", "enabled": true }] }],
+    });
+    let full = json!({ "type": "event.created", "parameters": { "source": everywhere, "entity": {
+        "id": "e", "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-02T00:00:00Z", "metadata": everywhere,
+        "delegate": everywhere, "proofs_id": ["p"],
+        "user": { "organization_user_id": "u", "metadata": everywhere, "delegate": everywhere, "source": "s" },
+        "consents": { "purposes": [purpose], "channels": [{ "id": "email", "enabled": true }],
+            "vendors": { "enabled": ["x"], "disabled": ["y"] } },
+    } } });
+    let mut updated = full.clone();
+    updated["type"] = json!("event.updated");
+    updated["parameters"]["new_entity"] = full["parameters"]["entity"].clone();
+    updated["parameters"]["old_entity"] = full["parameters"]["entity"].clone();
+    let mut revoked = updated.clone();
+    revoked["parameters"]["new_entity"]["consents"]["vendors"]["disabled"] = json!([]);
+    let mut bodies: Vec<Vec<u8>> = std::fs::read_dir(project().join("tests/fixtures/events"))
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    bodies.extend([&full, &updated, &revoked].map(|event| event.to_string().into_bytes()));
+    let document = document();
+    let mut paths: Vec<&str> =
+        document["mappings"].as_array().unwrap().iter().filter_map(|mapping| mapping["value"].as_str()).collect();
+    paths.extend([
+        "consents_purposes_cookies_metadata_b_x_vendors",
+        "consents_purposes_cookies_propagation_b_x_enabled",
+        "consents_purposes_cookies_channel_email_enabled",
+        "consents_purposes_cookies_preferences_weekly_channels_sms_enabled",
+        "consents_purposes_cookies_values_topics_value_art",
+        "metadata_b_x_enabled",
+        "metadata_values_c",
+        "user_metadata_values_c",
+        "user_delegate_b_x_vendors",
+        "user_source",
+        "user_consents_vendors_enabled",
+        "user_proofs_id",
+    ]);
+    let mut found = 0;
+    for path in paths {
+        let source = Source::Path(Path::compile(path).unwrap());
+        let texts = ("1".to_owned(), "0".to_owned());
+        let mappings = Mappings::new(vec![Mapping { id: "A".to_owned(), source, texts, date_format: None }], 0);
+        for body in &bodies {
+            let (all, few) = (event::decode(body, &[]), event::decode(body, mappings.unread()));
+            let (Ok(all), Ok(few)) = (&all, &few) else {
+                assert_eq!(all.err(), few.err());
+                continue;
+            };
+            let value = |event| mappings.properties(event, true).map(|properties| format!("{properties:?}"));
+            assert_eq!(value(few), value(all), "{path} of {}", String::from_utf8_lossy(body));
+            assert_eq!(few.changed_at(), all.changed_at());
+            found += usize::from(value(all).is_ok_and(|value| value.contains("text: Ok")));
+        }
+    }
+    assert!(found > 100, "{found} values");
+    let narrow = Mappings::new(Vec::new(), 0);
+    let changed_at = |event: &Value| {
+        let body = event.to_string();
+        event::decode(body.as_bytes(), narrow.unread()).unwrap().changed_at().unwrap().unwrap().to_string()
+    };
+    assert_eq!(changed_at(&updated), "2026-01-01T00:00:00Z");
+    assert_eq!(changed_at(&revoked), "2026-01-02T00:00:00Z", "as Didomi applies it again");
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl<'d> Letter<'d> {
 
     /// The event; `None` when its body cannot be read.
     pub fn event(&self) -> Option<&Event<'d>> {
-        self.event.get_or_init(|| event::decode(self.body).ok()).as_ref()
+        self.event.get_or_init(|| event::decode(self.body, &[]).ok()).as_ref()
     }
 
     /// The HTTP status of the last attempt's answer.

@@ -111,9 +111,8 @@ impl Gate {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
-        let response = self.respond(&body, under_way).await;
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
-        Ok(response)
+        let _one = UnderWay(&self.under_way);
+        Ok(self.respond(&body, under_way).await)
     }
 
     async fn respond(&self, body: &[u8], under_way: u64) -> Response<Full<Bytes>> {
@@ -146,6 +145,15 @@ impl Gate {
         let mut response = Response::default();
         *response.status_mut() = status;
         response
+    }
+}
+
+/// A request that is counted until it is answered, or given up by its client.
+struct UnderWay<'g>(&'g AtomicU64);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,7 +6,7 @@
 //! accuses nobody: this process is alive, and knows what it had.
 
 use lapin::message::Delivery;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,8 @@ const CRASHED: i64 = 5;
 /// The most messages that are remembered; those that another worker got after a connection was
 /// lost would be remembered for ever.
 const REMEMBERED: usize = 100_000;
+/// So many that were acked last are remembered, too: an ack that was written may never have arrived.
+const ACKED: usize = 2_048;
 
 /// How a delivery is to be treated, by how it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +50,38 @@ pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool) -> Stan
     }
 }
 
-/// The messages that this process received and did not settle, over all connections.
+/// The messages that this process received and did not settle, over all connections, or whose ack may
+/// be lost.
 #[derive(Debug, Default)]
 pub struct Unsettled {
     hasher: RandomState,
-    bodies: Mutex<HashSet<u64>>,
+    bodies: Mutex<Bodies>,
+}
+
+#[derive(Debug, Default)]
+struct Bodies {
+    in_hand: HashSet<u64>,
+    acked: VecDeque<u64>,
+}
+
+impl Bodies {
+    /// Notes a body in hand, and says whether it was known.
+    fn receive(&mut self, body: u64, redelivered: bool) -> bool {
+        if self.in_hand.len() >= REMEMBERED {
+            self.in_hand.clear();
+        }
+        // Only what came back is looked for.
+        let was_acked = redelivered && self.acked.contains(&body);
+        !self.in_hand.insert(body) || was_acked
+    }
+
+    fn forget(&mut self, body: u64) {
+        self.in_hand.remove(&body);
+        if self.acked.len() >= ACKED {
+            self.acked.pop_front();
+        }
+        self.acked.push_back(body);
+    }
 }
 
 impl Unsettled {
@@ -60,23 +89,18 @@ impl Unsettled {
     pub(super) fn receive(&self, delivery: &Delivery) -> (u64, Standing) {
         // Nothing of the body is in its name.
         let body = self.hasher.hash_one(&delivery.data);
-        let mut bodies = self.bodies();
-        if bodies.len() >= REMEMBERED {
-            bodies.clear();
-        }
-        let was_ours = !bodies.insert(body);
-        drop(bodies);
+        let was_ours = self.bodies().receive(body, delivery.redelivered);
         let headers = delivery.properties.headers().as_ref();
         let returns = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
         (body, standing(delivery.redelivered, returns.and_then(super::headers::integer), was_ours))
     }
 
-    /// Forgets a delivery that was acked.
+    /// Lets go of a delivery whose ack was written.
     pub(super) fn forget(&self, name: u64) {
-        self.bodies().remove(&name);
+        self.bodies().forget(name);
     }
 
-    fn bodies(&self) -> MutexGuard<'_, HashSet<u64>> {
+    fn bodies(&self) -> MutexGuard<'_, Bodies> {
         self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,6 +127,26 @@ mod tests {
         for returns in [2, 5, 20] {
             assert_eq!(standing(true, Some(returns), true), Standing::Anew);
         }
+    }
+
+    #[test]
+    fn what_comes_back_after_a_lost_ack_is_ours() {
+        let mut bodies = Bodies::default();
+        assert!(!bodies.receive(7, false));
+        bodies.forget(7);
+        assert!(!bodies.receive(7, false), "the same text, published again");
+        bodies.forget(7);
+        assert!(bodies.receive(7, true));
+        for body in 100..100 + ACKED as u64 {
+            assert!(!bodies.receive(body, false));
+            bodies.forget(body);
+        }
+        bodies.forget(7);
+        for body in 9_000..9_000 + ACKED as u64 {
+            bodies.forget(body);
+        }
+        assert!(!bodies.receive(7, true), "it is long ago");
+        assert_eq!(bodies.acked.len(), ACKED);
     }
 
     #[test]

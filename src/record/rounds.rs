@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
-/// How long a round gathers while there is much to do: a sync for each event would cost more than
-/// its request.
-const GATHER: Duration = Duration::from_millis(3);
-/// From so many writes in the last round on there is much to do.
-const MUCH: usize = 16;
+/// From the beginning of one round to that of the next at least: a sync for each event would cost
+/// more than its request.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long writes wait for which nobody waits.
 const LAZY: Duration = Duration::from_millis(20);
 type Durable = oneshot::Sender<Result<(), Failed>>;
@@ -185,19 +184,17 @@ impl Shared {
 
 /// Writes, round by round, until the store is closed or the disk fails: then everybody is told.
 pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
-    let mut last = 0;
+    let mut next = Instant::now();
     loop {
         shared.wake.notified().await;
         if shared.state().round.waiting.is_empty() {
             // Too late is no error: it is written then.
             let _ = tokio::time::timeout(LAZY, shared.urgent.notified()).await;
         }
-        if last >= MUCH {
-            tokio::time::sleep(GATHER).await;
-        }
+        tokio::time::sleep_until(next).await;
+        next = Instant::now() + GATHER;
         let is_last = shared.is_closed.load(Ordering::Relaxed);
         let (Round { notes, waiting, .. }, records) = shared.take();
-        last = records.len();
         let must_last = !waiting.is_empty();
         let written = tokio::task::spawn_blocking(move || {
             let done = writer.write(&records, notes, must_last);

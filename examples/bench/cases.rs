@@ -417,13 +417,15 @@ impl Cases {
         let queue = format!("consent-gate.{name}");
         self.gate.reset(Some(Duration::from_millis(5)));
         let process = self.start(Contender::Worker("records"), &home, &queue, 64)?;
-        let refused_s = u32::try_from(SOAK_OUTAGE.as_secs())?;
+        let (outage, part) = (SOAK_OUTAGE.as_secs(), SOAK_PART.as_secs());
+        let mut sent = 0;
         for minute in 0..minutes {
-            for (is_outage, seconds) in [(true, refused_s), (false, u32::try_from(SOAK_PART.as_secs())? - refused_s)] {
+            for (is_outage, seconds) in [(true, outage), (false, part - outage)] {
                 self.gate.refuse(is_outage);
-                let (from, events) = (minute * 1_000_000, u64::from(SOAK_PER_SECOND * seconds));
-                self.bench
-                    .flow(&queue, SOAK_PER_SECOND, events, |n| format!("p{}@example.com", (from + n) % SOAK_PEOPLE))?;
+                let events = u64::from(SOAK_PER_SECOND) * seconds;
+                let person = |n| format!("p{}@example.com", (sent + n) % SOAK_PEOPLE);
+                self.bench.flow(&queue, SOAK_PER_SECOND, events, person)?;
+                sent += events;
             }
             self.page.row(&[
                 (minute + 1).to_string(),
@@ -434,8 +436,7 @@ impl Cases {
                 self.gate.refused().to_string(),
             ]);
         }
-        let events = minutes * SOAK_PART.as_secs() * u64::from(SOAK_PER_SECOND);
-        wait(PATIENCE, || Ok(self.gate.received() >= events))?;
+        wait(PATIENCE, || Ok(self.gate.received() >= sent))?;
         process.stop()
     }
 

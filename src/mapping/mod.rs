@@ -111,14 +111,10 @@ impl Mappings {
     /// Puts compiled mappings together; `identifier` is the index of the one that names the person.
     #[must_use]
     pub fn new(list: Vec<Mapping>, identifier: usize) -> Mappings {
-        let paths: Vec<&Path> = list
-            .iter()
-            .filter_map(|mapping| match &mapping.source {
-                Source::Path(path) => Some(path),
-                Source::Constant(_) => None,
-            })
-            .collect();
-        let unread = SELDOM_MAPPED.into_iter().filter(|field| !paths.iter().any(|path| path.may_name(field))).collect();
+        let is_read = |field: &str| {
+            list.iter().any(|mapping| matches!(&mapping.source, Source::Path(path) if path.may_name(field)))
+        };
+        let unread = SELDOM_MAPPED.into_iter().filter(|field| !is_read(field)).collect();
         Mappings { list, identifier, unread }
     }
 

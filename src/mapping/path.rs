@@ -151,7 +151,7 @@ impl Path {
 
     /// The event's own metadata; what it does not name is looked up in its user's.
     fn metadata<'e>(&self, event: &'e Event<'e>, entity: &'e Fields<'e>) -> Result<Option<Found<'e>>, Defect> {
-        let own = descend_from(object(entity, METADATA, METADATA)?, &self.rest, "metadata")?;
+        let own = descend_from(object(entity, METADATA, METADATA)?, &self.rest, METADATA)?;
         if own.is_some() {
             return Ok(own);
         }

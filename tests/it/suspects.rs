@@ -88,8 +88,7 @@ fn a_connection_that_flaps_under_a_hanging_gate_makes_nobody_guilty() {
     poll_until("everybody at the gate", || (lab.gate(0).profiles().as_object().unwrap().len() == 12).then_some(()));
     assert!(lab.worker().text().contains("its returns are counted anew"), "counts began anew");
     let dead: Vec<_> = lab.dead().iter().map(|letter| letter.header("consent-gate-reason")).collect();
-    // On a slow machine some have used up their attempts at the hanging gate by now.
-    assert!(dead.iter().all(|reason| reason.as_deref() == Some("attempts_exhausted")), "{dead:?}");
+    assert!(dead.is_empty(), "{dead:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::schedule::MAX_DELAYS;
 use crate::traces::{Ending, Kind, Span, Tracer};
 use crate::verdict::{Course, Death, Retry, Skip, Verdict};
 use jiff::Timestamp;
+use prometheus::{Histogram, IntCounter, IntGauge};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -21,7 +22,37 @@ use std::fmt;
 pub struct Facts {
     integration: String,
     metrics: Metrics,
+    each: Each,
     tracer: Tracer,
+}
+
+/// The series that change with every event: to find them by their labels costs more than to count.
+#[derive(Clone, Debug)]
+struct Each {
+    in_flight: IntGauge,
+    misconfigured: IntGauge,
+    stale_values: IntCounter,
+    gate_request_seconds: Histogram,
+    attempts: [(Outcome, IntCounter); Outcome::ALL.len()],
+    first: Histogram,
+    retry: Histogram,
+}
+
+impl Each {
+    fn of(integration: &str, metrics: &Metrics) -> Each {
+        let one = [integration];
+        let latency = |path| metrics.consent_latency_seconds.with_label_values(&[integration, path]);
+        Each {
+            in_flight: metrics.in_flight.with_label_values(&one),
+            misconfigured: metrics.misconfigured.with_label_values(&one),
+            stale_values: metrics.stale_values.with_label_values(&one),
+            gate_request_seconds: metrics.gate_request_seconds.with_label_values(&one),
+            attempts: Outcome::ALL
+                .map(|outcome| (outcome, metrics.attempts.with_label_values(&[integration, outcome.label()]))),
+            first: latency("first"),
+            retry: latency("retry"),
+        }
+    }
 }
 
 /// One delivery, as far as its facts need it.
@@ -67,7 +98,8 @@ impl Facts {
     #[must_use]
     pub fn of(integration: &Integration, metrics: &Metrics, tracer: &Tracer) -> Facts {
         let name = integration.name.to_string();
-        let facts = Facts { integration: name, metrics: metrics.clone(), tracer: tracer.clone() };
+        let each = Each::of(&name, metrics);
+        let facts = Facts { integration: name, metrics: metrics.clone(), each, tracer: tracer.clone() };
         facts.limited(integration.limits.first());
         facts
     }
@@ -80,7 +112,7 @@ impl Facts {
 
     /// A request left (1) or its answer came (-1).
     pub fn in_flight(&self, change: i64) {
-        self.metrics.in_flight.with_label_values(&[&self.integration]).add(change);
+        self.each.in_flight.add(change);
     }
 
     /// A delivery or a request begins, as a part of this trace.
@@ -92,8 +124,10 @@ impl Facts {
     /// The gate answered one request, or did not.
     pub fn attempted(&self, answer: &Answer, span: Option<Span>) {
         let (name, result) = (self.integration.as_str(), answer.outcome.label());
-        self.metrics.attempts.with_label_values(&[name, result]).inc();
-        self.metrics.gate_request_seconds.with_label_values(&[name]).observe(answer.duration.as_secs_f64());
+        for (_, attempts) in self.each.attempts.iter().filter(|(outcome, _)| *outcome == answer.outcome) {
+            attempts.inc();
+        }
+        self.each.gate_request_seconds.observe(answer.duration.as_secs_f64());
         match answer.outcome {
             Outcome::Accepted | Outcome::Rejected | Outcome::Refused => self.misconfigured(false),
             Outcome::Misconfigured => self.misconfigured(true),
@@ -132,7 +166,7 @@ impl Facts {
     }
 
     fn misconfigured(&self, now: bool) {
-        self.metrics.misconfigured.with_label_values(&[&self.integration]).set(i64::from(now));
+        self.each.misconfigured.set(i64::from(now));
     }
 
     /// A verdict was carried out, and the broker knows.
@@ -228,7 +262,7 @@ impl Facts {
 
     /// An event came with choices that are outdated.
     pub fn stale(&self, values: usize) {
-        self.metrics.stale_values.with_label_values(&[&self.integration]).inc_by(values as u64);
+        self.each.stale_values.inc_by(values as u64);
     }
 
     /// The records could not be read or written; the event stays with the broker.
@@ -264,17 +298,16 @@ impl Facts {
 
     fn latency(&self, receipt: &Receipt<'_>, now: Timestamp) {
         let Some(changed_at) = receipt.brief.changed_at else { return };
-        let name = self.integration.as_str();
         if receipt.at.duration_since(changed_at).as_secs_f64() > LATE_AFTER_SECONDS {
-            self.metrics.late_events.with_label_values(&[name]).inc();
+            self.metrics.late_events.with_label_values(&[&self.integration]).inc();
             return;
         }
         let seconds = now.duration_since(changed_at).as_secs_f64().max(0.0);
         let path = match receipt.lane {
-            Lane::Fresh => "first",
-            Lane::Retry => "retry",
+            Lane::Fresh => &self.each.first,
+            Lane::Retry => &self.each.retry,
         };
-        self.metrics.consent_latency_seconds.with_label_values(&[name, path]).observe(seconds);
+        path.observe(seconds);
     }
 
     /// A publish or an ack failed; the event stays with the broker.

@@ -8,6 +8,7 @@ use crate::broker::standing::Standing;
 use crate::gate::{Pass, State};
 use crate::worker::Worker;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
@@ -67,10 +68,11 @@ impl Intake<'_> {
         }
         self.inbox.flow(self.worker.prefetch()).await?;
         let mut suspects = Vec::new();
+        let mut shut = pin!(self.worker.gate().shut());
         while suspects.is_empty() {
             let next = tokio::select! {
                 biased;
-                () = self.worker.gate().shut() => break,
+                () = &mut shut => break,
                 next = self.inbox.next() => next,
             };
             self.sort(next.ok_or_else(Error::consumer_gone)?, &mut suspects).await;

@@ -2,12 +2,13 @@
 
 use consent_gate::config::{self, Environment, Problem};
 use consent_gate::event;
-use consent_gate::gate::signature;
+use consent_gate::gate::signature::Signer;
 use consent_gate::integration::Integration;
 use consent_gate::mapping::Choice;
 use consent_gate::plan::{self, Plan};
 use consent_gate::record::{Mapped, Offer, Record};
 use jiff::{SignedDuration, Timestamp};
+use std::cell::Cell;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
     let record = merge();
     let bytes = serde_json::to_vec(&record)?;
 
+    let (signer, second) = (Signer::default(), Cell::new(1_700_000_000));
     let [for_decode, for_map, for_plan, for_sign] = [(); 4].map(|()| Arc::clone(&integration));
     Ok(vec![
         step("decode by serde_json::Value", || serde_json::from_slice::<serde_json::Value>(black_box(EVENT))),
@@ -65,7 +67,8 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         step("decode", move || event::decode(black_box(EVENT), for_decode.mappings.unread()).is_ok()),
         step("map", move || drop(for_map.mappings.properties(black_box(&decoded), false))),
         step("plan", move || plan::plan(black_box(EVENT), &for_plan, now).1.is_ok()),
-        step("sign", move || signature::authorization(&for_sign.endpoint, black_box(1_700_000_000))),
+        // Each time another second: within one, a signature is made once.
+        step("sign", move || signer.authorization(&for_sign.endpoint, second.replace(second.get() + 1))),
         step("request", move || black_box(&send).own_request(&integration)),
         step("record: read", move || serde_json::from_slice::<Record>(black_box(&bytes))),
         step("record: merge", merge),

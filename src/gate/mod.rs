@@ -28,6 +28,7 @@ use crate::schedule::{OnOutage, Schedule};
 use breaker::Breaker;
 use jiff::Timestamp;
 use limit::Limit;
+use signature::Signer;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -44,6 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Gate {
     endpoint: Endpoint,
     url: reqwest::Url,
+    signer: Signer,
     limits: Limits,
     limit: Limit,
     breaker: Mutex<Breaker>,
@@ -92,7 +94,8 @@ impl Gate {
         let patience = schedule.shortest().min(PATIENCE);
         // Read once: for each request it would cost more than signing it.
         let url = reqwest::Url::parse(&endpoint.url())?;
-        Ok(Gate { limit: Limit::new(&limits), endpoint, url, limits, breaker, state, patience, client })
+        let (limit, signer) = (Limit::new(&limits), Signer::default());
+        Ok(Gate { limit, signer, endpoint, url, limits, breaker, state, patience, client })
     }
 
     /// Where the requests go.
@@ -198,15 +201,16 @@ impl Gate {
     }
 
     async fn exchange(&self, request: &GateRequest, now: Timestamp) -> Answer {
-        let authorization = signature::authorization(&self.endpoint, now.as_second());
+        let authorization = self.signer.authorization(&self.endpoint, now.as_second());
         let redact = |said: &str| {
+            let authorization = String::from_utf8_lossy(authorization.as_bytes());
             let secrets = self.endpoint.secrets().chain(authorization.split([' ', ':']));
             redact::redact(said, request.values().chain(secrets))
         };
         let post = self
             .client
             .post(self.url.clone())
-            .header(AUTHORIZATION, sensitive(&authorization))
+            .header(AUTHORIZATION, authorization.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(ACCEPT, HeaderValue::from_static("application/json"));
         let post = match request.trace() {
@@ -244,13 +248,6 @@ impl Gate {
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         Ok((response.status().as_u16(), date.map(|date| date.timestamp().as_second() - now.as_second())))
     }
-}
-
-fn sensitive(text: &str) -> HeaderValue {
-    // Only a user name with control characters could fail, and such a document does not load.
-    let mut value = HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("hmac"));
-    value.set_sensitive(true);
-    value
 }
 
 /// Reads at most [`MAX_ANSWER`] bytes and one more, by which a longer body is recognized.

@@ -12,7 +12,8 @@ const FRESH: Duration = Duration::from_secs(60);
 
 static READ: Mutex<Option<(Instant, ClientConfig)>> = Mutex::new(None);
 
-/// A client in the making, which verifies its servers, follows no redirect and asks no proxy.
+/// A client in the making, which verifies its servers, follows no redirect, sends nothing twice and
+/// asks no proxy.
 ///
 /// # Errors
 /// The system has no certificates.
@@ -21,6 +22,8 @@ pub fn client() -> anyhow::Result<reqwest::ClientBuilder> {
         .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(verified()?)
         .redirect(reqwest::redirect::Policy::none())
+        // Without this, each request is copied for a second try that never comes.
+        .retry(reqwest::retry::never().max_retries_per_request(0))
         .no_proxy();
     Ok(builder)
 }

@@ -39,7 +39,7 @@ pub struct Send {
     pub offer: Arc<Offer>,
     trace: Option<String>,
     /// What the event itself says, as texts, in the mappings' order.
-    own: Vec<(String, String)>,
+    own: Vec<(Arc<str>, String)>,
 }
 
 impl Send {
@@ -59,14 +59,14 @@ impl Send {
     /// keeps choices.
     #[must_use]
     pub fn request(&self, integration: &Integration, newest: &Values) -> GateRequest {
-        let is_choice = |id: &str| self.offer.choices.iter().any(|(property, _)| property == id);
+        let is_choice = |id: &str| self.offer.choices.iter().any(|(property, _)| **property == *id);
         let mappings = integration.mappings.iter().filter_map(|mapping| {
             let text = match newest.get(&mapping.id) {
                 Some(newest) => mapping.text(&newest.choice).ok().flatten(),
                 None if is_choice(&mapping.id) => None,
                 None => self.own.iter().find(|(id, _)| *id == mapping.id).map(|(_, text)| text.clone()),
             };
-            Some((mapping.id.clone(), text?))
+            Some((Arc::clone(&mapping.id), text?))
         });
         GateRequest::new(integration.endpoint.gate(), mappings.collect()).traced(self.trace.clone())
     }
@@ -123,10 +123,10 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
     }
     let (mut choices, mut own) = (Vec::new(), Vec::new());
     for Property { id, text, choice, .. } in properties {
-        choices.extend(choice.map(|choice| (id.to_owned(), choice)));
-        own.extend(text.ok().map(|text| (id.to_owned(), text)));
+        choices.extend(choice.map(|choice| (Arc::clone(id), choice)));
+        own.extend(text.ok().map(|text| (Arc::clone(id), text)));
     }
-    let event = event.id().ok().flatten().map(str::to_owned);
+    let event = event.id().ok().flatten().map(Arc::from);
     let offer = Arc::new(Offer { at, event, choices });
     Ok(Plan::Send(Send { identifier, offer, trace: None, own }))
 }

@@ -6,7 +6,7 @@ use consent_gate::gate::signature::Signer;
 use consent_gate::integration::Integration;
 use consent_gate::mapping::Choice;
 use consent_gate::plan::{self, Plan};
-use consent_gate::record::{Mapped, Offer, Record};
+use consent_gate::record::{Mapped, Offer, Record, compact};
 use jiff::{SignedDuration, Timestamp};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -43,10 +43,10 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         anyhow::bail!("the event of the benchmark asks for no request");
     };
 
-    let choice = |id: &str, on| (id.to_owned(), Choice::Switch(on));
+    let choice = |id: &str, on| (Arc::from(id), Choice::Switch(on));
     let offer = Offer {
         at: Some(now),
-        event: Some("00000000-0000-4000-8000-000000000001".to_owned()),
+        event: Some("00000000-0000-4000-8000-000000000001".into()),
         choices: vec![choice("OPTIN_NEWS", true), choice("OPTIN_SMS", false), choice("OPTIN_ADS", true)],
     };
     let merge = move || {
@@ -57,7 +57,9 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         record
     };
     let record = merge();
-    let bytes = serde_json::to_vec(&record)?;
+    let json = serde_json::to_vec(&record)?;
+    let packed = compact::pack(&record).map_err(|damaged| anyhow::anyhow!("{damaged:?}"))?;
+    let (for_json, for_pack) = (record.clone(), record);
 
     let (signer, second) = (Signer::default(), Cell::new(1_700_000_000));
     let [for_decode, for_map, for_plan, for_sign] = [(); 4].map(|()| Arc::clone(&integration));
@@ -70,8 +72,10 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         // Each time another second: within one, a signature is made once.
         step("sign", move || signer.authorization(&for_sign.endpoint, second.replace(second.get() + 1))),
         step("request", move || black_box(&send).own_request(&integration)),
-        step("record: read", move || serde_json::from_slice::<Record>(black_box(&bytes))),
+        step("record: unpack", move || compact::unpack(black_box(&packed))),
         step("record: merge", merge),
-        step("record: write", move || serde_json::to_vec(black_box(&record))),
+        step("record: pack", move || compact::pack(black_box(&for_pack))),
+        step("record: read JSON", move || serde_json::from_slice::<Record>(black_box(&json))),
+        step("record: write JSON", move || serde_json::to_vec(black_box(&for_json))),
     ])
 }

@@ -27,10 +27,10 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
             let (records, integration, mapped) = (&records, &integration, &mapped);
             async move {
                 let now = Timestamp::now();
-                let choice = |id: &str, on: bool| (id.to_owned(), Choice::Switch(on));
+                let choice = |id: &str, on: bool| (Arc::from(id), Choice::Switch(on));
                 let offer = Arc::new(Offer {
                     at: Some(now),
-                    event: Some(format!("00000000-0000-4000-8000-{n:012}")),
+                    event: Some(format!("00000000-0000-4000-8000-{n:012}").into()),
                     choices: vec![choice("OPTIN_NEWS", true), choice("OPTIN_SMS", false), choice("OPTIN_ADS", true)],
                 });
                 let person = format!("person-{n}@example.com");

@@ -250,7 +250,7 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
         Some(format.value)
     });
     fields.finish();
-    Some(Mapping { id: id?.value, source: source?, texts: (on, off), date_format })
+    Some(Mapping { id: id?.value.into(), source: source?, texts: (on, off), date_format })
 }
 
 fn source(fields: &mut Fields<'_>) -> Option<Source> {
@@ -279,9 +279,9 @@ fn identifier_index(
     problems: &Problems,
 ) -> Option<usize> {
     if let Some(wanted) = wanted {
-        let found = mappings.iter().position(|m| m.id == wanted.value && matches!(m.source, Source::Path(_)));
+        let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
         if found.is_none() {
-            let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| mapping.id.as_str()));
+            let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| &*mapping.id));
             problems.add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", wanted.value));
         }
         let switch = found

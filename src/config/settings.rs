@@ -396,9 +396,9 @@ pub(super) fn check_together(
                 integration.name
             ));
         }
-        for mapping in integration.mappings.iter().filter(|mapping| mapping.id != integration.mappings.identifier_id())
+        for mapping in integration.mappings.iter().filter(|mapping| *mapping.id != *integration.mappings.identifier_id())
         {
-            let key = (endpoint.base(), endpoint.gate(), mapping.id.as_str());
+            let key = (endpoint.base(), endpoint.gate(), &*mapping.id);
             if let Some(other) = fed.insert(key, integration) {
                 warnings.push(format!(
                     "{} and {} both feed {} through gate {}: neither knows what the other sent",

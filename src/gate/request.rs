@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use std::sync::Arc;
 
 /// A gate request, ready to be sent as often as needed; signing happens at each attempt.
 #[derive(Clone, Debug)]
 pub struct GateRequest {
     body: Vec<u8>,
-    properties: Vec<(String, String)>,
+    properties: Vec<(Arc<str>, String)>,
     trace: Option<String>,
 }
 
@@ -18,7 +19,7 @@ struct Trigger<'a> {
     gate_input: GateInput<'a>,
 }
 
-struct GateInput<'a>(&'a [(String, String)]);
+struct GateInput<'a>(&'a [(Arc<str>, String)]);
 
 impl Serialize for GateInput<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -33,7 +34,7 @@ impl Serialize for GateInput<'_> {
 impl GateRequest {
     /// A trigger of `gate` with properties as texts.
     #[must_use]
-    pub fn new(gate: &str, properties: Vec<(String, String)>) -> GateRequest {
+    pub fn new(gate: &str, properties: Vec<(Arc<str>, String)>) -> GateRequest {
         let trigger = Trigger { gate, gate_input: GateInput(&properties) };
         // Strings and a map with string keys always serialize.
         let body = serde_json::to_vec(&trigger).unwrap_or_default();
@@ -60,7 +61,7 @@ impl GateRequest {
 
     /// The names of the properties that are sent.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.properties.iter().map(|(name, _)| name.as_str())
+        self.properties.iter().map(|(name, _)| &**name)
     }
 
     /// Every value that is sent, for redaction.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// Where a property's value comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,7 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mapping {
     /// The property at Selligent, spelled as the customer typed it.
-    pub id: String,
+    pub id: Arc<str>,
     pub source: Source,
     /// The texts for true and for false.
     pub texts: (String, String),
@@ -75,7 +76,7 @@ impl fmt::Display for Choice {
 /// What became of one mapping for one event.
 #[derive(Clone, Debug)]
 pub struct Property<'m> {
-    pub id: &'m str,
+    pub id: &'m Arc<str>,
     /// The text to send, or why the property is left out.
     pub text: Result<String, LeftOut>,
     /// What the person chose; `None` for constants, for the identifier, and when left out.

@@ -57,8 +57,8 @@ fn as_table(record: &Record, reveal: bool) -> String {
     for (property, newest) in record.values() {
         let value = if reveal { newest.choice.to_string() } else { "(hidden)".to_owned() };
         let accepted = if newest.is_refused { "refused for good".to_owned() } else { time(newest.accepted, "not yet") };
-        let event = newest.event.clone().unwrap_or_else(|| "(no id)".to_owned());
-        rows.push(vec![property.clone(), value, time(newest.at, "(undated)"), event, accepted]);
+        let event = newest.event.as_deref().unwrap_or("(no id)").to_owned();
+        rows.push(vec![property.to_string(), value, time(newest.at, "(undated)"), event, accepted]);
     }
     let mut text = if rows.len() > 1 { super::table(&rows) } else { "no choice is recorded\n".to_owned() };
     if let Some(at) = record.erased() {

@@ -3,9 +3,9 @@
 //! A write is seen at once. All writes of a moment go to the disk together, beside everything else:
 //! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
-use super::rounds::{Answer, Numbered, Shared, serve};
+use super::rounds::{Answer, Packed, Shared, serve};
 use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write};
-use super::{Claim, Failed, Record};
+use super::{Claim, Failed, Record, compact};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
@@ -137,9 +137,8 @@ impl Embedded {
 
     fn stored(&self, key: Key) -> Result<Option<Record>, Failed> {
         let found = self.checked(|| self.records.get(key))?;
-        // What it says is somebody's: only where it is wrong may be told.
-        let record = found.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        record.map_err(|error| self.failed(format!("a record is damaged at column {}", error.column())))
+        let record = found.map(|bytes| compact::unpack(&bytes)).transpose();
+        record.map_err(|compact::Damaged| self.failed("a record is damaged, or another version's".to_owned()))
     }
 
     /// Which store it is, and how far it got.
@@ -238,14 +237,14 @@ impl Writer {
     /// One round; `must_last` syncs it.
     pub(super) fn write(
         &mut self,
-        records: &[Numbered],
+        records: Vec<Packed>,
         notes: Vec<(String, String)>,
         must_last: bool,
     ) -> Result<(), Failed> {
         let mut batch = self.database.batch();
-        for Numbered { key, record, .. } in records {
-            let bytes = serde_json::to_vec(&**record).map_err(|error| Failed::new(error.to_string()))?;
-            batch.insert(&self.records, *key, bytes);
+        for (key, bytes) in records {
+            let bytes = bytes.map_err(|compact::Damaged| Failed::new("a record cannot be written"))?;
+            batch.insert(&self.records, key, bytes);
         }
         for (name, text) in notes {
             batch.insert(&self.notes, name, text);
@@ -267,7 +266,7 @@ impl Writer {
         self.swept = Some(now);
         for item in self.records.iter() {
             let (key, bytes) = item.into_inner()?;
-            let record = serde_json::from_slice::<Record>(&bytes);
+            let record = compact::unpack(&bytes);
             if record.is_ok_and(|record| record.is_older_than(self.retention, now)) {
                 self.records.remove(key)?;
             }

@@ -6,6 +6,7 @@
 //! idempotent. What is sent is the record's newest, so a late retry carries today's truth.
 
 pub mod address;
+pub mod compact;
 pub mod desk;
 mod embedded;
 mod place;
@@ -31,9 +32,9 @@ pub struct Offer {
     /// When the choices changed; an undated event is older than every dated one.
     pub at: Option<Timestamp>,
     /// The event's id.
-    pub event: Option<String>,
+    pub event: Option<Arc<str>>,
     /// Property and choice, in the mappings' order.
-    pub choices: Vec<(String, Choice)>,
+    pub choices: Vec<(Arc<str>, Choice)>,
 }
 
 /// The newest known choice of one property.
@@ -44,7 +45,7 @@ pub struct Newest {
     #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
-    pub event: Option<String>,
+    pub event: Option<Arc<str>>,
     /// The gate refused it for good: it is neither lent to other events nor replaced by an older.
     #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_refused: bool,
@@ -81,7 +82,7 @@ impl Newest {
 }
 
 /// The newest choice of each of some properties.
-pub type Values = LiteMap<String, Arc<Newest>>;
+pub type Values = LiteMap<Arc<str>, Arc<Newest>>;
 
 /// A request whose outcome is not known, or not known to be harmless any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,12 +100,12 @@ pub struct Doubt {
 
 /// Since when each property is mapped, where that is known; the others always were.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mapped(BTreeMap<String, Timestamp>);
+pub struct Mapped(BTreeMap<Arc<str>, Timestamp>);
 
 impl Mapped {
     /// Takes the properties that appeared later than the records began.
     #[must_use]
-    pub fn new(since: BTreeMap<String, Timestamp>) -> Mapped {
+    pub fn new(since: BTreeMap<Arc<str>, Timestamp>) -> Mapped {
         Mapped(since)
     }
 }
@@ -200,7 +201,7 @@ impl Record {
     pub fn newest(&self, offer: &Offer) -> Values {
         let named = offer.choices.iter().filter_map(|(property, _)| Some((property, self.values.get(property)?)));
         let lent = named.filter(|(_, newest)| !newest.is_refused || newest.is_of(offer));
-        lent.map(|(property, newest)| (property.clone(), newest.clone())).collect()
+        lent.map(|(property, newest)| (Arc::clone(property), Arc::clone(newest))).collect()
     }
 
     /// What to send to make good what a late request may have spoiled: the newest of everything
@@ -272,7 +273,7 @@ impl Record {
             .filter(|(_, newest)| !newest.is_refused)
             .map(|(property, newest)| (property.clone(), newest.clone()))
             .collect();
-        let is_newer = |(property, newest): (&String, &Arc<Newest>)| {
+        let is_newer = |(property, newest): (&Arc<str>, &Arc<Newest>)| {
             sent.get(property).is_some_and(|sent| newest.compare(sent) == Ordering::Greater)
         };
         newest.iter().any(is_newer).then_some(newest)
@@ -285,7 +286,7 @@ impl Record {
     }
 
     /// The newest choice of each property.
-    pub fn values(&self) -> impl Iterator<Item = (&String, &Newest)> {
+    pub fn values(&self) -> impl Iterator<Item = (&Arc<str>, &Newest)> {
         self.values.iter().map(|(property, newest)| (property, &**newest))
     }
 

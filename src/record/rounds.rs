@@ -2,8 +2,9 @@
 
 use super::embedded::Writer;
 use super::store::{Key, Write};
-use super::{Failed, Record};
+use super::{Failed, Record, compact};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,8 @@ const KEPT: usize = 2_048;
 /// A record on its way to the disk, or there already and likely to be asked for again.
 #[derive(Debug)]
 struct Pending {
-    record: Arc<Record>,
+    /// `None` for who is not on record.
+    record: Option<Record>,
     /// Which write it was, of all.
     number: u64,
     /// It is in the round that is being gathered.
@@ -71,13 +73,10 @@ pub(super) struct Shared {
     is_closed: AtomicBool,
 }
 
-/// A record that a round writes, and which change it was.
-#[derive(Debug)]
-pub(super) struct Numbered {
-    pub key: Key,
-    pub number: u64,
-    pub record: Arc<Record>,
-}
+/// A record that a round writes: its person's key, and which change it was.
+type Numbered = (Key, u64);
+/// The same as it goes to the disk.
+pub(super) type Packed = (Key, Result<Vec<u8>, compact::Damaged>);
 
 impl Shared {
     /// What is known of a person, changed, and on its way to the disk.
@@ -88,23 +87,27 @@ impl Shared {
         change: impl FnOnce(&mut Option<Record>) -> (T, Write),
     ) -> Result<(T, Option<Answer>), Failed> {
         let mut state = self.state();
-        let (mut changed, is_gathered) = match state.pending.get(&key) {
-            Some(pending) => (Some(Record::clone(&pending.record)), pending.is_gathered),
-            None => (stored()?, false),
+        state.let_go();
+        let State { pending, written, round } = &mut *state;
+        let known = match pending.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let record = stored()?;
+                *written += 1;
+                unknown.insert(Pending { record, number: 0, is_gathered: false, written: Written::Lately })
+            }
         };
-        let (told, write) = change(&mut changed);
+        let (told, write) = change(&mut known.record);
         if write == Write::Nothing {
             return Ok((told, None));
         }
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let record = Arc::new(changed.unwrap_or_default());
-        let written = Written::NotYet;
-        let before = state.pending.insert(key, Pending { record, number, is_gathered: true, written });
-        state.written -= usize::from(before.is_some_and(|before| before.written == Written::Lately));
-        if !is_gathered {
-            state.round.keys.push(key);
+        *written -= usize::from(known.written == Written::Lately);
+        known.written = Written::NotYet;
+        known.number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        if !std::mem::replace(&mut known.is_gathered, true) {
+            round.keys.push(key);
         }
-        let answer = (write == Write::Durable).then(|| self.await_round(&mut state.round));
+        let answer = (write == Write::Durable).then(|| self.await_round(round));
         self.wake.notify_one();
         Ok((told, answer))
     }
@@ -147,37 +150,42 @@ impl Shared {
     }
 
     /// Takes the round, with the records that it writes.
-    fn take(&self) -> (Round, Vec<Numbered>) {
+    fn take(&self) -> (Round, Vec<Numbered>, Vec<Packed>) {
         let mut state = self.state();
         let round = std::mem::take(&mut state.round);
-        let mut records = Vec::with_capacity(round.keys.len());
+        let (mut numbers, mut records) = (Vec::with_capacity(round.keys.len()), Vec::with_capacity(round.keys.len()));
         for key in &round.keys {
-            if let Some(pending) = state.pending.get_mut(key) {
-                pending.is_gathered = false;
-                let (number, record) = (pending.number, Arc::clone(&pending.record));
-                records.push(Numbered { key: *key, number, record });
+            if let Some(Pending { record: Some(record), number, is_gathered, .. }) = state.pending.get_mut(key) {
+                *is_gathered = false;
+                numbers.push((*key, *number));
+                records.push((*key, compact::pack(record)));
             }
         }
-        (round, records)
+        (round, numbers, records)
     }
 
-    /// Notes what is on the disk now, unless it changed meanwhile, and when that is much, lets go of
-    /// what is there for longer.
-    fn written(&self, records: &[Numbered]) {
+    /// Notes what is on the disk now, unless it changed meanwhile.
+    fn written(&self, numbers: &[Numbered]) {
         let mut state = self.state();
         let state = &mut *state;
-        for Numbered { key, number, .. } in records {
+        for (key, number) in numbers {
             if let Some(pending) = state.pending.get_mut(key).filter(|pending| pending.number == *number) {
                 pending.written = Written::Lately;
                 state.written += 1;
             }
         }
-        if state.written > KEPT {
-            state.pending.retain(|_, pending| pending.written != Written::Before);
-            for pending in state.pending.values_mut().filter(|pending| pending.written == Written::Lately) {
+    }
+}
+
+impl State {
+    /// When much of what is kept is on the disk, lets go of what is there for longer.
+    fn let_go(&mut self) {
+        if self.written > KEPT {
+            self.pending.retain(|_, pending| pending.written != Written::Before);
+            for pending in self.pending.values_mut().filter(|pending| pending.written == Written::Lately) {
                 pending.written = Written::Before;
             }
-            state.written = 0;
+            self.written = 0;
         }
     }
 }
@@ -194,13 +202,13 @@ pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
         tokio::time::sleep_until(next).await;
         next = Instant::now() + GATHER;
         let is_last = shared.is_closed.load(Ordering::Relaxed);
-        let (Round { notes, waiting, .. }, records) = shared.take();
+        let (Round { notes, waiting, .. }, numbers, records) = shared.take();
         let must_last = !waiting.is_empty();
         let written = tokio::task::spawn_blocking(move || {
-            let done = writer.write(&records, notes, must_last);
-            (writer, records, done)
+            let done = writer.write(records, notes, must_last);
+            (writer, done)
         });
-        let Ok((back, records, done)) = written.await else { break };
+        let Ok((back, done)) = written.await else { break };
         writer = back;
         let has_failed = done.is_err();
         for who in waiting {
@@ -210,7 +218,7 @@ pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
         if has_failed || is_last {
             break;
         }
-        shared.written(&records);
+        shared.written(&numbers);
     }
     shared.is_closed.store(true, Ordering::Relaxed);
     // Who waits for a round that never comes hears of it.

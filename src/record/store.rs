@@ -78,7 +78,8 @@ impl Store {
     }
 
     /// Reads a record, changes it and writes it, as one step. The change must be repeatable: it is
-    /// made again when another worker was faster.
+    /// made again when another worker was faster. Where it asks for nothing, it must have left the
+    /// record as it was.
     async fn update<T>(
         &self,
         key: Key,
@@ -290,20 +291,20 @@ impl Records {
         let lateness = lateness(integration);
         let id = self.ids.hash_one((key, now));
         let merge = |known: &mut Option<Record>| {
-            let remembered = known.take().filter(|record| !record.is_older_than(self.retention, now));
-            let is_known = remembered.is_some();
-            let mut record = remembered.unwrap_or_default();
-            if record.has_erased(offer.at) {
-                return (Err(Turn::Erased), Write::Nothing);
+            let remembered = known.as_ref().filter(|record| !record.is_older_than(self.retention, now));
+            match remembered {
+                Some(record) if record.has_erased(offer.at) => return (Err(Turn::Erased), Write::Nothing),
+                None if offer.at.is_some_and(|at| now.duration_since(at) > self.retention) => {
+                    return (Err(Turn::TooOld), Write::Nothing);
+                }
+                Some(_) => {}
+                None => *known = None,
             }
-            if !is_known && offer.at.is_some_and(|at| now.duration_since(at) > self.retention) {
-                return (Err(Turn::TooOld), Write::Nothing);
-            }
+            let record = known.get_or_insert_default();
             let outdated = record.merge(offer, now, mapped);
             let newest = if is_repair { record.repair(offer, now, lateness) } else { Some(record.newest(offer)) };
-            let Some(newest) = newest else { return (Err(Turn::Needless), Write::Nothing) };
+            let Some(newest) = newest else { return (Err(Turn::Needless), Write::Later) };
             record.about_to_send(id, newest.clone(), now, lateness);
-            *known = Some(record);
             (Ok((newest, outdated)), Write::Durable)
         };
         let (begun, seen) = store.update(key, None, merge).await?;

@@ -10,8 +10,8 @@ fn at(second: i64) -> Timestamp {
 fn offer(second: i64, event: &str, choices: &[(&str, bool)]) -> Offer {
     Offer {
         at: Some(at(second)),
-        event: Some(event.to_owned()),
-        choices: choices.iter().map(|(id, on)| ((*id).to_owned(), Choice::Switch(*on))).collect(),
+        event: Some(event.into()),
+        choices: choices.iter().map(|(id, on)| ((*id).into(), Choice::Switch(*on))).collect(),
     }
 }
 
@@ -40,7 +40,7 @@ fn a_late_retry_never_switches_on_what_was_switched_off() {
     assert_eq!(merge(&mut record, &opt_out), 0);
     assert_eq!(merge(&mut record, &opt_in), 1, "it is outdated");
     assert_eq!(
-        record.newest(&opt_in)[&"news".to_owned()].choice,
+        record.newest(&opt_in)[&"news".into()].choice,
         Choice::Switch(false),
         "the retry carries today's truth"
     );
@@ -76,12 +76,12 @@ fn a_value_that_the_gate_refused_is_neither_lent_nor_replaced_by_an_older_one() 
     merge(&mut record, &old);
     assert!(record.newest(&old).is_empty(), "left out");
     assert_eq!(
-        record.newest(&refused)[&"news".to_owned()].choice,
+        record.newest(&refused)[&"news".into()].choice,
         Choice::Switch(false),
         "its own event may try again"
     );
     turn(&mut record, 2, &refused, Sent::Accepted, 70);
-    assert_eq!(record.newest(&old)[&"news".to_owned()].choice, Choice::Switch(false), "acceptance clears the mark");
+    assert_eq!(record.newest(&old)[&"news".into()].choice, Choice::Switch(false), "acceptance clears the mark");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_refusal_of_what_was_lent_marks_nothing() {
     let (old, new) = (offer(0, "a", &[("news", true)]), offer(60, "b", &[("news", false)]));
     merge(&mut record, &new);
     turn(&mut record, 1, &old, Sent::Failed, 70);
-    assert_eq!(record.newest(&old)[&"news".to_owned()].choice, Choice::Switch(false));
+    assert_eq!(record.newest(&old)[&"news".into()].choice, Choice::Switch(false));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_request_that_may_still_be_executed_is_repaired() {
     assert!(turn(&mut record, 2, &second, Sent::Accepted, 60), "the first may come after it");
     assert!(turn(&mut record, 3, &third, Sent::Accepted, 70), "the first repair may be lost in a crash");
     let repair = record.repair(&second, at(3_000), LATENESS).expect("it waits for its repair, however long");
-    assert_eq!(repair[&"news".to_owned()].choice, Choice::Switch(false));
+    assert_eq!(repair[&"news".into()].choice, Choice::Switch(false));
     record.repaired(at(100), LATENESS);
     assert!(record.repair(&second, at(3_000), LATENESS).is_some(), "that one came too early");
     record.repaired(at(3_000), LATENESS);
@@ -150,7 +150,7 @@ fn an_erased_person_stays_erased_until_a_later_event() {
 
 #[test]
 fn an_old_letter_does_not_set_a_new_mapping_against_a_newer_event() {
-    let since = &Mapped::new(BTreeMap::from([("partners".to_owned(), at(500))]));
+    let since = &Mapped::new(BTreeMap::from([("partners".into(), at(500))]));
     let mut record = Record::default();
     // Came before `partners` was mapped; whether it named it nobody knows any more.
     record.merge(&offer(60, "b", &[("news", false)]), at(60), &Mapped::default());
@@ -164,7 +164,7 @@ fn an_old_letter_does_not_set_a_new_mapping_against_a_newer_event() {
 
 #[test]
 fn what_came_after_a_new_mapping_does_not_hide_what_came_before() {
-    let since = &Mapped::new(BTreeMap::from([("partners".to_owned(), at(500))]));
+    let since = &Mapped::new(BTreeMap::from([("partners".into(), at(500))]));
     let (old, later) = (offer(100, "a", &[("partners", true)]), offer(600, "b", &[("news", false)]));
     for order in [[&old, &later], [&later, &old]] {
         let mut record = Record::default();
@@ -191,6 +191,11 @@ fn a_record_is_kept_whole() {
     turn(&mut record, 3, &offer(4, "c", &[("news", true)]), Sent::Unknown, 4);
     let text = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    let bytes = compact::pack(&record).unwrap();
+    assert_eq!(compact::unpack(&bytes), Ok(record));
+    for damaged in [&bytes[1..], &bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat(), text.as_bytes(), b""] {
+        assert_eq!(compact::unpack(damaged), Err(compact::Damaged));
+    }
 }
 
 fn offers() -> impl Strategy<Value = Vec<Offer>> {
@@ -201,8 +206,8 @@ fn offers() -> impl Strategy<Value = Vec<Offer>> {
     );
     let one = one.prop_map(|(second, event, choices)| Offer {
         at: second.map(at),
-        event,
-        choices: choices.into_iter().map(|(property, on)| (property.to_string(), Choice::Switch(on))).collect(),
+        event: event.map(Arc::from),
+        choices: choices.into_iter().map(|(id, on)| (id.to_string().into(), Choice::Switch(on))).collect(),
     });
     proptest::collection::vec(one, 0..8)
 }
@@ -225,6 +230,33 @@ proptest! {
     ) {
         let twice = again.iter().filter(|_| !offers.is_empty()).map(|index| index.get(&offers));
         prop_assert_eq!(merged(&offers), merged(shuffled.iter().chain(twice)));
+    }
+
+    #[test]
+    fn it_stays_what_it_is_on_the_disk(
+        turns in proptest::collection::vec((offers(), 0_usize..4, 0_i64..300), 0..8),
+        erased in proptest::option::of(0_i64..4),
+    ) {
+        let mut record = Record::default();
+        for (id, (offers, sent, now)) in (0..).zip(turns) {
+            let sent = [Sent::Accepted, Sent::Refused, Sent::Failed, Sent::Unknown][sent];
+            for offer in &offers {
+                turn(&mut record, id, offer, sent, now);
+            }
+            let bytes = compact::pack(&record).unwrap();
+            prop_assert_eq!(compact::unpack(&bytes), Ok(record.clone()));
+        }
+        if let Some(second) = erased {
+            record.erase(at(second), at(1_000));
+        }
+        let bytes = compact::pack(&record).unwrap();
+        prop_assert_eq!(compact::unpack(&bytes), Ok(record));
+    }
+
+    #[test]
+    fn no_bytes_end_the_process(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let _ = compact::unpack(&bytes);
+        let _ = compact::unpack(&[&[1], &bytes[..]].concat());
     }
 
     #[test]

@@ -99,8 +99,8 @@ struct World {
     /// What is on the disk, and what the only worker has written since; several share the disk.
     disk: Record,
     memory: Record,
-    profile: BTreeMap<String, Choice>,
-    late: Vec<(Timestamp, BTreeMap<String, Choice>)>,
+    profile: BTreeMap<Arc<str>, Choice>,
+    late: Vec<(Timestamp, BTreeMap<Arc<str>, Choice>)>,
     faults: bool,
     /// Everything up to then was erased, and something older was sent since.
     erased: Option<Timestamp>,
@@ -124,10 +124,10 @@ impl World {
                 Offer {
                     // Ties occur.
                     at: (!random.percent(5)).then(|| second(random.below(6) * 20)),
-                    event: Some(format!("e{n}")),
+                    event: Some(format!("e{n}").into()),
                     choices: named
                         .into_iter()
-                        .map(|property| (property.to_owned(), Choice::Switch(random.percent(50))))
+                        .map(|property| (property.into(), Choice::Switch(random.percent(50))))
                         .collect(),
                 }
             })
@@ -356,7 +356,7 @@ impl World {
 
     /// One request: executed or not, now or late, answered or not, or cut off by a crash.
     fn ask(&mut self, newest: &Values) -> Result<Outcome, Crash> {
-        let values: BTreeMap<String, Choice> =
+        let values: BTreeMap<Arc<str>, Choice> =
             newest.iter().map(|(property, newest)| (property.clone(), newest.choice.clone())).collect();
         let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
         let fault = if self.faults { self.random.below(100) } else { 100 };
@@ -393,7 +393,7 @@ impl World {
     }
 
     /// The newest choice of each property, of all events.
-    fn expected(&self) -> BTreeMap<String, Choice> {
+    fn expected(&self) -> BTreeMap<Arc<str>, Choice> {
         let mut newest = Values::new();
         for (property, offered) in self.events.iter().flat_map(own) {
             let is_newer = newest.get(&property).is_none_or(|known| offered.compare(known) == Ordering::Greater);

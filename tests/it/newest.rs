@@ -260,8 +260,8 @@ pub fn quiet(lab: &mut Lab) {
 
 fn offer(n: usize) -> Offer {
     let at = Timestamp::from_second(1_700_000_000 + i64::try_from(n).unwrap()).unwrap();
-    let choices = vec![("OPTIN_NEWS".to_owned(), Choice::Switch(n.is_multiple_of(2)))];
-    Offer { at: Some(at), event: Some(n.to_string()), choices }
+    let choices = vec![("OPTIN_NEWS".into(), Choice::Switch(n.is_multiple_of(2)))];
+    Offer { at: Some(at), event: Some(n.to_string().into()), choices }
 }
 
 /// An integration that needs no broker and no gate.

@@ -111,7 +111,7 @@ mod tests {
 
     fn integration() -> Integration {
         let mapping = |id: &str, path| Mapping {
-            id: id.to_owned(),
+            id: id.into(),
             source: Source::Path(Path::compile(path).unwrap()),
             texts: ("1".to_owned(), "0".to_owned()),
             date_format: None,
@@ -151,8 +151,8 @@ mod tests {
 
     /// What is recorded after a choice that the gate accepted, or did not.
     fn record(minute: i64, news: bool, is_accepted: bool) -> Known {
-        let choices = vec![("NEWS".to_owned(), Choice::Switch(news))];
-        let offer = Offer { at: Some(at(minute)), event: Some("e".to_owned()), choices };
+        let choices = vec![("NEWS".into(), Choice::Switch(news))];
+        let offer = Offer { at: Some(at(minute)), event: Some("e".into()), choices };
         let mut record = Record::default();
         record.merge(&offer, at(minute), &Mapped::default());
         record.about_to_send(1, record.newest(&offer), at(minute), SignedDuration::ZERO);

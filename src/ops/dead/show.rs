@@ -127,7 +127,7 @@ impl Whole<'_, '_> {
                 Ok(_) => HIDDEN.to_owned(),
                 Err(why) => format!("left out: {}", why.explain()),
             };
-            (property.id.to_owned(), value)
+            (property.id.to_string(), value)
         });
         told.collect()
     }

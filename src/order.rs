@@ -5,6 +5,7 @@
 //! its turn. Events of different persons never wait for each other, and a line is short: whoever
 //! comes beyond its end waits at the broker.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 /// The most events of one person in hand, the one under way included.
 const LONGEST_LINE: usize = 8;
 
-type Lines = Mutex<HashMap<String, VecDeque<oneshot::Sender<()>>>>;
+type Lines = Mutex<HashMap<Arc<str>, VecDeque<oneshot::Sender<()>>>>;
 
 /// The lines of one integration.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +23,7 @@ pub struct Order(Arc<Lines>);
 #[derive(Debug)]
 pub struct Place {
     lines: Arc<Lines>,
-    person: String,
+    person: Arc<str>,
     waiting: Option<oneshot::Receiver<()>>,
 }
 
@@ -30,7 +31,7 @@ impl Order {
     /// Takes the last place in a person's line, if there is one.
     #[must_use]
     pub fn join(&self, identifier: &str) -> Option<Place> {
-        let person = person(identifier);
+        let person: Arc<str> = person(identifier).into();
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = match lines.get_mut(&person) {
             Some(line) if line.len() + 1 >= LONGEST_LINE => return None,
@@ -40,7 +41,7 @@ impl Order {
                 Some(turn)
             }
             None => {
-                lines.insert(person.clone(), VecDeque::new());
+                lines.insert(Arc::clone(&person), VecDeque::new());
                 None
             }
         };
@@ -86,8 +87,13 @@ impl Drop for Place {
 
 /// The key of a person: e-mail addresses are compared trimmed and in lower case.
 #[must_use]
-pub fn person(identifier: &str) -> String {
-    if identifier.contains('@') { identifier.trim().to_lowercase() } else { identifier.to_owned() }
+pub fn person(identifier: &str) -> Cow<'_, str> {
+    if !identifier.contains('@') {
+        return Cow::Borrowed(identifier);
+    }
+    let address = identifier.trim();
+    let is_lower = address.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
+    if is_lower { Cow::Borrowed(address) } else { Cow::Owned(address.to_lowercase()) }
 }
 
 #[cfg(test)]

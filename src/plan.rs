@@ -16,7 +16,7 @@ pub enum Plan {
     /// A request to the gate.
     Send(Send),
     /// That a person is forgotten: everything up to an instant, if the event names one.
-    Erase { identifier: String, at: Option<Timestamp> },
+    Erase { identifier: Arc<str>, at: Option<Timestamp> },
 }
 
 impl Plan {
@@ -35,11 +35,11 @@ impl Plan {
 /// A request in the making.
 #[derive(Clone, Debug)]
 pub struct Send {
-    pub identifier: String,
+    pub identifier: Arc<str>,
     pub offer: Arc<Offer>,
     trace: Option<String>,
     /// What the event itself says, as texts, in the mappings' order.
-    own: Vec<(Arc<str>, String)>,
+    own: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl Send {

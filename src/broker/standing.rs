@@ -9,6 +9,7 @@ use lapin::message::Delivery;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// From so many returns on, a message is a suspect.
 const SUSPECT: i64 = 2;
@@ -52,10 +53,17 @@ pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool) -> Stan
 
 /// The messages that this process received and did not settle, over all connections, or whose ack may
 /// be lost.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Unsettled {
-    hasher: RandomState,
+    /// Drawn for each process: names mean nothing elsewhere.
+    seed: u64,
     bodies: Mutex<Bodies>,
+}
+
+impl Default for Unsettled {
+    fn default() -> Unsettled {
+        Unsettled { seed: RandomState::new().hash_one(()), bodies: Mutex::default() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +96,7 @@ impl Unsettled {
     /// Notes a delivery, names its body, and says how to treat it.
     pub(super) fn receive(&self, delivery: &Delivery) -> (u64, Standing) {
         // Nothing of the body is in its name.
-        let body = self.hasher.hash_one(&delivery.data);
+        let body = xxh3_64_with_seed(&delivery.data, self.seed);
         let was_ours = self.bodies().receive(body, delivery.redelivered);
         let headers = delivery.properties.headers().as_ref();
         let returns = headers.and_then(|headers| headers.inner().get("x-delivery-count"));

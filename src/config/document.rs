@@ -250,7 +250,7 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
         Some(format.value)
     });
     fields.finish();
-    Some(Mapping { id: id?.value.into(), source: source?, texts: (on, off), date_format })
+    Some(Mapping { id: id?.value.into(), source: source?, texts: (on.into(), off.into()), date_format })
 }
 
 fn source(fields: &mut Fields<'_>) -> Option<Source> {
@@ -268,7 +268,7 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
             .map_err(|why| fields.problems().add(&value.place, format!("mappings.value: {why}")))
             .ok()
             .map(Source::Path),
-        (None, constant) => constant.map(|at| Source::Constant(at.value)),
+        (None, constant) => constant.map(|at| Source::Constant(at.value.into())),
     }
 }
 

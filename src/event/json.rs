@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
+/// Room for so many fields of an object is made at once.
+const USUAL_FIELDS: usize = 8;
+
 /// By this name of a field `serde_json` hands over a number with all its digits.
 const NUMBER: &str = "$serde_json::private::Number";
 
@@ -162,41 +165,32 @@ impl<'de> Visitor<'de> for Reader<'_> {
             let digits: String = object.next_value()?;
             return digits.parse().map(Json::Number).map_err(Error::custom);
         }
-        // All at once: one by one, a message with many fields would be sorted in quadratic time.
-        let (mut key, mut failed) = (Some(first), None);
-        let fields = std::iter::from_fn(|| {
-            let entry = self.field(key.take(), &mut object);
-            entry.unwrap_or_else(|error| {
-                failed = Some(error);
-                None
-            })
-        });
-        let fields = fields.collect();
-        failed.map_or(Ok(Json::Object(fields)), Err)
+        let mut fields = Vec::with_capacity(USUAL_FIELDS);
+        let mut next = Some(Text(first));
+        while let Some(Text(key)) = next {
+            let value = if self.unread.contains(&&*key) {
+                Json::Unread(Unread(object.next_value()?))
+            } else {
+                object.next_value_seed(if key == METADATA { Reader { unread: &[] } } else { self })?
+            };
+            fields.push((key, value));
+            next = object.next_key()?;
+        }
+        Ok(Json::Object(sorted(fields)))
     }
 }
 
-impl Reader<'_> {
-    /// The next field of an object, whose key may have been read already.
-    fn field<'de, A: MapAccess<'de>>(
-        self,
-        key: Option<Cow<'de, str>>,
-        object: &mut A,
-    ) -> Result<Option<(Cow<'de, str>, Json<'de>)>, A::Error> {
-        let key = match key {
-            Some(key) => key,
-            None => match object.next_key()? {
-                Some(Text(key)) => key,
-                None => return Ok(None),
-            },
-        };
-        let value = if self.unread.contains(&&*key) {
-            Json::Unread(Unread(object.next_value()?))
-        } else {
-            object.next_value_seed(if key == METADATA { Reader { unread: &[] } } else { self })?
-        };
-        Ok(Some((key, value)))
-    }
+/// All at once: one by one, a message with many fields would be sorted in quadratic time.
+fn sorted<'b>(mut fields: Vec<(Cow<'b, str>, Json<'b>)>) -> Fields<'b> {
+    fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+    fields.dedup_by(|later, earlier| {
+        let is_same = later.0 == earlier.0;
+        if is_same {
+            std::mem::swap(later, earlier);
+        }
+        is_same
+    });
+    Fields::from_sorted_store_unchecked(fields)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a reply of the gate means (pure).
 
 use serde_json::Value;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// The classes of answers; the labels of `attempts_total`.
@@ -140,18 +141,18 @@ impl Envelope {
 
 /// The body as text, whatever byte order mark or UTF-16 the vendor's server writes it with: an
 /// envelope that is not recognized would count as success.
-fn decoded(body: &[u8]) -> String {
+fn decoded(body: &[u8]) -> Cow<'_, str> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
-        String::from_utf16_lossy(&units)
+        Cow::Owned(String::from_utf16_lossy(&units))
     };
     match body {
-        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest).into_owned(),
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest),
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
         [b'{', 0, ..] => utf16(body, u16::from_le_bytes),
         [0, b'{', ..] => utf16(body, u16::from_be_bytes),
-        _ => String::from_utf8_lossy(body).into_owned(),
+        _ => String::from_utf8_lossy(body),
     }
 }
 

@@ -217,7 +217,7 @@ impl Gate {
             Some(trace) => post.header("traceparent", trace),
             None => post,
         };
-        let sent = post.body(request.body().to_vec()).send().await;
+        let sent = post.body(request.body().clone()).send().await;
         let mut response = match sent {
             Ok(response) => response,
             Err(error) => return Answer::unavailable(describe(&error.without_url())),

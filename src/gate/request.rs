@@ -1,5 +1,6 @@
 //! The body of a trigger: the gate's name and the properties, in the mappings' order.
 
+use hyper::body::Bytes;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 /// A gate request, ready to be sent as often as needed; signing happens at each attempt.
 #[derive(Clone, Debug)]
 pub struct GateRequest {
-    body: Vec<u8>,
-    properties: Vec<(Arc<str>, String)>,
+    body: Bytes,
+    properties: Vec<(Arc<str>, Arc<str>)>,
     trace: Option<String>,
 }
 
@@ -19,7 +20,7 @@ struct Trigger<'a> {
     gate_input: GateInput<'a>,
 }
 
-struct GateInput<'a>(&'a [(Arc<str>, String)]);
+struct GateInput<'a>(&'a [(Arc<str>, Arc<str>)]);
 
 impl Serialize for GateInput<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -34,11 +35,11 @@ impl Serialize for GateInput<'_> {
 impl GateRequest {
     /// A trigger of `gate` with properties as texts.
     #[must_use]
-    pub fn new(gate: &str, properties: Vec<(Arc<str>, String)>) -> GateRequest {
+    pub fn new(gate: &str, properties: Vec<(Arc<str>, Arc<str>)>) -> GateRequest {
         let trigger = Trigger { gate, gate_input: GateInput(&properties) };
         // Strings and a map with string keys always serialize.
         let body = serde_json::to_vec(&trigger).unwrap_or_default();
-        GateRequest { body, properties, trace: None }
+        GateRequest { body: body.into(), properties, trace: None }
     }
 
     /// The same as a part of a trace.
@@ -53,9 +54,9 @@ impl GateRequest {
         self.trace.as_deref()
     }
 
-    /// The JSON that is sent.
+    /// The JSON that is sent; a copy of it costs nothing.
     #[must_use]
-    pub fn body(&self) -> &[u8] {
+    pub fn body(&self) -> &Bytes {
         &self.body
     }
 
@@ -66,6 +67,6 @@ impl GateRequest {
 
     /// Every value that is sent, for redaction.
     pub fn values(&self) -> impl Iterator<Item = &str> {
-        self.properties.iter().map(|(_, value)| value.as_str())
+        self.properties.iter().map(|(_, value)| &**value)
     }
 }

@@ -21,7 +21,7 @@ pub enum Source {
     /// A path into the event.
     Path(Path),
     /// The same text for every event.
-    Constant(String),
+    Constant(Arc<str>),
 }
 
 /// One property of the profile and how its text is made.
@@ -31,7 +31,7 @@ pub struct Mapping {
     pub id: Arc<str>,
     pub source: Source,
     /// The texts for true and for false.
-    pub texts: (String, String),
+    pub texts: (Arc<str>, Arc<str>),
     /// A strftime format for values that are times; rendered in UTC.
     pub date_format: Option<String>,
 }
@@ -53,7 +53,7 @@ const SELDOM_MAPPED: [&str; 9] =
 #[serde(untagged)]
 pub enum Choice {
     Switch(bool),
-    Text(String),
+    Text(Arc<str>),
 }
 
 impl Choice {
@@ -78,7 +78,7 @@ impl fmt::Display for Choice {
 pub struct Property<'m> {
     pub id: &'m Arc<str>,
     /// The text to send, or why the property is left out.
-    pub text: Result<String, LeftOut>,
+    pub text: Result<Arc<str>, LeftOut>,
     /// What the person chose; `None` for constants, for the identifier, and when left out.
     pub choice: Option<Choice>,
     /// The place in the event that gave it; `None` for constants and where nothing was found.
@@ -140,7 +140,7 @@ impl Mappings {
     ///
     /// # Errors
     /// A field on the way has a wrong type.
-    pub fn identifier(&self, event: &Event) -> Result<Option<String>, Defect> {
+    pub fn identifier(&self, event: &Event) -> Result<Option<Arc<str>>, Defect> {
         let Some(mapping) = self.list.get(self.identifier) else { return Ok(None) };
         let text = mapping.property(event, false)?.text;
         Ok(text.ok().filter(|text| !text.trim().is_empty()))
@@ -198,14 +198,14 @@ impl Mapping {
     ///
     /// # Errors
     /// Its `date_format` needs a time, and this is none.
-    pub fn text(&self, choice: &Choice) -> Result<Option<String>, &'static str> {
+    pub fn text(&self, choice: &Choice) -> Result<Option<Arc<str>>, &'static str> {
         let text = match choice {
             Choice::Switch(true) => self.texts.0.clone(),
             Choice::Switch(false) => self.texts.1.clone(),
             Choice::Text(text) => match &self.date_format {
                 Some(format) if !text.is_empty() => {
                     let time: Timestamp = text.parse().map_err(|_| "not an RFC 3339 time, as its date_format needs")?;
-                    format_time(time, format).ok_or("a time that its date_format cannot show")?
+                    format_time(time, format).ok_or("a time that its date_format cannot show")?.into()
                 }
                 _ => text.clone(),
             },

@@ -6,6 +6,7 @@
 
 use super::Choice;
 use crate::event::{Defect, Event, Fields, Json, METADATA, object};
+use smallvec::{SmallVec, smallvec};
 use std::fmt::Arguments;
 
 /// The roots that a path can begin with.
@@ -70,8 +71,11 @@ const ROOT_KINDS: [Root; 12] = [
 #[derive(Debug)]
 pub struct Found<'e> {
     value: Leaf<'e>,
-    segments: Vec<&'e str>,
+    segments: Segments<'e>,
 }
+
+/// Most places in an event are no deeper.
+type Segments<'e> = SmallVec<[&'e str; 8]>;
 
 #[derive(Debug)]
 enum Leaf<'e> {
@@ -139,12 +143,12 @@ impl Path {
             Root::Purposes => list(consents("purposes")?, &self.rest, "consents.purposes"),
             Root::Channels => list(consents("channels")?, &self.rest, "consents.channels"),
             Root::Vendors => vendors(consents("vendors")?, &self.rest),
-            Root::Tcfcs => Ok(consents("tcfcs")?.map(|value| Found::at(value, vec!["consents", "tcfcs"]))),
+            Root::Tcfcs => Ok(consents("tcfcs")?.map(|value| Found::at(value, smallvec!["consents", "tcfcs"]))),
             Root::CreatedAt => field(Some(entity), "", "created_at", event),
             Root::UpdatedAt => field(Some(entity), "", "updated_at", event),
             Root::Id => field(Some(entity), "", "id", event),
             Root::Regulation => {
-                Ok(Some(Found { value: Leaf::Text(event.regulation()?), segments: vec!["regulation"] }))
+                Ok(Some(Found { value: Leaf::Text(event.regulation()?), segments: smallvec!["regulation"] }))
             }
         }
     }
@@ -183,7 +187,7 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
 }
 
 impl<'e> Found<'e> {
-    fn at(value: &'e Json<'e>, segments: Vec<&'e str>) -> Found<'e> {
+    fn at(value: &'e Json<'e>, segments: Segments<'e>) -> Found<'e> {
         Found { value: Leaf::Value(value), segments }
     }
 
@@ -200,7 +204,7 @@ impl<'e> Found<'e> {
     pub fn choice(&self) -> Result<Option<Choice>, Defect> {
         let value = match self.value {
             Leaf::Switch(on) => return Ok(Some(Choice::Switch(on))),
-            Leaf::Text(text) => return Ok(Some(Choice::Text(text.to_owned()))),
+            Leaf::Text(text) => return Ok(Some(Choice::Text(text.into()))),
             Leaf::Ids(Json::Null) => return Ok(None),
             Leaf::Ids(Json::Array(ids)) => return Ok(Some(joined(ids))),
             Leaf::Ids(other) => return Err(Defect::wrong_type(&self.place(), "a list", other)),
@@ -216,11 +220,11 @@ impl<'e> Found<'e> {
             (other, Some("enabled" | "enabled_li")) => {
                 Err(Defect::wrong_type(&self.place(), "true, false or null", other))
             }
-            (Json::String(text), _) => Ok(Some(Choice::Text(text.clone().into_owned()))),
+            (Json::String(text), _) => Ok(Some(Choice::Text((&**text).into()))),
             (other, Some("value" | "tcfcs")) => Err(Defect::wrong_type(&self.place(), "a string", other)),
             (Json::Array(items), _) if items.iter().all(|item| item.as_str().is_some()) => Ok(Some(joined(items))),
             // The customer's own fields: nested data goes in as an escaped string.
-            (other, _) => Ok(Some(Choice::Text(other.to_string()))),
+            (other, _) => Ok(Some(Choice::Text(other.to_string().into()))),
         }
     }
 }
@@ -228,7 +232,7 @@ impl<'e> Found<'e> {
 /// Ids as one text; numbers are ids too.
 fn joined(ids: &[Json<'_>]) -> Choice {
     let texts = ids.iter().map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
-    Choice::Text(texts.collect::<Vec<_>>().join(","))
+    Choice::Text(texts.collect::<Vec<_>>().join(",").into())
 }
 
 /// A field whose value is a string or null.
@@ -238,7 +242,7 @@ fn field<'e>(
     key: &'static str,
     event: &Event<'_>,
 ) -> Result<Option<Found<'e>>, Defect> {
-    let segments = if parent.is_empty() || event.kind().is_user() { vec![key] } else { vec![parent, key] };
+    let segments: Segments<'e> = if parent.is_empty() || event.kind().is_user() { smallvec![key] } else { smallvec![parent, key] };
     match fields.and_then(|fields| fields.get(key)) {
         None => Ok(None),
         Some(value @ (Json::String(_) | Json::Null)) => Ok(Some(Found::at(value, segments))),
@@ -282,7 +286,7 @@ impl<'e> Found<'e> {
 
 fn descend<'e>(value: &'e Json<'e>, rest: &str, place: Arguments<'_>) -> Result<Option<Found<'e>>, Defect> {
     match value {
-        value if rest.is_empty() => Ok(Some(Found::at(value, Vec::new()))),
+        value if rest.is_empty() => Ok(Some(Found::at(value, Segments::new()))),
         Json::Object(fields) => in_object(fields, rest, place),
         Json::Array(elements) => in_list(elements, rest, place),
         _ => Ok(None),
@@ -308,13 +312,13 @@ fn in_object<'e>(fields: &'e Fields<'e>, rest: &str, place: Arguments<'_>) -> Re
 }
 
 /// Whether one value is among those selected in a preference, as ids joined by commas.
-fn selected(ids: &str, wanted: &str) -> Found<'static> {
+fn selected<'e>(ids: &str, wanted: &str) -> Found<'e> {
     let on = ids.split(',').any(|id| id.trim() == wanted);
-    Found { value: Leaf::Switch(on), segments: Vec::new() }
+    Found { value: Leaf::Switch(on), segments: Segments::new() }
 }
 
 fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: Arguments<'_>) -> Result<Option<Found<'e>>, Defect> {
-    let mut candidates: Vec<(&'e str, &'e Json<'e>)> = Vec::new();
+    let mut candidates: SmallVec<[(&'e str, &'e Json<'e>); 4]> = SmallVec::new();
     for (index, element) in elements.iter().enumerate() {
         match element.field("id").as_str() {
             Some(id) if rest_after(rest, id).is_some() => candidates.push((id, element)),
@@ -351,7 +355,7 @@ fn vendors<'e>(value: Option<&'e Json<'e>>, rest: &str) -> Result<Option<Found<'
         Some(other) => return Err(Defect::wrong_type("consents.vendors", "an object", other)),
     };
     if let Some(name) = VENDOR_LISTS.into_iter().find(|name| *name == rest) {
-        let segments = vec!["consents", "vendors", name];
+        let segments = smallvec!["consents", "vendors", name];
         return Ok(lists.get(name).map(|list| Found { value: Leaf::Ids(list), segments }));
     }
     let (vendor, on, off) = match rest.strip_suffix("_enabled_li") {
@@ -361,7 +365,7 @@ fn vendors<'e>(value: Option<&'e Json<'e>>, rest: &str) -> Result<Option<Found<'
     // Should an event name a vendor in both lists, the withdrawal counts.
     for (name, switch) in [(off, false), (on, true)] {
         if names_vendor(lists, name, vendor)? {
-            return Ok(Some(Found { value: Leaf::Switch(switch), segments: vec!["consents", "vendors", name] }));
+            return Ok(Some(Found { value: Leaf::Switch(switch), segments: smallvec!["consents", "vendors", name] }));
         }
     }
     Ok(None)

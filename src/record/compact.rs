@@ -146,7 +146,7 @@ fn newest(value: Value<'_>, origins: &[(Option<Timestamp>, Option<Arc<str>>)]) -
     let (at, event) = origins.get(value.origin).cloned().ok_or(Damaged)?;
     let choice = match value.said {
         Said::Switch(on) => Choice::Switch(on),
-        Said::Text(text) => Choice::Text(text.to_owned()),
+        Said::Text(text) => Choice::Text(text.into()),
     };
     let accepted = value.accepted.map(timestamp).transpose()?;
     Ok(Newest { choice, at, event, is_refused: value.is_refused, accepted })

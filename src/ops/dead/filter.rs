@@ -48,7 +48,7 @@ impl Filter {
         };
         let mut filter = Filter {
             event_ids: selection.event_id.clone(),
-            persons: selection.identifier.iter().map(|identifier| person(identifier)).collect(),
+            persons: selection.identifier.iter().map(|identifier| person(identifier).into_owned()).collect(),
             ..Filter::default()
         };
         for word in &selection.reason {
@@ -84,7 +84,7 @@ impl Filter {
 
     /// Everything of one person.
     pub fn person(identifier: &str) -> Filter {
-        Filter { persons: vec![person(identifier)], ..Filter::default() }
+        Filter { persons: vec![person(identifier).into_owned()], ..Filter::default() }
     }
 
     /// Whether it takes every letter.
@@ -110,7 +110,7 @@ impl Filter {
             && (self.kinds.is_empty() || letter.event().is_some_and(|event| self.kinds.contains(&event.kind().name())))
             && (self.event_ids.is_empty() || self.names_event(letter))
             && (self.persons.is_empty()
-                || letter.identifier().is_some_and(|identifier| self.persons.contains(&person(&identifier))))
+                || letter.identifier().is_some_and(|identifier| self.persons.iter().any(|own| *own == person(&identifier))))
     }
 
     fn names_event(&self, letter: &Letter<'_>) -> bool {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 /// A letter; its body is read when somebody asks.
 pub struct Letter<'d> {
@@ -59,7 +60,7 @@ impl<'d> Letter<'d> {
     }
 
     /// The person that it is about, as the event names them.
-    pub fn identifier(&self) -> Option<String> {
+    pub fn identifier(&self) -> Option<Arc<str>> {
         self.integration.mappings.identifier(self.event()?).ok()?
     }
 

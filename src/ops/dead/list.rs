@@ -13,6 +13,7 @@ use crate::verdict::Death;
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Rows that are written at once.
 const BATCH: usize = 1_000;
@@ -61,7 +62,7 @@ struct Row {
     id: u64,
     /// A UUID.
     event: Option<[u8; 16]>,
-    person: Option<Box<str>>,
+    person: Option<Arc<str>>,
     size: u32,
     attempts: u32,
     status: Option<u16>,
@@ -120,7 +121,7 @@ impl Row {
             died_ms: letter.died.map_or(i64::MIN, Timestamp::as_millisecond),
             id: u64::from_str_radix(&letter.id(), 16).unwrap_or_default(),
             event: brief.and_then(|brief| uuid(&brief.id?)),
-            person: if reveal { letter.identifier().map(Box::from) } else { None },
+            person: if reveal { letter.identifier() } else { None },
             size: u32::try_from(letter.body.len()).unwrap_or(u32::MAX),
             attempts: letter.history.attempts,
             status: letter.status(),

@@ -113,7 +113,7 @@ mod tests {
         let mapping = |id: &str, path| Mapping {
             id: id.into(),
             source: Source::Path(Path::compile(path).unwrap()),
-            texts: ("1".to_owned(), "0".to_owned()),
+            texts: ("1".into(), "0".into()),
             date_format: None,
         };
         let list =

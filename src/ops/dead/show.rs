@@ -123,7 +123,7 @@ impl Whole<'_, '_> {
         let properties = self.session.integration.mappings.properties(event, true).unwrap_or_default();
         let told = properties.into_iter().map(|property| {
             let value = match &property.text {
-                Ok(text) if self.reveal => text.clone(),
+                Ok(text) if self.reveal => text.to_string(),
                 Ok(_) => HIDDEN.to_owned(),
                 Err(why) => format!("left out: {}", why.explain()),
             };

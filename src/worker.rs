@@ -308,9 +308,9 @@ impl Worker {
     ) -> Option<Result<T, Course>> {
         tokio::select! {
             biased;
+            waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or(Some(Err(Course::Held))),
             () = outbox.over() => None,
             () = self.hurry.wait() => Some(Err(Course::Held)),
-            waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or(Some(Err(Course::Held))),
         }
     }
 

@@ -10,7 +10,7 @@ use super::standing::{Standing, Unsettled};
 use super::topology::{self, Queues, Source};
 use super::{Error, call};
 use crate::integration::Name;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -18,6 +18,15 @@ use lapin::{Channel, Connection, Consumer};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
+
+/// When nothing more is there to take, further deliveries are left to gather for so long by each one
+/// that may be in hand, and at most for so long: to wake for each would cost as much as to handle it.
+/// A gate that answers at once is not kept waiting: no worker handles 50,000 a second.
+const GATHER_FOR_EACH: Duration = Duration::from_micros(20);
+const GATHER_AT_MOST: Duration = Duration::from_millis(5);
+/// What is shorter is not worth a timer.
+const GATHER_AT_LEAST: Duration = Duration::from_millis(1);
 
 /// How often a queue is asked, before its channel closes, for answers that come after acks.
 const LAST_ACKS: usize = 4;
@@ -70,6 +79,8 @@ struct Tap {
 pub struct Inbox {
     taps: Vec<Tap>,
     unsettled: Arc<Unsettled>,
+    /// How long deliveries gather.
+    pause: Option<Duration>,
 }
 
 impl Inbox {
@@ -94,7 +105,7 @@ impl Inbox {
             let receipts = Arc::new(Receipts::new(channel.clone(), Arc::clone(&unsettled)));
             taps.push(Tap { feed, queue, channel, receipts, consumer: None });
         }
-        Ok(Inbox { taps, unsettled })
+        Ok(Inbox { taps, unsettled, pause: None })
     }
 
     /// The queues, those first that go first.
@@ -119,6 +130,8 @@ impl Inbox {
     /// # Errors
     /// The broker refuses or is gone.
     pub async fn flow(&mut self, prefetch: u16) -> Result<(), Error> {
+        let pause = (GATHER_FOR_EACH * prefetch.into()).min(GATHER_AT_MOST);
+        self.pause = Some(pause).filter(|pause| *pause >= GATHER_AT_LEAST);
         for tap in &mut self.taps {
             call("limit the prefetch", tap.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
             let consumer = tap.channel.basic_consume(
@@ -133,9 +146,22 @@ impl Inbox {
     }
 
     /// The next delivery of the flow, retries first; `None` once a channel or a consumer is gone,
-    /// which means to start again.
+    /// which means to start again. One that comes after a while is there at once; further ones gather.
     pub async fn next(&mut self) -> Option<Incoming> {
-        let (feed, receipts, next) = poll_fn(|cx| {
+        let there = self.delivered().now_or_never();
+        let (feed, receipts, next) = match (there, self.pause) {
+            (Some(there), _) => there,
+            (None, None) => self.delivered().await,
+            (None, Some(pause)) => {
+                tokio::time::sleep(pause).await;
+                self.delivered().await
+            }
+        };
+        Some(self.received(feed, &receipts, next?.ok()?))
+    }
+
+    async fn delivered(&mut self) -> (Feed, Arc<Receipts>, Option<lapin::Result<Delivery>>) {
+        poll_fn(|cx| {
             for tap in &mut self.taps {
                 if let Some(Poll::Ready(next)) = tap.consumer.as_mut().map(|consumer| consumer.poll_next_unpin(cx)) {
                     return Poll::Ready((tap.feed, Arc::clone(&tap.receipts), next));
@@ -143,8 +169,7 @@ impl Inbox {
             }
             Poll::Pending
         })
-        .await;
-        Some(self.received(feed, &receipts, next?.ok()?))
+        .await
     }
 
     /// Ends the flow and gives what was delivered and not yet looked at.

@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// What every record begins with. Another layout gets another number.
 const LAYOUT: u8 = 1;
 
+/// Room for so many bytes is made at once.
+const USUAL_BYTES: usize = 256;
+
 /// Seconds since 1970, and nanoseconds.
 type Instant = (i64, i32);
 
@@ -83,7 +86,7 @@ pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
     let [newest, newest_before_mapping, erased, merged] =
         [record.newest, record.newest_before_mapping, record.erased, record.merged].map(|at| at.map(instant));
     let packed = Packed { origins, values, doubts, newest, newest_before_mapping, erased, merged };
-    postcard::to_allocvec(&(LAYOUT, packed)).map_err(|_| Damaged)
+    postcard::to_extend(&(LAYOUT, packed), Vec::with_capacity(USUAL_BYTES)).map_err(|_| Damaged)
 }
 
 /// The record that bytes are.

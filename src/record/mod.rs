@@ -268,15 +268,12 @@ impl Record {
     /// gate refused for good are not sent again.
     #[must_use]
     pub fn moved_on(&self, sent: &Values) -> Option<Values> {
-        let known = sent.keys().filter_map(|property| Some((property, self.values.get(property)?)));
-        let newest: Values = known
-            .filter(|(_, newest)| !newest.is_refused)
-            .map(|(property, newest)| (property.clone(), newest.clone()))
-            .collect();
-        let is_newer = |(property, newest): (&Arc<str>, &Arc<Newest>)| {
-            sent.get(property).is_some_and(|sent| newest.compare(sent) == Ordering::Greater)
+        let known = || {
+            let known = sent.iter().filter_map(|(property, sent)| Some((property, sent, self.values.get(property)?)));
+            known.filter(|(_, _, newest)| !newest.is_refused)
         };
-        newest.iter().any(is_newer).then_some(newest)
+        let has_moved = known().any(|(_, sent, newest)| newest.compare(sent) == Ordering::Greater);
+        has_moved.then(|| known().map(|(property, _, newest)| (Arc::clone(property), Arc::clone(newest))).collect())
     }
 
     /// Whether nothing is known, and nothing was erased.

@@ -396,7 +396,8 @@ pub(super) fn check_together(
                 integration.name
             ));
         }
-        for mapping in integration.mappings.iter().filter(|mapping| *mapping.id != *integration.mappings.identifier_id())
+        for mapping in
+            integration.mappings.iter().filter(|mapping| *mapping.id != *integration.mappings.identifier_id())
         {
             let key = (endpoint.base(), endpoint.gate(), &*mapping.id);
             if let Some(other) = fed.insert(key, integration) {

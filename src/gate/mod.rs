@@ -28,8 +28,8 @@ use crate::schedule::{OnOutage, Schedule};
 use breaker::Breaker;
 use jiff::Timestamp;
 use limit::Limit;
-use signature::Signer;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use signature::Signer;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -95,7 +95,7 @@ impl Gate {
         // Read once: for each request it would cost more than signing it.
         let url = reqwest::Url::parse(&endpoint.url())?;
         let (limit, signer) = (Limit::new(&limits), Signer::default());
-        Ok(Gate { limit, signer, endpoint, url, limits, breaker, state, patience, client })
+        Ok(Gate { endpoint, url, signer, limits, limit, breaker, state, patience, client })
     }
 
     /// Where the requests go.

@@ -242,7 +242,8 @@ fn field<'e>(
     key: &'static str,
     event: &Event<'_>,
 ) -> Result<Option<Found<'e>>, Defect> {
-    let segments: Segments<'e> = if parent.is_empty() || event.kind().is_user() { smallvec![key] } else { smallvec![parent, key] };
+    let segments: Segments<'e> =
+        if parent.is_empty() || event.kind().is_user() { smallvec![key] } else { smallvec![parent, key] };
     match fields.and_then(|fields| fields.get(key)) {
         None => Ok(None),
         Some(value @ (Json::String(_) | Json::Null)) => Ok(Some(Found::at(value, segments))),

@@ -305,10 +305,11 @@ impl Record {
         self.values.values().filter(|newest| newest.is_refused).count()
     }
 
-    /// After a repair was accepted, what could only be executed before it was sent spoils nothing
-    /// any more.
-    pub fn repaired(&mut self, begun: Timestamp, lateness: SignedDuration) {
-        self.doubts.retain(|_, doubt| begun.duration_since(doubt.at) < lateness);
+    /// After a repair was accepted, what could only be executed before it was sent spoils nothing any
+    /// more of what the repair carried.
+    pub fn repaired(&mut self, begun: Timestamp, carried: &Values, lateness: SignedDuration) {
+        let is_made_good = |doubt: &Doubt| doubt.sent.keys().all(|property| carried.contains_key(property));
+        self.doubts.retain(|_, doubt| begun.duration_since(doubt.at) < lateness || !is_made_good(doubt));
     }
 
     /// Removes everything up to an instant and remembers that it was.

@@ -408,7 +408,7 @@ impl Taken {
             let before = record.refusals();
             let is_due = record.answered(id, &self.offer, sent, now, lateness) && !is_repair;
             if is_repair && sent == Sent::Accepted {
-                record.repaired(begun, lateness);
+                record.repaired(begun, &self.newest, lateness);
             }
             let moved_on = if sent == Sent::Accepted { record.moved_on(&self.newest) } else { None };
             if let Some(newest) = &moved_on {

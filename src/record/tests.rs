@@ -39,11 +39,7 @@ fn a_late_retry_never_switches_on_what_was_switched_off() {
     assert_eq!(merge(&mut record, &opt_in), 0);
     assert_eq!(merge(&mut record, &opt_out), 0);
     assert_eq!(merge(&mut record, &opt_in), 1, "it is outdated");
-    assert_eq!(
-        record.newest(&opt_in)[&"news".into()].choice,
-        Choice::Switch(false),
-        "the retry carries today's truth"
-    );
+    assert_eq!(record.newest(&opt_in)[&"news".into()].choice, Choice::Switch(false), "the retry carries today's truth");
 }
 
 #[test]
@@ -75,11 +71,7 @@ fn a_value_that_the_gate_refused_is_neither_lent_nor_replaced_by_an_older_one() 
     turn(&mut record, 1, &refused, Sent::Refused, 60);
     merge(&mut record, &old);
     assert!(record.newest(&old).is_empty(), "left out");
-    assert_eq!(
-        record.newest(&refused)[&"news".into()].choice,
-        Choice::Switch(false),
-        "its own event may try again"
-    );
+    assert_eq!(record.newest(&refused)[&"news".into()].choice, Choice::Switch(false), "its own event may try again");
     turn(&mut record, 2, &refused, Sent::Accepted, 70);
     assert_eq!(record.newest(&old)[&"news".into()].choice, Choice::Switch(false), "acceptance clears the mark");
 }
@@ -103,9 +95,11 @@ fn a_request_that_may_still_be_executed_is_repaired() {
     assert!(turn(&mut record, 3, &third, Sent::Accepted, 70), "the first repair may be lost in a crash");
     let repair = record.repair(&second, at(3_000), LATENESS).expect("it waits for its repair, however long");
     assert_eq!(repair[&"news".into()].choice, Choice::Switch(false));
-    record.repaired(at(100), LATENESS);
+    record.repaired(at(100), &repair, LATENESS);
     assert!(record.repair(&second, at(3_000), LATENESS).is_some(), "that one came too early");
-    record.repaired(at(3_000), LATENESS);
+    record.repaired(at(3_000), &record.newest(&third), LATENESS);
+    assert!(record.repair(&second, at(3_000), LATENESS).is_some(), "that one did not carry it");
+    record.repaired(at(3_000), &repair, LATENESS);
     assert_eq!(record.repair(&second, at(3_000), LATENESS), None);
 }
 

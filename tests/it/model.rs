@@ -311,7 +311,7 @@ impl World {
             }
             let is_due = record.answered(id, &offer, sent, now, lateness);
             if history.is_repair && sent == Sent::Accepted {
-                record.repaired(begun, lateness);
+                record.repaired(begun, &newest, lateness);
             }
             let moved_on = if sent == Sent::Accepted { record.moved_on(&newest) } else { None };
             let moved_on = moved_on.filter(|_| !matches!(without, Without::Look | Without::Records));
@@ -325,8 +325,8 @@ impl World {
         // Nobody waits until it is durable, unless something hangs on it.
         if is_due || moved_on.is_some() || history.is_repair || self.memory.refusals() != before.refusals() {
             self.update(true, |_| ());
-            self.crashes()?;
         }
+        self.crashes()?;
         let is_repair_due = request.is_repair_due || is_due;
         if let (Some(newest), true) = (&moved_on, resends < RESENDS) {
             let newest = newest.clone();

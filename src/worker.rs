@@ -308,6 +308,7 @@ impl Worker {
     ) -> Option<Result<T, Course>> {
         tokio::select! {
             biased;
+            // What need not wait, as without records, need not listen for the others either.
             waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or(Some(Err(Course::Held))),
             () = outbox.over() => None,
             () = self.hurry.wait() => Some(Err(Course::Held)),

@@ -100,7 +100,7 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
     };
     let mut origins = Vec::with_capacity(packed.origins.len());
     for (at, event) in packed.origins {
-        origins.push((at.map(timestamp).transpose()?, event.map(Arc::from)));
+        origins.push((known(at)?, event.map(Arc::from)));
     }
     let mut values = Values::with_capacity(packed.values.len());
     for (property, value) in packed.values {
@@ -121,7 +121,6 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
         }
         doubts.insert(id, Doubt { at: timestamp(at)?, sent: carried, is_parked });
     }
-    let known = |at: Option<Instant>| at.map(timestamp).transpose();
     Ok(Record {
         values,
         newest: known(packed.newest)?,
@@ -151,12 +150,15 @@ fn newest(value: Value<'_>, origins: &[(Option<Timestamp>, Option<Arc<str>>)]) -
         Said::Switch(on) => Choice::Switch(on),
         Said::Text(text) => Choice::Text(text.into()),
     };
-    let accepted = value.accepted.map(timestamp).transpose()?;
-    Ok(Newest { choice, at, event, is_refused: value.is_refused, accepted })
+    Ok(Newest { choice, at, event, is_refused: value.is_refused, accepted: known(value.accepted)? })
 }
 
 fn instant(at: Timestamp) -> Instant {
     (at.as_second(), at.subsec_nanosecond())
+}
+
+fn known(at: Option<Instant>) -> Result<Option<Timestamp>, Damaged> {
+    at.map(timestamp).transpose()
 }
 
 fn timestamp((seconds, nanoseconds): Instant) -> Result<Timestamp, Damaged> {

@@ -237,14 +237,14 @@ impl Writer {
     /// One round; `must_last` syncs it.
     pub(super) fn write(
         &mut self,
-        records: Vec<Packed>,
+        records: &[Packed],
         notes: Vec<(String, String)>,
         must_last: bool,
     ) -> Result<(), Failed> {
         let mut batch = self.database.batch();
-        for (key, bytes) in records {
-            let bytes = bytes.map_err(|compact::Damaged| Failed::new("a record cannot be written"))?;
-            batch.insert(&self.records, key, bytes);
+        for Packed { key, bytes, .. } in records {
+            let bytes = bytes.as_ref().map_err(|compact::Damaged| Failed::new("a record cannot be written"))?;
+            batch.insert(&self.records, *key, bytes.as_slice());
         }
         for (name, text) in notes {
             batch.insert(&self.notes, name, text);

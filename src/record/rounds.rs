@@ -73,10 +73,13 @@ pub(super) struct Shared {
     is_closed: AtomicBool,
 }
 
-/// A record that a round writes: its person's key, and which change it was.
-type Numbered = (Key, u64);
-/// The same as it goes to the disk.
-pub(super) type Packed = (Key, Result<Vec<u8>, compact::Damaged>);
+/// A record that a round writes, as it goes to the disk, and which change it was.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub key: Key,
+    number: u64,
+    pub bytes: Result<Vec<u8>, compact::Damaged>,
+}
 
 impl Shared {
     /// What is known of a person, changed, and on its way to the disk.
@@ -150,25 +153,24 @@ impl Shared {
     }
 
     /// Takes the round, with the records that it writes.
-    fn take(&self) -> (Round, Vec<Numbered>, Vec<Packed>) {
+    fn take(&self) -> (Round, Vec<Packed>) {
         let mut state = self.state();
         let round = std::mem::take(&mut state.round);
-        let (mut numbers, mut records) = (Vec::with_capacity(round.keys.len()), Vec::with_capacity(round.keys.len()));
+        let mut records = Vec::with_capacity(round.keys.len());
         for key in &round.keys {
             if let Some(Pending { record: Some(record), number, is_gathered, .. }) = state.pending.get_mut(key) {
                 *is_gathered = false;
-                numbers.push((*key, *number));
-                records.push((*key, compact::pack(record)));
+                records.push(Packed { key: *key, number: *number, bytes: compact::pack(record) });
             }
         }
-        (round, numbers, records)
+        (round, records)
     }
 
     /// Notes what is on the disk now, unless it changed meanwhile.
-    fn written(&self, numbers: &[Numbered]) {
+    fn written(&self, records: &[Packed]) {
         let mut state = self.state();
         let state = &mut *state;
-        for (key, number) in numbers {
+        for Packed { key, number, .. } in records {
             if let Some(pending) = state.pending.get_mut(key).filter(|pending| pending.number == *number) {
                 pending.written = Written::Lately;
                 state.written += 1;
@@ -202,13 +204,13 @@ pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
         tokio::time::sleep_until(next).await;
         next = Instant::now() + GATHER;
         let is_last = shared.is_closed.load(Ordering::Relaxed);
-        let (Round { notes, waiting, .. }, numbers, records) = shared.take();
+        let (Round { notes, waiting, .. }, records) = shared.take();
         let must_last = !waiting.is_empty();
         let written = tokio::task::spawn_blocking(move || {
-            let done = writer.write(records, notes, must_last);
-            (writer, done)
+            let done = writer.write(&records, notes, must_last);
+            (writer, records, done)
         });
-        let Ok((back, done)) = written.await else { break };
+        let Ok((back, records, done)) = written.await else { break };
         writer = back;
         let has_failed = done.is_err();
         for who in waiting {
@@ -218,7 +220,7 @@ pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
         if has_failed || is_last {
             break;
         }
-        shared.written(&numbers);
+        shared.written(&records);
     }
     shared.is_closed.store(true, Ordering::Relaxed);
     // Who waits for a round that never comes hears of it.

@@ -110,9 +110,11 @@ impl Filter {
             && (self.kinds.is_empty() || letter.event().is_some_and(|event| self.kinds.contains(&event.kind().name())))
             && (self.event_ids.is_empty() || self.names_event(letter))
             && (self.persons.is_empty()
-                || letter
-                    .identifier()
-                    .is_some_and(|identifier| self.persons.iter().any(|own| *own == person(&identifier))))
+                || letter.identifier().is_some_and(|identifier| self.names_person(&person(&identifier))))
+    }
+
+    fn names_person(&self, person: &str) -> bool {
+        self.persons.iter().any(|own| own == person)
     }
 
     fn names_event(&self, letter: &Letter<'_>) -> bool {

@@ -9,14 +9,15 @@ use crate::config::Settings;
 use crate::facts::{Facts, labels};
 use crate::integration::{Integration, Name};
 use crate::metrics::Metrics;
+use crate::quarantine::Quarantine;
 use crate::record::Records;
 use crate::shutdown::{self, Shutdown};
 use crate::supervisor::Supervisor;
 use crate::traces::Tracer;
-use crate::worker::Worker;
+use crate::worker::{Stops, Worker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What all berths share.
@@ -26,8 +27,7 @@ pub struct Harbour {
     pub tracer: Tracer,
     pub health: Health,
     pub records: Arc<Records>,
-    /// Held by whoever handles a suspect, anywhere in the process.
-    pub quarantine: Arc<Mutex<()>>,
+    pub quarantine: Quarantine,
     pub shutdown: Shutdown,
 }
 
@@ -117,7 +117,7 @@ impl Order {
 
 /// Serves what it is told to, until the process is to stop.
 async fn berth(harbour: Harbour, name: Name, mut orders: watch::Receiver<Option<Arc<Order>>>) {
-    let unsettled = Arc::new(Unsettled::default());
+    let unsettled = Arc::new(Unsettled::new(harbour.records.has_notes()));
     while !harbour.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
@@ -145,8 +145,9 @@ async fn serve(
     let (in_a_hurry, hurry) = shutdown::channel();
     let (stop, stopping) = shutdown::channel();
     let facts = Facts::of(integration, &harbour.metrics, &harbour.tracer);
-    let (records, quarantine) = (Arc::clone(&harbour.records), Arc::clone(&harbour.quarantine));
-    let supervisor = match Worker::new(integration.clone(), facts, records, hurry, Arc::clone(unsettled), quarantine) {
+    let (records, quarantine) = (Arc::clone(&harbour.records), harbour.quarantine.clone());
+    let stops = Stops { stopping: stopping.clone(), hurry };
+    let supervisor = match Worker::new(integration.clone(), facts, records, stops, Arc::clone(unsettled), quarantine) {
         Ok(worker) => Supervisor {
             settings: Arc::clone(settings),
             worker: Arc::new(worker),

@@ -6,6 +6,7 @@
 //! [`broker::outbox`].
 
 pub mod intake;
+pub mod quarantine;
 pub mod worker;
 
 pub mod event;

@@ -4,6 +4,7 @@ use crate::admin::{self, Health};
 use crate::config::{self, Config, Environment, Problem, Settings};
 use crate::fleet::{Changes, Fleet, Harbour};
 use crate::metrics::Metrics;
+use crate::quarantine::Quarantine;
 use crate::record::{Records, desk};
 use crate::shutdown;
 use crate::traces::Exporter;
@@ -11,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
 
 /// How often files and mounted secrets are looked at for a change of their content.
@@ -33,7 +33,7 @@ pub async fn run(config: Config, file: Option<&Path>, environment: &Environment)
     let records = Arc::new(Records::new(settings.records.clone()));
     tokio::spawn(desk::serve(Arc::clone(&records)));
     let (trigger, shutdown) = shutdown::channel();
-    let quarantine = Arc::new(Mutex::new(()));
+    let quarantine = Quarantine::default();
     let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), integrations = names.join(","), %admin, "starting");
     let deadline = settings.shutdown_deadline;

@@ -161,7 +161,8 @@ impl Supervisor {
         let connection = topology::declare(broker, source, integration).await?;
         self.claim(connection).await?;
         let link = Link::open(broker).await?;
-        let inbox = Inbox::open(&link.consuming, source, &integration.name, self.worker.unsettled()).await?;
+        let (unsettled, prefetch) = (self.worker.unsettled(), self.worker.prefetch());
+        let inbox = Inbox::open(&link.consuming, source, &integration.name, unsettled, prefetch).await?;
         Ok((link, inbox))
     }
 
@@ -227,7 +228,7 @@ impl Supervisor {
         };
         if lost.is_none() {
             // What was not looked at yet goes back to its queue with the connection.
-            let _ = inbox.ebb().await;
+            let _ = inbox.stop().await;
             worker.at_rest().await;
             let _ = inbox.acked().await;
         }

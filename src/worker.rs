@@ -7,15 +7,15 @@
 use crate::broker::headers::{self, Attempt, History, traceparent};
 use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
-use crate::broker::receipts::Due;
 use crate::broker::report::Report;
 use crate::broker::standing::{Standing, Unsettled};
 use crate::facts::{Facts, Fingerprint, Receipt};
 use crate::gate::{Answer, Gate, Lane, Noted, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
-use crate::order::Order;
+use crate::order::{Order, Place};
 use crate::plan::{self, Brief, Plan, plan};
-use crate::record::{self, Answered, Mapped, Records, Taken, Turn};
+use crate::quarantine::{Admitted, Care, LONGEST_ALONE, Quarantine};
+use crate::record::{self, Answered, Known, Mapped, Records, Suspect, Taken, Turn};
 use crate::shutdown::Shutdown;
 use crate::traces::Span;
 use crate::verdict::{self, Course, Skip, Verdict};
@@ -26,7 +26,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, RwLockReadGuard, Semaphore};
 use tokio::task::JoinHandle;
 
 /// The longest that an event waits in hand for its turn.
@@ -35,6 +35,16 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const MARGIN: Duration = Duration::from_secs(5);
 /// How often a record that moved on is sent again before the event waits.
 const RESENDS: usize = 2;
+/// How often it is looked whether another process still handles a suspect.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How a delivery is handled.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    pass: Pass,
+    /// Nothing else is under way in the process.
+    is_alone: bool,
+}
 
 /// Everything that serves one integration, whatever connections come and go.
 #[derive(Debug)]
@@ -51,17 +61,23 @@ pub struct Worker {
     records: Arc<Records>,
     mapped: OnceLock<Mapped>,
     store_failed: Notify,
-    hurry: Shutdown,
-    quarantine: Arc<Mutex<()>>,
-    /// Held while a suspect is handled, or waits until nothing else is in hand.
-    alone: Mutex<()>,
+    stops: Stops,
+    quarantine: Quarantine,
+}
+
+/// How a worker ends.
+#[derive(Clone, Debug)]
+pub struct Stops {
+    /// Nothing new is begun.
+    pub stopping: Shutdown,
+    /// What still waits for its turn goes back to the broker.
+    pub hurry: Shutdown,
 }
 
 impl Worker {
-    /// Prepares a worker; nothing is sent or consumed yet. When it is to `hurry`, what still waits
-    /// for its turn goes back to the broker. What this process had in hand of the integration before,
-    /// by another document, is `unsettled`. The `quarantine` is shared by all workers of the process:
-    /// whoever handles a suspect holds it.
+    /// Prepares a worker; nothing is sent or consumed yet. What this process had in hand of the
+    /// integration before, by another document, is `unsettled`. The `quarantine` is shared by all workers
+    /// of the process.
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
@@ -69,9 +85,9 @@ impl Worker {
         integration: Integration,
         facts: Facts,
         records: Arc<Records>,
-        hurry: Shutdown,
+        stops: Stops,
         unsettled: Arc<Unsettled>,
-        quarantine: Arc<Mutex<()>>,
+        quarantine: Quarantine,
     ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
         // Four times the limit, so that a slot never waits for the broker's next delivery, nor for
@@ -92,9 +108,8 @@ impl Worker {
             records,
             mapped: OnceLock::new(),
             store_failed: Notify::new(),
-            hurry,
+            stops,
             quarantine,
-            alone: Mutex::default(),
         })
     }
 
@@ -122,13 +137,7 @@ impl Worker {
         Arc::clone(&self.unsettled)
     }
 
-    /// Held by whoever handles a suspect, anywhere in the process.
-    #[must_use]
-    pub fn quarantine(&self) -> Arc<Mutex<()>> {
-        Arc::clone(&self.quarantine)
-    }
-
-    /// The most deliveries of one queue in hand at once.
+    /// The most deliveries that one consumer may have in hand.
     #[must_use]
     pub fn prefetch(&self) -> u16 {
         self.prefetch
@@ -155,16 +164,20 @@ impl Worker {
         self.store_failed.notified().await;
     }
 
-    /// Waits until nothing is in hand any more, and no suspect waits for that.
+    /// Waits until nothing is under way any more.
     pub async fn at_rest(&self) {
-        let _alone = self.alone.lock().await;
-        self.drained().await;
-    }
-
-    /// Waits until nothing is in hand any more.
-    async fn drained(&self) {
         let _ = self.retries_in_hand.acquire_many(self.most_in_hand).await;
         let _ = self.fresh_in_hand.acquire_many(self.most_in_hand).await;
+    }
+
+    /// Waits until one more delivery of a queue may be under way.
+    async fn hand(&self, feed: Feed) -> Option<OwnedSemaphorePermit> {
+        let hand = match lane(feed) {
+            Lane::Retry => &self.retries_in_hand,
+            Lane::Fresh => &self.fresh_in_hand,
+        };
+        // The semaphores are never closed.
+        Arc::clone(hand).acquire_owned().await.ok()
     }
 
     /// Starts to handle a delivery; `None` when it ended at once. It is polled once right here, so
@@ -175,14 +188,10 @@ impl Worker {
         outbox: &Arc<Outbox>,
         pass: Pass,
     ) -> Option<JoinHandle<()>> {
-        let hand = match lane(incoming.feed) {
-            Lane::Retry => &self.retries_in_hand,
-            Lane::Fresh => &self.fresh_in_hand,
-        };
-        let hand = Arc::clone(hand).acquire_owned().await;
+        let hand = self.hand(incoming.feed).await;
         let (worker, outbox) = (Arc::clone(self), Arc::clone(outbox));
         let mut handling = Box::pin(async move {
-            worker.handle(incoming, &outbox, pass).await;
+            worker.handle(incoming, &outbox, Terms { pass, is_alone: false }).await;
             drop(hand);
         });
         match handling.as_mut().now_or_never() {
@@ -191,17 +200,66 @@ impl Worker {
         }
     }
 
-    /// Handles a delivery with nothing else of this integration in hand.
-    pub async fn alone(self: &Arc<Self>, incoming: Incoming, outbox: &Arc<Outbox>, pass: Pass) {
-        let _alone = self.alone.lock().await;
-        self.drained().await;
-        if let Some(handling) = self.begin(incoming, outbox, pass).await {
-            // A panic is caught within.
-            let _ = handling.await;
+    /// Handles a message that may kill the process, as carefully as what is noted of it asks for. It
+    /// waits for its turn in hand, until the worker stops or its channel is gone.
+    pub async fn suspect(self: Arc<Self>, mut incoming: Incoming, outbox: Arc<Outbox>, pass: Pass) {
+        let admitted = tokio::select! {
+            biased;
+            () = self.stops.stopping.wait() => return,
+            () = outbox.over() => return,
+            admitted = self.admit(&incoming) => admitted,
+        };
+        let Some((admitted, suspect)) = admitted else { return };
+        let _hand = self.hand(incoming.feed).await;
+        if self.stops.stopping.is_stopping() || !outbox.holds(&incoming.due.delivery) {
+            return;
+        }
+        let deaths = suspect.as_ref().map(Suspect::deaths);
+        if Care::of(deaths) == Care::Convicted {
+            incoming.standing = Standing::Crashed;
+        }
+        let noted = match suspect {
+            Some(suspect) => match self.safe(suspect.note(Timestamp::now()).await) {
+                Some(noted) => Some(noted),
+                None => return,
+            },
+            None => None,
+        };
+        let terms = Terms { pass, is_alone: matches!(admitted, Admitted::Alone(_)) };
+        let mut handling = Box::pin(self.handle(incoming, &outbox, terms));
+        let is_settled = match tokio::time::timeout(LONGEST_ALONE, &mut handling).await {
+            Ok(is_settled) => is_settled,
+            Err(_) => {
+                // One that cannot be settled is its own integration's trouble.
+                drop(admitted);
+                handling.await
+            }
+        };
+        if let Some(noted) = noted {
+            self.safe(noted.passed(is_settled, Timestamp::now()).await);
         }
     }
 
-    async fn handle(&self, incoming: Incoming, outbox: &Outbox, pass: Pass) {
+    /// Waits until a suspect may be handled. `None` when the records failed.
+    async fn admit(&self, incoming: &Incoming) -> Option<(Admitted, Option<Suspect>)> {
+        let body = &incoming.due.delivery.data;
+        loop {
+            let suspect = self.safe(self.records.suspect(&self.integration.name, body).await)?;
+            if suspect.as_ref().is_none_or(|suspect| suspect.known != Known::HeldElsewhere) {
+                let care = Care::of(suspect.as_ref().map(Suspect::deaths));
+                return Some((self.quarantine.admit(care).await, suspect));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits until a piece of work may be done; it is done while this is held.
+    async fn beside(&self, terms: Terms) -> Option<RwLockReadGuard<'_, ()>> {
+        if terms.is_alone { None } else { Some(self.quarantine.beside().await) }
+    }
+
+    /// Leads a delivery to its end, and says whether it was settled.
+    async fn handle(&self, incoming: Incoming, outbox: &Outbox, terms: Terms) -> bool {
         if incoming.feed == Feed::Retry {
             if !incoming.due.delivery.redelivered {
                 self.facts.returned();
@@ -209,22 +267,24 @@ impl Worker {
             self.gate.expect_retries(MARGIN);
         }
         let failed = |error: &_| self.facts.settle_failed(error);
-        if incoming.standing == Standing::Anew {
+        if incoming.standing == Standing::Recount {
             let Incoming { due, history, .. } = incoming;
-            if outbox.settle(due, &Settlement::Anew(history), failed).await.is_ok() {
+            let is_settled = outbox.settle(due, &Settlement::Recount(history), failed).await.is_ok();
+            if is_settled {
                 self.facts.came_back();
             }
-            return;
+            return is_settled;
         }
         let received = Timestamp::now();
         let told = OnceLock::new();
         let published = traceparent(&incoming.due.delivery.properties);
         let span = self.facts.begun(published.as_deref());
         let trace = span.as_ref().map(Span::traceparent).or(published);
-        let passage = guarded(self.deliver(&incoming, outbox, pass, received, &told, trace.as_deref())).await;
+        let passage = guarded(self.deliver(&incoming, outbox, terms, received, &told, trace.as_deref())).await;
         let (Incoming { due, feed, history, .. }, brief) = (incoming, told.into_inner().unwrap_or_default());
         let Some(Passage { course, attempt, is_repair_due }) = passage else {
-            return self.facts.handled(span, feed, history.attempts, &brief, None);
+            self.facts.handled(span, feed, history.attempts, &brief, None);
+            return false;
         };
         let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
         let is_repair = history.is_repair;
@@ -236,7 +296,7 @@ impl Worker {
             verdict::settlement(&verdict, &course, attempt, history, &self.integration.schedule, repair_at);
         let settled = outbox.settle(due, &settlement, failed).await;
         self.facts.handled(span, feed, attempts, &brief, settled.is_ok().then_some(&verdict));
-        let Ok(body) = settled else { return };
+        let Ok(body) = settled else { return false };
         if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
             self.gate.expect_retries(delay + MARGIN);
         }
@@ -252,6 +312,7 @@ impl Worker {
         if let Some(queue) = watcher {
             outbox.report(queue, report(&verdict, receipt.body, attempts));
         }
+        true
     }
 
     /// Steps 2 to 5: may end in named ways, never settles. `None` when the delivery's channel went
@@ -260,33 +321,45 @@ impl Worker {
         &self,
         incoming: &Incoming,
         outbox: &Outbox,
-        pass: Pass,
+        terms: Terms,
         received: Timestamp,
         told: &OnceLock<Brief>,
         trace: Option<&str>,
     ) -> Option<Passage> {
-        let Incoming { due: Due { delivery, .. }, feed, standing, history } = incoming;
+        let Incoming { due, feed, standing, history } = incoming;
+        let delivery = &due.delivery;
         if *standing == Standing::Crashed {
             return Some(Course::Crashed.into());
         }
         if let Some(at) = verdict::too_early(history, &self.integration.schedule, received) {
             return Some(Course::TooEarly(at).into());
         }
+        let beside = self.beside(terms).await;
         let (brief, plan) = plan(&delivery.data, &self.integration, received);
+        drop(beside);
         let _ = told.set(brief);
         let plan = match plan {
             Ok(Plan::Send(plan)) => plan.traced(trace.map(str::to_owned)),
-            Ok(Plan::Erase { identifier, at }) => return self.erase(delivery, outbox, &identifier, at, received).await,
+            Ok(Plan::Erase { identifier, at }) => {
+                return self.erase(delivery, outbox, &identifier, at, received, terms).await;
+            }
             Err(course) => return Some(course.into()),
         };
-        let Some(mut place) = self.order.join(&plan.identifier) else { return Some(Course::Held.into()) };
+        let mut place = match self.join(&plan.identifier, terms) {
+            Ok(place) => place,
+            Err(course) => return Some(course.into()),
+        };
         let entering = async {
-            place.turn().await;
+            if let Some(place) = &mut place {
+                place.turn().await;
+            }
+            let beside = self.beside(terms).await;
             let turn = match self.turn(&plan, history).await? {
                 Ok(turn) => turn,
                 Err(course) => return Some(Err(course)),
             };
-            let entered = self.gate.enter(lane(*feed), pass).await;
+            drop(beside);
+            let entered = self.enter(lane(*feed), terms).await;
             Some(entered.map(|slot| (turn, slot)).map_err(|Shut| Course::Held))
         };
         let (turn, slot) = match self.in_hand(outbox, entering).await? {
@@ -296,7 +369,22 @@ impl Worker {
         if !outbox.holds(delivery) {
             return None;
         }
-        self.send(&plan, turn, (lane(*feed), pass), slot).await
+        let _beside = self.beside(terms).await;
+        self.send(&plan, turn, (lane(*feed), terms), slot).await
+    }
+
+    /// Joins a person's line, unless nothing else is under way: who is ahead would wait in turn.
+    fn join(&self, identifier: &str, terms: Terms) -> Result<Option<Place>, Course> {
+        if terms.is_alone { Ok(None) } else { self.order.join(identifier).map(Some).ok_or(Course::Held) }
+    }
+
+    /// Waits until a request may leave. Who is alone takes no slot: they may all be held by who waits.
+    async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Slot>, Shut> {
+        if terms.is_alone {
+            self.gate.pass(lane, terms.pass).await.map(|()| None)
+        } else {
+            self.gate.enter(lane, terms.pass).await.map(Some)
+        }
     }
 
     /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then it is
@@ -311,7 +399,7 @@ impl Worker {
             // What need not wait, as without records, need not listen for the others either.
             waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or(Some(Err(Course::Held))),
             () = outbox.over() => None,
-            () = self.hurry.wait() => Some(Err(Course::Held)),
+            () = self.stops.hurry.wait() => Some(Err(Course::Held)),
         }
     }
 
@@ -336,18 +424,18 @@ impl Worker {
         &self,
         plan: &plan::Send,
         turn: Option<Box<Taken>>,
-        (lane, pass): (Lane, Pass),
-        slot: Slot,
+        (lane, terms): (Lane, Terms),
+        slot: Option<Slot>,
     ) -> Option<Passage> {
         let is_lent = turn.as_ref().is_some_and(|turn| turn.is_lent());
         if let Some(turn) = &turn {
             self.facts.stale(turn.outdated);
         }
-        let (mut sent, mut moved_on) = self.send_once(plan, turn, slot, pass).await?;
+        let (mut sent, mut moved_on) = self.send_once(plan, turn, slot, terms.pass).await?;
         for _ in 0..RESENDS {
             let Some(turn) = moved_on else { break };
-            let Ok(slot) = self.gate.enter(lane, pass).await else { return Some(Course::Held.into()) };
-            let (again, further) = self.send_once(plan, Some(turn), slot, pass).await?;
+            let Ok(slot) = self.enter(lane, terms).await else { return Some(Course::Held.into()) };
+            let (again, further) = self.send_once(plan, Some(turn), slot, terms.pass).await?;
             if again.answer.outcome != Outcome::Accepted {
                 return Some(Course::Held.into());
             }
@@ -372,7 +460,7 @@ impl Worker {
         &self,
         plan: &plan::Send,
         mut turn: Option<Box<Taken>>,
-        slot: Slot,
+        slot: Option<Slot>,
         pass: Pass,
     ) -> Option<(Sent, Option<Box<Taken>>)> {
         let at = Timestamp::now();
@@ -418,19 +506,26 @@ impl Worker {
         identifier: &str,
         at: Option<Timestamp>,
         received: Timestamp,
+        terms: Terms,
     ) -> Option<Passage> {
         // An erasure that names no time counts from its publication, else from its receipt.
         let published = (*delivery.properties.timestamp()).and_then(|at| i64::try_from(at).ok());
         let published = published.and_then(|at| Timestamp::from_second(at).ok());
         let at = at.or(published).unwrap_or(received).min(received);
-        let Some(mut place) = self.order.join(identifier) else { return Some(Course::Held.into()) };
+        let mut place = match self.join(identifier, terms) {
+            Ok(place) => place,
+            Err(course) => return Some(course.into()),
+        };
         let turn = async {
-            place.turn().await;
+            if let Some(place) = &mut place {
+                place.turn().await;
+            }
             Some(Ok(()))
         };
         if let Err(course) = self.in_hand(outbox, turn).await? {
             return Some(course.into());
         }
+        let _beside = self.beside(terms).await;
         let erased = self.records.erase(&self.integration.records, identifier, at, received).await;
         self.safe(erased)?;
         Some(Course::NotWanted(Skip::UserDeleted).into())

@@ -5,11 +5,15 @@
 //! only by who holds the queue `consent-gate.{i}.lock`. The records commit an epoch first, the
 //! broker second: after any crash the right ones are equal or ahead.
 
-use super::{Error, call, link, outbox, topology::Queues};
+use super::topology::{self, Queues};
+use super::{Error, call, link, outbox};
 use crate::integration::Name;
 use crate::record::Claim;
+use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicGetOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use std::time::Duration;
@@ -19,6 +23,11 @@ use tokio_retry::strategy::{FixedInterval, jitter};
 const PAUSE_MS: u64 = 400;
 /// How often it is tried to look before somebody else who looks is in the way.
 const TRIES: usize = 50;
+
+/// The most messages of which the queue is read at once; there is one.
+const MOST: u16 = 16;
+/// While nothing comes: between two questions whether there is something.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The only look of the moment. Dropping it lets go.
 #[derive(Debug)]
@@ -51,13 +60,7 @@ impl Look {
             connection = link::dial_to_declare(settings).await?;
         };
         call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        let mut found = Vec::new();
-        let what = format!("look into \"{store}\"");
-        while let Some(message) =
-            call(&what, channel.basic_get(store.as_str().into(), BasicGetOptions::default())).await?
-        {
-            found.push(message.delivery);
-        }
+        let found = everything_in(&channel, &store).await?;
         Ok(Look { connection, channel, queue: store, found })
     }
 
@@ -85,6 +88,29 @@ impl Look {
     pub async fn leave(self) {
         close(&self.connection).await;
     }
+}
+
+/// Reads a queue of few messages to its end; they stay in hand.
+async fn everything_in(channel: &Channel, queue: &str) -> Result<Vec<Delivery>, Error> {
+    call("limit the prefetch", channel.basic_qos(MOST, BasicQosOptions::default())).await?;
+    let consumer =
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let mut consumer = call(&format!("consume queue \"{queue}\""), consumer).await?;
+    let mut found = Vec::new();
+    loop {
+        match tokio::time::timeout(LOOK_AGAIN, consumer.next()).await {
+            Ok(message) => found.push(message.and_then(Result::ok).ok_or_else(Error::consumer_gone)?),
+            Err(_) if topology::depth(channel, queue).await? == 0 => break,
+            Err(_) => {}
+        }
+    }
+    let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+    call("stop consuming", cancelled).await?;
+    // What is ready no more may have been on its way here.
+    while let Some(Ok(message)) = consumer.next().await {
+        found.push(message);
+    }
+    Ok(found)
 }
 
 async fn close(connection: &Connection) {

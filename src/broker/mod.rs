@@ -11,6 +11,7 @@ pub mod inbox;
 pub mod letters;
 pub mod link;
 pub mod outbox;
+mod prefetch;
 pub mod receipts;
 pub mod report;
 pub mod standing;
@@ -57,6 +58,13 @@ impl Error {
     #[must_use]
     pub fn consumer_gone() -> Error {
         Error::refused("consume", "a queue is gone, or the channel to it")
+    }
+
+    /// So much came at once that memory could run out: what is in hand goes back, and comes again in
+    /// smaller parts.
+    fn too_many_bytes(most: usize) -> Error {
+        let why = format!("more than {} MiB in hand; taking fewer messages at a time", most / (1024 * 1024));
+        Error::refused("consume", why)
     }
 
     /// Whether the broker, once logged in to, understood and said no, which another try at once

@@ -24,6 +24,8 @@ use tokio_retry::strategy::{ExponentialBackoff, jitter};
 
 /// Channels on which one integration publishes at once.
 const PUBLISHERS: usize = 8;
+/// What the bodies on their way to the broker come to at most, in KiB: the client copies each.
+const MOST_KIB: usize = 32 * 1024;
 /// Reports that wait to be sent at most; more are dropped.
 const MOST_REPORTS: usize = 10_000;
 /// The first pause after a failed publish, doubled each time, in milliseconds.
@@ -39,7 +41,7 @@ pub enum Settlement {
     /// The same, in the queue of this delay.
     Park(Duration, History),
     /// The same at once in the retry queue, which counts its returns anew.
-    Anew(History),
+    Recount(History),
     /// A dead letter, with the reason's code.
     Dead(&'static str, History),
 }
@@ -90,22 +92,16 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Gone`] when the delivery's channel is gone; nothing is lost then.
-    pub async fn settle(
-        &self,
-        Due { delivery, receipts, name }: Due,
-        settlement: &Settlement,
-        failed: impl Fn(&Error),
-    ) -> Result<Vec<u8>, Gone> {
+    pub async fn settle(&self, due: Due, settlement: &Settlement, failed: impl Fn(&Error)) -> Result<Vec<u8>, Gone> {
         if let Some((queue, history, reason)) = self.publication(settlement) {
             let death = reason.map(|reason| (reason, Timestamp::now()));
-            let properties = for_publish(&delivery.properties, history, death);
-            self.publish_until_confirmed(&delivery, &queue, &properties, &failed).await?;
+            let properties = for_publish(&due.delivery.properties, history, death);
+            self.publish_until_confirmed(&due.delivery, &queue, &properties, &failed).await?;
         }
-        if !self.holds(&delivery) {
+        if !self.holds(&due.delivery) {
             return Err(Gone);
         }
-        receipts.settled(delivery.delivery_tag, name);
-        Ok(delivery.data)
+        Ok(due.settle())
     }
 
     /// Where to publish what, if anything.
@@ -113,7 +109,7 @@ impl Outbox {
         match settlement {
             Settlement::Done => None,
             Settlement::Park(delay, history) => Some((self.queues.delay(*delay), history, None)),
-            Settlement::Anew(history) => Some((self.queues.retry.clone(), history, None)),
+            Settlement::Recount(history) => Some((self.queues.retry.clone(), history, None)),
             Settlement::Dead(reason, history) => Some((self.queues.dead.clone(), history, Some(reason))),
         }
     }
@@ -192,13 +188,15 @@ pub struct Publishers {
     connection: Arc<Connection>,
     idle: Mutex<Vec<Channel>>,
     turns: Semaphore,
+    kib: Semaphore,
 }
 
 impl Publishers {
     /// So many channels, opened when they are first needed.
     #[must_use]
     pub fn new(connection: Arc<Connection>, channels: usize) -> Publishers {
-        Publishers { connection, idle: Mutex::new(Vec::new()), turns: Semaphore::new(channels) }
+        let (turns, kib) = (Semaphore::new(channels), Semaphore::new(MOST_KIB));
+        Publishers { connection, idle: Mutex::new(Vec::new()), turns, kib }
     }
 
     /// Publishes, and returns once the broker has confirmed.
@@ -211,8 +209,10 @@ impl Publishers {
 
     /// One publish, confirmed. A channel goes back to the others only after it was acked.
     async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Published, Error> {
-        // The semaphore is never closed, so this is always a permit.
+        // The semaphores are never closed, so these are always permits.
         let _turn = self.turns.acquire().await;
+        let kib = (body.len() / 1024).min(MOST_KIB);
+        let _kib = self.kib.acquire_many(u32::try_from(kib).unwrap_or(u32::MAX)).await;
         let channel = self.channel().await?;
         let published = publish(&channel, queue, body, properties).await?;
         // A channel that was once refused by a full queue may be refused for ever (docs/rabbitmq.md).

@@ -4,7 +4,7 @@
 //! Answers come out of order, so tags are settled out of order. Everything up to the first gap is
 //! acked by one command; what lies behind a gap that does not close soon is acked singly.
 
-use super::standing::Unsettled;
+use super::standing::{Standing, Unsettled, Weight};
 use super::{Error, outbox};
 use lapin::Channel;
 use lapin::message::Delivery;
@@ -18,6 +18,21 @@ use tokio::task::JoinHandle;
 /// How long acks are gathered, twice for what lies behind a gap. They hold up nobody meanwhile.
 const GATHER: Duration = Duration::from_millis(2);
 
+/// The most consumers of one channel with deliveries in hand. With more than some thirty, a broker up to
+/// 4.0 loses messages at its next restart after their client died (`docs/rabbitmq.md`).
+const MOST_CONSUMERS: usize = 8;
+
+/// One consumer of a channel, by its number.
+pub(super) type ConsumerId = u32;
+
+/// A delivery as the tracker knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Received {
+    /// By this name its body is known to be unsettled.
+    body: u64,
+    consumer: ConsumerId,
+}
+
 /// Which tags of a channel are settled (pure). A channel's tags begin at 1 and leave nothing out.
 #[derive(Debug, Default)]
 struct Tracker {
@@ -25,10 +40,12 @@ struct Tracker {
     acked: u64,
     /// What was acked singly beyond that.
     singly: BTreeSet<u64>,
-    /// What is settled and not acked yet: the tag to the name of its body.
-    settled: BTreeMap<u64, u64>,
+    /// What is settled and not acked yet, by tag.
+    settled: BTreeMap<u64, Received>,
     /// Of these, what was there already at the last look.
     waiting: BTreeSet<u64>,
+    /// How many deliveries each consumer has in hand, cancelled ones included; none is left out at 0.
+    in_hand: BTreeMap<ConsumerId, usize>,
 }
 
 /// One command to the broker, and what it acks.
@@ -36,7 +53,7 @@ struct Tracker {
 struct Ack {
     tag: u64,
     multiple: bool,
-    bodies: Vec<u64>,
+    received: Vec<Received>,
 }
 
 impl Tracker {
@@ -46,10 +63,10 @@ impl Tracker {
         let mut ack: Option<Ack> = None;
         loop {
             let next = self.acked + 1;
-            if let Some(body) = self.settled.remove(&next) {
-                let ack = ack.get_or_insert(Ack { tag: next, multiple: true, bodies: Vec::new() });
+            if let Some(received) = self.settled.remove(&next) {
+                let ack = ack.get_or_insert(Ack { tag: next, multiple: true, received: Vec::new() });
                 ack.tag = next;
-                ack.bodies.push(body);
+                ack.received.push(received);
             } else if !self.singly.remove(&next) {
                 return ack;
             }
@@ -63,13 +80,27 @@ impl Tracker {
         let tags: Vec<u64> = self.settled.keys().copied().filter(waited).collect();
         let mut acks = Vec::with_capacity(tags.len());
         for tag in tags {
-            if let Some(body) = self.settled.remove(&tag) {
+            if let Some(received) = self.settled.remove(&tag) {
                 self.singly.insert(tag);
-                acks.push(Ack { tag, multiple: false, bodies: vec![body] });
+                acks.push(Ack { tag, multiple: false, received: vec![received] });
             }
         }
         self.waiting = self.settled.keys().copied().collect();
         acks
+    }
+
+    fn receive(&mut self, consumer: ConsumerId) {
+        *self.in_hand.entry(consumer).or_default() += 1;
+    }
+
+    /// The ack of a delivery was written.
+    fn acked(&mut self, consumer: ConsumerId) {
+        if let Some(left) = self.in_hand.get_mut(&consumer) {
+            *left -= 1;
+            if *left == 0 {
+                self.in_hand.remove(&consumer);
+            }
+        }
     }
 }
 
@@ -78,9 +109,19 @@ impl Tracker {
 pub struct Due {
     pub delivery: Delivery,
     /// Where it is acked.
-    pub(super) receipts: Arc<Receipts>,
-    /// By this name its body is known to be unsettled.
-    pub(super) name: u64,
+    receipts: Arc<Receipts>,
+    received: Received,
+    /// Counts its bytes as in hand until it is dropped.
+    weight: Weight,
+}
+
+impl Due {
+    /// Marks a delivery as settled, which acks it soon, and gives its body back.
+    pub(super) fn settle(self) -> Vec<u8> {
+        self.receipts.settled(self.delivery.delivery_tag, self.received);
+        drop(self.weight);
+        self.delivery.data
+    }
 }
 
 /// The acks of one channel. Dropping it forgets those that are not written yet: the channel ends
@@ -99,6 +140,8 @@ struct Inner {
     /// Commands reach the channel in the order in which they were decided.
     order: tokio::sync::Mutex<()>,
     wake: Notify,
+    /// A consumer has nothing in hand any more.
+    room: Notify,
 }
 
 impl Drop for Receipts {
@@ -111,16 +154,40 @@ impl Receipts {
     /// The acks of a channel on which nothing was delivered yet.
     #[must_use]
     pub fn new(channel: Channel, unsettled: Arc<Unsettled>) -> Receipts {
-        let (tracker, order, wake) = (Mutex::default(), tokio::sync::Mutex::default(), Notify::new());
-        let inner = Arc::new(Inner { channel, unsettled, tracker, order, wake });
+        let (tracker, order) = (Mutex::default(), tokio::sync::Mutex::default());
+        let inner = Arc::new(Inner { channel, unsettled, tracker, order, wake: Notify::new(), room: Notify::new() });
         let writing = tokio::spawn(Arc::clone(&inner).write());
         Receipts { inner, writing }
     }
 
-    /// Everything that a delivery's verdict needs is safe: it is acked soon.
-    pub(super) fn settled(&self, tag: DeliveryTag, name: u64) {
-        self.inner.tracker().settled.insert(tag, name);
+    /// Takes note of a delivery, and says how its returns are to be judged.
+    pub(super) fn receive(self: &Arc<Self>, delivery: Delivery, consumer: ConsumerId) -> (Due, Standing) {
+        let (body, standing) = self.inner.unsettled.receive(&delivery);
+        self.inner.tracker().receive(consumer);
+        let weight = self.inner.unsettled.weigh(delivery.data.len());
+        (Due { delivery, receipts: Arc::clone(self), received: Received { body, consumer }, weight }, standing)
+    }
+
+    fn settled(&self, tag: DeliveryTag, received: Received) {
+        self.inner.tracker().settled.insert(tag, received);
         self.inner.wake.notify_one();
+    }
+
+    /// How many consumers have deliveries in hand, cancelled ones included.
+    pub(super) fn consumers(&self) -> usize {
+        self.inner.tracker().in_hand.len()
+    }
+
+    /// Whether one more consumer may begin while another one is on its way.
+    pub(super) fn has_room(&self) -> bool {
+        self.consumers() + 1 < MOST_CONSUMERS
+    }
+
+    /// Waits until one more consumer may begin.
+    pub(super) async fn room(&self) {
+        while self.consumers() >= MOST_CONSUMERS {
+            self.inner.room.notified().await;
+        }
     }
 
     /// Acks everything that is settled, now.
@@ -156,10 +223,15 @@ impl Inner {
             let mut tracker = self.tracker();
             tracker.first().into_iter().chain(tracker.rest(everything)).collect()
         };
-        for Ack { tag, multiple, bodies } in acks {
+        for Ack { tag, multiple, received } in acks {
             outbox::ack(&self.channel, tag, multiple).await?;
-            for body in bodies {
+            let mut tracker = self.tracker();
+            for Received { body, consumer } in received {
                 self.unsettled.forget(body);
+                tracker.acked(consumer);
+            }
+            if tracker.in_hand.len() < MOST_CONSUMERS {
+                self.room.notify_one();
             }
         }
         Ok(())
@@ -171,14 +243,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn received(body: u64) -> Received {
+        Received { body, consumer: 0 }
+    }
+
     fn tracker(settled: &[u64]) -> Tracker {
-        Tracker { settled: settled.iter().map(|tag| (*tag, *tag)).collect(), ..Tracker::default() }
+        Tracker { settled: settled.iter().map(|tag| (*tag, received(*tag))).collect(), ..Tracker::default() }
     }
 
     #[test]
     fn everything_up_to_the_first_gap_is_one_ack() {
         let mut tracker = tracker(&[1, 2, 3, 5]);
-        assert_eq!(tracker.first(), Some(Ack { tag: 3, multiple: true, bodies: vec![1, 2, 3] }));
+        assert_eq!(tracker.first(), Some(Ack { tag: 3, multiple: true, received: [1, 2, 3].map(received).to_vec() }));
         assert_eq!(tracker.first(), None);
     }
 
@@ -186,13 +262,25 @@ mod tests {
     fn what_lies_behind_a_gap_waits_for_one_look() {
         let mut tracker = tracker(&[2, 3]);
         assert_eq!(tracker.rest(false), []);
-        tracker.settled.insert(5, 5);
+        tracker.settled.insert(5, received(5));
         let tags = |acks: Vec<Ack>| acks.into_iter().map(|ack| (ack.tag, ack.multiple)).collect::<Vec<_>>();
         assert_eq!(tags(tracker.rest(false)), [(2, false), (3, false)]);
-        tracker.settled.insert(1, 1);
+        tracker.settled.insert(1, received(1));
         assert_eq!(tags(tracker.first().into_iter().collect()), [(1, true)], "2 and 3 are acked already");
-        tracker.settled.insert(4, 4);
+        tracker.settled.insert(4, received(4));
         assert_eq!(tags(tracker.first().into_iter().collect()), [(5, true)]);
+    }
+
+    #[test]
+    fn a_cancelled_consumer_counts_until_its_last_delivery_is_acked() {
+        let mut tracker = Tracker::default();
+        for consumer in [1, 1, 2] {
+            tracker.receive(consumer);
+        }
+        tracker.acked(1);
+        assert_eq!(tracker.in_hand.len(), 2);
+        tracker.acked(1);
+        assert_eq!(tracker.in_hand, BTreeMap::from([(2, 1)]));
     }
 
     proptest! {
@@ -204,7 +292,7 @@ mod tests {
             let mut tracker = Tracker::default();
             let (mut settled, mut acked) = (BTreeSet::new(), BTreeSet::new());
             for (tag, look) in order.iter().zip(looks.into_iter().chain([3])) {
-                tracker.settled.insert(*tag, *tag);
+                tracker.settled.insert(*tag, received(*tag));
                 settled.insert(*tag);
                 if look == 0 {
                     continue;

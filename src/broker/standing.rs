@@ -1,19 +1,23 @@
-//! Who may have crashed the process (pure), and what this process holds.
+//! What a delivery's returns say (pure), and what this process holds.
 //!
-//! The broker counts every return of a message, and a lost connection returns all that were in
-//! hand: the count accuses innocents too. So a message that came back twice is a suspect and is
-//! handled alone, and who comes back a fifth time is guilty. A connection that was merely lost
-//! accuses nobody: this process is alive, and knows what it had.
+//! The broker counts every return of a message, and a lost connection returns all that were in hand:
+//! the count accuses innocents too. So a message that came back twice is no more than a suspect, and
+//! what convicts it is a note in the records ([`crate::quarantine`]); without records, its count. A
+//! connection that was merely lost accuses nobody: this process is alive, and knows what it had.
 
 use lapin::message::Delivery;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// From so many returns on, a message is a suspect.
 const SUSPECT: i64 = 2;
-/// At so many returns it is dead.
+/// From so many returns on, its count begins anew: the broker's own limit is for what no client can
+/// read.
+const RECOUNT: i64 = 10;
+/// At so many returns it is dead where nothing can be noted of it.
 const CRASHED: i64 = 5;
 /// The most messages that are remembered; those that another worker got after a connection was
 /// lost would be remembered for ever.
@@ -26,28 +30,31 @@ const ACKED: usize = 2_048;
 pub enum Standing {
     /// As every other.
     Innocent,
-    /// Its count means nothing: it begins anew in the retry queue.
-    Anew,
-    /// Handled with nothing else of its integration in hand.
+    /// Its count means nothing, or is too high: it begins anew in the retry queue.
+    Recount,
+    /// It may be what kills the process.
     Suspect,
-    /// It came back so often that it must be what kills the process.
+    /// It came back so often, without records to tell who was handled, that it must be what kills the
+    /// process.
     Crashed,
 }
 
-/// Judges a delivery by the broker's count of its returns (`None` where the queue keeps none), and
-/// by whether this very process had it unacknowledged when a connection was lost.
+/// Judges a delivery by the broker's count of its returns (`None` where the queue keeps none), by
+/// whether this very process had it unacknowledged when a connection was lost, and by whether the
+/// records can tell who was being handled when a process died.
 #[must_use]
-pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool) -> Standing {
+pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool, has_notes: bool) -> Standing {
     // The broker writes its count at the first return; before that it could only be forged.
     if !redelivered {
         return Standing::Innocent;
     }
     match returns {
-        None => Standing::Anew,
+        None => Standing::Recount,
         Some(..SUSPECT) => Standing::Innocent,
-        Some(_) if was_ours => Standing::Anew,
-        Some(SUSPECT..CRASHED) => Standing::Suspect,
-        Some(_) => Standing::Crashed,
+        Some(_) if was_ours => Standing::Recount,
+        Some(RECOUNT..) if has_notes => Standing::Recount,
+        Some(CRASHED..) if !has_notes => Standing::Crashed,
+        Some(_) => Standing::Suspect,
     }
 }
 
@@ -57,12 +64,22 @@ pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool) -> Stan
 pub struct Unsettled {
     /// Drawn for each process: names mean nothing elsewhere.
     seed: u64,
+    /// Whether the records keep notes of suspects.
+    has_notes: bool,
     bodies: Mutex<Bodies>,
+    bytes: Arc<AtomicUsize>,
 }
 
-impl Default for Unsettled {
-    fn default() -> Unsettled {
-        Unsettled { seed: RandomState::new().hash_one(()), bodies: Mutex::default() }
+/// The bytes of one body in hand; dropping it takes them off the sum.
+#[derive(Debug)]
+pub(super) struct Weight {
+    bytes: usize,
+    sum: Arc<AtomicUsize>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -93,6 +110,25 @@ impl Bodies {
 }
 
 impl Unsettled {
+    /// Nothing is in hand yet. `has_notes` says whether the records keep notes of suspects.
+    #[must_use]
+    pub fn new(has_notes: bool) -> Unsettled {
+        let seed = RandomState::new().hash_one(());
+        Unsettled { seed, has_notes, bodies: Mutex::default(), bytes: Arc::default() }
+    }
+
+    /// How many bytes the bodies in hand have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a body as in hand.
+    pub(super) fn weigh(&self, bytes: usize) -> Weight {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Weight { bytes, sum: Arc::clone(&self.bytes) }
+    }
+
     /// Notes a delivery, names its body, and says how to treat it.
     pub(super) fn receive(&self, delivery: &Delivery) -> (u64, Standing) {
         // Nothing of the body is in its name.
@@ -100,7 +136,8 @@ impl Unsettled {
         let was_ours = self.bodies().receive(body, delivery.redelivered);
         let headers = delivery.properties.headers().as_ref();
         let returns = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
-        (body, standing(delivery.redelivered, returns.and_then(super::headers::integer), was_ours))
+        let returns = returns.and_then(super::headers::integer);
+        (body, standing(delivery.redelivered, returns, was_ours, self.has_notes))
     }
 
     /// Lets go of a delivery whose ack was written.
@@ -118,22 +155,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_count_that_the_broker_kept_accuses() {
-        let judged = |returns| standing(true, returns, false);
-        assert_eq!(standing(false, Some(99), false), Standing::Innocent);
-        assert_eq!(judged(Some(1)), Standing::Innocent);
-        assert_eq!(judged(Some(2)), Standing::Suspect);
-        assert_eq!(judged(Some(4)), Standing::Suspect);
-        assert_eq!(judged(Some(5)), Standing::Crashed);
-        assert_eq!(judged(Some(i64::MIN)), Standing::Innocent);
-        assert_eq!(judged(Some(i64::MAX)), Standing::Crashed);
+    fn only_a_count_that_the_broker_kept_makes_a_suspect() {
+        assert_eq!(standing(false, Some(99), false, true), Standing::Innocent);
+        for has_notes in [true, false] {
+            let judged = |returns| standing(true, returns, false, has_notes);
+            assert_eq!(judged(Some(1)), Standing::Innocent);
+            assert_eq!(judged(Some(2)), Standing::Suspect);
+            assert_eq!(judged(Some(4)), Standing::Suspect);
+            assert_eq!(judged(Some(i64::MIN)), Standing::Innocent);
+        }
+    }
+
+    #[test]
+    fn a_count_convicts_only_where_nothing_can_be_noted() {
+        assert_eq!(standing(true, Some(5), false, false), Standing::Crashed);
+        assert_eq!(standing(true, Some(i64::MAX), false, false), Standing::Crashed);
+        assert_eq!(standing(true, Some(9), false, true), Standing::Suspect);
+        assert_eq!(standing(true, Some(10), false, true), Standing::Recount);
+        assert_eq!(standing(true, Some(i64::MAX), false, true), Standing::Recount);
     }
 
     #[test]
     fn what_this_process_lost_with_its_connection_is_innocent() {
-        assert_eq!(standing(true, Some(1), true), Standing::Innocent);
-        for returns in [2, 5, 20] {
-            assert_eq!(standing(true, Some(returns), true), Standing::Anew);
+        for has_notes in [true, false] {
+            assert_eq!(standing(true, Some(1), true, has_notes), Standing::Innocent);
+            for returns in [2, 5, 20] {
+                assert_eq!(standing(true, Some(returns), true, has_notes), Standing::Recount);
+            }
         }
     }
 
@@ -159,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_queue_without_a_count_begins_one() {
-        assert_eq!(standing(true, None, false), Standing::Anew);
-        assert_eq!(standing(false, None, true), Standing::Innocent);
+        assert_eq!(standing(true, None, false, true), Standing::Recount);
+        assert_eq!(standing(false, None, true, true), Standing::Innocent);
     }
 }

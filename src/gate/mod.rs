@@ -111,12 +111,21 @@ impl Gate {
     /// [`Shut`], for longer than is worth waiting in hand.
     pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Slot, Shut> {
         let slot = self.limit.enter(lane).await;
+        self.pass(lane, pass).await?;
+        Ok(slot)
+    }
+
+    /// Waits for the rate, and through a short pause: for who needs no slot.
+    ///
+    /// # Errors
+    /// [`Shut`], for longer than is worth waiting in hand.
+    pub async fn pass(&self, lane: Lane, pass: Pass) -> Result<(), Shut> {
         loop {
             self.open(pass).await?;
             self.limit.pace(lane).await;
             // It may have shut meanwhile; after a pause nobody leaves but at the rate.
             if self.state() == State::Closed || pass == Pass::Probe {
-                return Ok(slot);
+                return Ok(());
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::rounds::{Answer, Packed, Shared, serve};
 use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write};
-use super::{Claim, Failed, Record, compact};
+use super::{Claim, Failed, Known, Note, Record, compact};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The note of the store's epoch.
 const EPOCH: &str = "epoch";
+/// What the names of notes about suspects begin with.
+const SUSPECT: &str = "suspect ";
 /// How often records that outlived the retention are looked for.
 const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// Bytes of the library's cache, and of what it keeps in memory until it is written in order: small,
@@ -190,7 +192,30 @@ impl Embedded {
     /// # Errors
     /// The store failed.
     pub async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
-        self.shared.note(name, text).await.map_err(|_| Failed::closed())?
+        self.shared.note(name.to_owned(), Some(text.to_owned())).await.map_err(|_| Failed::closed())?
+    }
+
+    /// What is known of a suspect. Only one process has the store, so every other holder is dead.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(super) fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
+        let note = self.note(&suspect_name(key))?.and_then(|text| Note::from_text(&text));
+        Ok(Note::known(note.as_ref(), own, |_| false))
+    }
+
+    /// Notes a suspect; the answer comes when that is durable.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(super) async fn note_suspect(&self, key: Key, note: &Note) -> Result<(), Failed> {
+        self.set_note(&suspect_name(key), &note.to_text()).await
+    }
+
+    /// Forgets a suspect, soon.
+    pub(super) fn forget_suspect(&self, key: Key) {
+        // Nobody waits for it: what is not removed costs an innocent one a place among few.
+        drop(self.shared.note(suspect_name(key), None));
     }
 
     fn checked<T>(&self, read: impl FnOnce() -> fjall::Result<T>) -> Result<T, Failed> {
@@ -238,7 +263,7 @@ impl Writer {
     pub(super) fn write(
         &mut self,
         records: &[Packed],
-        notes: Vec<(String, String)>,
+        notes: Vec<(String, Option<String>)>,
         must_last: bool,
     ) -> Result<(), Failed> {
         let mut batch = self.database.batch();
@@ -247,7 +272,10 @@ impl Writer {
             batch.insert(&self.records, *key, bytes.as_slice());
         }
         for (name, text) in notes {
-            batch.insert(&self.notes, name, text);
+            match text {
+                Some(text) => batch.insert(&self.notes, name, text),
+                None => batch.remove(&self.notes, name),
+            }
         }
         let database = &self.database;
         sound(|| {
@@ -258,7 +286,8 @@ impl Writer {
         .map_err(Failed::new)
     }
 
-    /// Forgets, once a day, who was not heard of for longer than the retention.
+    /// Forgets, once a day, who was not heard of for longer than the retention, and suspects that never
+    /// came back.
     fn sweep(&mut self, now: Timestamp) -> fjall::Result<()> {
         if self.swept.is_some_and(|swept| now.duration_since(swept) < SWEEP_EVERY) {
             return Ok(());
@@ -271,6 +300,17 @@ impl Writer {
                 self.records.remove(key)?;
             }
         }
+        for item in self.notes.prefix(SUSPECT) {
+            let (name, text) = item.into_inner()?;
+            let note = std::str::from_utf8(&text).ok().and_then(Note::from_text);
+            if note.is_none_or(|note| note.is_old(now)) {
+                self.notes.remove(name)?;
+            }
+        }
         Ok(())
     }
+}
+
+fn suspect_name(key: Key) -> String {
+    format!("{SUSPECT}{}", hex(&key))
 }

@@ -13,9 +13,11 @@ mod place;
 mod postgres;
 mod rounds;
 mod store;
+mod suspects;
 
 pub use place::{Claim, Failed, Place, Settings};
-pub use store::{Answered, Records, Taken, Turn, lateness};
+pub use store::{Answered, Noted, Records, Suspect, Taken, Turn, lateness};
+pub use suspects::{Known, Note};
 
 use crate::gate::Outcome;
 use crate::mapping::Choice;

@@ -7,14 +7,15 @@
 
 use super::address::Address;
 use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen, Write};
-use super::{Claim, Failed, Record};
+use super::suspects::FORGOTTEN_AFTER;
+use super::{Claim, Failed, Known, Note, Record};
 use crate::bytes::{hex, random};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -28,11 +29,16 @@ const ROUND: usize = 256;
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3_600);
 /// The most records that one sweep's statement deletes, so that it holds up nobody.
 const SWEEP_ROUND: i64 = 10_000;
+/// How often a worker says that it lives while it handles suspects, and after how many seconds without
+/// a word it counts as dead.
+const ALIVE_EVERY: Duration = Duration::from_secs(2);
+const DEAD_AFTER_SECONDS: f64 = 10.0;
 /// Any number: workers that start together make the tables one after the other.
 const MIGRATING: i64 = 0x636f_6e73_656e_7467;
 
 /// Each version of the schema, from the first. What is here was released: it never changes.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE consent_gate_notes (
         name text PRIMARY KEY,
         value text NOT NULL
@@ -43,7 +49,16 @@ const MIGRATIONS: [&str; 1] = ["
         merged timestamptz NOT NULL,
         record text NOT NULL
     ) WITH (fillfactor = 70);
-"];
+",
+    "
+    CREATE TABLE consent_gate_suspects (
+        key bytea PRIMARY KEY,
+        deaths bigint NOT NULL,
+        holder text,
+        at timestamptz NOT NULL
+    );
+",
+];
 
 const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($1)";
 /// Writes what nobody else wrote since it was read, and says which that was.
@@ -54,6 +69,15 @@ const WRITE: &str = "
         SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
         WHERE known.revision = excluded.revision - 1
     RETURNING key";
+/// What is noted of a suspect, and whether its holder said lately that it lives.
+const SUSPECT: &str = "
+    SELECT deaths, holder, at, at > now() - make_interval(secs => $2) FROM consent_gate_suspects WHERE key = $1";
+const NOTE_SUSPECT: &str = "
+    INSERT INTO consent_gate_suspects VALUES ($1, $2, $3, now())
+    ON CONFLICT (key) DO UPDATE SET deaths = excluded.deaths, holder = excluded.holder, at = excluded.at";
+const FORGET_SUSPECT: &str = "DELETE FROM consent_gate_suspects WHERE key = $1";
+const SAY_ALIVE: &str = "UPDATE consent_gate_suspects SET at = now() WHERE holder = $1";
+const SWEEP_SUSPECTS: &str = "DELETE FROM consent_gate_suspects WHERE at < $1";
 const SWEEP: &str = "
     DELETE FROM consent_gate_records WHERE key IN
         (SELECT key FROM consent_gate_records WHERE merged < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
@@ -120,7 +144,9 @@ pub struct Postgres {
     durable: mpsc::UnboundedSender<Written>,
     later: mpsc::UnboundedSender<Written>,
     /// Everything that is no record.
-    notes: Session,
+    notes: Arc<Session>,
+    /// How many suspects this process handles.
+    suspects: Arc<AtomicUsize>,
     commits: AtomicU64,
     has_failed: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
@@ -139,11 +165,11 @@ impl Drop for Postgres {
 }
 
 impl Postgres {
-    /// Connects, and makes the tables where they are missing.
+    /// Connects, and makes the tables where they are missing. `own` names this process.
     ///
     /// # Errors
     /// The database cannot be reached, or it refuses.
-    pub async fn open(address: &Address, retention: SignedDuration) -> Result<Postgres, Failed> {
+    pub async fn open(address: &Address, retention: SignedDuration, own: &str) -> Result<Postgres, Failed> {
         let mut notes = Session::open(address).await?;
         migrate(&mut notes.client).await?;
         let secret = kept(&notes.client, "secret").await?;
@@ -160,7 +186,10 @@ impl Postgres {
         let lazy = Session::open(address).await?;
         call(lazy.client.batch_execute("SET synchronous_commit = off")).await?;
         let write_later = call(lazy.client.prepare(WRITE)).await?;
+        let notes = Arc::new(notes);
+        let suspects = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
+            tokio::spawn(say_alive(Arc::clone(&notes), Arc::clone(&suspects), own.to_owned())),
             tokio::spawn(serve_reads(reading, read, asked, Arc::clone(&has_failed))),
             tokio::spawn(serve_writes(writing, write, written, Arc::clone(&has_failed))),
             tokio::spawn(serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed))),
@@ -168,7 +197,7 @@ impl Postgres {
         ];
         let commits = AtomicU64::new(0);
         let identity = hex(&identity);
-        Ok(Postgres { secret, identity, reads, durable, later, notes, commits, has_failed, tasks })
+        Ok(Postgres { secret, identity, reads, durable, later, notes, suspects, commits, has_failed, tasks })
     }
 
     /// Whether nothing failed so far.
@@ -246,6 +275,42 @@ impl Postgres {
         let upsert = "INSERT INTO consent_gate_notes VALUES ($1, $2)
             ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         call(self.notes.client.execute(upsert, &[&name, &text])).await.map(|_| ())
+    }
+
+    /// What is known of a suspect.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub(super) async fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
+        let row = call(self.notes.client.query_opt(SUSPECT, &[&&key[..], &DEAD_AFTER_SECONDS])).await?;
+        let Some(row) = row else { return Ok(Known::Deaths(0)) };
+        let at = Timestamp::try_from(column::<SystemTime>(&row, 2)?).unwrap_or(Timestamp::UNIX_EPOCH);
+        let deaths = u32::try_from(column::<i64>(&row, 0)?).unwrap_or(u32::MAX);
+        let note = Note { deaths, holder: column(&row, 1)?, at };
+        let is_alive: bool = column(&row, 3)?;
+        Ok(Note::known(Some(&note), own, |_| is_alive))
+    }
+
+    /// Notes a suspect; returns when that is durable.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub(super) async fn note_suspect(&self, key: Key, note: &Note) -> Result<(), Failed> {
+        let deaths = i64::from(note.deaths);
+        call(self.notes.client.execute(NOTE_SUSPECT, &[&&key[..], &deaths, &note.holder])).await.map(|_| ())
+    }
+
+    /// Forgets a suspect.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub(super) async fn forget_suspect(&self, key: Key) -> Result<(), Failed> {
+        call(self.notes.client.execute(FORGET_SUSPECT, &[&&key[..]])).await.map(|_| ())
+    }
+
+    /// How many suspects this process handles.
+    pub(super) fn suspects(&self) -> &AtomicUsize {
+        &self.suspects
     }
 
     /// Which store it is, and how far it got.
@@ -417,6 +482,18 @@ async fn serve_writes(
     }
 }
 
+/// Says that this process lives, for as long as it handles suspects: another worker that gets one of
+/// them must not take it for what killed this one.
+async fn say_alive(session: Arc<Session>, suspects: Arc<AtomicUsize>, own: String) {
+    loop {
+        tokio::time::sleep(ALIVE_EVERY).await;
+        if suspects.load(Ordering::Relaxed) > 0 {
+            // What fails here fails where somebody waits for it, too.
+            let _ = call(session.client.execute(SAY_ALIVE, &[&own])).await;
+        }
+    }
+}
+
 /// Forgets, once a day, who was not heard of for longer than the retention. What fails is done by
 /// another worker, or the next day.
 async fn sweep(address: Address, retention: SignedDuration) {
@@ -426,6 +503,9 @@ async fn sweep(address: Address, retention: SignedDuration) {
             let mut deleted = u64::MAX;
             while deleted > 0 {
                 deleted = call(session.client.execute(SWEEP, &[&before, &SWEEP_ROUND])).await.unwrap_or(0);
+            }
+            if let Ok(before) = Timestamp::now().checked_sub(FORGOTTEN_AFTER) {
+                let _ = call(session.client.execute(SWEEP_SUSPECTS, &[&system_time(before)])).await;
             }
         }
         tokio::time::sleep(SWEEP_EVERY).await;

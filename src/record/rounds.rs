@@ -49,7 +49,7 @@ enum Written {
 #[derive(Debug, Default)]
 struct Round {
     keys: Vec<Key>,
-    notes: Vec<(String, String)>,
+    notes: Vec<(String, Option<String>)>,
     waiting: Vec<Durable>,
 }
 
@@ -115,10 +115,10 @@ impl Shared {
         Ok((told, answer))
     }
 
-    /// A note, on its way to the disk.
-    pub(super) fn note(&self, name: &str, text: &str) -> Answer {
+    /// A note, or that there is none any more, on its way to the disk.
+    pub(super) fn note(&self, name: String, text: Option<String>) -> Answer {
         let mut state = self.state();
-        state.round.notes.push((name.to_owned(), text.to_owned()));
+        state.round.notes.push((name, text));
         let answer = self.await_round(&mut state.round);
         self.wake.notify_one();
         answer

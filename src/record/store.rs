@@ -3,7 +3,7 @@
 use super::embedded::Embedded;
 use super::place::{Claim, Failed, Place, Settings};
 use super::postgres::Postgres;
-use super::{Mapped, Offer, Record, Sent, Values};
+use super::{Known, Mapped, Note, Offer, Record, Sent, Values};
 use crate::integration::{Integration, Name};
 use crate::mapping::Source;
 use hmac::{Hmac, KeyInit, Mac};
@@ -12,6 +12,7 @@ use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::{Mutex, Notify};
 
 /// What a request may be late beyond the longest delay and its timeout: clocks and queues.
@@ -51,14 +52,14 @@ enum Store {
 }
 
 impl Store {
-    async fn open(place: &Place, retention: SignedDuration) -> Result<Store, Failed> {
+    async fn open(place: &Place, retention: SignedDuration, own: &str) -> Result<Store, Failed> {
         match place {
             Place::Directory(directory) => {
                 let directory = directory.clone();
                 let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory, retention)).await;
                 Ok(Store::Embedded(opened.map_err(|_| Failed::closed())??))
             }
-            Place::Postgres(address) => Ok(Store::Postgres(Postgres::open(address, retention).await?)),
+            Place::Postgres(address) => Ok(Store::Postgres(Postgres::open(address, retention, own).await?)),
             Place::Off => Err(Failed::new("no records are kept: [records] store is \"off\"")),
         }
     }
@@ -106,6 +107,36 @@ impl Store {
         }
     }
 
+    async fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
+        match self {
+            Store::Embedded(store) => store.suspect(key, own),
+            Store::Postgres(store) => store.suspect(key, own).await,
+        }
+    }
+
+    async fn note_suspect(&self, key: Key, note: &Note) -> Result<(), Failed> {
+        match self {
+            Store::Embedded(store) => store.note_suspect(key, note).await,
+            Store::Postgres(store) => store.note_suspect(key, note).await,
+        }
+    }
+
+    async fn forget_suspect(&self, key: Key) -> Result<(), Failed> {
+        match self {
+            Store::Embedded(store) => {
+                store.forget_suspect(key);
+                Ok(())
+            }
+            Store::Postgres(store) => store.forget_suspect(key).await,
+        }
+    }
+
+    fn count_suspects(&self, change: isize) {
+        if let Store::Postgres(store) = self {
+            store.suspects().fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        }
+    }
+
     async fn claim(&self) -> Result<Claim, Failed> {
         match self {
             Store::Embedded(store) => store.claim(),
@@ -143,6 +174,8 @@ pub struct Records {
     open: Mutex<Option<Arc<Store>>>,
     opened: Notify,
     ids: RandomState,
+    /// Names this process where suspects are noted.
+    own: Arc<str>,
 }
 
 /// How an event's turn begins.
@@ -191,7 +224,30 @@ impl Records {
     #[must_use]
     pub fn new(settings: Settings) -> Records {
         let retention = SignedDuration::try_from(settings.retention).unwrap_or(SignedDuration::MAX);
-        Records { settings, retention, open: Mutex::new(None), opened: Notify::new(), ids: RandomState::new() }
+        let ids = RandomState::new();
+        let own = format!("{:016x}", ids.hash_one(std::process::id())).into();
+        Records { settings, retention, open: Mutex::new(None), opened: Notify::new(), ids, own }
+    }
+
+    /// Whether they keep notes of suspects.
+    #[must_use]
+    pub fn has_notes(&self) -> bool {
+        !matches!(self.settings.place, Place::Off)
+    }
+
+    /// What is known of a message that may kill the process; `None` where nothing can be noted.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn suspect(&self, integration: &Name, body: &[u8]) -> Result<Option<Suspect>, Failed> {
+        if !self.has_notes() {
+            return Ok(None);
+        }
+        let store = self.store().await?;
+        let key = suspect_key(store.secret(), integration, body);
+        let own = Arc::clone(&self.own);
+        let known = store.suspect(key, &own).await?;
+        Ok(Some(Suspect { store, key, own, known }))
     }
 
     /// Where they are kept.
@@ -214,7 +270,7 @@ impl Records {
         // Dropping the old one lets go of its lock.
         *open = None;
         // Boxed, so that the future of every event need not have room for it.
-        let store = Box::pin(Store::open(&self.settings.place, self.retention)).await?;
+        let store = Box::pin(Store::open(&self.settings.place, self.retention, &self.own)).await?;
         self.opened.notify_one();
         Ok(Arc::clone(open.insert(Arc::new(store))))
     }
@@ -435,6 +491,72 @@ impl Taken {
     }
 }
 
+/// A message that may kill the process, and what is known of it.
+#[derive(Debug)]
+pub struct Suspect {
+    store: Arc<Store>,
+    key: Key,
+    own: Arc<str>,
+    pub known: Known,
+}
+
+/// A suspect that is being handled: noted durably, so that the death of this process is noticed.
+#[derive(Debug)]
+pub struct Noted {
+    store: Arc<Store>,
+    key: Key,
+    deaths: u32,
+}
+
+impl Suspect {
+    /// At how many deaths it was being handled, as far as is known.
+    #[must_use]
+    pub fn deaths(&self) -> u32 {
+        match self.known {
+            Known::Deaths(deaths) => deaths,
+            Known::HeldElsewhere => 0,
+        }
+    }
+
+    /// Notes that this process handles it from now on.
+    ///
+    /// # Errors
+    /// The store failed: it must not be handled.
+    pub async fn note(self, now: Timestamp) -> Result<Noted, Failed> {
+        let deaths = self.deaths();
+        let Suspect { store, key, own, .. } = self;
+        store.note_suspect(key, &Note { deaths, holder: Some(own.as_ref().to_owned()), at: now }).await?;
+        store.count_suspects(1);
+        Ok(Noted { store, key, deaths })
+    }
+}
+
+impl Noted {
+    /// It was handled and this process lives. What is settled is forgotten; what is not settled comes
+    /// back, and the deaths at which it was are remembered.
+    ///
+    /// # Errors
+    /// The store failed: it still counts as being handled.
+    pub async fn passed(self, is_settled: bool, now: Timestamp) -> Result<(), Failed> {
+        let Noted { store, key, deaths } = &self;
+        if is_settled || *deaths == 0 {
+            return store.forget_suspect(*key).await;
+        }
+        store.note_suspect(*key, &Note { deaths: *deaths, holder: None, at: now }).await
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.store.count_suspects(-1);
+    }
+}
+
+/// Names a message where suspects are noted; nobody can tell from it what is in the message.
+fn suspect_key(secret: &[u8], integration: &Name, body: &[u8]) -> Key {
+    keyed(secret, [b"suspect", integration.as_str().as_bytes(), body])
+}
+
 /// For how long a request may still be executed after it was sent: until the longest delay after
 /// its timeout, and no longer (the README says so). A repair follows so long after.
 #[must_use]
@@ -445,11 +567,19 @@ pub fn lateness(integration: &Integration) -> SignedDuration {
 
 /// A keyed hash: without the store's secret nobody can tell whether somebody is in it.
 fn key(secret: &[u8], records: &Name, identifier: &str) -> Key {
+    let person = crate::order::person(identifier);
+    keyed(secret, [records.as_str().as_bytes(), person.as_bytes()])
+}
+
+fn keyed<const N: usize>(secret: &[u8], parts: [&[u8]; N]) -> Key {
     // HMAC takes a key of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return Key::default() };
-    mac.update(records.as_str().as_bytes());
-    mac.update(b"\0");
-    mac.update(crate::order::person(identifier).as_bytes());
+    for (index, part) in parts.into_iter().enumerate() {
+        if index > 0 {
+            mac.update(b"\0");
+        }
+        mac.update(part);
+    }
     let mut key = Key::default();
     key.copy_from_slice(&mac.finalize().into_bytes()[..16]);
     key

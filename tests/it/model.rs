@@ -232,7 +232,7 @@ impl World {
         match settlement {
             Settlement::Done => {}
             Settlement::Park(delay, history) => self.queue.push(Message { event, history, ready: self.now + delay }),
-            Settlement::Anew(history) => self.queue.push(Message { event, history, ready: self.now }),
+            Settlement::Recount(history) => self.queue.push(Message { event, history, ready: self.now }),
             Settlement::Dead(_, _) => self.dead.extend(event),
         }
         // Published, and not yet acked.

@@ -1,13 +1,16 @@
 //! A publisher and an operator at the real broker.
 
 use super::Folder;
+use futures_util::StreamExt;
+use lapin::message::Delivery;
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// The broker of the tests.
@@ -162,6 +165,12 @@ impl Letter {
     }
 }
 
+/// Takes a message for good.
+async fn take(message: Delivery) -> Letter {
+    message.acker.ack(BasicAckOptions::default()).await.unwrap();
+    Letter { body: message.data, properties: message.properties }
+}
+
 /// A connection of the test's own.
 pub struct Bench {
     runtime: Runtime,
@@ -222,11 +231,23 @@ impl Bench {
     pub fn take_all(&self, queue: &str) -> Vec<Letter> {
         self.block_on(async {
             let channel = self.channel().await;
+            let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+            let mut consumer = channel.basic_consume(queue.into(), "".into(), options, arguments).await.unwrap();
             let mut letters = Vec::new();
-            let options = BasicGetOptions { no_ack: true };
-            while let Some(message) = channel.basic_get(queue.into(), options).await.unwrap() {
-                let delivery = message.delivery;
-                letters.push(Letter { body: delivery.data, properties: delivery.properties });
+            loop {
+                match tokio::time::timeout(Duration::from_millis(20), consumer.next()).await {
+                    Ok(message) => letters.push(take(message.unwrap().unwrap()).await),
+                    Err(_) if self.depth_on(&channel, queue).await == 0 => break,
+                    Err(_) => {}
+                }
+            }
+            channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await.unwrap();
+            while let Some(message) = consumer.next().await {
+                letters.push(take(message.unwrap()).await);
+            }
+            // The queue has heard of the acks once it answers after them.
+            for _ in 0..4 {
+                self.depth_on(&channel, queue).await;
             }
             letters
         })

@@ -1,0 +1,102 @@
+//! Messages that may kill the process.
+//!
+//! The broker counts each return of a message, and a lost connection returns all that were in hand: so
+//! its count makes a message no more than a suspect ([`crate::broker::standing`]). What convicts it is a
+//! note. A suspect is noted durably before it is handled, and the note goes once it was. Who is still
+//! noted when its process is gone was being handled at its death.
+//!
+//! | deaths | handled |
+//! |---|---|
+//! | none | beside everything else, at most 256 suspects of the process at once |
+//! | one | beside everything else, at most 16 |
+//! | two | alone: nothing else is under way in the whole process |
+//! | three | never again: a dead letter |
+//!
+//! So what kills the process is a dead letter after five deaths: two that made it a suspect, and three at
+//! which it was noted. At each of these at most 256 + 16 others are accused with it, and at the last one
+//! nobody. What is innocent passes as fast as its gate answers. Where no records are kept nothing can be
+//! noted: then each suspect is handled alone, and the broker's count convicts.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore};
+
+/// The most suspects under way at once that were at no death.
+const MANY: usize = 256;
+/// The most that were at one.
+const FEW: usize = 16;
+/// The longest that everything else waits for a suspect that is handled alone.
+pub const LONGEST_ALONE: Duration = Duration::from_secs(60);
+
+/// How a suspect is to be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// Beside many others.
+    Many,
+    /// Beside few others.
+    Few,
+    /// With nothing else under way.
+    Alone,
+    /// Not at all: it is what kills the process.
+    Convicted,
+}
+
+impl Care {
+    /// By how many deaths a suspect was being handled; `None` where nobody can know.
+    #[must_use]
+    pub fn of(deaths: Option<u32>) -> Care {
+        match deaths {
+            Some(0) => Care::Many,
+            Some(1) => Care::Few,
+            Some(2) | None => Care::Alone,
+            Some(3..) => Care::Convicted,
+        }
+    }
+}
+
+/// Who may be under way beside whom, in the whole process.
+#[derive(Clone, Debug)]
+pub struct Quarantine {
+    many: Arc<Semaphore>,
+    few: Arc<Semaphore>,
+    /// Everything that is under way reads; what is handled alone writes.
+    work: Arc<RwLock<()>>,
+}
+
+impl Default for Quarantine {
+    fn default() -> Quarantine {
+        Quarantine { many: Arc::new(Semaphore::new(MANY)), few: Arc::new(Semaphore::new(FEW)), work: Arc::default() }
+    }
+}
+
+/// The right to handle a suspect; dropping it gives it back.
+#[derive(Debug)]
+pub enum Admitted {
+    Beside(Option<OwnedSemaphorePermit>),
+    Alone(OwnedRwLockWriteGuard<()>),
+}
+
+impl Quarantine {
+    /// Waits until a suspect may be handled.
+    pub async fn admit(&self, care: Care) -> Admitted {
+        match care {
+            // The semaphores are never closed.
+            Care::Many => Admitted::Beside(Arc::clone(&self.many).acquire_owned().await.ok()),
+            Care::Few => Admitted::Beside(Arc::clone(&self.few).acquire_owned().await.ok()),
+            Care::Alone => Admitted::Alone(Arc::clone(&self.work).write_owned().await),
+            Care::Convicted => Admitted::Beside(None),
+        }
+    }
+
+    /// Waits until nothing is handled alone; whoever does a piece of work holds what this gives. Who only
+    /// waits does no work.
+    pub async fn beside(&self) -> RwLockReadGuard<'_, ()> {
+        match self.work.try_read() {
+            Ok(beside) => beside,
+            Err(_) => self.work.read().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -369,7 +369,6 @@ impl Worker {
         if !outbox.holds(delivery) {
             return None;
         }
-        let _beside = self.beside(terms).await;
         self.send(&plan, turn, (lane(*feed), terms), slot).await
     }
 
@@ -431,11 +430,11 @@ impl Worker {
         if let Some(turn) = &turn {
             self.facts.stale(turn.outdated);
         }
-        let (mut sent, mut moved_on) = self.send_once(plan, turn, slot, terms.pass).await?;
+        let (mut sent, mut moved_on) = self.send_once(plan, turn, slot, terms).await?;
         for _ in 0..RESENDS {
             let Some(turn) = moved_on else { break };
             let Ok(slot) = self.enter(lane, terms).await else { return Some(Course::Held.into()) };
-            let (again, further) = self.send_once(plan, Some(turn), slot, terms.pass).await?;
+            let (again, further) = self.send_once(plan, Some(turn), slot, terms).await?;
             if again.answer.outcome != Outcome::Accepted {
                 return Some(Course::Held.into());
             }
@@ -461,8 +460,10 @@ impl Worker {
         plan: &plan::Send,
         mut turn: Option<Box<Taken>>,
         slot: Option<Slot>,
-        pass: Pass,
+        terms: Terms,
     ) -> Option<(Sent, Option<Box<Taken>>)> {
+        // Never held while a slot is waited for: who holds a slot may wait for this.
+        let _beside = self.beside(terms).await;
         let at = Timestamp::now();
         let request = match &turn {
             Some(turn) => plan.request(&self.integration, &turn.newest),
@@ -481,7 +482,7 @@ impl Worker {
         self.facts.in_flight(-1);
         drop(slot);
         self.facts.attempted(&answer, span);
-        let Noted { change, is_down, limit } = self.gate.note(&answer, pass);
+        let Noted { change, is_down, limit } = self.gate.note(&answer, terms.pass);
         if let Some(change) = change {
             self.facts.gate_changed(change);
         }

@@ -27,6 +27,7 @@ mod observed;
 mod outside;
 mod release;
 mod reload;
+mod restarts;
 mod retries;
 mod runbook;
 mod store;

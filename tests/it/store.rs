@@ -174,7 +174,7 @@ fn of_two_workers_on_one_database_the_newest_wins_whoever_delivers_it() {
 
 #[test]
 fn a_database_that_goes_away_stops_everything_and_loses_nothing() {
-    let Some(node) = PgNode::start() else { return };
+    let node = PgNode::start();
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RECORDS__STORE", &node.url);
     lab.start();
@@ -224,7 +224,7 @@ fn a_database_is_verified_before_anything_is_told() {
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let cert = folder.write("cert.pem", certified.cert.pem());
     let key = folder.write("key.pem", certified.signing_key.serialize_pem());
-    let Some(node) = PgNode::start_with_tls(&cert, &key) else { return };
+    let node = PgNode::start_with_tls(&cert, &key);
     let lab = Lab::new();
     let url = |host: &str, mode: &str| node.url.replace("127.0.0.1", host).replace("sslmode=disable", mode);
     let checked = |url: &str| {

@@ -20,14 +20,13 @@ pub fn url() -> String {
     )
 }
 
-/// Runs `rabbitmqctl` against the tests' own node. `None` where they run at somebody else's, to
-/// which nothing is done beyond queues of their own.
-pub fn ctl(arguments: &[&str]) -> Option<()> {
-    let node = std::env::var("CONSENT_GATE_TEST_BROKER_NODE").ok()?;
+/// Runs `rabbitmqctl` against the tests' own node.
+pub fn ctl(arguments: &[&str]) {
+    let node = std::env::var("CONSENT_GATE_TEST_BROKER_NODE")
+        .expect("this test needs a broker of the tests' own: run scripts/test without CONSENT_GATE_TEST_BROKER_URL");
     let script = super::project().join("scripts/broker");
     let output = std::process::Command::new(script).args(["ctl", &node]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Some(())
 }
 
 /// A node of one test's own, to be stopped and killed.
@@ -39,30 +38,29 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node. `None` where the tests run at somebody else's broker.
-    pub fn start() -> Option<Node> {
+    /// Starts a node.
+    pub fn start() -> Node {
         Node::with(Vec::new())
     }
 
     /// One with the shovel plugin.
-    pub fn with_shovel() -> Option<Node> {
+    pub fn with_shovel() -> Node {
         Node::with(vec![("CONSENT_GATE_BROKER_PLUGINS", "rabbitmq_shovel".to_owned())])
     }
 
     /// A cluster of three. The first has to outlive the others.
-    pub fn cluster() -> Option<[Node; 3]> {
-        let first = Node::start()?;
+    pub fn cluster() -> [Node; 3] {
+        let first = Node::start();
         let joins = first.folder.0.join("node").to_str().unwrap().to_owned();
         let joining = || Node::with(vec![("CONSENT_GATE_BROKER_JOIN", joins.clone())]);
-        let (second, third) = (joining()?, joining()?);
-        Some([first, second, third])
+        let (second, third) = (joining(), joining());
+        [first, second, third]
     }
 
-    fn with(environment: Vec<(&'static str, String)>) -> Option<Node> {
-        std::env::var_os("CONSENT_GATE_TEST_BROKER_NODE")?;
+    fn with(environment: Vec<(&'static str, String)>) -> Node {
         let mut node = Node { folder: Folder::new(), environment, url: String::new() };
         node.url = node.script("start", &[]).trim().into();
-        Some(node)
+        node
     }
 
     fn script(&self, verb: &str, arguments: &[&str]) -> String {
@@ -194,7 +192,7 @@ impl Bench {
         self.runtime.block_on(future)
     }
 
-    async fn channel(&self) -> Channel {
+    pub async fn channel(&self) -> Channel {
         self.connection.create_channel().await.unwrap()
     }
 
@@ -253,7 +251,7 @@ impl Bench {
         })
     }
 
-    async fn depth_on(&self, channel: &Channel, queue: &str) -> u32 {
+    pub async fn depth_on(&self, channel: &Channel, queue: &str) -> u32 {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
     }

@@ -316,6 +316,15 @@ impl Facts {
         tracing::warn!(integration = self.integration, %error, "could not settle; the event stays with the broker");
     }
 
+    /// The exchange was absent, and is there again, bound.
+    pub fn exchange_missing(&self) {
+        self.metrics.exchange_missing.with_label_values(&[&self.integration]).inc();
+        tracing::error!(
+            integration = self.integration,
+            "the exchange was missing, and with it the binding; both are made again, but what was published meanwhile did not reach the queue"
+        );
+    }
+
     /// How many messages wait in a queue.
     pub fn depth(&self, queue: &str, messages: u32) {
         self.metrics.queue_messages.with_label_values(&[&self.integration, queue]).set(i64::from(messages));

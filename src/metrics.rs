@@ -49,6 +49,7 @@ pub struct Metrics {
     pub consuming: IntGaugeVec,
     pub stale_values: IntCounterVec,
     pub settle_failures: IntCounterVec,
+    pub exchange_missing: IntCounterVec,
     pub store_errors: IntCounter,
     pub reload_failures: IntCounter,
     pub spans_dropped: IntCounter,
@@ -116,6 +117,12 @@ impl Metrics {
                 "Publishes or acks that failed and are tried again.",
                 &one,
             )?,
+            exchange_missing: counters(
+                &r,
+                "exchange_missing_total",
+                "Looks at which the exchange was absent, and with it the binding.",
+                &one,
+            )?,
             store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
             reload_failures: counter(&r, "reload_failures_total", "Changed configurations that were refused.")?,
             spans_dropped: counter(&r, "spans_dropped_total", "Spans that no collector took.")?,
@@ -146,7 +153,8 @@ impl Metrics {
             self.queue_messages.with_label_values(&[integration, queue]);
         }
         self.gate_request_seconds.with_label_values(&[integration]);
-        for family in [&self.late_events, &self.stale_values, &self.settle_failures, &self.parked, &self.returned] {
+        let counters = [&self.late_events, &self.stale_values, &self.settle_failures, &self.parked, &self.returned];
+        for family in counters.into_iter().chain([&self.exchange_missing]) {
             family.with_label_values(&[integration]);
         }
         for family in self.gauges() {

@@ -9,7 +9,7 @@ use crate::broker::claim::Look;
 use crate::broker::inbox::Inbox;
 use crate::broker::link::{self, Link};
 use crate::broker::outbox::Outbox;
-use crate::broker::topology::{self, Queues};
+use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::{self, Error};
 use crate::config::Settings;
 use crate::intake::Intake;
@@ -37,6 +37,8 @@ const QUICK_PAUSES: usize = 25;
 const RECORDS_PAUSE: Duration = Duration::from_secs(2);
 /// How often the broker hears how far the records got: they may be a minute ahead at most.
 const CLAIM_EVERY: Duration = Duration::from_secs(30);
+/// How often it is made sure that the work queue is bound.
+const BIND_EVERY: Duration = Duration::from_secs(30);
 /// How often the depth of the queues is looked at.
 const DEPTH_EVERY: Duration = Duration::from_secs(5);
 
@@ -95,15 +97,17 @@ impl Supervisor {
         let mut after_loss = after_loss();
         let mut losses = 0;
         let mut is_silent = false;
+        let mut was_bound = false;
         loop {
             let connected = tokio::select! {
                 biased;
                 () = self.shutdown.wait() => return,
-                connected = self.connect(is_silent) => connected,
+                connected = Box::pin(self.connect(is_silent, was_bound)) => connected,
             };
             is_silent = matches!(&connected, Err(Trouble::Broker(error)) if error.is_silence());
             let pause = match connected {
                 Ok((link, inbox)) => {
+                    was_bound = true;
                     after_failure = self::after_failure();
                     let since = Instant::now();
                     let Some(Lost { why, standing }) = self.consume(link, inbox, losses >= LOSSES).await else {
@@ -151,14 +155,17 @@ impl Supervisor {
     }
 
     /// Declares everything and connects.
-    async fn connect(&self, was_silent: bool) -> Result<(Link, Inbox), Trouble> {
+    async fn connect(&self, was_silent: bool, was_bound: bool) -> Result<(Link, Inbox), Trouble> {
         let Settings { broker, source, .. } = &*self.settings;
         if was_silent {
             link::knock(broker).await?;
         }
         self.worker.open_records().await.map_err(Trouble::Records)?;
         let integration = self.worker.integration();
-        let connection = topology::declare(broker, source, integration).await?;
+        let Declared { connection, was_missing } = topology::declare(broker, source, integration).await?;
+        if was_missing && was_bound {
+            self.worker.facts().exchange_missing();
+        }
         self.claim(connection).await?;
         let link = Link::open(broker).await?;
         let (unsettled, prefetch) = (self.worker.unsettled(), self.worker.prefetch());
@@ -205,6 +212,20 @@ impl Supervisor {
         }
     }
 
+    /// Declares the exchange and its bindings again from time to time, for whoever deleted them. What
+    /// fails is tried again the next time: consuming does not hang on it.
+    async fn keep_bound(&self) {
+        let Settings { broker, source, .. } = &*self.settings;
+        loop {
+            tokio::time::sleep(BIND_EVERY).await;
+            match topology::keep_bound(broker, source, self.worker.integration()).await {
+                Ok(false) => {}
+                Ok(true) => self.worker.facts().exchange_missing(),
+                Err(error) => tracing::warn!(integration = self.name(), %error, "cannot look after the bindings"),
+            }
+        }
+    }
+
     /// Consumes. Gives why the connection was lost, or `None` after a drain.
     async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool) -> Option<Lost> {
         let worker = &self.worker;
@@ -225,6 +246,7 @@ impl Supervisor {
             error = self.watch_depths(&link) => Some(error.to_string().into()),
             () = worker.records_failed() => Some(Lost::records("the records failed".to_owned())),
             trouble = self.keep_claim() => Some(trouble.into()),
+            () = Box::pin(self.keep_bound()) => None,
         };
         if lost.is_none() {
             // What was not looked at yet goes back to its queue with the connection.

@@ -135,25 +135,48 @@ fn delaying(queues: &Queues, delay: Duration) -> FieldTable {
     arguments
 }
 
+/// What was declared, and on which connection.
+#[derive(Debug)]
+pub struct Declared {
+    pub connection: Connection,
+    /// The exchange was absent.
+    pub was_missing: bool,
+}
+
 /// Declares the exchange, and an integration's queues and bindings, on a connection of its own, which
 /// it gives back: an exchange that is absent costs the channel that looked for it, and perhaps its
 /// connection.
 ///
 /// # Errors
 /// The broker cannot be reached, or it refuses ([`Error::is_refusal`]).
-pub async fn declare(
-    settings: &link::Settings,
-    source: &Source,
-    integration: &Integration,
-) -> Result<Connection, Error> {
-    let mut connection = link::dial_to_declare(settings).await?;
-    match source {
-        Source::Exchange { name, .. } => connection = declare_exchange(settings, connection, name).await?,
-        Source::Queue(queue) => find_queue(&connection, queue).await?,
-    }
+pub async fn declare(settings: &link::Settings, source: &Source, integration: &Integration) -> Result<Declared, Error> {
+    let connection = link::dial_to_declare(settings).await?;
+    let declared = match source {
+        Source::Exchange { name, .. } => declare_exchange(settings, connection, name).await?,
+        Source::Queue(queue) => {
+            find_queue(&connection, queue).await?;
+            Declared { connection, was_missing: false }
+        }
+    };
+    let channel = call("open a channel", declared.connection.create_channel()).await?;
+    declare_queues(&channel, integration).await?;
+    bind(&channel, source, integration).await?;
+    Ok(declared)
+}
+
+/// Makes sure that events still come to the work queue: who deletes an exchange deletes its bindings, and
+/// what is published to one without bindings is confirmed and gone. Says whether the exchange was absent.
+///
+/// # Errors
+/// The broker cannot be reached, or it refuses.
+pub async fn keep_bound(settings: &link::Settings, source: &Source, integration: &Integration) -> Result<bool, Error> {
+    let Source::Exchange { name, .. } = source else { return Ok(false) };
+    let connection = link::dial_to_declare(settings).await?;
+    let Declared { connection, was_missing } = declare_exchange(settings, connection, name).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
-    declare_queues(&channel, source, integration).await?;
-    Ok(connection)
+    bind(&channel, source, integration).await?;
+    close(connection).await;
+    Ok(was_missing)
 }
 
 /// Closes a connection on which things were declared, politely.
@@ -170,13 +193,13 @@ async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
 }
 
 /// Uses the exchange as it is, whatever its type, and declares it only where it is absent.
-async fn declare_exchange(settings: &link::Settings, connection: Connection, name: &str) -> Result<Connection, Error> {
+async fn declare_exchange(settings: &link::Settings, connection: Connection, name: &str) -> Result<Declared, Error> {
     let what = format!("look for the exchange \"{name}\"");
     let channel = call("open a channel", connection.create_channel()).await?;
     let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
     let found = channel.exchange_declare(name.into(), ExchangeKind::Topic, passive, FieldTable::default());
     match call(&what, found).await {
-        Ok(()) => return Ok(connection),
+        Ok(()) => return Ok(Declared { connection, was_missing: false }),
         Err(error) if error.code() == Some(404) => {}
         Err(error) => return Err(error),
     }
@@ -185,14 +208,19 @@ async fn declare_exchange(settings: &link::Settings, connection: Connection, nam
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let declared = channel.exchange_declare(name.into(), ExchangeKind::Topic, durable, FieldTable::default());
     call(&format!("declare the exchange \"{name}\""), declared).await?;
-    Ok(connection)
+    Ok(Declared { connection, was_missing: true })
 }
 
-async fn declare_queues(channel: &Channel, source: &Source, integration: &Integration) -> Result<(), Error> {
-    let queues = Queues::of(&integration.name);
-    for (queue, arguments) in queues.all(&integration.schedule) {
+async fn declare_queues(channel: &Channel, integration: &Integration) -> Result<(), Error> {
+    for (queue, arguments) in Queues::of(&integration.name).all(&integration.schedule) {
         declare_queue(channel, &queue, arguments).await?;
     }
+    Ok(())
+}
+
+/// Binds the work queue; a binding that is there stays as it is.
+async fn bind(channel: &Channel, source: &Source, integration: &Integration) -> Result<(), Error> {
+    let queues = Queues::of(&integration.name);
     let Source::Exchange { name, binding_keys } = source else { return Ok(()) };
     for key in integration.binding_keys.as_ref().unwrap_or(binding_keys) {
         let what = format!("bind queue \"{}\" to exchange \"{name}\" with key \"{key}\"", queues.work);

@@ -1,7 +1,7 @@
 //! `declare`: makes exchange, queues and bindings and ends.
 
 use super::{Failure, print};
-use crate::broker::topology::{self, Queues, Source};
+use crate::broker::topology::{self, Declared, Queues, Source};
 use crate::config::{self, Environment};
 use serde_json::json;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub async fn declare(file: Option<&Path>, environment: &Environment, as_json: bo
     let mut declared = Vec::new();
     for integration in &config.integrations {
         match topology::declare(&config.settings.broker, source, integration).await {
-            Ok(connection) => {
+            Ok(Declared { connection, .. }) => {
                 topology::close(connection).await;
                 declared.push(integration);
             }

@@ -1,8 +1,9 @@
 //! `store`: which records are these, and does the broker know them?
 
 use super::{Failure, agreed, print};
+use crate::broker;
 use crate::broker::claim::Look;
-use crate::broker::{self, topology};
+use crate::broker::topology::{self, Declared};
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
 use crate::record::desk::Access;
@@ -109,7 +110,7 @@ pub async fn adopt(
 }
 
 async fn look(settings: &config::Settings, integration: &Integration) -> Result<Look, broker::Error> {
-    let connection = topology::declare(&settings.broker, &settings.source, integration).await?;
+    let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
     Look::take(&settings.broker, connection, &integration.name).await
 }
 

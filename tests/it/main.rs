@@ -21,6 +21,7 @@ mod half_open;
 mod hostile;
 mod leaks;
 mod mappings;
+mod memory;
 mod model;
 mod newest;
 mod observed;

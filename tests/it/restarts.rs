@@ -43,7 +43,7 @@ struct Scale {
 }
 
 const SMALL: Scale = Scale { events: 1_000, kills: 3, lives_ms: (300, 700), rounds: 1 };
-const WHOLE: Scale = Scale { events: 8_000, kills: 7, lives_ms: (1_000, 3_000), rounds: 2 };
+const WHOLE: Scale = Scale { events: 4_000, kills: 5, lives_ms: (1_000, 3_000), rounds: 1 };
 
 /// Where everything is in the end.
 #[derive(Debug)]
@@ -112,7 +112,10 @@ fn disturb(node: &Node, seed: u64, scale: Scale, order: Order, broker: Broker) -
     node.stop();
     node.restart();
     lab.look_for_the_broker();
-    lab.gate(0).faults(faults());
+    let mut rules = faults();
+    // What is in hand stays there for a while.
+    rules.as_array_mut().unwrap().push(json!({ "latency_ms": 60 }));
+    lab.gate(0).faults(rules);
     let message = |n: usize| Message::from(choice(&person(n), n.is_multiple_of(2)));
     let mut attempted = 0;
     for block in (0..scale.events).collect::<Vec<_>>().chunks(500) {

@@ -1,7 +1,8 @@
 //! Brokers that are away, come back, refuse or say nothing.
 
-use super::harness::{Lab, Node, events, person, poll_until};
+use super::harness::{Lab, Letter, Node, events, person, poll_until};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 
 fn not_ready_but_alive(lab: &mut Lab) {
@@ -72,10 +73,13 @@ fn a_broker_may_come_late_go_in_order_and_be_killed() {
     poll_until("to be ready", || (lab.admin("/readyz").0 == 200).then_some(()));
     lab.gate(0).faults(json!([]));
     lab.publish_surely(events("b", 50));
-    poll_until("everybody delivered or dead", || {
-        let at_gate = lab.gate(0).profiles().as_object().unwrap().len();
-        let dead = lab.bench.depth(&lab.queue(".dead")) as usize;
-        (at_gate + dead >= 250).then_some(())
+    let mut dead = BTreeSet::new();
+    poll_until("each one delivered or dead", || {
+        dead.extend(lab.dead().iter().map(Letter::person));
+        let profiles = lab.gate(0).profiles();
+        let everybody = (0..200).map(|n| person("a", n)).chain((0..50).map(|n| person("b", n)));
+        let mut missing = everybody.filter(|p| profiles.get(p).is_none() && !dead.contains(p));
+        missing.next().is_none().then_some(())
     });
     lab.stop();
 }
@@ -112,4 +116,27 @@ fn unacked(node: &Node, lab: &Lab) -> usize {
         line.unwrap_or_else(|| panic!("no {queue} in {listed}")).trim().parse().unwrap()
     };
     of(lab.queue("")) + of(lab.queue(".retry"))
+}
+
+#[test]
+fn an_exchange_that_is_deleted_is_made_again_and_one_made_by_others_is_bound_again() {
+    let mut lab = Lab::new();
+    lab.start();
+    lab.publish(events("before", 1));
+    lab.settled(1);
+    lab.bench.delete_exchange(&lab.exchange);
+    lab.worker().line_with("the exchange was missing");
+    let missing = format!("consent_gate_exchange_missing_total{{integration=\"{}\"}}", lab.integration());
+    assert_eq!(lab.metric(&missing), 1.0);
+    lab.publish(events("after", 1));
+    lab.settled(2);
+    // Nobody sees that this one lost its bindings, and yet they come back.
+    lab.bench.delete_exchange(&lab.exchange);
+    lab.bench.declare_exchange(&lab.exchange, lapin::ExchangeKind::Topic);
+    poll_until("an event to arrive", || {
+        lab.publish(events("later", 1));
+        let delivered = lab.gate(0).profiles().as_object().unwrap().len();
+        (delivered == 3).then_some(())
+    });
+    assert_eq!(lab.metric(&missing), 1.0);
 }

@@ -21,12 +21,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Something that no retry would mend: the admin port is taken, signals cannot be listened to.
-pub async fn run(config: Config, file: Option<&Path>, environment: &Environment) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    metrics: Metrics,
+    file: Option<&Path>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
     let Config { settings, integrations, warnings } = config;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let metrics = Metrics::new()?;
     let health = Health::new(metrics.clone());
     let listener = admin::bind(settings.admin).await?;
     let admin = listener.local_addr()?;

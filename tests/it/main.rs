@@ -31,6 +31,7 @@ mod retries;
 mod runbook;
 mod store;
 mod supervisor;
+mod surroundings;
 mod suspects;
 mod tls;
 mod traces;

@@ -37,6 +37,8 @@ pub enum Standing {
     Refused,
     /// The records cannot be used: another worker holds them, or they failed.
     WithoutRecords,
+    /// Its task ended by a fault and is started anew after a pause.
+    Faulted,
     /// Everything is declared, and its queues are consumed.
     Consuming,
 }
@@ -82,7 +84,7 @@ impl Health {
     }
 
     fn gauge(&self, signs: &BTreeMap<String, Sign>) {
-        let is_away = |sign: &Sign| matches!(sign.standing, Standing::Disconnected | Standing::WithoutRecords);
+        let is_away = |sign: &Sign| !matches!(sign.standing, Standing::Refused | Standing::Consuming);
         let without = |sign: &Sign| sign.standing == Standing::WithoutRecords;
         self.metrics.broker_connected.set(i64::from(!signs.values().any(is_away)));
         self.metrics.store_held.set(i64::from(!signs.values().any(without)));
@@ -97,10 +99,18 @@ impl Health {
         let ready = those(Standing::Consuming).len() == signs.len();
         let gates: serde_json::Map<_, _> = signs.keys().map(|name| (name.clone(), self.gate(name).into())).collect();
         let (refused, disconnected) = (those(Standing::Refused), those(Standing::Disconnected));
+        let faulted = those(Standing::Faulted);
         let records = if those(Standing::WithoutRecords).is_empty() { "held" } else { "not available" };
         let broker = if disconnected.is_empty() { "connected" } else { "not connected" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let body = json!({ "ready": ready, "broker": broker, "records": records, "refused": refused, "gates": gates });
+        let body = json!({
+            "ready": ready,
+            "broker": broker,
+            "records": records,
+            "refused": refused,
+            "faulted": faulted,
+            "gates": gates,
+        });
         (status, body.to_string())
     }
 
@@ -138,7 +148,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, health: Health) {
+pub async fn serve(listener: &TcpListener, health: &Health) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };

@@ -12,12 +12,17 @@ use crate::metrics::Metrics;
 use crate::record::Records;
 use crate::shutdown::{self, Shutdown};
 use crate::supervisor::Supervisor;
+use crate::task;
 use crate::traces::Tracer;
 use crate::worker::Worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
+
+/// How long an integration waits that cannot be served, until it is tried again.
+const CANNOT_SERVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What all berths share.
 #[derive(Clone, Debug)]
@@ -94,13 +99,6 @@ impl Fleet {
         changes
     }
 
-    /// Returns when a berth ended, which none does unless it is to stop.
-    pub async fn ended(&mut self) {
-        if self.berths.join_next().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Returns when all have drained after the shutdown began.
     pub async fn drained(self) {
         self.berths.join_all().await;
@@ -115,14 +113,31 @@ impl Order {
     }
 }
 
-/// Serves what it is told to, until the process is to stop.
+/// Serves what it is told to, until the process is to stop. A fault ends this integration's
+/// connections and nobody else's; after a pause it is served anew.
 async fn berth(harbour: Harbour, name: Name, mut orders: watch::Receiver<Option<Arc<Order>>>) {
     let unsettled = Arc::new(Unsettled::default());
+    let mut follow = async || Box::pin(follow(&harbour, &name, &unsettled, &mut orders)).await;
+    while task::watched("supervisor", Some(name.as_str()), follow()).await.is_none() {
+        harbour.health.show(name.as_str(), Standing::Faulted);
+        tokio::select! {
+            () = harbour.shutdown.wait() => {}
+            () = tokio::time::sleep(task::PAUSE) => {}
+        }
+    }
+}
+
+async fn follow(
+    harbour: &Harbour,
+    name: &Name,
+    unsettled: &Arc<Unsettled>,
+    orders: &mut watch::Receiver<Option<Arc<Order>>>,
+) {
     while !harbour.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
             harbour.health.show(name.as_str(), Standing::Disconnected);
-            serve(&harbour, &order, &unsettled, &mut orders).await;
+            serve(harbour, &order, unsettled, orders).await;
         } else {
             harbour.health.forget(name.as_str());
             harbour.metrics.rest(name.as_str());
@@ -155,8 +170,12 @@ async fn serve(
         },
         Err(error) => {
             tracing::error!(integration = integration.name.as_str(), error = format!("{error:#}"), "cannot be served");
-            // Until its document changes nothing would be different.
-            let _ = orders.changed().await;
+            // Its document may change, and so may the machine's certificates.
+            tokio::select! {
+                () = harbour.shutdown.wait() => {}
+                _ = orders.changed() => {}
+                () = tokio::time::sleep(CANNOT_SERVE_PAUSE) => {}
+            }
             return;
         }
     };

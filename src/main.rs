@@ -8,6 +8,11 @@ use consent_gate::telemetry::{self, Lines};
 use consent_gate::{config, serve};
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a helper thread of the runtime waits for work. The worker looks for changed files more
+/// often, so one is always there, and a machine that has no thread left is no fault: work waits.
+const HELPERS_STAY: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     // Nobody else installs one, so this cannot fail.
@@ -16,7 +21,8 @@ fn main() -> ExitCode {
     let mut lines = None;
     // One thread for all tasks: the client of the broker has threads of its own, and hand-overs
     // between more of ours cost more than they bring (docs/rabbitmq.md).
-    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let ended = match runtime.enable_all().thread_keep_alive(HELPERS_STAY).build() {
         Ok(runtime) => {
             let ended = runtime.block_on(dispatch(cli, &mut lines));
             // A name that is still being looked up is not waited for.

@@ -222,6 +222,7 @@ impl Supervisor {
             error = intake.run() => Some(error.to_string().into()),
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned().into()),
             error = self.watch_depths(&link) => Some(error.to_string().into()),
+            () = worker.faulted() => Some("a task of an event ended by a fault".to_owned().into()),
             () = worker.records_failed() => Some(Lost::records("the records failed".to_owned())),
             trouble = self.keep_claim() => Some(trouble.into()),
         };

@@ -17,6 +17,7 @@ use crate::order::Order;
 use crate::plan::{self, Brief, Plan, plan};
 use crate::record::{self, Answered, Mapped, Records, Taken, Turn};
 use crate::shutdown::Shutdown;
+use crate::task;
 use crate::traces::Span;
 use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
@@ -51,6 +52,7 @@ pub struct Worker {
     records: Arc<Records>,
     mapped: OnceLock<Mapped>,
     store_failed: Notify,
+    faulted: Notify,
     hurry: Shutdown,
     quarantine: Arc<Mutex<()>>,
     /// Held while a suspect is handled, or waits until nothing else is in hand.
@@ -92,6 +94,7 @@ impl Worker {
             records,
             mapped: OnceLock::new(),
             store_failed: Notify::new(),
+            faulted: Notify::new(),
             hurry,
             quarantine,
             alone: Mutex::default(),
@@ -155,6 +158,11 @@ impl Worker {
         self.store_failed.notified().await;
     }
 
+    /// Returns when the task of an event ended by a fault beside its handling: it would stay in hand.
+    pub async fn faulted(&self) {
+        self.faulted.notified().await;
+    }
+
     /// Waits until nothing is in hand any more, and no suspect waits for that.
     pub async fn at_rest(&self) {
         let _alone = self.alone.lock().await;
@@ -182,7 +190,10 @@ impl Worker {
         let hand = Arc::clone(hand).acquire_owned().await;
         let (worker, outbox) = (Arc::clone(self), Arc::clone(outbox));
         let mut handling = Box::pin(async move {
-            worker.handle(incoming, &outbox, pass).await;
+            let name = Some(worker.integration.name.as_str());
+            if task::watched("event", name, worker.handle(incoming, &outbox, pass)).await.is_none() {
+                worker.faulted.notify_one();
+            }
             drop(hand);
         });
         match handling.as_mut().now_or_never() {

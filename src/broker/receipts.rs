@@ -6,6 +6,7 @@
 
 use super::standing::Unsettled;
 use super::{Error, outbox};
+use crate::task;
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::types::DeliveryTag;
@@ -113,7 +114,13 @@ impl Receipts {
     pub fn new(channel: Channel, unsettled: Arc<Unsettled>) -> Receipts {
         let (tracker, order, wake) = (Mutex::default(), tokio::sync::Mutex::default(), Notify::new());
         let inner = Arc::new(Inner { channel, unsettled, tracker, order, wake });
-        let writing = tokio::spawn(Arc::clone(&inner).write());
+        let writing = Arc::clone(&inner);
+        let writing = tokio::spawn(async move {
+            if task::watched("acks", None, Arc::clone(&writing).write()).await.is_none() {
+                // What is settled would never be acked: the channel ends, and its integration begins anew.
+                let _ = writing.channel.close(541, "internal fault".into()).await;
+            }
+        });
         Receipts { inner, writing }
     }
 

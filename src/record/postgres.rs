@@ -9,6 +9,7 @@ use super::address::Address;
 use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen, Write};
 use super::{Claim, Failed, Record};
 use crate::bytes::{hex, random};
+use crate::task;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -161,10 +162,17 @@ impl Postgres {
         call(lazy.client.batch_execute("SET synchronous_commit = off")).await?;
         let write_later = call(lazy.client.prepare(WRITE)).await?;
         let tasks = vec![
-            tokio::spawn(serve_reads(reading, read, asked, Arc::clone(&has_failed))),
-            tokio::spawn(serve_writes(writing, write, written, Arc::clone(&has_failed))),
-            tokio::spawn(serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed))),
-            tokio::spawn(sweep(address.clone(), retention)),
+            watched("records reader", serve_reads(reading, read, asked, Arc::clone(&has_failed)), &has_failed),
+            watched("records writer", serve_writes(writing, write, written, Arc::clone(&has_failed)), &has_failed),
+            watched(
+                "lazy writer",
+                serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed)),
+                &has_failed,
+            ),
+            tokio::spawn(task::kept("records sweep", {
+                let address = address.clone();
+                async move || sweep(&address, retention).await
+            })),
         ];
         let commits = AtomicU64::new(0);
         let identity = hex(&identity);
@@ -343,6 +351,20 @@ async fn version(client: &Client) -> Result<i64, Failed> {
     Ok(note(client, "version").await?.and_then(|version| version.parse().ok()).unwrap_or(0))
 }
 
+/// Starts a task without which the store is to be opened anew.
+fn watched(
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+    has_failed: &Arc<AtomicBool>,
+) -> JoinHandle<()> {
+    let has_failed = Arc::clone(has_failed);
+    tokio::spawn(async move {
+        if task::watched(name, None, task).await.is_none() {
+            has_failed.store(true, Ordering::Relaxed);
+        }
+    })
+}
+
 /// Answers reads, all of a moment in one statement.
 async fn serve_reads(
     session: Session,
@@ -419,9 +441,9 @@ async fn serve_writes(
 
 /// Forgets, once a day, who was not heard of for longer than the retention. What fails is done by
 /// another worker, or the next day.
-async fn sweep(address: Address, retention: SignedDuration) {
+async fn sweep(address: &Address, retention: SignedDuration) {
     loop {
-        if let (Ok(session), Ok(before)) = (Session::open(&address).await, Timestamp::now().checked_sub(retention)) {
+        if let (Ok(session), Ok(before)) = (Session::open(address).await, Timestamp::now().checked_sub(retention)) {
             let before = system_time(before);
             let mut deleted = u64::MAX;
             while deleted > 0 {

@@ -12,7 +12,7 @@ use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, watch};
 
 /// What a request may be late beyond the longest delay and its timeout: clocks and queues.
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
@@ -141,7 +141,8 @@ pub struct Records {
     settings: Settings,
     retention: SignedDuration,
     open: Mutex<Option<Arc<Store>>>,
-    opened: Notify,
+    /// How often the store was opened.
+    opened: watch::Sender<u64>,
     ids: RandomState,
 }
 
@@ -191,7 +192,7 @@ impl Records {
     #[must_use]
     pub fn new(settings: Settings) -> Records {
         let retention = SignedDuration::try_from(settings.retention).unwrap_or(SignedDuration::MAX);
-        Records { settings, retention, open: Mutex::new(None), opened: Notify::new(), ids: RandomState::new() }
+        Records { settings, retention, open: Mutex::new(None), opened: watch::Sender::new(0), ids: RandomState::new() }
     }
 
     /// Where they are kept.
@@ -200,9 +201,11 @@ impl Records {
         &self.settings.place
     }
 
-    /// Returns once the store was opened; again when it was opened again.
-    pub async fn opened(&self) {
-        self.opened.notified().await;
+    /// Returns once the store was opened more often than `before`, and how often that is.
+    pub async fn opened(&self, before: u64) -> u64 {
+        let mut opened = self.opened.subscribe();
+        // The sender is ours, so there is always a next time.
+        opened.wait_for(|opened| *opened > before).await.map_or(before, |opened| *opened)
     }
 
     /// Opens the store where it is not open.
@@ -215,7 +218,7 @@ impl Records {
         *open = None;
         // Boxed, so that the future of every event need not have room for it.
         let store = Box::pin(Store::open(&self.settings.place, self.retention)).await?;
-        self.opened.notify_one();
+        self.opened.send_modify(|opened| *opened += 1);
         Ok(Arc::clone(open.insert(Arc::new(store))))
     }
 

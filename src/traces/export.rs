@@ -7,6 +7,7 @@ use super::{Ended, Tracer, request};
 use crate::gate::{describe, read_bounded, tls};
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Shutdown, Trigger};
+use crate::task;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -38,8 +39,10 @@ impl Exporter {
         let client = tls::client()?.timeout(TIMEOUT).build()?;
         let (tracer, spans) = Tracer::new(metrics);
         let (stop, stopping) = shutdown::channel();
-        let collector = Collector { client, endpoint: endpoint.to_owned(), metrics: metrics.clone(), told: None };
-        Ok((Exporter { stop, task: tokio::spawn(run(collector, spans, stopping)) }, tracer))
+        let mut collector = Collector { client, endpoint: endpoint.to_owned(), metrics: metrics.clone(), told: None };
+        let mut spans = spans;
+        let task = task::kept("span exporter", async move || run(&mut collector, &mut spans, &stopping).await);
+        Ok((Exporter { stop, task: tokio::spawn(task) }, tracer))
     }
 
     /// Sends what is waiting, for as long as that is worth it.
@@ -51,13 +54,13 @@ impl Exporter {
     }
 }
 
-async fn run(mut collector: Collector, mut spans: mpsc::Receiver<Ended>, stopping: Shutdown) {
+async fn run(collector: &mut Collector, spans: &mut mpsc::Receiver<Ended>, stopping: &Shutdown) {
     let mut batch = Vec::new();
     loop {
         tokio::select! {
             biased;
             () = stopping.wait() => break,
-            () = gather(&mut spans, &mut batch) => collector.export(&std::mem::take(&mut batch)).await,
+            () = gather(spans, &mut batch) => collector.export(&std::mem::take(&mut batch)).await,
         }
     }
     while let Ok(span) = spans.try_recv() {

@@ -46,6 +46,8 @@ pub enum Standing {
 #[derive(Debug)]
 struct Sign {
     standing: Standing,
+    /// Why it is no other.
+    why: Option<String>,
     at: Instant,
 }
 
@@ -76,11 +78,20 @@ impl Health {
         let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
         let all = |signs: &BTreeMap<String, Sign>| signs.values().all(|sign| sign.standing == Standing::Consuming);
         let before = all(&signs);
-        signs.insert(integration.to_owned(), Sign { standing, at: Instant::now() });
+        signs.insert(integration.to_owned(), Sign { standing, why: None, at: Instant::now() });
         let consuming = i64::from(standing == Standing::Consuming);
         self.metrics.consuming.with_label_values(&[integration]).set(consuming);
         self.gauge(&signs);
         !before && all(&signs)
+    }
+
+    /// The same of one that cannot consume, and why.
+    pub fn show_trouble(&self, integration: &str, standing: Standing, why: &str) {
+        self.show(integration, standing);
+        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sign) = signs.get_mut(integration) {
+            sign.why = Some(why.to_owned());
+        }
     }
 
     fn gauge(&self, signs: &BTreeMap<String, Sign>) {
@@ -100,6 +111,8 @@ impl Health {
         let gates: serde_json::Map<_, _> = signs.keys().map(|name| (name.clone(), self.gate(name).into())).collect();
         let (refused, disconnected) = (those(Standing::Refused), those(Standing::Disconnected));
         let faulted = those(Standing::Faulted);
+        let reasons: BTreeMap<&str, &str> =
+            signs.iter().filter_map(|(name, sign)| Some((name.as_str(), sign.why.as_deref()?))).collect();
         let records = if those(Standing::WithoutRecords).is_empty() { "held" } else { "not available" };
         let broker = if disconnected.is_empty() { "connected" } else { "not connected" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -109,6 +122,7 @@ impl Health {
             "records": records,
             "refused": refused,
             "faulted": faulted,
+            "reasons": reasons,
             "gates": gates,
         });
         (status, body.to_string())

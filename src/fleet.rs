@@ -15,6 +15,8 @@ use crate::supervisor::Supervisor;
 use crate::task;
 use crate::traces::Tracer;
 use crate::worker::Worker;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,29 +117,42 @@ impl Order {
 
 /// Serves what it is told to, until the process is to stop. A fault ends this integration's
 /// connections and nobody else's; after a pause it is served anew.
-async fn berth(harbour: Harbour, name: Name, mut orders: watch::Receiver<Option<Arc<Order>>>) {
+async fn berth(harbour: Harbour, name: Name, orders: watch::Receiver<Option<Arc<Order>>>) {
     let unsettled = Arc::new(Unsettled::default());
-    let mut follow = async || Box::pin(follow(&harbour, &name, &unsettled, &mut orders)).await;
-    while task::watched("supervisor", Some(name.as_str()), follow()).await.is_none() {
-        harbour.health.show(name.as_str(), Standing::Faulted);
+    let serve = || {
+        let (harbour, name, unsettled, orders) =
+            (harbour.clone(), name.clone(), Arc::clone(&unsettled), orders.clone());
+        follow(harbour, name, unsettled, orders).boxed()
+    };
+    serve_in_spite_of_faults(&harbour.health, &harbour.shutdown, name.as_str(), serve).await;
+}
+
+async fn serve_in_spite_of_faults(
+    health: &Health,
+    shutdown: &Shutdown,
+    name: &str,
+    mut serve: impl FnMut() -> BoxFuture<'static, ()>,
+) {
+    while task::watched("supervisor", Some(name), serve()).await.is_none() {
+        health.show_trouble(name, Standing::Faulted, "its task ended by a fault");
         tokio::select! {
-            () = harbour.shutdown.wait() => {}
+            () = shutdown.wait() => {}
             () = tokio::time::sleep(task::PAUSE) => {}
         }
     }
 }
 
 async fn follow(
-    harbour: &Harbour,
-    name: &Name,
-    unsettled: &Arc<Unsettled>,
-    orders: &mut watch::Receiver<Option<Arc<Order>>>,
+    harbour: Harbour,
+    name: Name,
+    unsettled: Arc<Unsettled>,
+    mut orders: watch::Receiver<Option<Arc<Order>>>,
 ) {
     while !harbour.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
             harbour.health.show(name.as_str(), Standing::Disconnected);
-            serve(harbour, &order, unsettled, orders).await;
+            serve(&harbour, &order, &unsettled, &mut orders).await;
         } else {
             harbour.health.forget(name.as_str());
             harbour.metrics.rest(name.as_str());
@@ -192,5 +207,35 @@ async fn serve(
     tokio::select! {
         () = supervisor.run() => {}
         () = ending => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_takes_down_its_own_integration_until_it_is_served_anew() {
+        let metrics = Metrics::new(|| 0).unwrap();
+        let health = Health::new(metrics.clone());
+        let (_trigger, shutdown) = shutdown::channel();
+        health.show("shop", Standing::Consuming);
+        let consuming = |name: &str| metrics.consuming.with_label_values(&[name]).get();
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let serve = || {
+            let (health, seen, before) = (health.clone(), Arc::clone(&seen), consuming("acme"));
+            let serve = async move {
+                health.show("acme", Standing::Consuming);
+                tokio::task::yield_now().await;
+                let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                seen.push(before);
+                assert!(seen.len() > 2, "jane@example.com");
+            };
+            serve.boxed()
+        };
+        serve_in_spite_of_faults(&health, &shutdown, "acme", serve).await;
+        let seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        assert_eq!(*seen, [0, 0, 0], "down in between");
+        assert_eq!((consuming("acme"), consuming("shop")), (1, 1));
     }
 }

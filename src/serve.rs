@@ -3,6 +3,7 @@
 use crate::admin::{self, Health};
 use crate::config::{self, Config, Environment, Problem, Settings};
 use crate::fleet::{Changes, Fleet, Harbour};
+use crate::gate::tls;
 use crate::metrics::Metrics;
 use crate::record::{Records, desk};
 use crate::shutdown;
@@ -146,7 +147,10 @@ impl Reload {
 
     fn begin(&mut self) {
         let (file, environment) = (self.file.clone(), self.environment.clone());
-        let loading = tokio::task::spawn_blocking(move || config::load(file.as_deref(), &environment));
+        let loading = tokio::task::spawn_blocking(move || {
+            tls::look();
+            config::load(file.as_deref(), &environment)
+        });
         let is_asked = std::mem::take(&mut self.is_asked);
         self.look = Some(Look { loading, since: Instant::now(), is_asked, is_told: false });
     }

@@ -118,17 +118,18 @@ impl Supervisor {
                         after_loss = self::after_loss();
                         losses = 1;
                     }
-                    self.show(standing);
+                    self.health.show_trouble(integration, standing, &why);
                     after_loss.next()
                 }
                 Err(Trouble::Records(error)) => {
                     tracing::error!(integration, %error, "cannot use the records; trying again");
-                    self.show(Standing::WithoutRecords);
+                    self.health.show_trouble(integration, Standing::WithoutRecords, &error.to_string());
                     after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
                 }
                 Err(Trouble::Broker(error)) => {
                     tracing::error!(integration, %error, "cannot use the broker; trying again");
-                    self.show(if error.is_refusal() { Standing::Refused } else { Standing::Disconnected });
+                    let standing = if error.is_refusal() { Standing::Refused } else { Standing::Disconnected };
+                    self.health.show_trouble(integration, standing, &error.to_string());
                     after_failure.next()
                 }
             };
@@ -186,10 +187,10 @@ impl Supervisor {
     /// when they are not the right ones any more.
     async fn keep_claim(&self) -> Trouble {
         let records = self.worker.records();
-        let mut known = records.commits().await;
+        let mut known = records.commits();
         loop {
             tokio::time::sleep(CLAIM_EVERY).await;
-            let commits = records.commits().await;
+            let commits = records.commits();
             if commits == known {
                 continue;
             }

@@ -414,7 +414,7 @@ impl Worker {
         let answered = match turn {
             Some(turn) => {
                 let sent = record::Sent::of(answer.outcome, turn.is_lent());
-                self.safe(turn.answered(sent, Timestamp::now()).await)?
+                self.safe(turn.answered(sent, answer.was_resent, Timestamp::now()).await)?
             }
             None => Answered::default(),
         };

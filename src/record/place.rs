@@ -58,6 +58,12 @@ impl Failed {
         Failed { why, is_held: true }
     }
 
+    /// Its disk neither works nor fails.
+    pub(super) fn silent() -> Failed {
+        let longest = super::rounds::LONGEST_WRITE;
+        Failed::new(format!("the disk of the records does not answer within {longest:?}; waiting until it does"))
+    }
+
     pub(super) fn closed() -> Failed {
         Failed::new("the store is closed after a failure")
     }

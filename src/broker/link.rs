@@ -3,11 +3,11 @@
 //! They are apart because a broker that runs out of memory or disk blocks whoever publishes, and
 //! the client then writes nothing on that connection, not even acks.
 
-use super::{CALL_TIMEOUT, Error, call};
+use super::{CALL_TIMEOUT, Error, addresses, call};
 use futures_util::StreamExt;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Event};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,8 +167,18 @@ async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<C
     uri.query.frame_max.get_or_insert(frame_max);
     let properties = ConnectionProperties::default().with_connection_name(format!("consent-gate {purpose}").into());
     let runtime = lapin::runtime::default_runtime().map_err(|e| Error::refused(what.clone(), e.to_string()))?;
+    let tls = settings.tls();
+    // The client itself would try one address after the other, each until the system gives up on it.
+    let connect = async move |uri: AMQPUri, runtime| {
+        let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
+        let stream = addresses::first_of(host, port, |address| AsyncTcpStream::connect(&runtime, address)).await?;
+        match uri.scheme {
+            AMQPScheme::AMQP => Ok(stream),
+            AMQPScheme::AMQPS => Ok(stream.into_tls(host, tls.as_ref()).await?),
+        }
+    };
     // A peer that accepts and stays silent would be waited for without end.
-    let dialled = call(&what, Connection::connect_uri_with_config(uri, properties, settings.tls(), runtime)).await;
+    let dialled = call(&what, Connection::connector(uri, runtime, connect, properties)).await;
     dialled.map_err(Error::while_dialling)
 }
 
@@ -181,7 +191,9 @@ async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<C
 pub async fn knock(settings: &Settings) -> Result<(), Error> {
     let what = format!("knock at the broker at {}", settings.shown);
     let knocked = async {
-        let mut stream = tokio::net::TcpStream::connect(settings.shown()).await?;
+        let (host, port) = settings.shown.rsplit_once(':').unwrap_or((&settings.shown, ""));
+        let port = port.parse().unwrap_or_default();
+        let mut stream = addresses::first_of(host, port, tokio::net::TcpStream::connect).await?;
         if settings.is_plain {
             stream.write_all(PROTOCOL_HEADER).await?;
             stream.read_u8().await?;

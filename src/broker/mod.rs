@@ -5,6 +5,7 @@
 //! `docs/rabbitmq.md` and `docs/lapin.md`. Every call is bounded by a timeout: the client's calls
 //! can wait for ever.
 
+mod addresses;
 pub mod claim;
 pub mod headers;
 pub mod inbox;

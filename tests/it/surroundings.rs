@@ -4,6 +4,7 @@ use super::harness::{Folder, Lab, choice, events, fault_library, note, person, p
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, Read};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -222,4 +223,33 @@ fn idle_connections_to_a_gate_are_let_go_before_servers_close_them() {
     assert!(lab.worker().connections_to(port) > 0);
     poll_until("no connection to the gate", || (lab.worker().connections_to(port) == 0).then_some(()));
     assert!(since.elapsed() < Duration::from_secs(58), "servers close them after 60 to 75 s");
+}
+
+/// An address that accepts nobody: whoever connects there waits, as where packets are swallowed. Holds
+/// what fills its queue.
+fn swallowing(port: u16) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();
+    let waiting = std::iter::from_fn(connect).take(10_000).collect();
+    (listener, waiting)
+}
+
+#[test]
+fn a_broker_is_reached_by_another_address_of_its_name_when_the_first_swallows_packets() {
+    let mut lab = Lab::new();
+    lab.declare();
+    let url = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
+    let authority = url.split('@').nth(1).unwrap().split('/').next().unwrap();
+    let (host, port) = authority.split_once(':').unwrap();
+    let _swallowing = swallowing(port.parse().unwrap());
+    let names = lab.folder.write("names", format!("127.0.0.2\n{host}\n"));
+    lab.set("LD_PRELOAD", fault_library());
+    lab.set("TEST_FAULT_NAME", names.to_str().unwrap());
+    lab.set("CONSENT_GATE_BROKER__URL", &url.replace(&format!("@{host}:"), "@host.test:"));
+    lab.start();
+    assert!(!lab.worker().text().contains("cannot use the broker"), "at the first try");
+    lab.publish(events("one", 1));
+    lab.settled(1);
+    lab.stop();
 }

@@ -70,6 +70,7 @@ impl Fleet {
 
     /// Serves these from now on, and no others. What stays as it is goes on undisturbed.
     pub fn serve(&mut self, settings: &Arc<Settings>, integrations: Vec<Integration>) -> Changes {
+        self.harbour.records.renew(&settings.records);
         let mut changes = Changes::default();
         let steps = integrations.iter().map(|integration| integration.schedule.attempts() - 1).max().unwrap_or(0);
         let labels = labels(steps as usize);

@@ -31,6 +31,19 @@ impl Default for Settings {
     }
 }
 
+impl Place {
+    /// Whether it is the same place, reached in the same way; roles and passwords may differ.
+    #[must_use]
+    pub fn is_same(&self, other: &Place) -> bool {
+        match (self, other) {
+            (Place::Directory(one), Place::Directory(other)) => one == other,
+            (Place::Postgres(one), Place::Postgres(other)) => one.leads_to(other),
+            (Place::Off, Place::Off) => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -225,6 +225,15 @@ impl Records {
         &self.settings.place
     }
 
+    /// Takes over the role and the password of settings for the same place, for the next connection.
+    pub fn renew(&self, settings: &Settings) {
+        if let (Place::Postgres(known), Place::Postgres(address)) = (&self.settings.place, &settings.place)
+            && known.leads_to(address)
+        {
+            known.renew(address);
+        }
+    }
+
     /// Returns once the store was opened more often than `before`, and how often that is.
     pub async fn opened(&self, before: u64) -> u64 {
         let mut opened = self.opened.subscribe();

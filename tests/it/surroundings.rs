@@ -1,6 +1,6 @@
 //! What surrounds a worker may hang or fail: the reader of its log, its disk, its files.
 
-use super::harness::{Folder, Lab, choice, events, fault_library, note, person, poll_until, unique};
+use super::harness::{Folder, Lab, Schema, choice, events, fault_library, note, person, poll_until, unique};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, Read};
@@ -252,4 +252,29 @@ fn a_broker_is_reached_by_another_address_of_its_name_when_the_first_swallows_pa
     lab.publish(events("one", 1));
     lab.settled(1);
     lab.stop();
+}
+
+#[test]
+fn another_role_at_the_same_database_is_used_by_the_next_connection() {
+    let schema = Schema::new();
+    let (old, new) = (format!("{}_old", schema.name), format!("{}_new", schema.name));
+    schema.sql(&format!("CREATE ROLE {old} LOGIN; GRANT CREATE, USAGE ON SCHEMA {} TO {old}", schema.name));
+    let url = |role: &str| schema.url().replace("consent_gate@", &format!("{role}@"));
+    let mut lab = Lab::new();
+    let file = lab.folder.write("store-url", url(&old));
+    lab.set("CONSENT_GATE_RECORDS__STORE_FILE", file.to_str().unwrap());
+    lab.start();
+    lab.publish(events("before", 1));
+    lab.settled(1);
+    schema.sql(&format!("ALTER ROLE {old} RENAME TO {new}"));
+    fs::write(&file, url(&new)).unwrap();
+    lab.worker().signal("HUP");
+    lab.worker().line_with("\"reloaded\"");
+    assert!(!lab.worker().text().contains("take effect at the next start"));
+    schema.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('{old}', '{new}')"));
+    lab.publish(events("after", 1));
+    lab.settled(2);
+    poll_until("to be ready", || (lab.admin("/readyz").0 == 200).then_some(()));
+    lab.stop();
+    schema.sql(&format!("REASSIGN OWNED BY {new} TO CURRENT_USER; DROP OWNED BY {new}; DROP ROLE {new}"));
 }

@@ -128,6 +128,12 @@ impl Health {
         (status, body.to_string())
     }
 
+    /// Whether a restart would not help.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.alive().0 == StatusCode::OK
+    }
+
     /// Whether everything still moves. A broker or a gate that is away is no reason to restart; a
     /// supervisor that fell silent is.
     fn alive(&self) -> (StatusCode, String) {

@@ -7,6 +7,7 @@ use crate::gate::tls;
 use crate::metrics::Metrics;
 use crate::record::{Records, desk};
 use crate::shutdown;
+use crate::systemd;
 use crate::task;
 use crate::traces::Exporter;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,10 @@ pub async fn run(
     let harbour = Harbour { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
     let mut fleet = Fleet::new(harbour);
     fleet.serve(&settings, integrations);
+    tokio::spawn(task::kept("watchdog", {
+        let health = health.clone();
+        async move || systemd::keep_watchdog(&health).await
+    }));
     tokio::spawn(task::kept("admin port", async move || admin::serve(&listener, &health).await));
     let mut reload = Reload {
         settings,
@@ -82,7 +87,7 @@ pub async fn run(
             loaded = reload.loaded() => reload.end(loaded, &mut fleet, &metrics),
         }
     }
-    notify(sd_notify::NotifyState::Stopping);
+    systemd::notify(sd_notify::NotifyState::Stopping);
     trigger.stop();
     match tokio::time::timeout(deadline, fleet.drained()).await {
         Ok(()) => tracing::info!("stopped; nothing was left in hand"),
@@ -92,12 +97,6 @@ pub async fn run(
         exporter.finish().await;
     }
     Ok(())
-}
-
-/// Tells systemd, where it is listening.
-pub fn notify(state: sd_notify::NotifyState<'_>) {
-    // Without systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[state]);
 }
 
 /// Looks for changed settings and documents. What is wrong is refused as a whole, and the old ones

@@ -77,6 +77,11 @@ impl Failed {
         Failed::new(format!("the disk of the records does not answer within {longest:?}; waiting until it does"))
     }
 
+    pub(super) fn ending() -> Failed {
+        let holds_up = "a disk that does not answer holds that up";
+        Failed::new(format!("the records failed and are being closed before they are opened anew; {holds_up}"))
+    }
+
     pub(super) fn closed() -> Failed {
         Failed::new("the store is closed after a failure")
     }

@@ -265,7 +265,7 @@ impl Records {
                 *state = store.ending().map_or(State::Closed, State::Ending);
             }
             match &*state {
-                State::Ending(ending) if !ending.is_over() => return Err(Failed::silent()),
+                State::Ending(ending) if !ending.is_over() => return Err(Failed::ending()),
                 State::Opening(opening) => opening.clone(),
                 State::Closed | State::Ending(_) | State::Open(_) => {
                     let opening = self.begin_opening();

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, Read};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -277,4 +278,33 @@ fn another_role_at_the_same_database_is_used_by_the_next_connection() {
     poll_until("to be ready", || (lab.admin("/readyz").0 == 200).then_some(()));
     lab.stop();
     schema.sql(&format!("REASSIGN OWNED BY {new} TO CURRENT_USER; DROP OWNED BY {new}; DROP ROLE {new}"));
+}
+
+#[test]
+fn systemd_hears_that_the_worker_is_alive_for_as_long_as_it_moves() {
+    let mut lab = Lab::new();
+    // A socket's path may have 108 bytes.
+    let socket = std::env::temp_dir().join(unique());
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    lab.set("NOTIFY_SOCKET", socket.to_str().unwrap());
+    lab.set("WATCHDOG_USEC", "300000");
+    let heard = || {
+        let mut message = [0; 64];
+        systemd.recv(&mut message).map(|length| String::from_utf8_lossy(&message[..length]).trim().to_owned())
+    };
+    lab.start();
+    let messages: Vec<String> = (0..12).map(|_| heard().unwrap()).collect();
+    assert_eq!(messages.iter().filter(|message| *message == "READY=1").count(), 1, "{messages:?}");
+    assert_eq!(messages.iter().filter(|message| *message == "WATCHDOG=1").count(), 11, "{messages:?}");
+    lab.worker().signal("STOP");
+    systemd.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    poll_until("silence", || heard().is_err().then_some(()));
+    lab.worker().signal("CONT");
+    systemd.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    assert_eq!(heard().unwrap(), "WATCHDOG=1");
+    lab.worker().signal("TERM");
+    poll_until("that it stops", || (heard().unwrap() == "STOPPING=1").then_some(()));
+    assert_eq!(lab.worker().ended(), Some(0));
+    fs::remove_file(&socket).unwrap();
 }

@@ -148,7 +148,7 @@ fn authorities_that_changed_on_disk_vouch_for_the_next_connection() {
 }
 
 #[test]
-fn a_brokers_authority_and_password_that_changed_on_disk_are_used_by_the_next_connection() {
+fn a_brokers_address_and_authority_that_changed_on_disk_are_used_by_the_next_connection() {
     let mut lab = Lab::new();
     let url = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
     let broker = address(&url);

@@ -37,6 +37,8 @@ pub enum Standing {
     Refused,
     /// The records cannot be used: another worker holds them, or they failed.
     WithoutRecords,
+    /// Its task ended by a fault and is started anew after a pause.
+    Faulted,
     /// Everything is declared, and its queues are consumed.
     Consuming,
 }
@@ -44,6 +46,8 @@ pub enum Standing {
 #[derive(Debug)]
 struct Sign {
     standing: Standing,
+    /// Why it is no other.
+    why: Option<String>,
     at: Instant,
 }
 
@@ -74,15 +78,24 @@ impl Health {
         let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
         let all = |signs: &BTreeMap<String, Sign>| signs.values().all(|sign| sign.standing == Standing::Consuming);
         let before = all(&signs);
-        signs.insert(integration.to_owned(), Sign { standing, at: Instant::now() });
+        signs.insert(integration.to_owned(), Sign { standing, why: None, at: Instant::now() });
         let consuming = i64::from(standing == Standing::Consuming);
         self.metrics.consuming.with_label_values(&[integration]).set(consuming);
         self.gauge(&signs);
         !before && all(&signs)
     }
 
+    /// The same of one that cannot consume, and why.
+    pub fn show_trouble(&self, integration: &str, standing: Standing, why: &str) {
+        self.show(integration, standing);
+        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sign) = signs.get_mut(integration) {
+            sign.why = Some(why.to_owned());
+        }
+    }
+
     fn gauge(&self, signs: &BTreeMap<String, Sign>) {
-        let is_away = |sign: &Sign| matches!(sign.standing, Standing::Disconnected | Standing::WithoutRecords);
+        let is_away = |sign: &Sign| !matches!(sign.standing, Standing::Refused | Standing::Consuming);
         let without = |sign: &Sign| sign.standing == Standing::WithoutRecords;
         self.metrics.broker_connected.set(i64::from(!signs.values().any(is_away)));
         self.metrics.store_held.set(i64::from(!signs.values().any(without)));
@@ -97,11 +110,28 @@ impl Health {
         let ready = those(Standing::Consuming).len() == signs.len();
         let gates: serde_json::Map<_, _> = signs.keys().map(|name| (name.clone(), self.gate(name).into())).collect();
         let (refused, disconnected) = (those(Standing::Refused), those(Standing::Disconnected));
+        let faulted = those(Standing::Faulted);
+        let reasons: BTreeMap<&str, &str> =
+            signs.iter().filter_map(|(name, sign)| Some((name.as_str(), sign.why.as_deref()?))).collect();
         let records = if those(Standing::WithoutRecords).is_empty() { "held" } else { "not available" };
         let broker = if disconnected.is_empty() { "connected" } else { "not connected" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let body = json!({ "ready": ready, "broker": broker, "records": records, "refused": refused, "gates": gates });
+        let body = json!({
+            "ready": ready,
+            "broker": broker,
+            "records": records,
+            "refused": refused,
+            "faulted": faulted,
+            "reasons": reasons,
+            "gates": gates,
+        });
         (status, body.to_string())
+    }
+
+    /// Whether a restart would not help.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.alive().0 == StatusCode::OK
     }
 
     /// Whether everything still moves. A broker or a gate that is away is no reason to restart; a
@@ -138,7 +168,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, health: Health) {
+pub async fn serve(listener: &TcpListener, health: &Health) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };

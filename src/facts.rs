@@ -124,8 +124,10 @@ impl Facts {
     /// The gate answered one request, or did not.
     pub fn attempted(&self, answer: &Answer, span: Option<Span>) {
         let (name, result) = (self.integration.as_str(), answer.outcome.label());
-        for (_, attempts) in self.each.attempts.iter().filter(|(outcome, _)| *outcome == answer.outcome) {
-            attempts.inc();
+        // Every request that leaves counts.
+        let unanswered = answer.was_resent.then_some(Outcome::Unavailable);
+        for outcome in unanswered.into_iter().chain([answer.outcome]) {
+            self.each.attempts.iter().filter(|(each, _)| *each == outcome).for_each(|(_, attempts)| attempts.inc());
         }
         self.each.gate_request_seconds.observe(answer.duration.as_secs_f64());
         match answer.outcome {

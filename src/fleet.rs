@@ -13,12 +13,19 @@ use crate::quarantine::Quarantine;
 use crate::record::Records;
 use crate::shutdown::{self, Shutdown};
 use crate::supervisor::Supervisor;
+use crate::task;
 use crate::traces::Tracer;
 use crate::worker::{Stops, Worker};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// How long an integration waits that cannot be served, until it is tried again.
+const CANNOT_SERVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What all berths share.
 #[derive(Clone, Debug)]
@@ -63,6 +70,7 @@ impl Fleet {
 
     /// Serves these from now on, and no others. What stays as it is goes on undisturbed.
     pub fn serve(&mut self, settings: &Arc<Settings>, integrations: Vec<Integration>) -> Changes {
+        self.harbour.records.renew(&settings.records);
         let mut changes = Changes::default();
         let steps = integrations.iter().map(|integration| integration.schedule.attempts() - 1).max().unwrap_or(0);
         let labels = labels(steps as usize);
@@ -94,13 +102,6 @@ impl Fleet {
         changes
     }
 
-    /// Returns when a berth ended, which none does unless it is to stop.
-    pub async fn ended(&mut self) {
-        if self.berths.join_next().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Returns when all have drained after the shutdown began.
     pub async fn drained(self) {
         self.berths.join_all().await;
@@ -115,9 +116,39 @@ impl Order {
     }
 }
 
-/// Serves what it is told to, until the process is to stop.
-async fn berth(harbour: Harbour, name: Name, mut orders: watch::Receiver<Option<Arc<Order>>>) {
+/// Serves what it is told to, until the process is to stop. A fault ends this integration's
+/// connections and nobody else's; after a pause it is served anew.
+async fn berth(harbour: Harbour, name: Name, orders: watch::Receiver<Option<Arc<Order>>>) {
     let unsettled = Arc::new(Unsettled::new(harbour.records.has_notes()));
+    let serve = || {
+        let (harbour, name, unsettled, orders) =
+            (harbour.clone(), name.clone(), Arc::clone(&unsettled), orders.clone());
+        follow(harbour, name, unsettled, orders).boxed()
+    };
+    serve_in_spite_of_faults(&harbour.health, &harbour.shutdown, name.as_str(), serve).await;
+}
+
+async fn serve_in_spite_of_faults(
+    health: &Health,
+    shutdown: &Shutdown,
+    name: &str,
+    mut serve: impl FnMut() -> BoxFuture<'static, ()>,
+) {
+    while task::watched("supervisor", Some(name), serve()).await.is_none() {
+        health.show_trouble(name, Standing::Faulted, "its task ended by a fault");
+        tokio::select! {
+            () = shutdown.wait() => {}
+            () = tokio::time::sleep(task::PAUSE) => {}
+        }
+    }
+}
+
+async fn follow(
+    harbour: Harbour,
+    name: Name,
+    unsettled: Arc<Unsettled>,
+    mut orders: watch::Receiver<Option<Arc<Order>>>,
+) {
     while !harbour.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
@@ -156,8 +187,12 @@ async fn serve(
         },
         Err(error) => {
             tracing::error!(integration = integration.name.as_str(), error = format!("{error:#}"), "cannot be served");
-            // Until its document changes nothing would be different.
-            let _ = orders.changed().await;
+            // Its document may change, and so may the machine's certificates.
+            tokio::select! {
+                () = harbour.shutdown.wait() => {}
+                _ = orders.changed() => {}
+                () = tokio::time::sleep(CANNOT_SERVE_PAUSE) => {}
+            }
             return;
         }
     };
@@ -174,5 +209,35 @@ async fn serve(
     tokio::select! {
         () = supervisor.run() => {}
         () = ending => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_takes_down_its_own_integration_until_it_is_served_anew() {
+        let metrics = Metrics::new(|| 0).unwrap();
+        let health = Health::new(metrics.clone());
+        let (_trigger, shutdown) = shutdown::channel();
+        health.show("shop", Standing::Consuming);
+        let consuming = |name: &str| metrics.consuming.with_label_values(&[name]).get();
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let serve = || {
+            let (health, seen, before) = (health.clone(), Arc::clone(&seen), consuming("acme"));
+            let serve = async move {
+                health.show("acme", Standing::Consuming);
+                tokio::task::yield_now().await;
+                let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                seen.push(before);
+                assert!(seen.len() > 2, "jane@example.com");
+            };
+            serve.boxed()
+        };
+        serve_in_spite_of_faults(&health, &shutdown, "acme", serve).await;
+        let seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        assert_eq!(*seen, [0, 0, 0], "down in between");
+        assert_eq!((consuming("acme"), consuming("shop")), (1, 1));
     }
 }

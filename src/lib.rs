@@ -29,6 +29,8 @@ mod json;
 pub mod serve;
 pub mod shutdown;
 pub mod supervisor;
+pub mod systemd;
+pub mod task;
 pub mod telemetry;
 pub mod traces;
 

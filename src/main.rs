@@ -2,37 +2,54 @@
 
 use clap::Parser;
 use consent_gate::cli::{Cli, Command, Person, Store};
+use consent_gate::metrics::Metrics;
 use consent_gate::ops::{self, Failure};
-use consent_gate::{config, serve, telemetry};
+use consent_gate::telemetry::{self, Lines};
+use consent_gate::{config, serve};
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a helper thread of the runtime waits for work. The worker looks for changed files more
+/// often, so one is always there, and a machine that has no thread left is no fault: work waits.
+const HELPERS_STAY: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     // Nobody else installs one, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
+    let mut lines = None;
     // One thread for all tasks: the client of the broker has threads of its own, and hand-overs
     // between more of ours cost more than they bring (docs/rabbitmq.md).
-    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let ended = match runtime.enable_all().thread_keep_alive(HELPERS_STAY).build() {
         Ok(runtime) => {
-            let ended = runtime.block_on(dispatch(cli));
+            let ended = runtime.block_on(dispatch(cli, &mut lines));
             // A name that is still being looked up is not waited for.
             runtime.shutdown_background();
             ended
         }
         Err(error) => Err(Failure::Failed(format!("cannot start: {error}"))),
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // A closed standard error changes nothing about the exit code.
-            let _ = writeln!(std::io::stderr(), "{failure}");
-            ExitCode::from(if matches!(failure, Failure::Failed(_)) { 1 } else { 2 })
-        }
-    }
+    end(ended, lines)
 }
 
-async fn dispatch(cli: Cli) -> Result<(), Failure> {
+/// Says why it failed, behind every line of the log, and gives the exit code.
+fn end(ended: Result<(), Failure>, lines: Option<Lines>) -> ExitCode {
+    let (last_words, code) = match ended {
+        Ok(()) => (String::new(), ExitCode::SUCCESS),
+        Err(failure @ Failure::Failed(_)) => (format!("{failure}\n"), ExitCode::FAILURE),
+        Err(failure) => (format!("{failure}\n"), ExitCode::from(2)),
+    };
+    match lines {
+        Some(lines) => lines.finish(&last_words),
+        // A closed standard error changes nothing about the exit code.
+        None => drop(std::io::stderr().write_all(last_words.as_bytes())),
+    }
+    code
+}
+
+async fn dispatch(cli: Cli, lines: &mut Option<Lines>) -> Result<(), Failure> {
     // Variables that are not UTF-8 cannot be ours.
     let environment =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
@@ -40,8 +57,10 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Run => {
             let config = config::load(file, &environment)?;
-            telemetry::start(config.settings.log);
-            serve::run(config, file, &environment).await.map_err(|error| Failure::Failed(format!("{error:#}")))
+            let lines = lines.insert(telemetry::start_detached(config.settings.log));
+            let metrics = Metrics::new(lines.dropped()).map_err(|error| Failure::Failed(error.to_string()))?;
+            let served = serve::run(config, metrics, file, &environment).await;
+            served.map_err(|error| Failure::Failed(format!("{error:#}")))
         }
         Command::Check(args) => ops::check::check(file, &environment, args.connect, cli.json).await,
         Command::Declare => ops::declare::declare(file, &environment, cli.json).await,

@@ -3,6 +3,8 @@
 //! Every metric is exposed whatever the configuration, and every series of its closed label set
 //! exists from the start, at 0. This module takes labels as texts and knows nobody's types.
 
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -59,12 +61,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric.
+    /// Registers every metric. How many lines of the log were dropped so far is asked at each scrape.
     ///
     /// # Errors
     /// Two metrics of one name, which is a fault of this module.
-    pub fn new() -> prometheus::Result<Metrics> {
+    pub fn new(log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static) -> prometheus::Result<Metrics> {
         let r = Registry::new();
+        let lines = opts("log_lines_dropped_total", "Lines of the log that nobody read in time.");
+        let described = IntCounter::with_opts(lines.clone())?;
+        r.register(Box::new(Asked { opts: lines, described, count: log_lines_dropped }))?;
         let one = ["integration"];
         Ok(Metrics {
             events: counters(&r, "events_total", "Events settled, by outcome.", &["integration", "outcome"])?,
@@ -181,6 +186,27 @@ impl Metrics {
     #[must_use]
     pub fn page(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// A counter that somebody else counts.
+struct Asked<F> {
+    opts: Opts,
+    /// Always 0: only its description is used.
+    described: IntCounter,
+    count: F,
+}
+
+impl<F: Fn() -> u64 + Send + Sync> Collector for Asked<F> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.described.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // The same options made one before.
+        let Ok(counter) = IntCounter::with_opts(self.opts.clone()) else { return Vec::new() };
+        counter.inc_by((self.count)());
+        counter.collect()
     }
 }
 

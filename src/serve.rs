@@ -3,35 +3,48 @@
 use crate::admin::{self, Health};
 use crate::config::{self, Config, Environment, Problem, Settings};
 use crate::fleet::{Changes, Fleet, Harbour};
+use crate::gate::tls;
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::record::{Records, desk};
 use crate::shutdown;
+use crate::systemd;
+use crate::task;
 use crate::traces::Exporter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
 
 /// How often files and mounted secrets are looked at for a change of their content.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The longest that reading them may take until that is told.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// Runs the worker until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
 /// Something that no retry would mend: the admin port is taken, signals cannot be listened to.
-pub async fn run(config: Config, file: Option<&Path>, environment: &Environment) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    metrics: Metrics,
+    file: Option<&Path>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
     let Config { settings, integrations, warnings } = config;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let metrics = Metrics::new()?;
     let health = Health::new(metrics.clone());
     let listener = admin::bind(settings.admin).await?;
     let admin = listener.local_addr()?;
     let records = Arc::new(Records::new(settings.records.clone()));
-    tokio::spawn(desk::serve(Arc::clone(&records)));
+    tokio::spawn(task::kept("control socket", {
+        let records = Arc::clone(&records);
+        async move || desk::serve(&records).await
+    }));
     let (trigger, shutdown) = shutdown::channel();
     let quarantine = Quarantine::default();
     let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
@@ -44,9 +57,19 @@ pub async fn run(config: Config, file: Option<&Path>, environment: &Environment)
     let harbour = Harbour { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
     let mut fleet = Fleet::new(harbour);
     fleet.serve(&settings, integrations);
-    tokio::spawn(admin::serve(listener, health));
-    let mut reload =
-        Reload { settings, file: file.map(Path::to_owned), environment: environment.clone(), refused: None };
+    tokio::spawn(task::kept("watchdog", {
+        let health = health.clone();
+        async move || systemd::keep_watchdog(&health).await
+    }));
+    tokio::spawn(task::kept("admin port", async move || admin::serve(&listener, &health).await));
+    let mut reload = Reload {
+        settings,
+        file: file.map(Path::to_owned),
+        environment: environment.clone(),
+        refused: None,
+        look: None,
+        is_asked: false,
+    };
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,12 +82,12 @@ pub async fn run(config: Config, file: Option<&Path>, environment: &Environment)
                 tracing::info!(signal = signal?, "stopping: no new deliveries, finishing what is in hand");
                 break;
             }
-            _ = hang_up.recv() => reload.look(&mut fleet, &metrics, true).await,
-            _ = looks.tick() => reload.look(&mut fleet, &metrics, false).await,
-            () = fleet.ended() => anyhow::bail!("a supervisor ended unasked"),
+            _ = hang_up.recv() => reload.ask(),
+            _ = looks.tick() => reload.look(&metrics),
+            loaded = reload.loaded() => reload.end(loaded, &mut fleet, &metrics),
         }
     }
-    notify(sd_notify::NotifyState::Stopping);
+    systemd::notify(sd_notify::NotifyState::Stopping);
     trigger.stop();
     match tokio::time::timeout(deadline, fleet.drained()).await {
         Ok(()) => tracing::info!("stopped; nothing was left in hand"),
@@ -76,31 +99,79 @@ pub async fn run(config: Config, file: Option<&Path>, environment: &Environment)
     Ok(())
 }
 
-/// Tells systemd, where it is listening.
-pub fn notify(state: sd_notify::NotifyState<'_>) {
-    // Without systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[state]);
-}
-
 /// Looks for changed settings and documents. What is wrong is refused as a whole, and the old ones
-/// stay in force.
+/// stay in force. Files are read on a thread of their own: their disk may hang, and a stop must be
+/// heard all the same.
 struct Reload {
     settings: Arc<Settings>,
     file: Option<PathBuf>,
     environment: Environment,
     /// What was refused last, so that it is told once.
     refused: Option<String>,
+    /// The look that is under way.
+    look: Option<Look>,
+    /// Somebody asked for a look that did not begin yet.
+    is_asked: bool,
+}
+
+type Loaded = Result<Config, Vec<Problem>>;
+
+struct Look {
+    loading: JoinHandle<Loaded>,
+    since: Instant,
+    is_asked: bool,
+    /// It was told that this takes too long.
+    is_told: bool,
 }
 
 impl Reload {
-    async fn look(&mut self, fleet: &mut Fleet, metrics: &Metrics, is_asked: bool) {
+    /// Looks at once, or as soon as the look that is under way has ended: it may have begun before
+    /// the change.
+    fn ask(&mut self) {
+        self.is_asked = true;
+        if self.look.is_none() {
+            self.begin();
+        }
+    }
+
+    /// Looks, unless the files of the last look are still being read.
+    fn look(&mut self, metrics: &Metrics) {
+        let Some(look) = &mut self.look else { return self.begin() };
+        if !look.is_told && look.since.elapsed() > LONGEST_LOOK {
+            look.is_told = true;
+            metrics.reload_failures.inc();
+            tracing::error!("reading the configuration takes more than {LONGEST_LOOK:?}; does its disk hang?");
+        }
+    }
+
+    fn begin(&mut self) {
         let (file, environment) = (self.file.clone(), self.environment.clone());
-        let loaded = tokio::task::spawn_blocking(move || config::load(file.as_deref(), &environment)).await;
+        let loading = tokio::task::spawn_blocking(move || {
+            tls::look();
+            config::load(file.as_deref(), &environment)
+        });
+        let is_asked = std::mem::take(&mut self.is_asked);
+        self.look = Some(Look { loading, since: Instant::now(), is_asked, is_told: false });
+    }
+
+    /// Returns once the look that is under way has ended. Can be given up and called again.
+    async fn loaded(&mut self) -> Result<Loaded, JoinError> {
+        match &mut self.look {
+            Some(look) => (&mut look.loading).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn end(&mut self, loaded: Result<Loaded, JoinError>, fleet: &mut Fleet, metrics: &Metrics) {
+        let was_asked = self.look.take().is_some_and(|look| look.is_asked);
         match loaded {
-            Ok(Ok(config)) => self.take(config, fleet, is_asked),
-            Ok(Err(problems)) => self.refuse(&problems, metrics, is_asked),
+            Ok(Ok(config)) => self.take(config, fleet, was_asked),
+            Ok(Err(problems)) => self.refuse(&problems, metrics, was_asked),
             // Only a panic ends it early, and its place was told.
             Err(_) => metrics.reload_failures.inc(),
+        }
+        if self.is_asked {
+            self.begin();
         }
     }
 

@@ -14,8 +14,8 @@ use crate::broker::{self, Error};
 use crate::config::Settings;
 use crate::intake::Intake;
 use crate::record;
-use crate::serve::notify;
 use crate::shutdown::{self, Shutdown};
+use crate::systemd::notify;
 use crate::worker::Worker;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,7 +110,8 @@ impl Supervisor {
                     was_bound = true;
                     after_failure = self::after_failure();
                     let since = Instant::now();
-                    let Some(Lost { why, standing }) = self.consume(link, inbox, losses >= LOSSES).await else {
+                    let Some(Lost { why, standing }) = Box::pin(self.consume(link, inbox, losses >= LOSSES)).await
+                    else {
                         return;
                     };
                     match standing {
@@ -122,17 +123,18 @@ impl Supervisor {
                         after_loss = self::after_loss();
                         losses = 1;
                     }
-                    self.show(standing);
+                    self.health.show_trouble(integration, standing, &why);
                     after_loss.next()
                 }
                 Err(Trouble::Records(error)) => {
                     tracing::error!(integration, %error, "cannot use the records; trying again");
-                    self.show(Standing::WithoutRecords);
+                    self.health.show_trouble(integration, Standing::WithoutRecords, &error.to_string());
                     after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
                 }
                 Err(Trouble::Broker(error)) => {
                     tracing::error!(integration, %error, "cannot use the broker; trying again");
-                    self.show(if error.is_refusal() { Standing::Refused } else { Standing::Disconnected });
+                    let standing = if error.is_refusal() { Standing::Refused } else { Standing::Disconnected };
+                    self.health.show_trouble(integration, standing, &error.to_string());
                     after_failure.next()
                 }
             };
@@ -194,10 +196,10 @@ impl Supervisor {
     /// when they are not the right ones any more.
     async fn keep_claim(&self) -> Trouble {
         let records = self.worker.records();
-        let mut known = records.commits().await;
+        let mut known = records.commits();
         loop {
             tokio::time::sleep(CLAIM_EVERY).await;
-            let commits = records.commits().await;
+            let commits = records.commits();
             if commits == known {
                 continue;
             }
@@ -241,9 +243,15 @@ impl Supervisor {
             biased;
             () = self.shutdown.wait() => None,
             why = link.lost() => Some(why.into()),
-            error = intake.run() => Some(error.to_string().into()),
+            error = intake.run() => {
+                if error.is_flood() {
+                    link.cut();
+                }
+                Some(error.to_string().into())
+            }
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned().into()),
             error = self.watch_depths(&link) => Some(error.to_string().into()),
+            () = worker.faulted() => Some("a task of an event ended by a fault".to_owned().into()),
             () = worker.records_failed() => Some(Lost::records("the records failed".to_owned())),
             trouble = self.keep_claim() => Some(trouble.into()),
             () = Box::pin(self.keep_bound()) => None,

@@ -5,13 +5,30 @@
 //! value, or a text from the gate. Libraries log nothing: at their finer levels they print frames
 //! and headers, so what they know is in our own errors instead. A panic's message is withheld for
 //! the same reason; its place in the code is enough to find it.
+//!
+//! A command writes its lines itself. The worker hands them to a thread: whoever reads its standard
+//! error may stop reading, and one thread serves all events, health and metrics. Lines for which
+//! there is no room are dropped and counted.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 use tracing::Level as TracingLevel;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// Lines that wait for a slow reader at most: a failure of everything that a hundred integrations
+/// have in hand, in some MB of memory.
+const MOST_WAITING: usize = 8 * 1024;
+/// The longest that waiting lines hold up the end of the process.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// The settings of `[log]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,21 +83,92 @@ impl Level {
     }
 }
 
-/// Starts logging for the whole process.
+/// Starts logging for the whole process. Each line is written before its caller goes on.
 pub fn start(settings: Settings) {
+    start_with(settings, io::stderr);
+}
+
+/// Starts logging for the whole process. Lines are written by a thread, and no caller waits for it.
+#[must_use]
+pub fn start_detached(settings: Settings) -> Lines {
+    let unwritten = Arc::new(AtomicU64::new(0));
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MOST_WAITING)
+        .thread_name("log")
+        .finish(StandardError(Arc::clone(&unwritten)));
+    start_with(settings, writer.clone());
+    Lines { writer, guard, unwritten }
+}
+
+/// The worker's lines on their way to standard error.
+#[derive(Debug)]
+pub struct Lines {
+    writer: NonBlocking,
+    guard: WorkerGuard,
+    unwritten: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// Counts the lines that were dropped since the start: there was no room, or nobody reads
+    /// standard error any more.
+    pub fn dropped(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let (full, unwritten): (ErrorCounter, _) = (self.writer.error_counter(), Arc::clone(&self.unwritten));
+        move || full.dropped_lines() as u64 + unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Writes what waits and then `last_words`, unless nobody reads them within two seconds.
+    pub fn finish(self, last_words: &str) {
+        let Lines { mut writer, guard, .. } = self;
+        let last_words = last_words.to_owned();
+        let (done, flushed) = mpsc::channel::<()>();
+        let flush = move || {
+            // The writer counts what it drops, and never fails.
+            let _ = writer.write_all(last_words.as_bytes());
+            drop(guard);
+            drop(done);
+        };
+        // On a thread of its own: the guard says on standard output that it gave up, which may be as
+        // full as standard error.
+        if thread::Builder::new().name("last lines".to_owned()).spawn(flush).is_ok() {
+            let _ = flushed.recv_timeout(FLUSH);
+        }
+    }
+}
+
+/// Standard error, whose failures are counted: the thread that writes lines has nobody to tell.
+struct StandardError(Arc<AtomicU64>);
+
+impl Write for StandardError {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if io::stderr().write_all(line).is_err() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start_with<W>(settings: Settings, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let json = match settings.format {
-        Format::Auto => !std::io::stderr().is_terminal(),
+        Format::Auto => !io::stderr().is_terminal(),
         Format::Json => true,
         Format::Text => false,
     };
     let only_ours = Targets::new()
         .with_target("consent_gate", LevelFilter::from_level(settings.level.0))
         .with_default(LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
     let layer = if json {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {
-        lines.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).boxed()
+        lines.with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).boxed()
     };
     tracing_subscriber::registry().with(layer.with_filter(only_ours)).init();
     std::panic::set_hook(Box::new(|panic| {

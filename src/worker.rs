@@ -17,6 +17,7 @@ use crate::plan::{self, Brief, Plan, plan};
 use crate::quarantine::{Admitted, Care, LONGEST_ALONE, Quarantine};
 use crate::record::{self, Answered, Known, Mapped, Records, Suspect, Taken, Turn};
 use crate::shutdown::Shutdown;
+use crate::task;
 use crate::traces::Span;
 use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
@@ -61,6 +62,7 @@ pub struct Worker {
     records: Arc<Records>,
     mapped: OnceLock<Mapped>,
     store_failed: Notify,
+    faulted: Notify,
     stops: Stops,
     quarantine: Quarantine,
 }
@@ -108,6 +110,7 @@ impl Worker {
             records,
             mapped: OnceLock::new(),
             store_failed: Notify::new(),
+            faulted: Notify::new(),
             stops,
             quarantine,
         })
@@ -164,6 +167,11 @@ impl Worker {
         self.store_failed.notified().await;
     }
 
+    /// Returns when the task of an event ended by a fault beside its handling: it would stay in hand.
+    pub async fn faulted(&self) {
+        self.faulted.notified().await;
+    }
+
     /// Waits until nothing is under way any more.
     pub async fn at_rest(&self) {
         let _ = self.retries_in_hand.acquire_many(self.most_in_hand).await;
@@ -191,7 +199,13 @@ impl Worker {
         let hand = self.hand(incoming.feed).await;
         let (worker, outbox) = (Arc::clone(self), Arc::clone(outbox));
         let mut handling = Box::pin(async move {
-            worker.handle(incoming, &outbox, Terms { pass, is_alone: false }).await;
+            let name = Some(worker.integration.name.as_str());
+            if task::watched("event", name, worker.handle(incoming, &outbox, Terms { pass, is_alone: false }))
+                .await
+                .is_none()
+            {
+                worker.faulted.notify_one();
+            }
             drop(hand);
         });
         match handling.as_mut().now_or_never() {
@@ -226,17 +240,21 @@ impl Worker {
             None => None,
         };
         let terms = Terms { pass, is_alone: matches!(admitted, Admitted::Alone(_)) };
-        let mut handling = Box::pin(self.handle(incoming, &outbox, terms));
-        let is_settled = match tokio::time::timeout(LONGEST_ALONE, &mut handling).await {
-            Ok(is_settled) => is_settled,
+        let name = Some(self.integration.name.as_str());
+        let mut handling = Box::pin(task::watched("suspect", name, self.handle(incoming, &outbox, terms)));
+        let handled = match tokio::time::timeout(LONGEST_ALONE, &mut handling).await {
+            Ok(handled) => handled,
             Err(_) => {
                 // One that cannot be settled is its own integration's trouble.
                 drop(admitted);
                 handling.await
             }
         };
+        if handled.is_none() {
+            self.faulted.notify_one();
+        }
         if let Some(noted) = noted {
-            self.safe(noted.passed(is_settled, Timestamp::now()).await);
+            self.safe(noted.passed(handled == Some(true), Timestamp::now()).await);
         }
     }
 
@@ -492,7 +510,7 @@ impl Worker {
         let answered = match turn {
             Some(turn) => {
                 let sent = record::Sent::of(answer.outcome, turn.is_lent());
-                self.safe(turn.answered(sent, Timestamp::now()).await)?
+                self.safe(turn.answered(sent, answer.was_resent, Timestamp::now()).await)?
             }
             None => Answered::default(),
         };

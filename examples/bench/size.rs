@@ -35,7 +35,7 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
                 });
                 let person = format!("person-{n}@example.com");
                 match records.begin(integration, mapped, &person, &offer, false, now).await? {
-                    Turn::Taken(taken) => taken.answered(Sent::Accepted, now).await.map(|_| ()),
+                    Turn::Taken(taken) => taken.answered(Sent::Accepted, false, now).await.map(|_| ()),
                     _ => Ok(()),
                 }
             }

@@ -3,13 +3,16 @@
 //! They are apart because a broker that runs out of memory or disk blocks whoever publishes, and
 //! the client then writes nothing on that connection, not even acks.
 
-use super::{CALL_TIMEOUT, Error, call};
+use super::{CALL_TIMEOUT, Error, addresses, call};
+use async_compat::Compat;
 use futures_util::StreamExt;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Event};
 use secrecy::{ExposeSecret, SecretString};
-use std::sync::Arc;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The broker of a developer's machine.
@@ -149,7 +152,7 @@ pub fn holds_certificate(pem: &str) -> bool {
 /// # Errors
 /// Why the broker cannot be reached.
 pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Error> {
-    connect(settings, purpose, FRAME_MAX).await
+    Ok(connect(settings, purpose, FRAME_MAX).await?.0)
 }
 
 /// Opens a connection for declarations, on which no event travels.
@@ -157,19 +160,38 @@ pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Erro
 /// # Errors
 /// Why the broker cannot be reached.
 pub async fn dial_to_declare(settings: &Settings) -> Result<Connection, Error> {
-    connect(settings, "declaring", BRIEF_FRAME_MAX).await
+    Ok(connect(settings, "declaring", BRIEF_FRAME_MAX).await?.0)
 }
 
-async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<Connection, Error> {
+/// A connection's socket, by which it can be ended at once.
+type Socket = Arc<OnceLock<TcpStream>>;
+
+async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<(Connection, Socket), Error> {
     let what = format!("connect to the broker at {}", settings.shown);
     let mut uri: AMQPUri =
         settings.url.expose_secret().trim().parse().map_err(|_| Error::refused(what.clone(), "unreadable URL"))?;
     uri.query.frame_max.get_or_insert(frame_max);
     let properties = ConnectionProperties::default().with_connection_name(format!("consent-gate {purpose}").into());
     let runtime = lapin::runtime::default_runtime().map_err(|e| Error::refused(what.clone(), e.to_string()))?;
+    let tls = settings.tls();
+    let socket = Socket::default();
+    let known = Arc::clone(&socket);
+    // The client itself would try one address after the other, each until the system gives up on it.
+    let connect = async move |uri: AMQPUri, runtime| {
+        let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
+        let stream: AsyncTcpStream<Compat<tokio::net::TcpStream>> =
+            addresses::first_of(host, port, |address| AsyncTcpStream::connect(&runtime, address)).await?;
+        if let AsyncTcpStream::Plain(plain) = &stream {
+            let _ = known.set(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
+        }
+        match uri.scheme {
+            AMQPScheme::AMQP => Ok(stream),
+            AMQPScheme::AMQPS => Ok(stream.into_tls(host, tls.as_ref()).await?),
+        }
+    };
     // A peer that accepts and stays silent would be waited for without end.
-    let dialled = call(&what, Connection::connect_uri_with_config(uri, properties, settings.tls(), runtime)).await;
-    dialled.map_err(Error::while_dialling)
+    let dialled = call(&what, Connection::connector(uri, runtime, connect, properties)).await;
+    Ok((dialled.map_err(Error::while_dialling)?, socket))
 }
 
 /// Looks whether a broker that was silent answers now. Each try of the client leaves a thread
@@ -181,7 +203,9 @@ async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<C
 pub async fn knock(settings: &Settings) -> Result<(), Error> {
     let what = format!("knock at the broker at {}", settings.shown);
     let knocked = async {
-        let mut stream = tokio::net::TcpStream::connect(settings.shown()).await?;
+        let (host, port) = settings.shown.rsplit_once(':').unwrap_or((&settings.shown, ""));
+        let port = port.parse().unwrap_or_default();
+        let mut stream = addresses::first_of(host, port, tokio::net::TcpStream::connect).await?;
         if settings.is_plain {
             stream.write_all(PROTOCOL_HEADER).await?;
             stream.read_u8().await?;
@@ -195,6 +219,7 @@ pub async fn knock(settings: &Settings) -> Result<(), Error> {
 #[derive(Debug)]
 pub struct Link {
     pub consuming: Connection,
+    socket: Socket,
     pub publishing: Arc<Connection>,
 }
 
@@ -204,9 +229,18 @@ impl Link {
     /// # Errors
     /// Why the broker cannot be reached.
     pub async fn open(settings: &Settings) -> Result<Link, Error> {
-        let consuming = dial(settings, "consuming").await?;
+        let (consuming, socket) = connect(settings, "consuming", FRAME_MAX).await?;
         let publishing = dial(settings, "publishing").await?;
-        Ok(Link { consuming, publishing: Arc::new(publishing) })
+        Ok(Link { consuming, socket, publishing: Arc::new(publishing) })
+    }
+
+    /// Ends the consuming connection at once: what the broker has sent already would come before its
+    /// answer to a polite close.
+    pub fn cut(&self) {
+        if let Some(socket) = self.socket.get() {
+            // One that is closed already needs no end.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 
     /// A channel for looking at things.

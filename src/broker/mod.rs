@@ -5,6 +5,7 @@
 //! `docs/rabbitmq.md` and `docs/lapin.md`. Every call is bounded by a timeout: the client's calls
 //! can wait for ever.
 
+mod addresses;
 pub mod claim;
 pub mod headers;
 pub mod inbox;
@@ -38,6 +39,7 @@ enum Cause {
     Client(lapin::Error),
     TimedOut,
     Refused(String),
+    TooManyBytes(usize),
 }
 
 impl Error {
@@ -63,8 +65,13 @@ impl Error {
     /// So much came at once that memory could run out: what is in hand goes back, and comes again in
     /// smaller parts.
     fn too_many_bytes(most: usize) -> Error {
-        let why = format!("more than {} MiB in hand; taking fewer messages at a time", most / (1024 * 1024));
-        Error::refused("consume", why)
+        Error { what: "consume".to_owned(), cause: Cause::TooManyBytes(most) }
+    }
+
+    /// Whether more came at once than there is memory for, and still comes.
+    #[must_use]
+    pub fn is_flood(&self) -> bool {
+        matches!(self.cause, Cause::TooManyBytes(_))
     }
 
     /// Whether the broker, once logged in to, understood and said no, which another try at once
@@ -100,6 +107,9 @@ impl fmt::Display for Error {
             Cause::Dial(error) | Cause::Client(error) => write!(f, "{error}"),
             Cause::TimedOut => write!(f, "no answer within {CALL_TIMEOUT:?}"),
             Cause::Refused(why) => f.write_str(why),
+            Cause::TooManyBytes(most) => {
+                write!(f, "more than {} MiB in hand; taking fewer messages at a time", most / (1024 * 1024))
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use super::topology::Queues;
 use super::{Error, call};
 use crate::integration::Name;
 use crate::shutdown::Shutdown;
+use crate::task;
 use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
@@ -150,8 +151,9 @@ impl Outbox {
     /// room, no queue or no broker is dropped.
     pub fn report(&self, queue: String, report: Report) {
         let reports = self.reports.get_or_init(|| {
-            let (sender, reports) = mpsc::channel(MOST_REPORTS);
-            tokio::spawn(tell(Arc::clone(&self.publishers.connection), reports));
+            let (sender, mut reports) = mpsc::channel(MOST_REPORTS);
+            let connection = Arc::clone(&self.publishers.connection);
+            tokio::spawn(task::kept("reports", async move || tell(&connection, &mut reports).await));
             sender
         });
         let _ = reports.try_send((queue, report));
@@ -160,7 +162,7 @@ impl Outbox {
 
 /// Publishes reports on a channel of their own, neither persistent nor confirmed, for as long as
 /// their outbox lives.
-async fn tell(connection: Arc<Connection>, mut reports: mpsc::Receiver<(String, Report)>) {
+async fn tell(connection: &Connection, reports: &mut mpsc::Receiver<(String, Report)>) {
     let mut open = None;
     while let Some((queue, report)) = reports.recv().await {
         let told = async {

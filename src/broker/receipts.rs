@@ -6,6 +6,7 @@
 
 use super::standing::{Standing, Unsettled, Weight};
 use super::{Error, outbox};
+use crate::task;
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::types::DeliveryTag;
@@ -156,7 +157,13 @@ impl Receipts {
     pub fn new(channel: Channel, unsettled: Arc<Unsettled>) -> Receipts {
         let (tracker, order) = (Mutex::default(), tokio::sync::Mutex::default());
         let inner = Arc::new(Inner { channel, unsettled, tracker, order, wake: Notify::new(), room: Notify::new() });
-        let writing = tokio::spawn(Arc::clone(&inner).write());
+        let writing = Arc::clone(&inner);
+        let writing = tokio::spawn(async move {
+            if task::watched("acks", None, Arc::clone(&writing).write()).await.is_none() {
+                // What is settled would never be acked: the channel ends, and its integration begins anew.
+                let _ = writing.channel.close(541, "internal fault".into()).await;
+            }
+        });
         Receipts { inner, writing }
     }
 

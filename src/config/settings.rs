@@ -53,12 +53,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The sections that differ from those in force and are only read at a start.
+    /// The sections that differ from those in force and are only read at a start. A role and its password
+    /// at the same database are taken at once.
     #[must_use]
     pub fn at_next_start(&self, in_force: &Settings) -> String {
-        let records = |settings: &Settings| (settings.records.place.to_string(), settings.records.retention);
+        let is_other_place = !self.records.place.is_same(&in_force.records.place);
         let changed = [
-            ("[records]", records(self) != records(in_force)),
+            ("[records]", is_other_place || self.records.retention != in_force.records.retention),
             ("[admin]", self.admin != in_force.admin),
             ("[log]", self.log != in_force.log),
             ("[traces]", self.traces != in_force.traces),

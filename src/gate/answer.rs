@@ -71,6 +71,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// From sending to the end of the answer.
     pub duration: Duration,
+    /// The request left twice: nobody answered the first one, and it may have been executed.
+    pub was_resent: bool,
 }
 
 impl Answer {
@@ -83,6 +85,7 @@ impl Answer {
             error: Some(error),
             retry_after: None,
             duration: Duration::ZERO,
+            was_resent: false,
         }
     }
 }
@@ -106,7 +109,7 @@ pub fn classify(status: u16, body: &[u8], redact: &dyn Fn(&str) -> String) -> An
         Outcome::Rejected if body.len() > super::MAX_ANSWER => Some("an answer of more than 64 KiB".to_owned()),
         _ => Some(envelope.error.map_or_else(|| format!("status {status}"), |said| redact(&said))),
     };
-    Answer { outcome, status: Some(status), error: said, retry_after: None, duration: Duration::ZERO }
+    Answer { outcome, error: said, status: Some(status), ..Answer::unavailable(String::new()) }
 }
 
 /// The vendor's `{IsSuccess, Error, Result}`, keys in any case. A body that is no such object

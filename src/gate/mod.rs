@@ -5,11 +5,15 @@
 //! `signature.rs` (how a request proves itself) and [`answer`] (what a reply means). Another of
 //! the vendor's interfaces would take their place; nothing else knows them.
 //!
-//! One call is one request: nothing here retries, follows redirects or reads without bound.
+//! One call is one request: nothing here retries, follows redirects or reads without bound. The one
+//! exception is a connection that the server closed while it was idle: the client writes into it, and
+//! only then hears that it is gone. That costs no attempt, but nobody can be sure that the server did
+//! not execute the request, so the answer says that there may be an earlier copy.
 
 pub mod answer;
 pub mod breaker;
 mod concurrency;
+pub mod connections;
 pub mod endpoint;
 mod limit;
 pub mod redact;
@@ -26,6 +30,7 @@ pub use request::GateRequest;
 
 use crate::schedule::{OnOutage, Schedule};
 use breaker::Breaker;
+use connections::{Connections, Unanswered};
 use jiff::Timestamp;
 use limit::Limit;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -51,7 +56,7 @@ pub struct Gate {
     breaker: Mutex<Breaker>,
     state: watch::Sender<State>,
     patience: Duration,
-    client: reqwest::Client,
+    connections: Connections,
 }
 
 /// How an event may pass.
@@ -85,17 +90,16 @@ impl Gate {
     /// The TLS library cannot be set up, for example without any system certificates; or the endpoint
     /// was not checked.
     pub fn new(endpoint: Endpoint, limits: Limits, schedule: &Schedule, on_outage: OnOutage) -> anyhow::Result<Gate> {
-        let client = tls::client()?
-            .connect_timeout(limits.connect_timeout.min(limits.timeout))
-            .pool_max_idle_per_host(limits.max_in_flight)
-            .build()?;
+        let (connect_timeout, idle) = (limits.connect_timeout.min(limits.timeout), limits.max_in_flight);
+        let connections =
+            Connections::new(move |client| client.connect_timeout(connect_timeout).pool_max_idle_per_host(idle))?;
         let breaker = Mutex::new(Breaker::new(on_outage, schedule.window()));
         let (state, _) = watch::channel(State::Closed);
         let patience = schedule.shortest().min(PATIENCE);
         // Read once: for each request it would cost more than signing it.
         let url = reqwest::Url::parse(&endpoint.url())?;
         let (limit, signer) = (Limit::new(&limits), Signer::default());
-        Ok(Gate { endpoint, url, signer, limits, limit, breaker, state, patience, client })
+        Ok(Gate { endpoint, url, signer, limits, limit, breaker, state, patience, connections })
     }
 
     /// Where the requests go.
@@ -199,7 +203,8 @@ impl Gate {
         self.limit.expect_retries(within);
     }
 
-    /// Sends one request, signed with `now`, and classifies the answer.
+    /// Sends one request, signed with `now`, and classifies the answer. Where the connection turns out
+    /// to have been closed meanwhile, it is sent once more on a new one.
     pub async fn send(&self, request: &GateRequest, now: Timestamp) -> Answer {
         let started = Instant::now();
         let exchanged = tokio::time::timeout(self.limits.timeout, self.exchange(request, now)).await;
@@ -216,28 +221,49 @@ impl Gate {
             let secrets = self.endpoint.secrets().chain(authorization.split([' ', ':']));
             redact::redact(said, request.values().chain(secrets))
         };
-        let post = self
-            .client
-            .post(self.url.clone())
-            .header(AUTHORIZATION, authorization.clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(ACCEPT, HeaderValue::from_static("application/json"));
-        let post = match request.trace() {
-            Some(trace) => post.header("traceparent", trace),
-            None => post,
+        let post = || {
+            self.connections.send(|client| {
+                let post = client
+                    .post(self.url.clone())
+                    .header(AUTHORIZATION, authorization.clone())
+                    .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+                    .header(ACCEPT, HeaderValue::from_static("application/json"));
+                let post = match request.trace() {
+                    Some(trace) => post.header("traceparent", trace),
+                    None => post,
+                };
+                post.body(request.body().clone())
+            })
         };
-        let sent = post.body(request.body().clone()).send().await;
-        let mut response = match sent {
-            Ok(response) => response,
-            Err(error) => return Answer::unavailable(describe(&error.without_url())),
+        let mut sent = post().await;
+        let was_resent = matches!(&sent, Err(Unanswered { was_closed_meanwhile: true, .. }));
+        if was_resent {
+            sent = post().await;
+        }
+        let answer = match sent {
+            Ok(response) => self.read(response, &redact, now).await,
+            Err(unanswered) => Answer::unavailable(describe(&unanswered.error.without_url())),
         };
+        Answer { was_resent, ..answer }
+    }
+
+    /// Reads an answer and classifies it.
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        redact: &(dyn Fn(&str) -> String + Sync),
+        now: Timestamp,
+    ) -> Answer {
         let status = response.status().as_u16();
         let mut answer = match read_bounded(&mut response).await {
-            Ok(body) => answer::classify(status, &body, &redact),
+            Ok(body) => answer::classify(status, &body, redact),
             // A refusal is definite without its body; an acceptance is not.
-            Err(_) if !response.status().is_success() => answer::classify(status, b"", &redact),
+            Err(_) if !response.status().is_success() => answer::classify(status, b"", redact),
             Err(error) => return Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
         };
+        if matches!(answer.outcome, Outcome::Unavailable | Outcome::Misconfigured) {
+            self.connections.refused();
+        }
         // What is refused for good says nothing of other events.
         if !matches!(answer.outcome, Outcome::Accepted | Outcome::Refused) {
             answer.retry_after = retry_after::read(response.headers(), answer.outcome, now);
@@ -251,8 +277,9 @@ impl Gate {
     /// # Errors
     /// Why the host cannot be reached.
     pub async fn reach(&self, now: Timestamp) -> Result<(u16, Option<i64>), String> {
-        let request = self.client.get(self.endpoint.base()).timeout(self.limits.timeout);
-        let response = request.send().await.map_err(|error| describe(&error.without_url()))?;
+        let request = |client: &reqwest::Client| client.get(self.endpoint.base()).timeout(self.limits.timeout);
+        let response = self.connections.send(request).await;
+        let response = response.map_err(|unanswered| describe(&unanswered.error.without_url()))?;
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         Ok((response.status().as_u16(), date.map(|date| date.timestamp().as_second() - now.as_second())))

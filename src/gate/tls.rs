@@ -1,51 +1,65 @@
 //! The HTTP clients that leave the machine. Servers are verified by the system's authorities, read
-//! once for many clients: reading them takes longer than everything else about a client, and each
-//! copy of them is memory.
+//! once for all clients: reading them takes longer than everything else about a client, and each
+//! copy of them is memory. The worker looks from time to time whether they changed.
 
-use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How long what was read is used for further clients: a changed document meets changed authorities.
-const FRESH: Duration = Duration::from_secs(60);
-
-static READ: Mutex<Option<(Instant, ClientConfig)>> = Mutex::new(None);
+static TRUSTED: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
+static CHANGES: AtomicU64 = AtomicU64::new(0);
 
 /// A client in the making, which verifies its servers, follows no redirect, sends nothing twice and
-/// asks no proxy.
+/// asks no proxy; and which authorities it trusts, as [`authorities`] numbers them.
 ///
 /// # Errors
 /// The system has no certificates.
-pub fn client() -> anyhow::Result<reqwest::ClientBuilder> {
+pub fn client() -> anyhow::Result<(reqwest::ClientBuilder, u64)> {
+    let number = authorities();
+    let verified = ClientConfig::builder().with_root_certificates(trusted()?).with_no_client_auth();
     let builder = reqwest::Client::builder()
         .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
-        .tls_backend_preconfigured(verified()?)
+        .tls_backend_preconfigured(verified)
         .redirect(reqwest::redirect::Policy::none())
         // Without this, each request is copied for a second try that never comes.
         .retry(reqwest::retry::never().max_retries_per_request(0))
         .no_proxy();
-    Ok(builder)
+    Ok((builder, number))
 }
 
-/// A configuration that shares nothing with others but the authorities.
-fn verified() -> anyhow::Result<ClientConfig> {
-    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut config = match &*read {
-        Some((at, config)) if at.elapsed() < FRESH => config.clone(),
-        _ => {
-            let config = from_system()?;
-            *read = Some((Instant::now(), config.clone()));
-            config
-        }
-    };
-    config.resumption = Resumption::default();
-    Ok(config)
+/// How often the authorities changed: a client that knows another number trusts the wrong ones.
+pub fn authorities() -> u64 {
+    CHANGES.load(Ordering::Relaxed)
 }
 
-fn from_system() -> anyhow::Result<ClientConfig> {
+/// Looks whether the system's authorities changed. Reads files, and so belongs on a thread of its own.
+pub fn look() {
+    let Some(read) = from_system() else { return };
+    let mut trusted = lock();
+    if trusted.as_ref().is_some_and(|trusted| trusted.roots != read.roots) {
+        *trusted = Some(Arc::new(read));
+        CHANGES.fetch_add(1, Ordering::Relaxed);
+        tracing::info!("the system's certificates of authorities changed; new connections are verified by them");
+    }
+}
+
+fn lock() -> MutexGuard<'static, Option<Arc<RootCertStore>>> {
+    TRUSTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn trusted() -> anyhow::Result<Arc<RootCertStore>> {
+    let mut trusted = lock();
+    if let Some(trusted) = &*trusted {
+        return Ok(Arc::clone(trusted));
+    }
+    let none = "the system has no certificates of authorities; install ca-certificates";
+    let read = Arc::new(from_system().ok_or_else(|| anyhow::anyhow!(none))?);
+    Ok(Arc::clone(trusted.insert(read)))
+}
+
+/// `None` where there are none.
+fn from_system() -> Option<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    anyhow::ensure!(!roots.is_empty(), "the system has no certificates of authorities; install ca-certificates");
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    (!roots.is_empty()).then_some(roots)
 }

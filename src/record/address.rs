@@ -9,7 +9,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
@@ -32,10 +32,11 @@ pub enum Verify {
     Name,
 }
 
-/// A checked `postgres://…`; the password in it cannot be printed.
+/// A checked `postgres://…`; the password in it cannot be printed. Clones share their credentials: who
+/// connects next uses those that were read last.
 #[derive(Clone)]
 pub struct Address {
-    url: SecretString,
+    url: Arc<Mutex<SecretString>>,
     shown: String,
     verify: Verify,
     is_beyond_loopback: bool,
@@ -93,7 +94,30 @@ impl Address {
             }
         };
         let shown = format!("{}/{}", hosts(&config), config.get_dbname().unwrap_or_default());
-        Ok(Address { url: parsed.as_str().into(), shown, verify, is_beyond_loopback, root })
+        Ok(Address { url: Arc::new(Mutex::new(parsed.as_str().into())), shown, verify, is_beyond_loopback, root })
+    }
+
+    /// Whether it leads to the same place in the same way, whatever the role and its password.
+    #[must_use]
+    pub fn leads_to(&self, other: &Address) -> bool {
+        let without_role = |address: &Address| {
+            let mut url = reqwest::Url::parse(address.url().expose_secret()).ok()?;
+            url.set_username("").and_then(|()| url.set_password(None)).ok()?;
+            Some(url)
+        };
+        let way = |address: &Address| (address.verify, address.root.clone(), without_role(address));
+        way(self) == way(other)
+    }
+
+    /// Takes over the role and the password of another address of the same place, for the next
+    /// connection of every clone.
+    pub fn renew(&self, other: &Address) {
+        let url = other.url();
+        *self.url.lock().unwrap_or_else(PoisonError::into_inner) = url;
+    }
+
+    fn url(&self) -> SecretString {
+        self.url.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Hosts, ports and database, which may be shown.
@@ -120,7 +144,8 @@ impl Address {
     /// The server cannot be reached or verified, or it refuses.
     pub(super) async fn connect(&self) -> Result<(Client, JoinHandle<()>), Failed> {
         let at = |why: &dyn fmt::Display| Failed::new(format!("cannot connect to PostgreSQL at {}: {why}", self.shown));
-        let mut config: tokio_postgres::Config = self.url.expose_secret().parse().map_err(|_| at(&"unreadable URL"))?;
+        let url = self.url();
+        let mut config: tokio_postgres::Config = url.expose_secret().parse().map_err(|_| at(&"unreadable URL"))?;
         config.application_name("consent-gate").keepalives_idle(Duration::from_secs(30));
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
@@ -133,13 +158,16 @@ impl Address {
                 }
                 verify => {
                     let mode = if let Verify::Anybody(mode) = verify { mode } else { SslMode::Require };
-                    let tls = self.tls().map_err(|why| at(&why))?;
+                    let address = self.clone();
+                    // Reads files, and their disk may hang.
+                    let tls = tokio::task::spawn_blocking(move || address.tls()).await;
+                    let tls = tls.unwrap_or_else(|error| Err(error.to_string())).map_err(|why| at(&why))?;
                     let (client, connection) = config.ssl_mode(mode).connect(MakeRustlsConnect::new(tls)).await?;
                     (client, tokio::spawn(async move { drop(connection.await) }))
                 }
             })
         };
-        let many = u32::try_from(config_hosts(&self.url)).unwrap_or(u32::MAX);
+        let many = u32::try_from(config_hosts(&url)).unwrap_or(u32::MAX);
         match tokio::time::timeout(CALL_TIMEOUT.saturating_mul(many.max(1)), connected).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(Trouble::Told(failed))) => Err(failed),
@@ -317,9 +345,28 @@ mod tests {
     }
 
     #[test]
+    fn another_password_or_role_leads_to_the_same_place_and_anything_else_does_not() {
+        let known = address("postgres://gate:old@db/db?options=-csearch_path%3Dmine").unwrap();
+        let clone = known.clone();
+        let rotated = address("postgres://other:new@db/db?options=-csearch_path%3Dmine").unwrap();
+        assert!(known.leads_to(&rotated));
+        known.renew(&rotated);
+        assert!(clone.url().expose_secret().contains("other:new@"));
+        for elsewhere in [
+            "postgres://gate:old@db2/db?options=-csearch_path%3Dmine",
+            "postgres://gate:old@db/db2?options=-csearch_path%3Dmine",
+            "postgres://gate:old@db/db?options=-csearch_path%3Dyours",
+            "postgres://gate:old@db/db?options=-csearch_path%3Dmine&sslmode=require",
+            "postgres://gate:old@db/db?options=-csearch_path%3Dmine&sslrootcert=ca.pem",
+        ] {
+            assert!(!known.leads_to(&address(elsewhere).unwrap()), "{elsewhere}");
+        }
+    }
+
+    #[test]
     fn a_search_path_survives() {
         let address = address("postgres://gate@127.0.0.1/db?options=-csearch_path%3Dmine&sslmode=disable").unwrap();
-        let config: tokio_postgres::Config = address.url.expose_secret().parse().unwrap();
+        let config: tokio_postgres::Config = address.url().expose_secret().parse().unwrap();
         assert_eq!(config.get_options(), Some("-csearch_path=mine"));
     }
 }

@@ -23,7 +23,7 @@ const SOCKET: &str = "commands.sock";
 const LONGEST_LINE: u64 = 1024 * 1024;
 /// The longest that one question or answer takes.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the worker waits until it tries again to open its socket.
+/// How long the worker waits until it accepts again after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What can be asked.
@@ -196,35 +196,54 @@ fn socket(directory: &Path) -> std::io::Result<(fs::File, PathBuf)> {
 
 /// Answers commands for as long as the process lives, once it holds an embedded store. A store that
 /// several can open needs nobody who answers.
-pub async fn serve(records: Arc<Records>) {
+pub async fn serve(records: &Arc<Records>) {
     let Place::Directory(directory) = records.place().clone() else { return };
+    let mut opened = 0;
     loop {
-        records.opened().await;
-        match listen(&directory) {
-            Ok(listener) => {
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(reply(Arc::clone(&records), stream));
-                }
-            }
-            Err(error) => {
-                let directory = directory.display();
-                tracing::warn!(%error, "cannot answer commands in {directory}; they work while no worker runs");
-            }
+        opened = records.opened(opened).await;
+        // Whoever held the store meanwhile put a socket of its own there.
+        tokio::select! {
+            () = answer_all(records, &directory) => {}
+            _ = records.opened(opened) => {}
         }
-        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Answers everybody who asks at the socket. Returns when there can be none.
+async fn answer_all(records: &Arc<Records>, directory: &Path) {
+    let folder = directory.to_owned();
+    // A file system may hang: nothing else waits for it.
+    let listener = match tokio::task::spawn_blocking(move || listen(&folder)).await {
+        Ok(listener) => listener.and_then(UnixListener::from_std),
+        Err(error) => Err(error.into()),
+    };
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => {
+            let directory = directory.display();
+            return tracing::warn!(%error, "cannot answer commands in {directory}; they work while no worker runs");
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(reply(Arc::clone(records), stream))),
+            // Out of file descriptors, most likely: leave the others time to end.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
     }
 }
 
 /// Opens the socket. Who holds the store owns what a process that died left there.
-fn listen(directory: &Path) -> std::io::Result<UnixListener> {
+fn listen(directory: &Path) -> std::io::Result<std::os::unix::net::UnixListener> {
     let (_folder, path) = socket(directory)?;
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&path)?;
+    let listener = std::os::unix::net::UnixListener::bind(&path)?;
     // The directory is its owner's alone already.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
     Ok(listener)
 }
 

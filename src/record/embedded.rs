@@ -3,7 +3,7 @@
 //! A write is seen at once. All writes of a moment go to the disk together, beside everything else:
 //! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
-use super::rounds::{Answer, Packed, Shared, serve};
+use super::rounds::{self, Answer, Packed, Shared};
 use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write};
 use super::{Claim, Failed, Known, Note, Record, compact};
 use crate::bytes::{hex, random};
@@ -38,6 +38,23 @@ pub struct Embedded {
     shared: Arc<Shared>,
     has_failed: AtomicBool,
     advancing: tokio::sync::Mutex<()>,
+}
+
+/// The end of a store that failed: a disk that hangs holds it up.
+pub struct Ending(Arc<Shared>);
+
+impl Ending {
+    /// Whether the store may be opened anew.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.is_let_go()
+    }
+}
+
+impl std::fmt::Debug for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ending").finish_non_exhaustive()
+    }
 }
 
 impl Drop for Embedded {
@@ -85,7 +102,7 @@ impl Embedded {
         let identity = kept::<IDENTITY_BYTES>(&database, &notes, "identity").map_err(|e| at("cannot open", &e))?;
         let shared = Arc::new(Shared::default());
         let writer = Writer { database, records: records.clone(), notes: notes.clone(), retention, swept: None };
-        tokio::spawn(serve(writer, Arc::clone(&shared)));
+        rounds::start(writer, Arc::clone(&shared)).map_err(|e| at("cannot write", &e))?;
         Ok(Embedded {
             records,
             notes,
@@ -101,6 +118,12 @@ impl Embedded {
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.shared.is_closed() && !self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Says, for as long as somebody asks, whether the files are closed after a failure.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        Ending(Arc::clone(&self.shared))
     }
 
     /// The key under which identifiers are hashed; it never leaves the store's directory.

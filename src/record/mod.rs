@@ -230,6 +230,14 @@ impl Record {
         self.doubts.insert(id, Doubt { at: now, sent, is_parked: false });
     }
 
+    /// Notes that a request left twice: whatever is answered to the second copy, the first one may
+    /// still be executed, and stays in doubt under an id of its own.
+    pub fn sent_twice(&mut self, id: u64, first: u64) {
+        if let Some(doubt) = self.doubts.get(&id).cloned() {
+            self.doubts.insert(first, doubt);
+        }
+    }
+
     /// Takes note of what became of a request. Says whether an older one may still be executed
     /// after it and spoil what was accepted: then a repair is due. (That another one is on its way
     /// already proves nothing: a crash may have lost it before it was parked.)

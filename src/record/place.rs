@@ -31,6 +31,19 @@ impl Default for Settings {
     }
 }
 
+impl Place {
+    /// Whether it is the same place, reached in the same way; roles and passwords may differ.
+    #[must_use]
+    pub fn is_same(&self, other: &Place) -> bool {
+        match (self, other) {
+            (Place::Directory(one), Place::Directory(other)) => one == other,
+            (Place::Postgres(one), Place::Postgres(other)) => one.leads_to(other),
+            (Place::Off, Place::Off) => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -56,6 +69,17 @@ impl Failed {
     /// Another process holds the store.
     pub(super) fn held(why: String) -> Failed {
         Failed { why, is_held: true }
+    }
+
+    /// Its disk neither works nor fails.
+    pub(super) fn silent() -> Failed {
+        let longest = super::rounds::LONGEST_WRITE;
+        Failed::new(format!("the disk of the records does not answer within {longest:?}; waiting until it does"))
+    }
+
+    pub(super) fn ending() -> Failed {
+        let holds_up = "a disk that does not answer holds that up";
+        Failed::new(format!("the records failed and are being closed before they are opened anew; {holds_up}"))
     }
 
     pub(super) fn closed() -> Failed {

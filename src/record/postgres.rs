@@ -10,6 +10,7 @@ use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen, Write};
 use super::suspects::FORGOTTEN_AFTER;
 use super::{Claim, Failed, Known, Note, Record};
 use crate::bytes::{hex, random};
+use crate::task;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -189,11 +190,18 @@ impl Postgres {
         let notes = Arc::new(notes);
         let suspects = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
-            tokio::spawn(say_alive(Arc::clone(&notes), Arc::clone(&suspects), own.to_owned())),
-            tokio::spawn(serve_reads(reading, read, asked, Arc::clone(&has_failed))),
-            tokio::spawn(serve_writes(writing, write, written, Arc::clone(&has_failed))),
-            tokio::spawn(serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed))),
-            tokio::spawn(sweep(address.clone(), retention)),
+            watched("suspects", say_alive(Arc::clone(&notes), Arc::clone(&suspects), own.to_owned()), &has_failed),
+            watched("records reader", serve_reads(reading, read, asked, Arc::clone(&has_failed)), &has_failed),
+            watched("records writer", serve_writes(writing, write, written, Arc::clone(&has_failed)), &has_failed),
+            watched(
+                "lazy writer",
+                serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed)),
+                &has_failed,
+            ),
+            tokio::spawn(task::kept("records sweep", {
+                let address = address.clone();
+                async move || sweep(&address, retention).await
+            })),
         ];
         let commits = AtomicU64::new(0);
         let identity = hex(&identity);
@@ -408,6 +416,20 @@ async fn version(client: &Client) -> Result<i64, Failed> {
     Ok(note(client, "version").await?.and_then(|version| version.parse().ok()).unwrap_or(0))
 }
 
+/// Starts a task without which the store is to be opened anew.
+fn watched(
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+    has_failed: &Arc<AtomicBool>,
+) -> JoinHandle<()> {
+    let has_failed = Arc::clone(has_failed);
+    tokio::spawn(async move {
+        if task::watched(name, None, task).await.is_none() {
+            has_failed.store(true, Ordering::Relaxed);
+        }
+    })
+}
+
 /// Answers reads, all of a moment in one statement.
 async fn serve_reads(
     session: Session,
@@ -496,9 +518,9 @@ async fn say_alive(session: Arc<Session>, suspects: Arc<AtomicUsize>, own: Strin
 
 /// Forgets, once a day, who was not heard of for longer than the retention. What fails is done by
 /// another worker, or the next day.
-async fn sweep(address: Address, retention: SignedDuration) {
+async fn sweep(address: &Address, retention: SignedDuration) {
     loop {
-        if let (Ok(session), Ok(before)) = (Session::open(&address).await, Timestamp::now().checked_sub(retention)) {
+        if let (Ok(session), Ok(before)) = (Session::open(address).await, Timestamp::now().checked_sub(retention)) {
             let before = system_time(before);
             let mut deleted = u64::MAX;
             while deleted > 0 {

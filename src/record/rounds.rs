@@ -3,10 +3,12 @@
 use super::embedded::Writer;
 use super::store::{Key, Write};
 use super::{Failed, Record, compact};
+use crate::task;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -16,6 +18,9 @@ use tokio::time::Instant;
 const GATHER: Duration = Duration::from_millis(5);
 /// How long writes wait for which nobody waits.
 const LAZY: Duration = Duration::from_millis(20);
+/// The longest that a round may take. The kernel gives a disk 30 s to answer a command before it
+/// resets it or reports an error, so what takes longer is no slow disk but one that hangs.
+pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(30);
 type Durable = oneshot::Sender<Result<(), Failed>>;
 pub(super) type Answer = oneshot::Receiver<Result<(), Failed>>;
 
@@ -71,6 +76,8 @@ pub(super) struct Shared {
     urgent: Notify,
     numbers: AtomicU64,
     is_closed: AtomicBool,
+    /// The files are closed, and the store may be opened anew.
+    is_let_go: AtomicBool,
 }
 
 /// A record that a round writes, as it goes to the disk, and which change it was.
@@ -133,6 +140,10 @@ impl Shared {
         self.is_closed.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_let_go(&self) -> bool {
+        self.is_let_go.load(Ordering::Relaxed)
+    }
+
     /// Lets the writer end once everything is written.
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
@@ -192,8 +203,43 @@ impl State {
     }
 }
 
-/// Writes, round by round, until the store is closed or the disk fails: then everybody is told.
-pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
+/// A round for the thread that writes.
+struct Work {
+    records: Vec<Packed>,
+    notes: Vec<(String, Option<String>)>,
+    must_last: bool,
+    done: oneshot::Sender<(Vec<Packed>, Result<(), Failed>)>,
+}
+
+/// Starts to write, round by round, until the store is closed or the disk fails: then everybody is
+/// told. A thread of its own writes: those of the runtime may all be waiting for somebody else, and
+/// to let go of the store may take as long as its disk takes.
+///
+/// # Errors
+/// The system has no thread left.
+pub(super) fn start(mut writer: Writer, shared: Arc<Shared>) -> std::io::Result<()> {
+    let (work, works) = mpsc::channel::<Work>();
+    let closing = CloseAtEnd(Arc::clone(&shared));
+    let let_go = LetGoAtEnd(Arc::clone(&shared));
+    let write = move || {
+        // Dropped after the writer.
+        let _let_go = let_go;
+        let mut write = move |Work { records, notes, must_last, done }| {
+            let written = writer.write(&records, notes, must_last);
+            // Nobody waits any more for a disk that took too long.
+            let _ = done.send((records, written));
+        };
+        works.into_iter().for_each(&mut write);
+    };
+    thread::Builder::new().name("records".to_owned()).spawn(write)?;
+    tokio::spawn(async move {
+        let _closing = closing;
+        task::watched("records", None, serve(work, &shared)).await;
+    });
+    Ok(())
+}
+
+async fn serve(work: mpsc::Sender<Work>, shared: &Shared) {
     let mut next = Instant::now();
     loop {
         shared.wake.notified().await;
@@ -205,24 +251,45 @@ pub(super) async fn serve(mut writer: Writer, shared: Arc<Shared>) {
         next = Instant::now() + GATHER;
         let is_last = shared.is_closed.load(Ordering::Relaxed);
         let (Round { notes, waiting, .. }, records) = shared.take();
-        let must_last = !waiting.is_empty();
-        let written = tokio::task::spawn_blocking(move || {
-            let done = writer.write(&records, notes, must_last);
-            (writer, records, done)
-        });
-        let Ok((back, records, done)) = written.await else { break };
-        writer = back;
+        let (done, written) = oneshot::channel();
+        // Where the thread is gone, nothing is answered.
+        let _ = work.send(Work { records, notes, must_last: !waiting.is_empty(), done });
+        let (records, done) = match tokio::time::timeout(LONGEST_WRITE, written).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(_)) => (Vec::new(), Err(Failed::closed())),
+            Err(_) => (Vec::new(), Err(Failed::silent())),
+        };
+        if let Err(failed) = &done {
+            tracing::error!(%failed, "the records cannot be written");
+        }
         let has_failed = done.is_err();
         for who in waiting {
             // Who went away meanwhile does not wait for it.
             let _ = who.send(done.clone());
         }
         if has_failed || is_last {
-            break;
+            return;
         }
         shared.written(&records);
     }
-    shared.is_closed.store(true, Ordering::Relaxed);
-    // Who waits for a round that never comes hears of it.
-    shared.state().round = Round::default();
+}
+
+/// However writing ends, nobody relies on it any more.
+struct CloseAtEnd(Arc<Shared>);
+
+impl Drop for CloseAtEnd {
+    fn drop(&mut self) {
+        self.0.is_closed.store(true, Ordering::Relaxed);
+        // Who waits for a round that never comes hears of it.
+        self.0.state().round = Round::default();
+    }
+}
+
+/// However the thread ends, its store is nobody's any more.
+struct LetGoAtEnd(Arc<Shared>);
+
+impl Drop for LetGoAtEnd {
+    fn drop(&mut self) {
+        self.0.is_let_go.store(true, Ordering::Relaxed);
+    }
 }

@@ -1,19 +1,22 @@
 //! Where records are kept, and one event's turn with the record of its person.
 
-use super::embedded::Embedded;
+use super::embedded::{Embedded, Ending};
 use super::place::{Claim, Failed, Place, Settings};
 use super::postgres::Postgres;
-use super::{Known, Mapped, Note, Offer, Record, Sent, Values};
+use super::{Known, Mapped, Note, Offer, Record, Sent, Values, rounds};
 use crate::integration::{Integration, Name};
 use crate::mapping::Source;
+use crate::task;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
 use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{Mutex, Notify};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// What a request may be late beyond the longest delay and its timeout: clocks and queues.
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
@@ -52,14 +55,13 @@ enum Store {
 }
 
 impl Store {
-    async fn open(place: &Place, retention: SignedDuration, own: &str) -> Result<Store, Failed> {
+    async fn open(place: Place, retention: SignedDuration, own: &str) -> Result<Store, Failed> {
         match place {
             Place::Directory(directory) => {
-                let directory = directory.clone();
                 let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory, retention)).await;
                 Ok(Store::Embedded(opened.map_err(|_| Failed::closed())??))
             }
-            Place::Postgres(address) => Ok(Store::Postgres(Postgres::open(address, retention, own).await?)),
+            Place::Postgres(address) => Ok(Store::Postgres(Postgres::open(&address, retention, own).await?)),
             Place::Off => Err(Failed::new("no records are kept: [records] store is \"off\"")),
         }
     }
@@ -68,6 +70,14 @@ impl Store {
         match self {
             Store::Embedded(store) => store.is_open(),
             Store::Postgres(store) => store.is_open(),
+        }
+    }
+
+    /// What has to end before it can be opened anew.
+    fn ending(&self) -> Option<Ending> {
+        match self {
+            Store::Embedded(store) => Some(store.ending()),
+            Store::Postgres(_) => None,
         }
     }
 
@@ -166,13 +176,27 @@ impl Store {
     }
 }
 
+/// How the store stands.
+#[derive(Debug)]
+enum State {
+    Closed,
+    /// It failed, and its files may not be closed yet.
+    Ending(Ending),
+    Opening(Opening),
+    Open(Arc<Store>),
+}
+
+/// One opening, for which everybody waits.
+type Opening = Shared<BoxFuture<'static, Result<Arc<Store>, Failed>>>;
+
 /// All records of the process.
 #[derive(Debug)]
 pub struct Records {
     settings: Settings,
     retention: SignedDuration,
-    open: Mutex<Option<Arc<Store>>>,
-    opened: Notify,
+    state: Arc<Mutex<State>>,
+    /// How often the store was opened.
+    opened: watch::Sender<u64>,
     ids: RandomState,
     /// Names this process where suspects are noted.
     own: Arc<str>,
@@ -226,7 +250,8 @@ impl Records {
         let retention = SignedDuration::try_from(settings.retention).unwrap_or(SignedDuration::MAX);
         let ids = RandomState::new();
         let own = format!("{:016x}", ids.hash_one(std::process::id())).into();
-        Records { settings, retention, open: Mutex::new(None), opened: Notify::new(), ids, own }
+        let state = Arc::new(Mutex::new(State::Closed));
+        Records { settings, retention, state, opened: watch::Sender::new(0), ids, own }
     }
 
     /// Whether they keep notes of suspects.
@@ -256,23 +281,74 @@ impl Records {
         &self.settings.place
     }
 
-    /// Returns once the store was opened; again when it was opened again.
-    pub async fn opened(&self) {
-        self.opened.notified().await;
+    /// Takes over the role and the password of settings for the same place, for the next connection.
+    pub fn renew(&self, settings: &Settings) {
+        if let (Place::Postgres(known), Place::Postgres(address)) = (&self.settings.place, &settings.place)
+            && known.leads_to(address)
+        {
+            known.renew(address);
+        }
     }
 
-    /// Opens the store where it is not open.
-    async fn store(&self) -> Result<Arc<Store>, Failed> {
-        let mut open = self.open.lock().await;
-        if let Some(store) = open.as_ref().filter(|store| store.is_open()) {
-            return Ok(Arc::clone(store));
+    /// Returns once the store was opened more often than `before`, and how often that is.
+    pub async fn opened(&self, before: u64) -> u64 {
+        let mut opened = self.opened.subscribe();
+        // The sender is ours, so there is always a next time.
+        opened.wait_for(|opened| *opened > before).await.map_or(before, |opened| *opened)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store that was opened last, whether it failed since or not.
+    fn known(&self) -> Option<Arc<Store>> {
+        match &*self.state() {
+            State::Open(store) => Some(Arc::clone(store)),
+            State::Closed | State::Ending(_) | State::Opening(_) => None,
         }
-        // Dropping the old one lets go of its lock.
-        *open = None;
-        // Boxed, so that the future of every event need not have room for it.
-        let store = Box::pin(Store::open(&self.settings.place, self.retention, &self.own)).await?;
-        self.opened.notify_one();
-        Ok(Arc::clone(open.insert(Arc::new(store))))
+    }
+
+    /// Opens the store where it is not open. One that a disk holds up goes on opening, and is waited
+    /// for again by whoever asks next.
+    async fn store(&self) -> Result<Arc<Store>, Failed> {
+        let opening = {
+            let mut state = self.state();
+            if let State::Open(store) = &*state {
+                if store.is_open() {
+                    return Ok(Arc::clone(store));
+                }
+                *state = store.ending().map_or(State::Closed, State::Ending);
+            }
+            match &*state {
+                State::Ending(ending) if !ending.is_over() => return Err(Failed::ending()),
+                State::Opening(opening) => opening.clone(),
+                State::Closed | State::Ending(_) | State::Open(_) => {
+                    let opening = self.begin_opening();
+                    *state = State::Opening(opening.clone());
+                    opening
+                }
+            }
+        };
+        tokio::time::timeout(rounds::LONGEST_WRITE, opening).await.unwrap_or_else(|_| Err(Failed::silent()))
+    }
+
+    fn begin_opening(&self) -> Opening {
+        let (place, retention) = (self.settings.place.clone(), self.retention);
+        let (state, opened, own) = (Arc::clone(&self.state), self.opened.clone(), Arc::clone(&self.own));
+        let opening = tokio::spawn(async move {
+            let opening = task::watched("records", None, Store::open(place, retention, &own)).await;
+            let fault = || Err(Failed::new("opening them ended by a fault of this program"));
+            let store = opening.unwrap_or_else(fault).map(Arc::new);
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            *state = store.as_ref().map_or(State::Closed, |store| State::Open(Arc::clone(store)));
+            opened.send_if_modified(|opened| {
+                *opened += u64::from(store.is_ok());
+                store.is_ok()
+            });
+            store
+        });
+        opening.map(|opened| opened.unwrap_or_else(|_| Err(Failed::closed()))).boxed().shared()
     }
 
     /// Opens the store where it is not open, and learns since when an integration maps what.
@@ -315,8 +391,9 @@ impl Records {
     }
 
     /// How often something was committed since the store was opened.
-    pub async fn commits(&self) -> u64 {
-        self.open.lock().await.as_ref().map_or(0, |store| store.commits())
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.known().map_or(0, |store| store.commits())
     }
 
     /// How many persons are on record.
@@ -415,8 +492,7 @@ impl Records {
             return Ok(None);
         }
         // A worker opens its store before it consumes; one that was closed since is opened there.
-        let open = self.open.lock().await.clone();
-        let store = match open {
+        let store = match self.known() {
             Some(store) => store,
             None => self.store().await?,
         };
@@ -453,14 +529,24 @@ impl Taken {
     }
 
     /// Takes note of what became of the request, and looks whether the record moved on meanwhile.
+    /// Where it `was_resent`, what is known of the second copy says nothing of the first.
     ///
     /// # Errors
     /// The store failed, and what is due would not be remembered.
-    pub async fn answered(mut self: Box<Self>, sent: Sent, now: Timestamp) -> Result<Answered, Failed> {
+    pub async fn answered(
+        mut self: Box<Self>,
+        sent: Sent,
+        was_resent: bool,
+        now: Timestamp,
+    ) -> Result<Answered, Failed> {
         let next = self.ids.hash_one((self.id, now));
+        let first = self.ids.hash_one((next, self.id));
         let Taken { id, begun, lateness, is_repair, .. } = *self;
         let answer = |known: &mut Option<Record>| {
             let Some(record) = known.as_mut() else { return ((false, None), Write::Nothing) };
+            if was_resent && sent != Sent::Unknown {
+                record.sent_twice(id, first);
+            }
             let before = record.refusals();
             let is_due = record.answered(id, &self.offer, sent, now, lateness) && !is_repair;
             if is_repair && sent == Sent::Accepted {

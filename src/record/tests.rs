@@ -104,6 +104,19 @@ fn a_request_that_may_still_be_executed_is_repaired() {
 }
 
 #[test]
+fn the_first_copy_of_a_request_that_left_twice_stays_in_doubt() {
+    let (first, second) = (offer(0, "a", &[("news", true)]), offer(60, "b", &[("news", false)]));
+    for sent in [Sent::Accepted, Sent::Refused, Sent::Failed] {
+        let mut record = Record::default();
+        merge(&mut record, &first);
+        record.about_to_send(1, record.newest(&first), at(0), LATENESS);
+        record.sent_twice(1, 7);
+        assert!(!record.answered(1, &first, sent, at(1), LATENESS), "nothing newer could be spoiled");
+        assert!(turn(&mut record, 2, &second, Sent::Accepted, 60), "the first copy may come after it");
+    }
+}
+
+#[test]
 fn no_repair_is_due_when_nothing_can_be_spoiled() {
     let first = offer(0, "a", &[("news", true)]);
     let mut record = Record::default();

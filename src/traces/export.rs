@@ -4,9 +4,11 @@
 //! is counted as dropped, told in the log at most once a minute, and not sent again.
 
 use super::{Ended, Tracer, request};
-use crate::gate::{describe, read_bounded, tls};
+use crate::gate::connections::Connections;
+use crate::gate::{describe, read_bounded};
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Shutdown, Trigger};
+use crate::task;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -35,11 +37,14 @@ impl Exporter {
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
     pub fn start(endpoint: &str, metrics: &Metrics) -> anyhow::Result<(Exporter, Tracer)> {
-        let client = tls::client()?.timeout(TIMEOUT).build()?;
+        let connections = Connections::new(|client| client.timeout(TIMEOUT))?;
         let (tracer, spans) = Tracer::new(metrics);
         let (stop, stopping) = shutdown::channel();
-        let collector = Collector { client, endpoint: endpoint.to_owned(), metrics: metrics.clone(), told: None };
-        Ok((Exporter { stop, task: tokio::spawn(run(collector, spans, stopping)) }, tracer))
+        let mut collector =
+            Collector { connections, endpoint: endpoint.to_owned(), metrics: metrics.clone(), told: None };
+        let mut spans = spans;
+        let task = task::kept("span exporter", async move || run(&mut collector, &mut spans, &stopping).await);
+        Ok((Exporter { stop, task: tokio::spawn(task) }, tracer))
     }
 
     /// Sends what is waiting, for as long as that is worth it.
@@ -51,13 +56,13 @@ impl Exporter {
     }
 }
 
-async fn run(mut collector: Collector, mut spans: mpsc::Receiver<Ended>, stopping: Shutdown) {
+async fn run(collector: &mut Collector, spans: &mut mpsc::Receiver<Ended>, stopping: &Shutdown) {
     let mut batch = Vec::new();
     loop {
         tokio::select! {
             biased;
             () = stopping.wait() => break,
-            () = gather(&mut spans, &mut batch) => collector.export(&std::mem::take(&mut batch)).await,
+            () = gather(spans, &mut batch) => collector.export(&std::mem::take(&mut batch)).await,
         }
     }
     while let Ok(span) = spans.try_recv() {
@@ -78,7 +83,7 @@ async fn gather(spans: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) {
 }
 
 struct Collector {
-    client: reqwest::Client,
+    connections: Connections,
     endpoint: String,
     metrics: Metrics,
     /// When a failure was told last.
@@ -99,9 +104,12 @@ impl Collector {
 
     /// Posts a batch. Gives how many spans of it the collector refused, or why it took none.
     async fn post(&self, batch: &[Ended]) -> Result<u64, String> {
-        let post = self.client.post(&self.endpoint).header("content-type", "application/json");
-        let sent = post.body(request(batch).to_string()).send().await;
-        let mut response = sent.map_err(|error| describe(&error.without_url()))?;
+        let post = |client: &reqwest::Client| {
+            let post = client.post(&self.endpoint).header("content-type", "application/json");
+            post.body(request(batch).to_string())
+        };
+        let sent = self.connections.send(post).await;
+        let mut response = sent.map_err(|unanswered| describe(&unanswered.error.without_url()))?;
         if !response.status().is_success() {
             return Err(format!("status {}", response.status().as_u16()));
         }

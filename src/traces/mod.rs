@@ -188,7 +188,7 @@ mod tests {
     const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn tracer() -> (Tracer, mpsc::Receiver<Ended>, Metrics) {
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(|| 0).unwrap();
         let (tracer, receiver) = Tracer::new(&metrics);
         (tracer, receiver, metrics)
     }

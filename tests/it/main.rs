@@ -33,6 +33,7 @@ mod retries;
 mod runbook;
 mod store;
 mod supervisor;
+mod surroundings;
 mod suspects;
 mod tls;
 mod traces;

@@ -308,7 +308,7 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
         let turn = records.begin(&integration, &Mapped::default(), JANE, &offer(n).into(), false, now).await.unwrap();
         written.push(records.person(&integration.records, JANE, now).await.unwrap().unwrap());
         let Turn::Taken(taken) = turn else { panic!("{turn:?}") };
-        taken.answered(Sent::Accepted, now).await.unwrap();
+        taken.answered(Sent::Accepted, false, now).await.unwrap();
         written.push(records.person(&integration.records, JANE, now).await.unwrap().unwrap());
     }
     drop(records);

@@ -124,3 +124,52 @@ fn a_broker_is_trusted_only_by_its_authority_and_its_name() {
     lab.publish(vec![choice("jane@example.com", true).into()]);
     lab.settled(1);
 }
+
+#[test]
+fn authorities_that_changed_on_disk_vouch_for_the_next_connection() {
+    let mut lab = Lab::new();
+    let ((stranger, _), (authority, config)) = (certificates(), certificates());
+    let authorities = lab.folder.write("authorities.pem", stranger);
+    let file = format!("integrations/{}.json", lab.integration());
+    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    let port = in_front_of(&lab, address(document["properties"]["url"].as_str().unwrap()), config);
+    document["properties"]["url"] = format!("localhost:{port}").into();
+    lab.folder.write(&file, document.to_string());
+    lab.set("SSL_CERT_FILE", authorities.to_str().unwrap());
+    lab.set_delays(&[1_000; 9]);
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.worker().line_with("unavailable");
+    lab.folder.write("authorities.pem", authority);
+    lab.worker().signal("HUP");
+    lab.worker().line_with("certificates of authorities changed");
+    poll_until("its delivery", || (lab.gate(0).outcome("accepted") == 1).then_some(()));
+}
+
+#[test]
+fn a_brokers_address_and_authority_that_changed_on_disk_are_used_by_the_next_connection() {
+    let mut lab = Lab::new();
+    let url = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
+    let broker = address(&url);
+    let (old, config) = certificates();
+    let front = in_front_of(&lab, broker, config);
+    let secured =
+        |port: u16| url.replace("amqp://", "amqps://").replace(&broker.to_string(), &format!("localhost:{port}"));
+    let authority = lab.folder.write("authority.pem", old);
+    let file = lab.folder.write("broker-url", secured(front));
+    lab.environment.remove("CONSENT_GATE_BROKER__URL");
+    lab.set("CONSENT_GATE_BROKER__URL_FILE", file.to_str().unwrap());
+    lab.set("CONSENT_GATE_BROKER__CA_FILE", authority.to_str().unwrap());
+    lab.start();
+    let (new, config) = certificates();
+    let front = in_front_of(&lab, broker, config);
+    lab.folder.write("authority.pem", new);
+    lab.folder.write("broker-url", secured(front));
+    lab.worker().signal("HUP");
+    lab.worker().line_with("\"changed\":1");
+    poll_until("to be connected there", || (lab.worker().connections_to(front) >= 2).then_some(()));
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.settled(1);
+    assert!(!lab.worker().text().contains("cannot use the broker"));
+}

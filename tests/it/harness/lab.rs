@@ -5,6 +5,8 @@ use super::process::Running;
 use super::{Folder, Letter, poll_until, unique};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::BufReader;
+use std::process::ChildStderr;
 use std::time::Duration;
 
 /// The key of every simulated gate; a word that no log may show.
@@ -70,7 +72,11 @@ impl Lab {
             simulated: Vec::new(),
             worker: None,
             // A server may close what was idle just when it is used again.
-            client: reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(1)).build().unwrap(),
+            client: reqwest::Client::builder()
+                .pool_idle_timeout(Duration::from_secs(1))
+                .timeout(Duration::from_secs(30))
+                .build()
+                .unwrap(),
             delays_ms: Vec::new(),
             extra_queues: Vec::new(),
         };
@@ -132,6 +138,17 @@ impl Lab {
     pub fn spawn(&mut self) {
         let program = env!("CARGO_BIN_EXE_consent-gate");
         self.worker = Some(Running::start(program, &self.folder, &self.environment, &["run"]));
+    }
+
+    /// Starts the worker with a pipe as its standard error, of which only the first lines are read.
+    /// Waits until it consumes.
+    pub fn start_with_pipe(&mut self) -> BufReader<ChildStderr> {
+        let program = env!("CARGO_BIN_EXE_consent-gate");
+        let (worker, errors) =
+            Running::start_with_pipe(program, &self.folder, &self.environment, &["run"], "\"starting\"");
+        self.worker = Some(worker);
+        poll_until("the worker to be ready", || (self.admin("/readyz").0 == 200).then_some(()));
+        errors
     }
 
     /// Starts the worker and waits until it consumes.

@@ -2,12 +2,14 @@
 //! and the one place that waits.
 
 mod broker;
+mod faults;
 mod lab;
 mod postgres;
 mod process;
 mod way;
 
 pub use broker::{Bench, Letter, Message, Node, ctl};
+pub use faults::library as fault_library;
 pub use lab::{Lab, PASSWORD, document};
 pub use postgres::{Node as PgNode, Schema};
 pub use process::{Finished, Running, run};

@@ -2,10 +2,10 @@
 
 use super::{Folder, poll_until};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 /// What a program left behind.
 #[derive(Debug)]
@@ -70,6 +70,34 @@ impl Running {
             .spawn()
             .unwrap();
         Running { child, log }
+    }
+
+    /// Starts a program whose standard error is a pipe. It is read up to the first line that contains
+    /// `part`, which goes to the log; the rest is for the caller to read, or not.
+    pub fn start_with_pipe(
+        program: &str,
+        folder: &Folder,
+        environment: &BTreeMap<String, String>,
+        arguments: &[&str],
+        part: &str,
+    ) -> (Running, BufReader<ChildStderr>) {
+        let log = folder.0.join(format!("{}.log", super::unique()));
+        let mut file = OpenOptions::new().create_new(true).append(true).open(&log).unwrap();
+        let mut child = clean(program, &folder.0, environment)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains(part) {
+            line.clear();
+            assert!(errors.read_line(&mut line).unwrap() > 0, "it ended without \"{part}\"");
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        (Running { child, log }, errors)
     }
 
     /// Everything that it wrote so far.

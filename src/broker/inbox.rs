@@ -19,8 +19,9 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// When nothing more is there to take, further deliveries are left to gather for so long by each one
@@ -36,7 +37,7 @@ const LAST_ACKS: usize = 4;
 /// While the head of a queue is looked at: between two questions whether there is one.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The most bytes in hand, by which a row of messages that are larger than all before is noticed.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MOST_BYTES: usize = 48 * 1024 * 1024;
 
 /// Where a delivery comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +85,10 @@ struct Tap {
     consumer: Option<Numbered>,
     /// So many consumers were made so far.
     made: ConsumerId,
-    /// What came through consumers that were replaced, and was not looked at yet.
-    left: VecDeque<(ConsumerId, Delivery)>,
+    /// What came and was not asked for yet.
+    left: VecDeque<Incoming>,
+    /// The channel or the consumer is gone.
+    is_gone: bool,
     /// Deliveries of the present consumer that wait for long, so that it has no room for others.
     aside: u16,
     is_due: bool,
@@ -94,22 +97,76 @@ struct Tap {
 impl Tap {
     /// A consumer that has this prefetch; it counts for consumers that are made after it was said.
     async fn consume(&mut self, prefetch: u16) -> Result<Numbered, Error> {
-        call("limit the prefetch", self.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consumer = self.channel.basic_consume(self.queue.as_str().into(), "".into(), options, arguments);
-        let consumer = call(&format!("consume queue \"{}\"", self.queue), consumer).await?;
+        let (channel, queue) = (self.channel.clone(), self.queue.clone());
+        let consuming = async move {
+            call("limit the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+            let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+            let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, arguments);
+            call(&format!("consume queue \"{queue}\""), consumer).await
+        };
+        let consumer = self.meanwhile(None, consuming).await?;
         self.made += 1;
         Ok((self.made, consumer))
     }
 
     /// Ends a consumer; what it delivered and was not looked at yet comes next.
-    async fn cancel(&mut self, (number, mut consumer): Numbered) -> Result<(), Error> {
-        let cancelled = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-        call("stop consuming", cancelled).await?;
-        while let Some(Ok(delivery)) = consumer.next().await {
-            self.left.push_back((number, delivery));
+    async fn cancel(&mut self, mut old: Numbered) -> Result<(), Error> {
+        let (channel, tag) = (self.channel.clone(), old.1.tag());
+        let cancelling =
+            async move { call("stop consuming", channel.basic_cancel(tag, BasicCancelOptions::default())).await };
+        self.meanwhile(Some(&mut old), cancelling).await
+    }
+
+    /// Waits for an answer of the broker and takes in what comes before it, which may be much; also from a
+    /// consumer that this ends, to its last delivery.
+    async fn meanwhile<T>(
+        &mut self,
+        mut ending: Option<&mut Numbered>,
+        asked: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let mut asked = pin!(asked);
+        let mut answer = None;
+        poll_fn(|cx| {
+            self.poll(cx);
+            if answer.is_none()
+                && let Poll::Ready(answered) = asked.as_mut().poll(cx)
+            {
+                answer = Some(answered);
+            }
+            // Polled after its end, it would wait without end.
+            if ending.as_mut().is_some_and(|ending| self.take_in(ending, cx)) {
+                ending = None;
+            }
+            if self.receipts.bytes() > MOST_BYTES {
+                return Poll::Ready(Err(Error::too_many_bytes(MOST_BYTES)));
+            }
+            match answer.take() {
+                Some(Ok(told)) if ending.is_some() => {
+                    answer = Some(Ok(told));
+                    Poll::Pending
+                }
+                Some(answered) => Poll::Ready(answered),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Takes in everything that is there, so that its size is known.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Some(mut consumer) = self.consumer.take_if(|_| !self.is_gone) {
+            self.is_gone = self.take_in(&mut consumer, cx);
+            self.consumer = Some(consumer);
         }
-        Ok(())
+    }
+
+    /// Takes in what a consumer has, and says whether it has ended.
+    fn take_in(&mut self, (number, consumer): &mut Numbered, cx: &mut Context<'_>) -> bool {
+        while let Poll::Ready(next) = consumer.poll_next_unpin(cx) {
+            let Some(Ok(delivery)) = next else { return true };
+            self.receive(*number, delivery);
+        }
+        false
     }
 
     /// Replaces the consumer where another prefetch is due, or where most of what it may have in hand
@@ -119,21 +176,26 @@ impl Tap {
         if !(self.is_due || is_full) || !self.receipts.has_room() {
             return Ok(());
         }
-        let Some(old) = self.consumer.take() else { return Ok(()) };
+        if self.consumer.is_none() {
+            return Ok(());
+        }
         self.is_due = false;
         self.aside = 0;
-        self.consumer = Some(self.consume(self.prefetch.now()).await?);
-        self.cancel(old).await
+        let next = self.consume(self.prefetch.now()).await?;
+        match self.consumer.replace(next) {
+            Some(old) => self.cancel(old).await,
+            None => Ok(()),
+        }
     }
 
-    fn received(&mut self, number: ConsumerId, delivery: Delivery) -> Incoming {
+    fn receive(&mut self, number: ConsumerId, delivery: Delivery) {
         self.is_due |= self.prefetch.received(delivery.data.len());
         let history = match self.feed {
             Feed::Retry => History::read(&delivery.properties),
             Feed::Work | Feed::Source => History::none(&delivery.properties),
         };
         let (due, standing) = self.receipts.receive(delivery, number);
-        Incoming { due, feed: self.feed, standing, history }
+        self.left.push_back(Incoming { due, feed: self.feed, standing, history });
     }
 }
 
@@ -175,6 +237,7 @@ impl Inbox {
                 consumer: None,
                 made: 0,
                 left: VecDeque::new(),
+                is_gone: false,
                 aside: 0,
                 is_due: false,
             });
@@ -197,18 +260,19 @@ impl Inbox {
         let Some(tap) = self.taps.iter_mut().find(|tap| tap.feed == feed) else { return Ok(None) };
         tap.receipts.room().await;
         let (number, mut consumer) = tap.consume(1).await?;
-        let delivered = loop {
+        loop {
             if let Ok(delivered) = tokio::time::timeout(LOOK_AGAIN, consumer.next()).await {
-                break Some(delivered.and_then(Result::ok).ok_or_else(Error::consumer_gone)?);
+                let delivery = delivered.and_then(Result::ok).ok_or_else(Error::consumer_gone)?;
+                tap.receive(number, delivery);
+                break;
             }
             if topology::depth(&tap.channel, &tap.queue).await? == 0 {
-                break None;
+                break;
             }
-        };
-        tap.cancel((number, consumer)).await?;
+        }
         // What is ready no more may have been on its way here.
-        let delivered = delivered.map(|delivery| (number, delivery)).or_else(|| tap.left.pop_front());
-        Ok(delivered.map(|(number, delivery)| tap.received(number, delivery)))
+        tap.cancel((number, consumer)).await?;
+        Ok(tap.left.pop_front())
     }
 
     /// How many messages are ready in a queue.
@@ -256,18 +320,14 @@ impl Inbox {
     /// # Errors
     /// A channel or a consumer is gone: connect again.
     pub async fn next(&mut self) -> Result<Incoming, Error> {
-        let there = self.delivered().now_or_never();
-        let (tap, delivered) = match (there, self.pause()) {
+        match (self.delivered().now_or_never(), self.pause()) {
             (Some(there), _) => there,
             (None, None) => self.delivered().await,
             (None, Some(pause)) => {
                 tokio::time::sleep(pause).await;
                 self.delivered().await
             }
-        };
-        let (number, delivery) = delivered.ok_or_else(Error::consumer_gone)?;
-        let tap = self.taps.get_mut(tap).ok_or_else(Error::consumer_gone)?;
-        Ok(tap.received(number, delivery))
+        }
     }
 
     /// How long deliveries gather.
@@ -277,20 +337,18 @@ impl Inbox {
         Some(pause).filter(|pause| *pause >= GATHER_AT_LEAST)
     }
 
-    /// What comes next, and to which tap.
-    async fn delivered(&mut self) -> (usize, Option<(ConsumerId, Delivery)>) {
+    /// What comes next.
+    async fn delivered(&mut self) -> Result<Incoming, Error> {
         poll_fn(|cx| {
-            for (index, tap) in self.taps.iter_mut().enumerate() {
-                if let Some(left) = tap.left.pop_front() {
-                    return Poll::Ready((index, Some(left)));
-                }
-                let Some((number, consumer)) = &mut tap.consumer else { continue };
-                if let Poll::Ready(next) = consumer.poll_next_unpin(cx) {
-                    let delivery = next.and_then(Result::ok);
-                    return Poll::Ready((index, delivery.map(|delivery| (*number, delivery))));
-                }
+            for tap in &mut self.taps {
+                tap.poll(cx);
             }
-            Poll::Pending
+            let next = self.taps.iter_mut().find_map(|tap| tap.left.pop_front());
+            match next {
+                Some(incoming) => Poll::Ready(Ok(incoming)),
+                None if self.taps.iter().any(|tap| tap.is_gone) => Poll::Ready(Err(Error::consumer_gone())),
+                None => Poll::Pending,
+            }
         })
         .await
     }
@@ -312,9 +370,7 @@ impl Inbox {
             if let Some(consumer) = tap.consumer.take() {
                 tap.cancel(consumer).await?;
             }
-            while let Some((number, delivery)) = tap.left.pop_front() {
-                left.push(tap.received(number, delivery));
-            }
+            left.extend(tap.left.drain(..));
         }
         Ok(left)
     }

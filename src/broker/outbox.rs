@@ -26,7 +26,7 @@ use tokio_retry::strategy::{ExponentialBackoff, jitter};
 /// Channels on which one integration publishes at once.
 const PUBLISHERS: usize = 8;
 /// What the bodies on their way to the broker come to at most, in KiB: the client copies each.
-const MOST_KIB: usize = 32 * 1024;
+const MOST_KIB: usize = 16 * 1024;
 /// Reports that wait to be sent at most; more are dropped.
 const MOST_REPORTS: usize = 10_000;
 /// The first pause after a failed publish, doubled each time, in milliseconds.

@@ -180,6 +180,11 @@ impl Receipts {
         self.inner.wake.notify_one();
     }
 
+    /// How many bytes the integration has in hand.
+    pub(super) fn bytes(&self) -> usize {
+        self.inner.unsettled.bytes()
+    }
+
     /// How many consumers have deliveries in hand, cancelled ones included.
     pub(super) fn consumers(&self) -> usize {
         self.inner.tracker().in_hand.len()

@@ -24,7 +24,8 @@ fn a_row_of_large_messages_neither_takes_256_mib_nor_holds_up_its_neighbours() {
     lab.settled(1_200 + COUNT);
     let peak = lab.worker().peak_memory().unwrap();
     assert!(peak < 256 * 1024, "{} MiB", peak / 1024);
-    poll_until("the letters", || (lab.bench.depth(&lab.queue(".dead")) as usize == COUNT).then_some(()));
+    // A connection that is given up may cost a letter twice.
+    poll_until("the letters", || (lab.bench.depth(&lab.queue(".dead")) as usize >= COUNT).then_some(()));
     let name = lab.integration().to_owned();
     let too_large = format!("consent_gate_dead_lettered_total{{integration=\"{name}\",reason=\"too_large\"}}");
     assert!(lab.metric(&too_large) >= COUNT as f64);

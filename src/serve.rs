@@ -14,6 +14,7 @@ use crate::traces::Exporter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
@@ -41,10 +42,6 @@ pub async fn run(
     let listener = admin::bind(settings.admin).await?;
     let admin = listener.local_addr()?;
     let records = Arc::new(Records::new(settings.records.clone()));
-    tokio::spawn(task::kept("control socket", {
-        let records = Arc::clone(&records);
-        async move || desk::serve(&records).await
-    }));
     let (trigger, shutdown) = shutdown::channel();
     let quarantine = Quarantine::default();
     let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
@@ -54,22 +51,12 @@ pub async fn run(
     let exporter = settings.traces.as_deref().map(|endpoint| Exporter::start(endpoint, &metrics)).transpose()?;
     let (exporter, tracer) = exporter.unzip();
     let tracer = tracer.unwrap_or_default();
-    let harbour = Harbour { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
+    serve_beside(listener, &health, &records);
+    let harbour = Harbour { metrics: metrics.clone(), tracer, health, records, quarantine, shutdown };
     let mut fleet = Fleet::new(harbour);
     fleet.serve(&settings, integrations);
-    tokio::spawn(task::kept("watchdog", {
-        let health = health.clone();
-        async move || systemd::keep_watchdog(&health).await
-    }));
-    tokio::spawn(task::kept("admin port", async move || admin::serve(&listener, &health).await));
-    let mut reload = Reload {
-        settings,
-        file: file.map(Path::to_owned),
-        environment: environment.clone(),
-        refused: None,
-        look: None,
-        is_asked: false,
-    };
+    let (file, environment) = (file.map(Path::to_owned), environment.clone());
+    let mut reload = Reload { settings, file, environment, refused: None, look: None, is_asked: false };
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,6 +84,16 @@ pub async fn run(
         exporter.finish().await;
     }
     Ok(())
+}
+
+/// Starts what serves the whole process, each by itself: one that ends by a fault is started anew.
+fn serve_beside(listener: TcpListener, health: &Health, records: &Arc<Records>) {
+    let records = Arc::clone(records);
+    tokio::spawn(task::kept("control socket", async move || desk::serve(&records).await));
+    let watched = health.clone();
+    tokio::spawn(task::kept("watchdog", async move || systemd::keep_watchdog(&watched).await));
+    let health = health.clone();
+    tokio::spawn(task::kept("admin port", async move || admin::serve(&listener, &health).await));
 }
 
 /// Looks for changed settings and documents. What is wrong is refused as a whole, and the old ones

@@ -3,7 +3,7 @@
 //!
 //! The text is somebody else's, up to 64 KiB of it, and is redacted on the thread that serves all
 //! events. So the work is bounded, whatever it says: no more of it is searched than is kept, each
-//! place is looked up in a sorted list, and no comparison is longer than [`LONGEST_FORM`].
+//! place is looked up in a sorted list, and no comparison is longer than 1,024 bytes.
 
 use std::borrow::Cow;
 

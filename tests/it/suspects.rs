@@ -313,3 +313,33 @@ fn a_connection_that_flaps_between_two_workers_makes_nobody_guilty() {
     let dead: Vec<_> = lab.dead().iter().map(|letter| letter.header("consent-gate-reason")).collect();
     assert!(dead.is_empty() && other.is_running(), "{dead:?}");
 }
+
+#[test]
+#[ignore = "a hundred integrations: scripts/chaos"]
+fn a_hundred_integrations_are_at_full_speed_soon_after_two_kills_from_outside() {
+    let (integrations, each) = (100, 200);
+    let mut lab = Lab::with_many(integrations);
+    lab.set("CONSENT_GATE_LOG__LEVEL", "info");
+    lab.declare();
+    lab.gate(0).faults(json!([{ "hang": true }]));
+    lab.publish(events("p", each));
+    let queues: Vec<String> =
+        lab.simulated.iter().map(|simulated| format!("consent-gate.{}", simulated.integration)).collect();
+    for _ in 0..2 {
+        lab.start();
+        for queue in &queues {
+            poll_until("everything in hand", || (lab.bench.depth(queue) == 0).then_some(()));
+        }
+        crash(&mut lab);
+        in_flight(&lab, 0);
+    }
+    lab.gate(0).faults(json!([{ "latency_ms": 200 }]));
+    let all = (integrations * each) as u64;
+    let began = Instant::now();
+    lab.start();
+    poll_until("everybody at the gates", || (lab.gate(0).outcome("accepted") >= all).then_some(()));
+    note(&format!("{all} suspects of {integrations} integrations delivered after {:.1?}", began.elapsed()));
+    assert!(began.elapsed() < Duration::from_secs(40));
+    let dead: u32 = queues.iter().map(|queue| lab.bench.depth(&format!("{queue}.dead"))).sum();
+    assert_eq!(dead, 0);
+}

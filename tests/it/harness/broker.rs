@@ -85,6 +85,13 @@ impl Node {
         self.script("kill", &[]);
     }
 
+    /// Sends its process a signal.
+    pub fn signal(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.folder.0.join("node/node.pid")).unwrap();
+        let status = std::process::Command::new("kill").args([&format!("-{name}"), pid.trim()]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// `rabbitmqctl`.
     pub fn ctl(&self, arguments: &[&str]) -> String {
         self.script("ctl", arguments)

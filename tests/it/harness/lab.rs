@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::process::ChildStderr;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// The key of every simulated gate; a word that no log may show.
@@ -16,7 +17,7 @@ pub const PASSWORD: &str = "s3cr3t-encryption-key";
 pub struct Simulated {
     pub integration: String,
     base: String,
-    _process: Running,
+    _process: Rc<Running>,
 }
 
 pub struct Lab {
@@ -82,7 +83,7 @@ impl Lab {
         };
         lab.set_delays(&DELAYS_MS);
         for change in changes {
-            lab.add(change);
+            lab.add(1, change);
         }
         lab
     }
@@ -92,21 +93,35 @@ impl Lab {
         Lab::with(&[&|_| {}])
     }
 
-    fn add(&mut self, change: &dyn Fn(&mut Value)) {
-        let integration = unique();
+    /// A lab with so many integrations at one simulated gate.
+    pub fn with_many(count: usize) -> Lab {
+        let mut lab = Lab::with(&[]);
+        lab.add(count, &|_| {});
+        lab
+    }
+
+    /// Adds integrations that share one simulated gate.
+    fn add(&mut self, count: usize, change: &dyn Fn(&mut Value)) {
+        let names: Vec<String> = (0..count).map(|_| unique()).collect();
         let mut first = document("https://example.invalid");
         change(&mut first);
-        let file = format!("simulated/{integration}.json");
-        let path = self.folder.write(&file, first.to_string());
-        let arguments = ["--listen", "127.0.0.1:0", "--integration", path.to_str().unwrap()];
+        let mut arguments = vec!["--listen".to_owned(), "127.0.0.1:0".to_owned(), "--integration".to_owned()];
+        for name in &names {
+            let path = self.folder.write(&format!("simulated/{name}.json"), first.to_string());
+            arguments.push(path.to_str().unwrap().to_owned());
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let program = env!("CARGO_BIN_EXE_gate-simulator");
         let mut process = Running::start(program, &self.folder, &BTreeMap::new(), &arguments);
         let line = process.line_with("listening on ");
         let base = line.rsplit(' ').next().unwrap().to_owned();
+        let process = Rc::new(process);
         let mut document = document(&base);
         change(&mut document);
-        self.folder.write(&format!("integrations/{integration}.json"), document.to_string());
-        self.simulated.push(Simulated { integration, base, _process: process });
+        for integration in names {
+            self.folder.write(&format!("integrations/{integration}.json"), document.to_string());
+            self.simulated.push(Simulated { integration, base: base.clone(), _process: Rc::clone(&process) });
+        }
     }
 
     /// The name of the first integration.
@@ -179,17 +194,28 @@ impl Lab {
 
     /// Takes a new connection to a broker that went and came.
     pub fn look_for_the_broker(&mut self) {
-        if let Some(bench) = Bench::try_at(&self.environment["CONSENT_GATE_BROKER__URL"]) {
+        let url = self.environment["CONSENT_GATE_BROKER__URL"].clone();
+        self.look_for_the_broker_at(&url);
+    }
+
+    fn look_for_the_broker_at(&mut self, url: &str) {
+        if let Some(bench) = Bench::try_at(url) {
             self.bench = bench;
         }
     }
 
     /// Publishes to a broker that comes and goes, until it has confirmed everything.
-    pub fn publish_surely(&mut self, mut messages: Vec<Message>) {
+    pub fn publish_surely(&mut self, messages: Vec<Message>) {
+        let url = self.environment["CONSENT_GATE_BROKER__URL"].clone();
+        self.publish_surely_at(&url, messages);
+    }
+
+    /// The same at the broker of this URL.
+    pub fn publish_surely_at(&mut self, url: &str, mut messages: Vec<Message>) {
         poll_until("every confirm", || {
             match self.bench.try_publish(&self.exchange, "consents.event", &messages) {
                 Ok(confirmed) => drop(messages.drain(..confirmed)),
-                Err(_) => self.look_for_the_broker(),
+                Err(_) => self.look_for_the_broker_at(url),
             }
             messages.is_empty().then_some(())
         });

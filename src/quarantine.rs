@@ -18,8 +18,9 @@
 //! noted: then each suspect is handled alone, and the broker's count convicts.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore};
+use tokio::sync::{Notify, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore};
 
 /// The most suspects under way at once that were at no death.
 const MANY: usize = 256;
@@ -66,6 +67,43 @@ pub struct Quarantine {
 impl Default for Quarantine {
     fn default() -> Quarantine {
         Quarantine { many: Arc::new(Semaphore::new(MANY)), few: Arc::new(Semaphore::new(FEW)), work: Arc::default() }
+    }
+}
+
+/// How many suspects one integration handles at once, so that it does not keep those of others waiting
+/// while its own wait for its gate.
+#[derive(Debug, Default)]
+pub struct Share {
+    taken: AtomicUsize,
+    freed: Notify,
+}
+
+/// A part of a share; dropping it gives it back.
+#[derive(Debug)]
+pub struct Part<'s>(&'s Share);
+
+impl Share {
+    /// Waits until fewer than `most` are taken; that is asked each time, since a gate's limit moves.
+    pub async fn take(&self, most: impl Fn() -> usize) -> Part<'_> {
+        loop {
+            let taken = self.taken.load(Ordering::Relaxed);
+            let is_mine =
+                || self.taken.compare_exchange(taken, taken + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            if taken >= most().max(1) {
+                self.freed.notified().await;
+            } else if is_mine() {
+                // A limit that rose has room for more than the one who was woken.
+                self.freed.notify_one();
+                return Part(self);
+            }
+        }
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
     }
 }
 

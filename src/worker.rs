@@ -14,7 +14,7 @@ use crate::gate::{Answer, Gate, Lane, Noted, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
 use crate::order::{Order, Place};
 use crate::plan::{self, Brief, Plan, plan};
-use crate::quarantine::{Admitted, Care, LONGEST_ALONE, Quarantine};
+use crate::quarantine::{Admitted, Care, LONGEST_ALONE, Part, Quarantine, Share};
 use crate::record::{self, Answered, Known, Mapped, Records, Suspect, Taken, Turn};
 use crate::shutdown::Shutdown;
 use crate::task;
@@ -58,6 +58,8 @@ pub struct Worker {
     most_in_hand: u32,
     retries_in_hand: Arc<Semaphore>,
     fresh_in_hand: Arc<Semaphore>,
+    /// Their own: what is handled alone must not wait for those who wait for it.
+    suspects_in_hand: Semaphore,
     unsettled: Arc<Unsettled>,
     records: Arc<Records>,
     mapped: OnceLock<Mapped>,
@@ -65,6 +67,7 @@ pub struct Worker {
     faulted: Notify,
     stops: Stops,
     quarantine: Quarantine,
+    suspects: Share,
 }
 
 /// How a worker ends.
@@ -106,6 +109,7 @@ impl Worker {
             most_in_hand: u32::try_from(most_in_hand).unwrap_or(u32::MAX),
             retries_in_hand: Arc::new(Semaphore::new(most_in_hand)),
             fresh_in_hand: Arc::new(Semaphore::new(most_in_hand)),
+            suspects_in_hand: Semaphore::new(most_in_hand),
             unsettled,
             records,
             mapped: OnceLock::new(),
@@ -113,6 +117,7 @@ impl Worker {
             faulted: Notify::new(),
             stops,
             quarantine,
+            suspects: Share::default(),
         })
     }
 
@@ -176,6 +181,7 @@ impl Worker {
     pub async fn at_rest(&self) {
         let _ = self.retries_in_hand.acquire_many(self.most_in_hand).await;
         let _ = self.fresh_in_hand.acquire_many(self.most_in_hand).await;
+        let _ = self.suspects_in_hand.acquire_many(self.most_in_hand).await;
     }
 
     /// Waits until one more delivery of a queue may be under way.
@@ -223,8 +229,8 @@ impl Worker {
             () = outbox.over() => return,
             admitted = self.admit(&incoming) => admitted,
         };
-        let Some((admitted, suspect)) = admitted else { return };
-        let _hand = self.hand(incoming.feed).await;
+        let Some((_part, admitted, suspect)) = admitted else { return };
+        let _hand = self.suspects_in_hand.acquire().await;
         if self.stops.stopping.is_stopping() || !outbox.holds(&incoming.due.delivery) {
             return;
         }
@@ -259,13 +265,15 @@ impl Worker {
     }
 
     /// Waits until a suspect may be handled. `None` when the records failed.
-    async fn admit(&self, incoming: &Incoming) -> Option<(Admitted, Option<Suspect>)> {
+    async fn admit(&self, incoming: &Incoming) -> Option<(Part<'_>, Admitted, Option<Suspect>)> {
         let body = &incoming.due.delivery.data;
+        // Some more than the gate takes at once: it takes more only while somebody waits.
+        let part = self.suspects.take(|| self.gate.limit() * 3 / 2).await;
         loop {
             let suspect = self.safe(self.records.suspect(&self.integration.name, body).await)?;
             if suspect.as_ref().is_none_or(|suspect| suspect.known != Known::HeldElsewhere) {
                 let care = Care::of(suspect.as_ref().map(Suspect::deaths));
-                return Some((self.quarantine.admit(care).await, suspect));
+                return Some((part, self.quarantine.admit(care).await, suspect));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

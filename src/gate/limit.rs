@@ -107,6 +107,11 @@ impl Limit {
         Limit { slots: Arc::new(Mutex::new(slots)), pace }
     }
 
+    /// How many requests may be under way at once now.
+    pub(super) fn now(&self) -> usize {
+        lock(&self.slots).limit()
+    }
+
     /// Waits for the rate.
     pub(super) async fn pace(&self, lane: Lane) {
         if let Some(pace) = &self.pace {

@@ -198,6 +198,12 @@ impl Gate {
         Noted { change, is_down: matches!(state, State::Open { .. }), limit }
     }
 
+    /// How many requests may be under way at once now.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit.now()
+    }
+
     /// Retries are expected within this time: slots are kept for them.
     pub fn expect_retries(&self, within: Duration) {
         self.limit.expect_retries(within);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::broker::standing::{Standing, standing};
 use crate::record::{Known, Note};
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -262,6 +263,22 @@ fn each_rule_is_needed() {
     };
     let (with, without) = (slowest(Care::of), slowest(no_few));
     assert!(without > 2 * with, "without a smaller crowd too many go one by one: {without} ms, with it {with} ms");
+}
+
+#[tokio::test]
+async fn a_share_follows_its_limit() {
+    let (share, limit) = (Share::default(), AtomicUsize::new(1));
+    let most = || limit.load(Ordering::Relaxed);
+    let first = share.take(most).await;
+    assert!(share.take(most).now_or_never().is_none());
+    limit.store(3, Ordering::Relaxed);
+    let (second, third) = (share.take(most).await, share.take(most).await);
+    let fourth = share.take(most);
+    tokio::pin!(fourth);
+    assert!(fourth.as_mut().now_or_never().is_none());
+    drop(second);
+    assert!(fourth.as_mut().now_or_never().is_some());
+    drop((first, third));
 }
 
 proptest! {

@@ -3,6 +3,10 @@
 One round, for every way of taking (a queue each): publish and wait until all are counted; three times let a worker take
 so many messages and kill it, then let another one take the first of what is there, ack a random half and kill it; end
 the node, start it again, and take everything that is left. A message that was never acked and is not there is lost.
+
+Then a cluster of three, for some numbers of consumers: all connected to its first node, one more to the second, which
+leads; the two nodes lose sight of each other for a moment, the one consumer acks half of what it takes meanwhile, and
+the first node becomes the leader. No process ends.
 """
 
 import argparse
@@ -89,19 +93,21 @@ LARGE = [Way("consuming", 1, each=256, connections=30)]  # not in the quick mode
 
 
 class Node:
-    def __init__(self, version, folder):
+    def __init__(self, version, folder, joins=None):
         self.version, self.folder = version, folder
+        self.environment = dict(os.environ, CONSENT_GATE_BROKER_VERSION=version)
+        if joins is not None:
+            self.environment["CONSENT_GATE_BROKER_JOIN"] = joins.folder
         self.url = self.script("start")
-        self.page = self.serve_page()
         self.reported = self.evaluate("rabbit_misc:version().").strip('"')
 
     def script(self, verb, *arguments):
-        environment = dict(os.environ, CONSENT_GATE_BROKER_VERSION=self.version)
         command = [str(BROKER), verb, self.folder, *arguments]
-        return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        ended = subprocess.run(command, env=self.environment, check=True, stdout=subprocess.PIPE, text=True)
+        return ended.stdout.strip()
 
     def serve_page(self):
-        """The management page, on loopback; gives its address."""
+        """The management page, on loopback."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -109,7 +115,7 @@ class Node:
         (folder / "conf.d" / "page.conf").write_text(f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n")
         (folder / "enabled_plugins").write_text("[rabbitmq_management].")
         self.restart("stop")
-        return f"http://127.0.0.1:{port}"
+        self.page = f"http://127.0.0.1:{port}"
 
     def get_by_page(self, queue, count):
         """What its button "Get messages" does, as it stands (nack, requeue)."""
@@ -415,6 +421,96 @@ def orders(node):
     return node.evaluate(same), node.evaluate(numbers)
 
 
+# --- a cluster whose nodes lose sight of each other --------------------------
+
+CONSUMERS = [20, 30, 31, 32, 40, 60]  # connected to the first node; with the one at the second one more
+EACH = 4  # deliveries in hand of one consumer
+
+
+@dataclasses.dataclass
+class Crowd:
+    """The consumers of one queue."""
+
+    size: int
+    connections: list
+    other: pika.BlockingConnection  # at the second node
+    channel: pika.adapters.blocking_connection.BlockingChannel
+    taken: list  # by the other
+    acked: set = dataclasses.field(default_factory=set)
+
+
+def gather(first, second, queue, size):
+    connection = second.connect()
+    channel = connection.channel()
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 1000, "x-queue-leader-locator": "client-local"}
+    channel.queue_declare(queue, durable=True, arguments=arguments)
+    time.sleep(3)
+    for message in range(size * EACH):
+        channel.basic_publish("", queue, b"%d" % message, pika.BasicProperties(delivery_mode=2))
+    wait_for(f"{size * EACH} messages", lambda: ready(channel, queue) == size * EACH)
+    connections = []
+    for _ in range(size):
+        connections.append(first.connect())
+        consuming, seen = connections[-1].channel(), []
+        consuming.basic_qos(prefetch_count=EACH)
+        consuming.basic_consume(queue, lambda *delivery, seen=seen: seen.append(delivery))
+        fill(connections[-1], seen, EACH)
+    taken = []
+    channel.basic_qos(prefetch_count=size * 2)
+    channel.basic_consume(queue, lambda *delivery: taken.append(delivery))
+    return Crowd(size, connections, connection, channel, taken)
+
+
+def part(version):
+    """Messages lost, and acked by the one consumer, by number of consumers."""
+    folder, nodes = tempfile.mkdtemp(prefix="measure-brokers-"), []
+    try:
+        for name in "abc":
+            nodes.append(Node(version, f"{folder}/{name}", nodes[0] if nodes else None))
+        first, second, _ = nodes
+        crowds = {f"measure.{size}": gather(first, second, f"measure.{size}", size) for size in CONSUMERS}
+        name = (pathlib.Path(first.folder) / "name").read_text().strip() + "@localhost"
+        second.evaluate(f"erlang:disconnect_node('{name}').")
+        time.sleep(8)
+        for queue, crowd in crowds.items():
+            watch(crowd.other)
+            for count, (_, method, _, body) in enumerate(crowd.taken[: crowd.size]):
+                crowd.channel.basic_ack(method.delivery_tag)
+                crowd.acked.add(number(body))
+                if count % 16 == 15:
+                    ready(crowd.channel, queue)
+            watch(crowd.other)
+        for queue in crowds:
+            leader = f"{{_, Leader}} = ra_leaderboard:lookup_leader('%2F_{queue}')"
+            second.evaluate(f"{leader}, ra:transfer_leadership({{'%2F_{queue}', Leader}}, {{'%2F_{queue}', '{name}'}}).")
+        time.sleep(3)
+        for crowd in crowds.values():
+            for connection in [*crowd.connections, crowd.other]:
+                connection.close()
+        there = drain(first, {queue: crowd.size * EACH - len(crowd.acked) for queue, crowd in crowds.items()})
+        results = {}
+        for queue, crowd in crowds.items():
+            lost = set(range(crowd.size * EACH)) - set(there[queue]) - crowd.acked
+            results[crowd.size] = (len(lost), len(crowd.acked))
+        return results
+    finally:
+        for node in reversed(nodes):
+            node.script("remove")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure_cluster(version, rounds):
+    results = collections.defaultdict(list)
+    for _ in range(rounds):
+        for size, result in part(version).items():
+            results[size].append(result)
+    print(f"\nA cluster of RabbitMQ {version} whose nodes lose sight of each other, rounds: {rounds}:\n")
+    print("| consumers of one queue | messages | acked by the one | lost |\n|---|---|---|---|")
+    for size, rounds_of in results.items():
+        lost, acked = (span(numbers) for numbers in zip(*rounds_of))
+        print(f"| {size} at one node, one at another | {size * EACH} | {acked} | {lost} |", flush=True)
+
+
 # --- all of it ---------------------------------------------------------------
 
 
@@ -426,6 +522,7 @@ def measure(version, plan, ways, seed):
     folder = tempfile.mkdtemp(prefix="measure-brokers-")
     node = Node(version, folder)
     try:
+        node.serve_page()
         started = time.monotonic()
         print(f"\n## RabbitMQ {node.reported}\n", flush=True)
         same, numbers = orders(node)
@@ -447,7 +544,6 @@ def measure(version, plan, ways, seed):
             print(f"| {way} | {way.messages} |", " | ".join(cells), "|")
         again = sum(back for by in results.values() for rounds in by.values() for _, back in rounds)
         print(f"\nThere although acked, all rounds: {again}", flush=True)
-        return any(lost for by in results.values() for rounds in by.values() for lost, _ in rounds)
     finally:
         node.script("remove")
         shutil.rmtree(folder, ignore_errors=True)
@@ -457,6 +553,7 @@ def main():
     parser = argparse.ArgumentParser(prog="scripts/measure-brokers", description=__doc__.splitlines()[0])
     parser.add_argument("versions", nargs="*", default=VERSIONS, help="3.10, 4.0, 4.3; default all")
     parser.add_argument("--quick", action="store_true", help="a round each, without the largest: some minutes")
+    parser.add_argument("--cluster", action="store_true", help="only the cluster")
     parser.add_argument("--rounds", type=int, default=4, help="with a killed node, and as many with a stopped one")
     parser.add_argument("--seed", type=int, default=18)
     options = parser.parse_args()
@@ -466,7 +563,9 @@ def main():
     print(f"{time.strftime('%Y-%m-%d')}, seed {options.seed}; a round: {DEATHS} times one worker takes, another acks")
     print("rounds: " + ", ".join(f"{plan.count(ending)} {ending}" for ending in dict.fromkeys(plan)))
     for version in options.versions:
-        measure(version, plan, ways, options.seed)
+        if not options.cluster:
+            measure(version, plan, ways, options.seed)
+        measure_cluster(version, 1 if options.quick else 2)
 
 
 main()

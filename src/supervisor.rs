@@ -175,21 +175,14 @@ impl Supervisor {
         Ok((link, inbox))
     }
 
-    /// Makes sure that the records are those to which this integration's earlier events went, and
-    /// lets the broker remember how far they got.
+    /// Makes sure that the records are those to which this integration's earlier events went, and lets the
+    /// broker remember how far they got. A task of its own, which goes on to its end when nobody waits any
+    /// more: the client keeps a connection open, and with it the lock, when it is dropped with a consumer.
     async fn claim(&self, connection: lapin::Connection) -> Result<(), Trouble> {
-        let look = Look::take(&self.settings.broker, connection, &self.worker.integration().name).await?;
-        match self.worker.records().vouch(look.known().as_ref()).await {
-            Ok(Some(claim)) => Ok(look.replace(&claim).await?),
-            Ok(None) => {
-                look.leave().await;
-                Ok(())
-            }
-            Err(failed) => {
-                look.leave().await;
-                Err(Trouble::Records(failed))
-            }
-        }
+        let (settings, worker) = (Arc::clone(&self.settings), Arc::clone(&self.worker));
+        let claiming = tokio::spawn(async move { claim(&settings, &worker, connection).await });
+        // A task that ends by a fault has told so.
+        claiming.await.unwrap_or_else(|_| Err(Trouble::Broker(Error::consumer_gone())))
     }
 
     /// Lets the broker know how far the records got, while they commit; returns when it cannot, or
@@ -296,6 +289,21 @@ impl Supervisor {
             facts.depth(label, topology::depth(&channel, queue).await?);
         }
         Ok(())
+    }
+}
+
+async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connection) -> Result<(), Trouble> {
+    let look = Look::take(&settings.broker, connection, &worker.integration().name).await?;
+    match worker.records().vouch(look.known().as_ref()).await {
+        Ok(Some(claim)) => Ok(look.replace(&claim).await?),
+        Ok(None) => {
+            look.leave().await;
+            Ok(())
+        }
+        Err(failed) => {
+            look.leave().await;
+            Err(Trouble::Records(failed))
+        }
     }
 }
 

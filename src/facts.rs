@@ -327,6 +327,16 @@ impl Facts {
         );
     }
 
+    /// Dead letters are gone, and no command of ours took them.
+    pub fn letters_vanished(&self, letters: u64) {
+        self.metrics.letters_vanished.with_label_values(&[&self.integration]).inc_by(letters);
+        tracing::error!(
+            integration = self.integration,
+            letters,
+            "dead letters left .dead and .aside without a command of this program: a policy of the broker deletes them, or somebody took them by other means"
+        );
+    }
+
     /// How many messages wait in a queue.
     pub fn depth(&self, queue: &str, messages: u32) {
         self.metrics.queue_messages.with_label_values(&[&self.integration, queue]).set(i64::from(messages));

@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 /// Queues whose depth is shown.
-pub const QUEUES: [&str; 5] = ["work", "delay", "retry", "dead", "unreadable"];
+pub const QUEUES: [&str; 6] = ["work", "delay", "retry", "dead", "aside", "unreadable"];
 /// Events older than this at receipt are counted as late and not in the latency, in seconds.
 pub const LATE_AFTER_SECONDS: f64 = 3600.0;
 
@@ -52,6 +52,7 @@ pub struct Metrics {
     pub stale_values: IntCounterVec,
     pub settle_failures: IntCounterVec,
     pub exchange_missing: IntCounterVec,
+    pub letters_vanished: IntCounterVec,
     pub store_errors: IntCounter,
     pub reload_failures: IntCounter,
     pub spans_dropped: IntCounter,
@@ -128,6 +129,12 @@ impl Metrics {
                 "Looks at which the exchange was absent, and with it the binding.",
                 &one,
             )?,
+            letters_vanished: counters(
+                &r,
+                "letters_vanished_total",
+                "Dead letters that left their queues, and no command of ours took them.",
+                &one,
+            )?,
             store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
             reload_failures: counter(&r, "reload_failures_total", "Changed configurations that were refused.")?,
             spans_dropped: counter(&r, "spans_dropped_total", "Spans that no collector took.")?,
@@ -159,7 +166,7 @@ impl Metrics {
         }
         self.gate_request_seconds.with_label_values(&[integration]);
         let counters = [&self.late_events, &self.stale_values, &self.settle_failures, &self.parked, &self.returned];
-        for family in counters.into_iter().chain([&self.exchange_missing]) {
+        for family in counters.into_iter().chain([&self.exchange_missing, &self.letters_vanished]) {
             family.with_label_values(&[integration]);
         }
         for family in self.gauges() {

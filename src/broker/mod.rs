@@ -17,6 +17,7 @@ pub mod receipts;
 pub mod report;
 pub mod standing;
 pub mod topology;
+pub mod vanished;
 
 use std::fmt;
 use std::future::Future;

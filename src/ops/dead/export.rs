@@ -22,7 +22,7 @@ use std::path::Path;
 pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let is_stdout = args.to == Path::new("-");
     let copied = if is_stdout {
         let out = BufWriter::new(io::stdout());

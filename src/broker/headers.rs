@@ -29,11 +29,13 @@ const REPORT_TO: &str = "consent-gate-report-to";
 const TRACEPARENT: &str = "traceparent";
 /// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
 /// it see a cycle.
-const BROKERS_PREFIXES: [&str; 4] = [DEATH, "x-first-death-", "x-last-death-", DELIVERY_COUNT];
+const BROKERS_PREFIXES: [&str; 5] = [DEATH, "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT];
 /// When, why and from where it was dead-lettered.
 const DEATH: &str = "x-death";
 /// How often a message was returned.
 pub const DELIVERY_COUNT: &str = "x-delivery-count";
+/// How often it was delivered, from 4.3 on.
+const ACQUIRED_COUNT: &str = "x-acquired-count";
 /// Sender-selected routing: obeyed again, a dead letter would be copied into other queues.
 const ROUTING: [&str; 2] = ["CC", "BCC"];
 /// All headers together may not pass this, in bytes: a frame too large kills the connection.
@@ -265,6 +267,12 @@ pub fn died(properties: &BasicProperties, history: &History) -> Option<Timestamp
 #[must_use]
 pub fn is_own(name: &str) -> bool {
     name.starts_with(PREFIX)
+}
+
+/// Whether a header changes with every look.
+#[must_use]
+pub fn is_count(name: &str) -> bool {
+    name == DELIVERY_COUNT || name == ACQUIRED_COUNT
 }
 
 /// Whether the broker wrote a header, or would obey it.

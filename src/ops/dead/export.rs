@@ -98,7 +98,7 @@ fn unwritten(error: io::Error) -> Failure {
 pub fn own(properties: &BasicProperties) -> BasicProperties {
     let Some(received) = properties.headers() else { return properties.clone() };
     let mut headers = FieldTable::default();
-    for (key, value) in received.inner().iter().filter(|(key, _)| key.as_str() != headers::DELIVERY_COUNT) {
+    for (key, value) in received.inner().iter().filter(|(key, _)| !headers::is_count(key.as_str())) {
         headers.insert(key.clone(), value.clone());
     }
     properties.clone().with_headers(headers)

@@ -181,9 +181,17 @@ impl Supervisor {
     /// Makes sure that the records are those to which this integration's earlier events went, and
     /// lets the broker remember how far they got.
     async fn claim(&self, connection: lapin::Connection) -> Result<(), Trouble> {
-        let look = Look::take(&self.settings.broker, connection, &self.worker.integration().name).await?;
-        match self.worker.records().vouch(look.known().as_ref()).await {
-            Ok(Some(claim)) => Ok(look.replace(&claim).await?),
+        let (records, name) = (self.worker.records(), &self.worker.integration().name);
+        let look = Look::take(&self.settings.broker, connection, name).await?;
+        let known = look.known();
+        match records.vouch(known.as_ref()).await {
+            Ok(Some(claim)) => {
+                if known.is_none() && records.was_claimed(name).await.map_err(Trouble::Records)? {
+                    self.worker.facts().records_unknown();
+                }
+                look.replace(&claim).await?;
+                records.set_claimed(name).await.map_err(Trouble::Records)
+            }
             Ok(None) => {
                 look.leave().await;
                 Ok(())

@@ -195,3 +195,27 @@ fn many_returns_are_told_with_what_they_may_mean() {
     assert_eq!(looks, 11, "ten looks came before");
     assert!(told.contains("returned 10 times") && told.contains("rabbitmqctl list_policies"), "{told}");
 }
+
+#[test]
+fn a_broker_that_forgot_the_records_is_told_them_again_and_says_so() {
+    let mut lab = Lab::new();
+    let forgotten = "the broker knew these records and has forgotten them";
+    lab.start();
+    lab.stop();
+    assert!(!lab.worker().text().contains(forgotten), "a first start is none");
+    lab.start();
+    lab.stop();
+    assert!(!lab.worker().text().contains(forgotten), "it knows them");
+    let policy = Policy::set(&lab, "[.]store", r#"{"message-ttl":1}"#);
+    // What is there has no time to live, what takes its place has.
+    lab.start();
+    lab.stop();
+    poll_until("the message to be gone", || (lab.bench.depth(&lab.queue(".store")) == 0).then_some(()));
+    drop(policy);
+    lab.start();
+    assert!(lab.worker().text().contains(forgotten), "{}", lab.worker().text());
+    assert_eq!(lab.bench.depth(&lab.queue(".store")), 1);
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let shown = super::harness::run(&lab.folder, &environment, &["store", "show"], b"");
+    assert!(shown.out.contains(": right"), "{}{}", shown.out, shown.err);
+}

@@ -71,18 +71,13 @@ impl Metrics {
         let lines = opts("log_lines_dropped_total", "Lines of the log that nobody read in time.");
         let described = IntCounter::with_opts(lines.clone())?;
         r.register(Box::new(Asked { opts: lines, described, count: log_lines_dropped }))?;
-        let one = ["integration"];
+        let (one, by_reason) = (["integration"], ["integration", "reason"]);
         Ok(Metrics {
             events: counters(&r, "events_total", "Events settled, by outcome.", &["integration", "outcome"])?,
-            skipped: counters(&r, "skipped_total", "Events skipped, by reason.", &["integration", "reason"])?,
+            skipped: counters(&r, "skipped_total", "Events skipped, by reason.", &by_reason)?,
             attempts: counters(&r, "attempts_total", "Gate requests, by result.", &["integration", "result"])?,
             retries: counters(&r, "retries_total", "Events sent to a delay queue, by step.", &["integration", "step"])?,
-            dead_lettered: counters(
-                &r,
-                "dead_lettered_total",
-                "Events dead-lettered, by reason.",
-                &["integration", "reason"],
-            )?,
+            dead_lettered: counters(&r, "dead_lettered_total", "Events dead-lettered, by reason.", &by_reason)?,
             gate_request_seconds: histograms(
                 &r,
                 "gate_request_seconds",
@@ -97,12 +92,7 @@ impl Metrics {
                 &["integration", "path"],
                 &LATENCY_BUCKETS,
             )?,
-            late_events: counters(
-                &r,
-                "late_events_total",
-                "Accepted events that were over an hour old at receipt.",
-                &one,
-            )?,
+            late_events: counters(&r, "late_events_total", "Accepted events over an hour old at receipt.", &one)?,
             parked: counters(&r, "parked_total", "Messages published to a delay queue.", &one)?,
             returned: counters(&r, "returned_total", "Messages whose delay was over and that came back.", &one)?,
             queue_messages: gauges(&r, "queue_messages", "Messages waiting, by queue.", &["integration", "queue"])?,

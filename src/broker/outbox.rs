@@ -9,7 +9,7 @@ use super::headers::{History, PERSISTENT, for_publish};
 use super::receipts::Due;
 use super::report::Report;
 use super::topology::Queues;
-use super::vanished::{Put, Putting};
+use super::vanished::Put;
 use super::{Error, call};
 use crate::integration::Name;
 use crate::shutdown::Shutdown;
@@ -108,7 +108,9 @@ impl Outbox {
             let properties = for_publish(&due.delivery.properties, history, death);
             let letter = reason.map(|_| self.letters.begin());
             self.publish_until_confirmed(&due.delivery, &queue, &properties, &failed).await?;
-            letter.map(Putting::confirmed);
+            if let Some(letter) = letter {
+                letter.confirmed();
+            }
         }
         if !self.holds(&due.delivery) {
             return Err(Gone);

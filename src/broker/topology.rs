@@ -191,7 +191,9 @@ pub async fn declare(settings: &link::Settings, source: &Source, integration: &I
         Source::Exchange { name, .. } => declare_exchange(settings, connection, name).await?,
         Source::Queue(queue) => {
             find_queue(&connection, queue).await?;
-            Declared { connection, was_missing: false }
+            // What a refusal left of it is not relied on.
+            close(&connection).await;
+            Declared { connection: link::dial_to_declare(settings).await?, was_missing: false }
         }
     };
     let channel = call("open a channel", declared.connection.create_channel()).await?;
@@ -220,15 +222,21 @@ pub async fn close(connection: &Connection) {
     let _ = call("close", connection.close(200, "done".into())).await;
 }
 
-async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
+/// Finds somebody's queue. Who may not even look is taken to have found it: consuming will tell.
+pub(super) async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
     let channel = call("open a channel", connection.create_channel()).await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
-    let declared = call(&format!("find the source queue \"{queue}\""), declared).await;
-    declared.map(|_| ()).map_err(|e| explain(e, "declare it at the broker, or set source.exchange instead"))
+    match call(&format!("find the source queue \"{queue}\""), declared).await {
+        Err(error) if !error.is_forbidden() => {
+            Err(explain(error, "declare it at the broker, or set source.exchange instead"))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
-/// Uses the exchange as it is, whatever its type, and declares it only where it is absent.
+/// Uses the exchange as it is, whatever its type, and declares it only where it is absent. Who may not
+/// even look (4.2.6 and 4.3.0 ask for the right to configure) is taken to have found it: binding will tell.
 async fn declare_exchange(settings: &link::Settings, connection: Connection, name: &str) -> Result<Declared, Error> {
     let what = format!("look for the exchange \"{name}\"");
     let channel = call("open a channel", connection.create_channel()).await?;
@@ -237,6 +245,10 @@ async fn declare_exchange(settings: &link::Settings, connection: Connection, nam
     match call(&what, found).await {
         Ok(()) => return Ok(Declared { connection, was_missing: false }),
         Err(error) if error.code() == Some(404) => {}
+        Err(error) if error.is_forbidden() => {
+            let connection = link::dial_to_declare(settings).await?;
+            return Ok(Declared { connection, was_missing: false });
+        }
         Err(error) => return Err(error),
     }
     let connection = link::dial_to_declare(settings).await?;

@@ -31,6 +31,7 @@ mod release;
 mod reload;
 mod restarts;
 mod retries;
+mod rights;
 mod runbook;
 mod store;
 mod supervisor;

@@ -327,6 +327,24 @@ impl Facts {
         );
     }
 
+    /// The broker does not know the records any more, although it did.
+    pub fn records_unknown(&self) {
+        tracing::error!(
+            integration = self.integration,
+            "the broker knew these records and has forgotten them: a policy took the message from .store, or queue or broker are new; told it again, but it could not say whether these are an older copy"
+        );
+    }
+
+    /// Dead letters are gone, and no command of ours took them.
+    pub fn letters_vanished(&self, letters: u64) {
+        self.metrics.letters_vanished.with_label_values(&[&self.integration]).inc_by(letters);
+        tracing::error!(
+            integration = self.integration,
+            letters,
+            "dead letters left .dead and .aside without a command of this program: a policy of the broker deletes them, or somebody took them by other means"
+        );
+    }
+
     /// How many messages wait in a queue.
     pub fn depth(&self, queue: &str, messages: u32) {
         self.metrics.queue_messages.with_label_values(&[&self.integration, queue]).set(i64::from(messages));

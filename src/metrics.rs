@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 /// Queues whose depth is shown.
-pub const QUEUES: [&str; 5] = ["work", "delay", "retry", "dead", "unreadable"];
+pub const QUEUES: [&str; 6] = ["work", "delay", "retry", "dead", "aside", "unreadable"];
 /// Events older than this at receipt are counted as late and not in the latency, in seconds.
 pub const LATE_AFTER_SECONDS: f64 = 3600.0;
 
@@ -52,6 +52,7 @@ pub struct Metrics {
     pub stale_values: IntCounterVec,
     pub settle_failures: IntCounterVec,
     pub exchange_missing: IntCounterVec,
+    pub letters_vanished: IntCounterVec,
     pub store_errors: IntCounter,
     pub reload_failures: IntCounter,
     pub spans_dropped: IntCounter,
@@ -70,18 +71,13 @@ impl Metrics {
         let lines = opts("log_lines_dropped_total", "Lines of the log that nobody read in time.");
         let described = IntCounter::with_opts(lines.clone())?;
         r.register(Box::new(Asked { opts: lines, described, count: log_lines_dropped }))?;
-        let one = ["integration"];
+        let (one, by_reason) = (["integration"], ["integration", "reason"]);
         Ok(Metrics {
             events: counters(&r, "events_total", "Events settled, by outcome.", &["integration", "outcome"])?,
-            skipped: counters(&r, "skipped_total", "Events skipped, by reason.", &["integration", "reason"])?,
+            skipped: counters(&r, "skipped_total", "Events skipped, by reason.", &by_reason)?,
             attempts: counters(&r, "attempts_total", "Gate requests, by result.", &["integration", "result"])?,
             retries: counters(&r, "retries_total", "Events sent to a delay queue, by step.", &["integration", "step"])?,
-            dead_lettered: counters(
-                &r,
-                "dead_lettered_total",
-                "Events dead-lettered, by reason.",
-                &["integration", "reason"],
-            )?,
+            dead_lettered: counters(&r, "dead_lettered_total", "Events dead-lettered, by reason.", &by_reason)?,
             gate_request_seconds: histograms(
                 &r,
                 "gate_request_seconds",
@@ -96,12 +92,7 @@ impl Metrics {
                 &["integration", "path"],
                 &LATENCY_BUCKETS,
             )?,
-            late_events: counters(
-                &r,
-                "late_events_total",
-                "Accepted events that were over an hour old at receipt.",
-                &one,
-            )?,
+            late_events: counters(&r, "late_events_total", "Accepted events over an hour old at receipt.", &one)?,
             parked: counters(&r, "parked_total", "Messages published to a delay queue.", &one)?,
             returned: counters(&r, "returned_total", "Messages whose delay was over and that came back.", &one)?,
             queue_messages: gauges(&r, "queue_messages", "Messages waiting, by queue.", &["integration", "queue"])?,
@@ -126,6 +117,12 @@ impl Metrics {
                 &r,
                 "exchange_missing_total",
                 "Looks at which the exchange was absent, and with it the binding.",
+                &one,
+            )?,
+            letters_vanished: counters(
+                &r,
+                "letters_vanished_total",
+                "Dead letters that left their queues, and no command of ours took them.",
                 &one,
             )?,
             store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
@@ -159,7 +156,7 @@ impl Metrics {
         }
         self.gate_request_seconds.with_label_values(&[integration]);
         let counters = [&self.late_events, &self.stale_values, &self.settle_failures, &self.parked, &self.returned];
-        for family in counters.into_iter().chain([&self.exchange_missing]) {
+        for family in counters.into_iter().chain([&self.exchange_missing, &self.letters_vanished]) {
             family.with_label_values(&[integration]);
         }
         for family in self.gauges() {

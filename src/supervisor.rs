@@ -10,6 +10,7 @@ use crate::broker::inbox::Inbox;
 use crate::broker::link::{self, Link};
 use crate::broker::outbox::Outbox;
 use crate::broker::topology::{self, Declared, Queues};
+use crate::broker::vanished::Watch;
 use crate::broker::{self, Error};
 use crate::config::Settings;
 use crate::intake::Intake;
@@ -98,6 +99,7 @@ impl Supervisor {
         let mut losses = 0;
         let mut is_silent = false;
         let mut was_bound = false;
+        let mut watch = Watch::default();
         loop {
             let connected = tokio::select! {
                 biased;
@@ -110,7 +112,8 @@ impl Supervisor {
                     was_bound = true;
                     after_failure = self::after_failure();
                     let since = Instant::now();
-                    let Some(Lost { why, standing }) = Box::pin(self.consume(link, inbox, losses >= LOSSES)).await
+                    let Some(Lost { why, standing }) =
+                        Box::pin(self.consume(link, inbox, losses >= LOSSES, &mut watch)).await
                     else {
                         return;
                     };
@@ -222,13 +225,14 @@ impl Supervisor {
     }
 
     /// Consumes. Gives why the connection was lost, or `None` after a drain.
-    async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool) -> Option<Lost> {
+    async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool, watch: &mut Watch) -> Option<Lost> {
         let worker = &self.worker;
         // Dropped at the end of this function: with its connections, the outbox is over.
         let (_trigger, over) = shutdown::channel();
         let missing = Arc::new(Notify::new());
+        let publishing = Arc::clone(&link.publishing);
         let outbox =
-            Arc::new(Outbox::new(Arc::clone(&link.publishing), &worker.integration().name, over, Arc::clone(&missing)));
+            Arc::new(Outbox::new(publishing, &worker.integration().name, over, Arc::clone(&missing), watch.put()));
         tracing::info!(integration = self.name(), "consuming");
         self.show(Standing::Consuming);
         let intake = Intake { worker, inbox: &mut inbox, outbox: &outbox, is_careful };
@@ -243,7 +247,7 @@ impl Supervisor {
                 Some(error.to_string().into())
             }
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned().into()),
-            error = self.watch_depths(&link) => Some(error.to_string().into()),
+            error = self.watch_depths(&link, watch) => Some(error.to_string().into()),
             () = worker.faulted() => Some("a task of an event ended by a fault".to_owned().into()),
             () = worker.records_failed() => Some(Lost::records("the records failed".to_owned())),
             trouble = self.keep_claim() => Some(trouble.into()),
@@ -260,9 +264,9 @@ impl Supervisor {
     }
 
     /// Shows how many messages wait in each queue; returns when they cannot be looked at.
-    async fn watch_depths(&self, link: &Link) -> Error {
+    async fn watch_depths(&self, link: &Link, watch: &mut Watch) -> Error {
         loop {
-            if let Err(error) = self.look_at_depths(link).await {
+            if let Err(error) = self.look_at_depths(link, watch).await {
                 return error;
             }
             self.show(Standing::Consuming);
@@ -270,7 +274,7 @@ impl Supervisor {
         }
     }
 
-    async fn look_at_depths(&self, link: &Link) -> Result<(), broker::Error> {
+    async fn look_at_depths(&self, link: &Link, watch: &mut Watch) -> Result<(), broker::Error> {
         let channel = link.channel().await?;
         let integration = self.worker.integration();
         let queues = Queues::of(&integration.name);
@@ -285,17 +289,29 @@ impl Supervisor {
         let facts = self.worker.facts();
         facts.depth("delay", delayed);
         facts.depth("retry", retrying);
-        for (label, queue) in [("work", &queues.work), ("dead", &queues.dead), ("unreadable", &queues.unreadable)] {
+        let Queues { work, dead, aside, unreadable, .. } = &queues;
+        for (label, queue) in [("work", work), ("dead", dead), ("aside", aside), ("unreadable", unreadable)] {
             facts.depth(label, topology::depth(&channel, queue).await?);
+        }
+        if let Some(letters) = watch.look(&channel, &self.settings.broker, &queues).await? {
+            facts.letters_vanished(letters);
         }
         Ok(())
     }
 }
 
 async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connection) -> Result<(), Trouble> {
-    let look = Look::take(&settings.broker, connection, &worker.integration().name).await?;
-    match worker.records().vouch(look.known().as_ref()).await {
-        Ok(Some(claim)) => Ok(look.replace(&claim).await?),
+    let (records, name) = (worker.records(), &worker.integration().name);
+    let look = Look::take(&settings.broker, connection, name).await?;
+    let known = look.known();
+    match records.vouch(known.as_ref()).await {
+        Ok(Some(claim)) => {
+            if known.is_none() && records.was_claimed(name).await.map_err(Trouble::Records)? {
+                worker.facts().records_unknown();
+            }
+            look.replace(&claim).await?;
+            records.set_claimed(name).await.map_err(Trouble::Records)
+        }
         Ok(None) => {
             look.leave().await;
             Ok(())

@@ -131,7 +131,11 @@ impl Stage {
         }
         for integration in &self.integrations {
             let delays = DELAYS_SECONDS.map(|seconds| format!(".delay.{}", seconds * 1000));
-            for suffix in ["", ".retry", ".dead", ".unreadable"].map(str::to_owned).into_iter().chain(delays) {
+            for suffix in ["", ".retry", ".dead", ".aside", ".dead.marks", ".unreadable"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(delays)
+            {
                 let queue = format!("consent-gate.{integration}{suffix}");
                 let _ = self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
             }

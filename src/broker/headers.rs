@@ -10,6 +10,7 @@ use crate::gate::{Outcome, redact::MAX_CHARS};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+use std::fmt;
 
 /// The prefix of our own headers.
 const PREFIX: &str = "consent-gate-";
@@ -28,9 +29,13 @@ const REPORT_TO: &str = "consent-gate-report-to";
 const TRACEPARENT: &str = "traceparent";
 /// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
 /// it see a cycle.
-const BROKERS_PREFIXES: [&str; 4] = ["x-death", "x-first-death-", "x-last-death-", DELIVERY_COUNT];
+const BROKERS_PREFIXES: [&str; 5] = [DEATH, "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT];
+/// When, why and from where it was dead-lettered.
+const DEATH: &str = "x-death";
 /// How often a message was returned.
 pub const DELIVERY_COUNT: &str = "x-delivery-count";
+/// How often it was delivered, from 4.3 on.
+const ACQUIRED_COUNT: &str = "x-acquired-count";
 /// Sender-selected routing: obeyed again, a dead letter would be copied into other queues.
 const ROUTING: [&str; 2] = ["CC", "BCC"];
 /// All headers together may not pass this, in bytes: a frame too large kills the connection.
@@ -214,6 +219,39 @@ pub fn reason(properties: &BasicProperties) -> Option<&str> {
     text(properties.headers().as_ref()?.inner().get(REASON)?)
 }
 
+/// Why and from where the broker itself moved a message last, by its own words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moved {
+    /// `expired`, `delivery_limit`, `maxlen` or `rejected`.
+    pub reason: String,
+    /// The queue in which it was.
+    pub queue: String,
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, from {}", self.reason, self.queue)
+    }
+}
+
+/// What the broker wrote when it moved a message, if it did. Only to be read: copied to where the
+/// broker sees it again, it would see a cycle.
+#[must_use]
+pub fn moved(properties: &BasicProperties) -> Option<Moved> {
+    let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(DEATH)? else { return None };
+    // The latest comes first.
+    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+    let told = |name: &str| latest.inner().get(name).and_then(text).map(|told| told.chars().take(MAX_CHARS).collect());
+    Some(Moved { reason: told("reason")?, queue: told("queue")? })
+}
+
+/// How often a message was returned to its queue, as the broker counts.
+#[must_use]
+pub fn returns(properties: &BasicProperties) -> i64 {
+    let count = properties.headers().as_ref().and_then(|headers| integer(headers.inner().get(DELIVERY_COUNT)?));
+    count.unwrap_or_default()
+}
+
 /// When a letter died: as it says itself, else at the end of its last attempt, else its publisher's
 /// timestamp.
 #[must_use]
@@ -229,6 +267,12 @@ pub fn died(properties: &BasicProperties, history: &History) -> Option<Timestamp
 #[must_use]
 pub fn is_own(name: &str) -> bool {
     name.starts_with(PREFIX)
+}
+
+/// Whether a header changes with every look.
+#[must_use]
+pub fn is_count(name: &str) -> bool {
+    name == DELIVERY_COUNT || name == ACQUIRED_COUNT
 }
 
 /// Whether the broker wrote a header, or would obey it.

@@ -10,6 +10,7 @@
 //! go behind the others when its channel closes, and after one round everything is in its order.
 //! No letter is in hand for longer than its chunk takes.
 
+use super::outbox::Publishers;
 use super::report::PREFIX;
 use super::topology::Queues;
 use super::{Error, call, link, topology};
@@ -18,8 +19,9 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
+use lapin::{BasicProperties, Channel, Connection, Consumer};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,16 +37,43 @@ const CHUNK_BYTES: u64 = 16 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long letters take at most to be back in their queue.
 const RETURNING: Duration = Duration::from_secs(10);
+/// How long it is tried to hold the lock.
+const LOCKED: Duration = Duration::from_secs(1);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The dead letters of one integration, with which nobody else works meanwhile.
+/// How often a command that removes letters says so: each mark is known for three times as long.
+const MARK_EVERY: Duration = Duration::from_secs(topology::MARK_LIFE.as_secs() / 3);
+/// What a mark says.
+const MARK: &[u8] = b"a command removes letters";
+
+/// Where letters lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pile {
+    /// Where the worker put them.
+    Dead,
+    /// Where the broker put them, as a policy told it.
+    Aside,
+}
+
+impl Pile {
+    fn queue(self, queues: &Queues) -> &str {
+        match self {
+            Pile::Dead => &queues.dead,
+            Pile::Aside => &queues.aside,
+        }
+    }
+}
+
+/// The letters of one integration in one place, with which nobody else works meanwhile.
 #[derive(Debug)]
 pub struct DeadLetters {
-    connection: Connection,
+    connection: Arc<Connection>,
     /// Holds the lock and looks at depths.
     channel: Channel,
     queue: String,
+    queues: Queues,
+    is_removing: bool,
     /// Somebody else consumes the queue: what is in their hands cannot be seen.
     pub is_shared: bool,
 }
@@ -55,24 +84,45 @@ impl DeadLetters {
     /// # Errors
     /// Another command works with them, their queue is not as it must be, or the broker refuses or is
     /// gone.
-    pub async fn hold(settings: &link::Settings, name: &Name) -> Result<DeadLetters, Error> {
+    pub async fn hold(settings: &link::Settings, name: &Name, pile: Pile) -> Result<DeadLetters, Error> {
         let queues = Queues::of(name);
-        let connection = link::dial(settings, "dead letters").await?;
-        let channel = call("open a channel", connection.create_channel()).await?;
-        let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let lock = format!("{}.lock", queues.dead);
-        let locked = channel.queue_declare(lock.as_str().into(), exclusive, FieldTable::default());
-        call(&format!("hold \"{lock}\""), locked).await.map_err(|error| match error.code() {
-            Some(405) => Error::refused(
-                format!("the dead letters of {name} are in use"),
-                "another command works with them; wait for its end, or end it",
-            ),
-            _ => error,
-        })?;
-        topology::declare_dead(&channel, &queues).await?;
-        let mut letters = DeadLetters { connection, channel, queue: queues.dead, is_shared: false };
+        let (connection, channel) = lock(settings, name, &queues.letters_lock).await?;
+        topology::declare_letters(&channel, &queues).await?;
+        let mut letters = DeadLetters {
+            connection: Arc::new(connection),
+            channel,
+            queue: pile.queue(&queues).to_owned(),
+            queues,
+            is_shared: false,
+            is_removing: false,
+        };
         letters.is_shared = letters.settle_down().await?;
         Ok(letters)
+    }
+
+    /// Turns to the letters in the other queue, still alone.
+    ///
+    /// # Errors
+    /// The queue is gone, or the broker.
+    pub async fn turn_to(&mut self, pile: Pile) -> Result<(), Error> {
+        pile.queue(&self.queues).clone_into(&mut self.queue);
+        self.is_shared = self.settle_down().await?;
+        Ok(())
+    }
+
+    /// Lets the workers know that letters are removed from now on, and until a while after this process
+    /// ended, however it does: nobody misses those.
+    ///
+    /// # Errors
+    /// The broker refuses or is gone.
+    pub async fn begin_to_remove(&mut self) -> Result<(), Error> {
+        if !self.is_removing {
+            let (publishers, queue) = (Publishers::new(Arc::clone(&self.connection), 1), self.queues.marks.clone());
+            publishers.put(&queue, MARK, BasicProperties::default()).await?;
+            tokio::spawn(keep_marking(publishers, queue));
+            self.is_removing = true;
+        }
+        Ok(())
     }
 
     /// Waits until a command that was killed is gone from the queue, and says whether somebody else
@@ -137,7 +187,38 @@ impl DeadLetters {
 
     /// Lets go, politely.
     pub async fn close(self) {
-        topology::close(self.connection).await;
+        topology::close(&self.connection).await;
+    }
+}
+
+/// Holds the lock. A worker has it for moments, when it misses letters; a command for as long as it works.
+async fn lock(settings: &link::Settings, name: &Name, lock: &str) -> Result<(Connection, Channel), Error> {
+    let deadline = Instant::now() + LOCKED;
+    loop {
+        let connection = link::dial(settings, "dead letters").await?;
+        let channel = call("open a channel", connection.create_channel()).await?;
+        let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let locked = channel.queue_declare(lock.into(), exclusive, FieldTable::default());
+        match call(&format!("hold \"{lock}\""), locked).await {
+            Ok(_) => return Ok((connection, channel)),
+            Err(error) if error.code() != Some(405) => return Err(error),
+            Err(_) if Instant::now() > deadline => {
+                let what = format!("the dead letters of {name} are in use");
+                return Err(Error::refused(what, "another command works with them; wait for its end, or end it"));
+            }
+            Err(_) => topology::close(&connection).await,
+        }
+        tokio::time::sleep(LOCKED / 10).await;
+    }
+}
+
+/// Marks for as long as the connection lives.
+async fn keep_marking(publishers: Publishers, queue: String) {
+    loop {
+        tokio::time::sleep(MARK_EVERY).await;
+        if publishers.put(&queue, MARK, BasicProperties::default()).await.is_err() {
+            return;
+        }
     }
 }
 

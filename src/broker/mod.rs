@@ -15,8 +15,10 @@ pub mod outbox;
 mod prefetch;
 pub mod receipts;
 pub mod report;
+pub mod source;
 pub mod standing;
 pub mod topology;
+pub mod vanished;
 
 use std::fmt;
 use std::future::Future;
@@ -79,6 +81,12 @@ impl Error {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self.cause, Cause::Refused(_)) || matches!(self.code(), Some(403..=406))
+    }
+
+    /// Whether a right is missing, for this and not for the login.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.code() == Some(403)
     }
 
     /// Whether the broker said nothing at all.

@@ -9,6 +9,7 @@ use super::headers::{History, PERSISTENT, for_publish};
 use super::receipts::Due;
 use super::report::Report;
 use super::topology::Queues;
+use super::vanished::Put;
 use super::{Error, call};
 use crate::integration::Name;
 use crate::shutdown::Shutdown;
@@ -59,19 +60,27 @@ pub struct Outbox {
     reports: OnceLock<mpsc::Sender<(String, Report)>>,
     over: Shutdown,
     missing: Arc<Notify>,
+    letters: Arc<Put>,
 }
 
 impl Outbox {
     /// An outbox that opens its channels when it first needs them. `over` ends it together with its
-    /// connections; `missing` is told when a queue that must exist does not.
+    /// connections; `missing` is told when a queue that must exist does not, `letters` counts dead letters.
     #[must_use]
-    pub fn new(connection: Arc<Connection>, integration: &Name, over: Shutdown, missing: Arc<Notify>) -> Outbox {
+    pub fn new(
+        connection: Arc<Connection>,
+        integration: &Name,
+        over: Shutdown,
+        missing: Arc<Notify>,
+        letters: Arc<Put>,
+    ) -> Outbox {
         Outbox {
             queues: Queues::of(integration),
             publishers: Publishers::new(connection, PUBLISHERS),
             reports: OnceLock::new(),
             over,
             missing,
+            letters,
         }
     }
 
@@ -97,7 +106,11 @@ impl Outbox {
         if let Some((queue, history, reason)) = self.publication(settlement) {
             let death = reason.map(|reason| (reason, Timestamp::now()));
             let properties = for_publish(&due.delivery.properties, history, death);
+            let letter = reason.map(|_| self.letters.begin());
             self.publish_until_confirmed(&due.delivery, &queue, &properties, &failed).await?;
+            if let Some(letter) = letter {
+                letter.confirmed();
+            }
         }
         if !self.holds(&due.delivery) {
             return Err(Gone);

@@ -35,8 +35,16 @@ pub struct Queues {
     pub retry: String,
     /// Events at rest, for an operator: `consent-gate.{i}.dead`.
     pub dead: String,
+    /// Those that the broker itself took from there, as somebody's policy told it:
+    /// `consent-gate.{i}.aside`.
+    pub aside: String,
+    /// Marks of commands that remove letters from these two, so that nobody misses those:
+    /// `consent-gate.{i}.dead.marks`. Holds no event.
+    pub marks: String,
     /// What the broker gave up on: `consent-gate.{i}.unreadable`.
     pub unreadable: String,
+    /// Held by a command that works with these: `consent-gate.{i}.dead.lock`.
+    pub letters_lock: String,
     /// Which records its events went to: `consent-gate.{i}.store`. Holds no event.
     pub store: String,
     /// Held by who looks into that one: `consent-gate.{i}.lock`.
@@ -51,6 +59,9 @@ impl Queues {
         Queues {
             retry: format!("{work}.retry"),
             dead: format!("{work}.dead"),
+            aside: format!("{work}.aside"),
+            letters_lock: format!("{work}.dead.lock"),
+            marks: format!("{work}.dead.marks"),
             unreadable: format!("{work}.unreadable"),
             store: format!("{work}.store"),
             lock: format!("{work}.lock"),
@@ -70,13 +81,19 @@ impl Queues {
     #[must_use]
     pub fn all(&self, schedule: &Schedule) -> Vec<(String, FieldTable)> {
         let delays = schedule.distinct().into_iter().map(|delay| (self.delay(delay), delaying(self, delay)));
-        let targets = [
-            (self.store.clone(), remembering()),
-            (self.unreadable.clone(), resting()),
-            (self.dead.clone(), resting()),
-            (self.retry.clone(), consumed(self)),
-        ];
-        targets.into_iter().chain(delays).chain([(self.work.clone(), consumed(self))]).collect()
+        let first = [(self.store.clone(), remembering()), (self.unreadable.clone(), resting())];
+        let others = delays.chain([(self.work.clone(), consumed(self))]);
+        let retry = [(self.retry.clone(), consumed(self))];
+        first.into_iter().chain(self.of_letters()).chain(retry).chain(others).collect()
+    }
+
+    /// Those that commands on dead letters need, in the order in which they are declared.
+    fn of_letters(&self) -> [(String, FieldTable); 3] {
+        [
+            (self.marks.clone(), marking()),
+            (self.aside.clone(), resting()),
+            (self.dead.clone(), unlimited(leading_to(&self.aside))),
+        ]
     }
 }
 
@@ -85,6 +102,10 @@ const DELIVERY_LIMIT: i64 = 20;
 /// Means "never", on every version of the broker: -1 deletes at the first return on 3.10, and no
 /// argument deletes at the 21st on 4.0.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// How long it is known that a command removed letters.
+pub const MARK_LIFE: Duration = Duration::from_secs(60);
+/// Marks that are kept at most.
+const MOST_MARKS: i64 = 16;
 
 fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
@@ -96,17 +117,32 @@ fn quorum() -> FieldTable {
     arguments
 }
 
-/// A queue from which nothing is ever taken by the broker itself.
-fn resting() -> FieldTable {
-    let mut arguments = quorum();
+/// A queue whose messages may be returned without end.
+fn unlimited(mut arguments: FieldTable) -> FieldTable {
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(NO_DELIVERY_LIMIT));
+    arguments
+}
+
+/// A queue from which nothing is ever taken by the broker itself, unless a policy tells it to.
+fn resting() -> FieldTable {
+    let mut arguments = unlimited(quorum());
+    arguments.insert("x-overflow".into(), text("reject-publish"));
     arguments
 }
 
 /// A queue that keeps the last message that was published into it.
 fn remembering() -> FieldTable {
-    let mut arguments = resting();
+    let mut arguments = unlimited(quorum());
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+    arguments
+}
+
+/// A queue whose messages are gone after a while; a few are as good as many.
+fn marking() -> FieldTable {
+    let mut arguments = quorum();
+    let life = i64::try_from(MARK_LIFE.as_millis()).unwrap_or(i64::MAX);
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(life));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MOST_MARKS));
     arguments
 }
 
@@ -155,7 +191,9 @@ pub async fn declare(settings: &link::Settings, source: &Source, integration: &I
         Source::Exchange { name, .. } => declare_exchange(settings, connection, name).await?,
         Source::Queue(queue) => {
             find_queue(&connection, queue).await?;
-            Declared { connection, was_missing: false }
+            // What a refusal left of it is not relied on.
+            close(&connection).await;
+            Declared { connection: link::dial_to_declare(settings).await?, was_missing: false }
         }
     };
     let channel = call("open a channel", declared.connection.create_channel()).await?;
@@ -175,24 +213,30 @@ pub async fn keep_bound(settings: &link::Settings, source: &Source, integration:
     let Declared { connection, was_missing } = declare_exchange(settings, connection, name).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
     bind(&channel, source, integration).await?;
-    close(connection).await;
+    close(&connection).await;
     Ok(was_missing)
 }
 
 /// Closes a connection on which things were declared, politely.
-pub async fn close(connection: Connection) {
+pub async fn close(connection: &Connection) {
     let _ = call("close", connection.close(200, "done".into())).await;
 }
 
-async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
+/// Finds somebody's queue. Who may not even look is taken to have found it: consuming will tell.
+pub(super) async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
     let channel = call("open a channel", connection.create_channel()).await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
-    let declared = call(&format!("find the source queue \"{queue}\""), declared).await;
-    declared.map(|_| ()).map_err(|e| explain(e, "declare it at the broker, or set source.exchange instead"))
+    match call(&format!("find the source queue \"{queue}\""), declared).await {
+        Err(error) if !error.is_forbidden() => {
+            Err(explain(error, "declare it at the broker, or set source.exchange instead"))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
-/// Uses the exchange as it is, whatever its type, and declares it only where it is absent.
+/// Uses the exchange as it is, whatever its type, and declares it only where it is absent. Who may not
+/// even look (4.2.6 and 4.3.0 ask for the right to configure) is taken to have found it: binding will tell.
 async fn declare_exchange(settings: &link::Settings, connection: Connection, name: &str) -> Result<Declared, Error> {
     let what = format!("look for the exchange \"{name}\"");
     let channel = call("open a channel", connection.create_channel()).await?;
@@ -201,6 +245,10 @@ async fn declare_exchange(settings: &link::Settings, connection: Connection, nam
     match call(&what, found).await {
         Ok(()) => return Ok(Declared { connection, was_missing: false }),
         Err(error) if error.code() == Some(404) => {}
+        Err(error) if error.is_forbidden() => {
+            let connection = link::dial_to_declare(settings).await?;
+            return Ok(Declared { connection, was_missing: false });
+        }
         Err(error) => return Err(error),
     }
     let connection = link::dial_to_declare(settings).await?;
@@ -236,13 +284,16 @@ async fn bind(channel: &Channel, source: &Source, integration: &Integration) -> 
     Ok(())
 }
 
-/// Makes sure that an integration's dead-letter queue is there, and one in which looking at letters
-/// can never delete them.
+/// Makes sure that an integration's queues of letters are there, and such that looking at letters can
+/// never delete them.
 ///
 /// # Errors
-/// The broker refuses, or a queue of this name has other arguments.
-pub(super) async fn declare_dead(channel: &Channel, queues: &Queues) -> Result<(), Error> {
-    declare_queue(channel, &queues.dead, resting()).await
+/// The broker refuses, or a queue of such a name has other arguments.
+pub(super) async fn declare_letters(channel: &Channel, queues: &Queues) -> Result<(), Error> {
+    for (queue, arguments) in queues.of_letters() {
+        declare_queue(channel, &queue, arguments).await?;
+    }
+    Ok(())
 }
 
 async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) -> Result<(), Error> {
@@ -277,7 +328,11 @@ pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
     Ok(look(channel, queue).await?.consumer_count())
 }
 
-async fn look(channel: &Channel, queue: &str) -> Result<Queue, Error> {
+/// How many messages wait in a queue, and how many consumers it has.
+///
+/// # Errors
+/// The queue is gone, or the broker.
+pub(super) async fn look(channel: &Channel, queue: &str) -> Result<Queue, Error> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     call("look at a queue", channel.queue_declare(queue.into(), passive, FieldTable::default())).await
 }

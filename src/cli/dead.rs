@@ -1,5 +1,6 @@
 //! The command line of `dead`.
 
+use crate::broker::letters::Pile;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -9,7 +10,8 @@ pub enum Dead {
     /// List dead letters, oldest first, or count them by reason
     #[command(after_help = "Examples:\n  consent-gate dead list --integration acme\n  \
         consent-gate dead list --integration acme --group\n  \
-        consent-gate dead list --integration acme --reason refused --since 2h --limit 20")]
+        consent-gate dead list --integration acme --reason refused --since 2h --limit 20\n  \
+        consent-gate dead list --integration acme --aside")]
     List(ListArgs),
     /// Show one letter whole: its reason, its history, and what it would do today
     #[command(after_help = "Examples:\n  consent-gate dead show --integration acme 4f2d8c90ab17\n  \
@@ -17,7 +19,8 @@ pub enum Dead {
     Show(ShowArgs),
     /// Give letters new attempts: a few first, then more and more, watching what becomes of them
     #[command(after_help = "Examples:\n  consent-gate dead replay --integration acme --dry-run\n  \
-        consent-gate dead replay --integration acme --reason attempts_exhausted --rate 200/s --wait")]
+        consent-gate dead replay --integration acme --reason attempts_exhausted --rate 200/s --wait\n  \
+        consent-gate dead replay --integration acme --aside")]
     Replay(ReplayArgs),
     /// Remove letters for good, keeping a copy in a file
     #[command(after_help = "Examples:\n  consent-gate dead discard --integration acme --older-than 30d\n  \
@@ -68,12 +71,30 @@ pub struct Selection {
     pub limit: Option<String>,
 }
 
+/// Which queue of letters.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Which {
+    /// The letters that the broker itself put aside, as somebody's policy told it
+    #[arg(long)]
+    pub aside: bool,
+}
+
+impl Which {
+    /// The same as commands know it.
+    #[must_use]
+    pub fn pile(self) -> Pile {
+        if self.aside { Pile::Aside } else { Pile::Dead }
+    }
+}
+
 /// Arguments of `dead list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// An integration's name
     #[arg(long, value_name = "NAME")]
     pub integration: String,
+    #[command(flatten)]
+    pub pile: Which,
     /// Only count, by reason
     #[arg(long)]
     pub group: bool,
@@ -90,6 +111,8 @@ pub struct ShowArgs {
     /// An integration's name
     #[arg(long, value_name = "NAME")]
     pub integration: String,
+    #[command(flatten)]
+    pub pile: Which,
     /// The event's id, or the letter's as list shows it
     #[arg(value_name = "ID")]
     pub id: String,
@@ -104,6 +127,8 @@ pub struct ReplayArgs {
     /// An integration's name
     #[arg(long, value_name = "NAME")]
     pub integration: String,
+    #[command(flatten)]
+    pub pile: Which,
     /// Only say for every letter what would happen today
     #[arg(long)]
     pub dry_run: bool,
@@ -135,6 +160,8 @@ pub struct DiscardArgs {
     /// An integration's name
     #[arg(long, value_name = "NAME")]
     pub integration: String,
+    #[command(flatten)]
+    pub pile: Which,
     /// Where the copy goes; without it dead-NAME-TIME.jsonl in the working directory
     #[arg(long, value_name = "FILE", conflicts_with = "no_export")]
     pub to: Option<PathBuf>,
@@ -154,6 +181,8 @@ pub struct ExportArgs {
     /// An integration's name
     #[arg(long, value_name = "NAME")]
     pub integration: String,
+    #[command(flatten)]
+    pub pile: Which,
     /// A file that does not exist yet, or - for standard output
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,

@@ -2,6 +2,8 @@
 
 use super::{Failure, print};
 use crate::broker::link;
+use crate::broker::source::{Unreadable, unreadable};
+use crate::broker::topology::Source;
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
 use jiff::Timestamp;
@@ -15,6 +17,14 @@ const CLOCK_WARNING_SECONDS: i64 = 60;
 struct Finding {
     what: String,
     result: Result<String, String>,
+    /// It works, and may still surprise.
+    is_doubtful: bool,
+}
+
+impl Finding {
+    fn new(what: String, result: Result<String, String>) -> Finding {
+        Finding { what, result, is_doubtful: false }
+    }
 }
 
 /// Validates and, with `connect`, reaches out.
@@ -31,8 +41,11 @@ pub async fn check(
     let mut findings: Vec<Finding> = config.integrations.iter().map(described).collect();
     if connect {
         findings.push(broker(&config).await);
+        if let Source::Queue(queue) = &config.settings.source {
+            findings.push(source(&config, queue).await);
+        }
         let records = format!("records {}", config.settings.records.place);
-        findings.push(Finding { what: records, result: super::store::reach(&config.settings).await });
+        findings.push(Finding::new(records, super::store::reach(&config.settings).await));
         for integration in &config.integrations {
             findings.push(gate(integration).await);
         }
@@ -45,15 +58,13 @@ pub async fn check(
 fn described(integration: &Integration) -> Finding {
     let mappings = integration.mappings.iter().count();
     let endpoint = &integration.endpoint;
-    Finding {
-        what: format!("integration {}", integration.name),
-        result: Ok(format!(
-            "gate {} at {}, {mappings} mapped, persons by {}",
-            endpoint.gate(),
-            endpoint.base(),
-            integration.mappings.identifier_id()
-        )),
-    }
+    let described = format!(
+        "gate {} at {}, {mappings} mapped, persons by {}",
+        endpoint.gate(),
+        endpoint.base(),
+        integration.mappings.identifier_id()
+    );
+    Finding::new(format!("integration {}", integration.name), Ok(described))
 }
 
 async fn broker(config: &Config) -> Finding {
@@ -66,14 +77,37 @@ async fn broker(config: &Config) -> Finding {
         }
         Err(error) => Err(error.to_string()),
     };
-    Finding { what: format!("broker {}", settings.shown()), result }
+    Finding::new(format!("broker {}", settings.shown()), result)
+}
+
+/// Whether somebody's queue would delete what the client cannot read.
+async fn source(config: &Config, queue: &str) -> Finding {
+    let what = format!("source queue \"{queue}\"");
+    let look = format!("look at rabbitmqctl list_queues name type arguments policy, row {queue}");
+    let unreadable = match unreadable(&config.settings.broker, queue).await {
+        Ok(unreadable) => unreadable,
+        Err(error) => return Finding::new(what, Err(error.to_string())),
+    };
+    let told = match unreadable {
+        Unreadable::Kept => "found; what no client can read goes to its dead-letter exchange".to_owned(),
+        Unreadable::Deleted => format!(
+            "found, but its arguments name no dead-letter exchange: a RabbitMQ from 4.0 on deletes there what no client can read at the 21st return, in silence; give it one, with x-dead-letter-strategy at-least-once; {look}"
+        ),
+        Unreadable::Returned => format!(
+            "found, but it is a classic queue without a dead-letter exchange: what no client can read comes back without end and stops what is behind it; use a quorum queue with a dead-letter exchange; {look}"
+        ),
+        Unreadable::Unknown => format!(
+            "found; whether it deletes what no client can read is not told to who may not configure it: a quorum queue needs a dead-letter exchange, {look}"
+        ),
+    };
+    Finding { what, result: Ok(told), is_doubtful: unreadable != Unreadable::Kept }
 }
 
 async fn gate(integration: &Integration) -> Finding {
     let what = format!("gate's host {}", integration.endpoint.base());
     let gate = match integration.gate() {
         Ok(gate) => gate,
-        Err(error) => return Finding { what, result: Err(format!("{error:#}")) },
+        Err(error) => return Finding::new(what, Err(format!("{error:#}"))),
     };
     let result = match gate.reach(Timestamp::now()).await {
         Ok((_, Some(off))) if off.abs() > CLOCK_WARNING_SECONDS => Err(format!(
@@ -82,7 +116,7 @@ async fn gate(integration: &Integration) -> Finding {
         Ok((status, _)) => Ok(format!("reached (status {status}); only send proves the key and the gate's name")),
         Err(why) => Err(why),
     };
-    Finding { what, result }
+    Finding::new(what, result)
 }
 
 fn report(config: &Config, findings: &[Finding], as_json: bool) -> Result<(), Failure> {
@@ -91,13 +125,18 @@ fn report(config: &Config, findings: &[Finding], as_json: bool) -> Result<(), Fa
         let line = if as_json { json!({ "warning": warning }).to_string() } else { format!("warning  {warning}") };
         text.push_str(&(line + "\n"));
     }
-    for Finding { what, result } in findings {
+    for Finding { what, result, is_doubtful } in findings {
         let ok = result.is_ok();
         let detail = result.as_ref().map_or_else(String::as_str, String::as_str);
         let line = if as_json {
-            json!({ "check": what, "ok": ok, "detail": detail }).to_string()
+            json!({ "check": what, "ok": ok, "doubtful": is_doubtful, "detail": detail }).to_string()
         } else {
-            format!("{}  {what}: {detail}", if ok { "ok     " } else { "failed " })
+            let word = match (ok, is_doubtful) {
+                (true, false) => "ok     ",
+                (true, true) => "warning",
+                (false, _) => "failed ",
+            };
+            format!("{word}  {what}: {detail}")
         };
         text.push_str(&(line + "\n"));
     }

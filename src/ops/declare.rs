@@ -18,7 +18,7 @@ pub async fn declare(file: Option<&Path>, environment: &Environment, as_json: bo
     for integration in &config.integrations {
         match topology::declare(&config.settings.broker, source, integration).await {
             Ok(Declared { connection, .. }) => {
-                topology::close(connection).await;
+                topology::close(&connection).await;
                 declared.push(integration);
             }
             Err(error) if error.is_refusal() => refused.push(error.to_string()),

@@ -390,6 +390,30 @@ impl Records {
         store.advance().await.map(Some)
     }
 
+    /// Whether the broker once knew these records as those of an integration.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn was_claimed(&self, integration: &Name) -> Result<bool, Failed> {
+        match self.settings.place {
+            Place::Off => Ok(false),
+            _ => Ok(self.store().await?.note(&claimed(integration)).await?.is_some()),
+        }
+    }
+
+    /// Remembers that the broker knows these records as those of an integration; durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn set_claimed(&self, integration: &Name) -> Result<(), Failed> {
+        if let Place::Off = self.settings.place {
+            return Ok(());
+        }
+        let (store, note) = (self.store().await?, claimed(integration));
+        if store.note(&note).await?.is_none() { store.set_note(&note, "yes").await } else { Ok(()) }
+    }
+
     /// How often something was committed since the store was opened.
     #[must_use]
     pub fn commits(&self) -> u64 {
@@ -636,6 +660,11 @@ impl Drop for Noted {
     fn drop(&mut self) {
         self.store.count_suspects(-1);
     }
+}
+
+/// The note that the broker knew these records.
+fn claimed(integration: &Name) -> String {
+    format!("claimed {integration}")
 }
 
 /// Names a message where suspects are noted; nobody can tell from it what is in the message.

@@ -13,20 +13,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 /// A command on the first integration's letters.
-fn dead(lab: &Lab, verb: &str, more: &[&str]) -> Finished {
+pub fn dead(lab: &Lab, verb: &str, more: &[&str]) -> Finished {
     let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     run(&lab.folder, &environment, &[&["dead", verb, "--integration", lab.integration()][..], more].concat(), b"")
 }
 
 /// The lines of one that worked.
-fn told(lab: &Lab, verb: &str, more: &[&str]) -> Vec<Value> {
+pub fn told(lab: &Lab, verb: &str, more: &[&str]) -> Vec<Value> {
     let done = dead(lab, verb, &[more, &["--json"]].concat());
     assert_eq!(done.code, 0, "{verb} {more:?}: {}{}", done.out, done.err);
     done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The same in the background.
-fn begin(lab: &Lab, verb: &str, more: &[&str]) -> Running {
+pub fn begin(lab: &Lab, verb: &str, more: &[&str]) -> Running {
     let arguments = [&["dead", verb, "--integration", lab.integration()][..], more].concat();
     Running::start(env!("CARGO_BIN_EXE_consent-gate"), &lab.folder, &lab.environment, &arguments)
 }
@@ -50,17 +50,17 @@ fn letter(event: Value, reason: &str, age_ms: i64) -> Message {
 }
 
 /// As many letters of as many people, the oldest first.
-fn letters(kind: &str, count: usize) -> Vec<Message> {
+pub fn letters(kind: &str, count: usize) -> Vec<Message> {
     let age = |n: usize| i64::try_from(count - n).unwrap();
     (0..count).map(|n| letter(choice(&person(kind, n), true), "attempts_exhausted", age(n))).collect()
 }
 
-fn put(lab: &Lab, letters: Vec<Message>) {
+pub fn put(lab: &Lab, letters: Vec<Message>) {
     lab.bench.publish("", &lab.queue(".dead"), letters);
 }
 
 /// The letters' people, as the queue has them, leaving none.
-fn people(lab: &Lab) -> Vec<String> {
+pub fn people(lab: &Lab) -> Vec<String> {
     lab.dead().iter().map(super::harness::Letter::person).collect()
 }
 
@@ -252,7 +252,16 @@ fn a_queue_in_which_looking_could_delete_is_not_looked_into() {
     assert_eq!(people(&lab), [person("p", 0)]);
     lab.bench.delete_queue(&lab.queue(".dead"));
     assert_eq!(dead(&lab, "list", &[]).out, "no dead letters\n");
-    lab.bench.declare_queue(&lab.queue(".dead"), limit(1_000_000_000));
+    let mut ours = limit(1_000_000_000);
+    for (name, value) in [
+        ("x-dead-letter-exchange", ""),
+        ("x-dead-letter-routing-key", &lab.queue(".aside")),
+        ("x-dead-letter-strategy", "at-least-once"),
+        ("x-overflow", "reject-publish"),
+    ] {
+        ours.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    lab.bench.declare_queue(&lab.queue(".dead"), ours);
     put(&lab, letters("p", 1));
     for _ in 0..25 {
         told(&lab, "list", &[]);

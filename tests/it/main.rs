@@ -9,6 +9,7 @@
 mod harness;
 
 mod allocations;
+mod aside;
 mod chaos;
 mod commands;
 mod configuration;
@@ -30,6 +31,7 @@ mod release;
 mod reload;
 mod restarts;
 mod retries;
+mod rights;
 mod runbook;
 mod store;
 mod supervisor;

@@ -112,9 +112,19 @@ fn a_renamed_integration_keeps_its_records() {
     let new = format!("{old}-new");
     lab.folder.write(&format!("integrations/{new}.json"), document.to_string());
     fs::remove_file(&file).unwrap();
-    for suffix in
-        ["", ".retry", ".dead", ".unreadable", ".store", ".delay.50", ".delay.100", ".delay.150", ".delay.200"]
-    {
+    for suffix in [
+        "",
+        ".retry",
+        ".dead",
+        ".aside",
+        ".dead.marks",
+        ".unreadable",
+        ".store",
+        ".delay.50",
+        ".delay.100",
+        ".delay.150",
+        ".delay.200",
+    ] {
         lab.also_delete(&format!("consent-gate.{new}{suffix}"));
     }
     lab.start();

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, place).await?;
+    let mut session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let counted = session.count(&filter).await?;
     let copy = (!args.no_export).then(|| args.to.clone().unwrap_or_else(|| default_file(&args.integration, now)));
     if counted.matching > 0 {
@@ -29,7 +29,7 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
             return Err(Failure::Failed("nothing was removed".to_owned()));
         }
     }
-    let removed = if counted.matching == 0 { 0 } else { remove(&session, &filter, copy.as_deref(), now).await? };
+    let removed = if counted.matching == 0 { 0 } else { remove(&mut session, &filter, copy.as_deref(), now).await? };
     session.letters.close().await;
     if removed > 0 {
         log_access(&session.settings, "dead discard", &session.integration.name, removed.into());
@@ -53,7 +53,7 @@ fn copied_to(path: &Path) -> String {
 }
 
 /// With a copy, exactly what is in it is removed, once it is safe on the disk.
-async fn remove(session: &Session, filter: &Filter, copy: Option<&Path>, now: Timestamp) -> Result<u32, Failure> {
+async fn remove(session: &mut Session, filter: &Filter, copy: Option<&Path>, now: Timestamp) -> Result<u32, Failure> {
     let Some(path) = copy else {
         let mut taking = filter.taking();
         return session.remove(|letter| taking.takes(letter)).await;

@@ -22,7 +22,7 @@ use std::path::Path;
 pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let is_stdout = args.to == Path::new("-");
     let copied = if is_stdout {
         let out = BufWriter::new(io::stdout());
@@ -98,7 +98,7 @@ fn unwritten(error: io::Error) -> Failure {
 pub fn own(properties: &BasicProperties) -> BasicProperties {
     let Some(received) = properties.headers() else { return properties.clone() };
     let mut headers = FieldTable::default();
-    for (key, value) in received.inner().iter().filter(|(key, _)| key.as_str() != headers::DELIVERY_COUNT) {
+    for (key, value) in received.inner().iter().filter(|(key, _)| !headers::is_count(key.as_str())) {
         headers.insert(key.clone(), value.clone());
     }
     properties.clone().with_headers(headers)

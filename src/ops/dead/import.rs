@@ -7,6 +7,7 @@
 use super::file::{self, Refused};
 use super::{Place, Progress, Session, letters, talk};
 use crate::broker::headers::for_return;
+use crate::broker::letters::Pile;
 use crate::broker::link;
 use crate::broker::outbox::Publishers;
 use crate::broker::topology::Queues;
@@ -28,7 +29,7 @@ const PUBLISHERS: usize = 32;
 /// (1).
 pub async fn import(args: &ImportArgs, place: &Place<'_>) -> Result<(), Failure> {
     let (count, of) = verify(&args.file)?;
-    let session = Session::open(&args.integration, place).await?;
+    let session = Session::open(&args.integration, Pile::Dead, place).await?;
     if of != args.integration {
         talk(&format!("these are letters of {of}; they go to {}", args.integration));
     }

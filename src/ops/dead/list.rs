@@ -4,7 +4,8 @@
 
 use super::filter::Filter;
 use super::letter::Letter;
-use super::{Place, Session, letters, size, when};
+use super::{Place, Session, letters, size, talk, when};
+use crate::broker::headers::{self, Moved};
 use crate::cli::ListArgs;
 use crate::event::TYPES;
 use crate::ops::{Failure, log_access, print, usage};
@@ -15,6 +16,8 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// So many returns of a letter deserve a word.
+const MANY_RETURNS: i64 = 10;
 /// Rows that are written at once.
 const BATCH: usize = 1_000;
 const HEAD: &str = "died                                  letter        reason                     status  attempts  size      type           event";
@@ -26,10 +29,11 @@ const HEAD: &str = "died                                  letter        reason  
 pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let mut found = Found::default();
     let all = session
         .browse(async |letter| {
+            found.most_returns = found.most_returns.max(headers::returns(letter.properties));
             if filter.matches(&letter) {
                 found.add(&letter, !args.group, args.reveal);
             }
@@ -37,6 +41,9 @@ pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
         })
         .await?;
     session.letters.close().await;
+    if let Some(hint) = hint(found.most_returns) {
+        talk(&hint);
+    }
     if args.reveal && !args.group {
         let persons = found.rows.iter().filter(|row| row.person.is_some()).count();
         log_access(&session.settings, "dead list --reveal", &session.integration.name, persons as u64);
@@ -46,12 +53,26 @@ pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
     found.print(all, now, place.as_json)
 }
 
+/// What to say of letters that were returned often. Nobody but the broker knows policies, so it can
+/// only be said what the count may mean.
+fn hint(most_returns: i64) -> Option<String> {
+    let meaning = "each look of a command adds one, and so does whoever else returns it. These queues allow a thousand \
+        million, but a policy with a lower delivery-limit may be at work: at its limit a letter goes from .dead to \
+        .aside (dead list --aside), and from there it is deleted. AMQP does not show policies; look at \
+        rabbitmqctl list_policies";
+    (most_returns >= MANY_RETURNS).then(|| format!("a letter was returned {most_returns} times: {meaning}"))
+}
+
 /// What is kept of the letters that match.
 #[derive(Default)]
 struct Found {
     reasons: BTreeMap<&'static str, u32>,
+    /// How many letters the broker moved here, by why and from where.
+    moved: Vec<(Moved, u32)>,
     matching: u32,
     rows: Vec<Row>,
+    /// Of all letters, whether they match or not.
+    most_returns: i64,
 }
 
 /// One letter, small.
@@ -69,27 +90,56 @@ struct Row {
     reason: Option<Death>,
     /// An index into [`TYPES`]; one more is a type that Didomi does not document.
     kind: Option<u8>,
+    /// Why and from where the broker moved it: an index into [`Found::moved`].
+    moved: Option<u8>,
 }
 
 impl Found {
     fn add(&mut self, letter: &Letter<'_>, is_row: bool, reveal: bool) {
         self.matching += 1;
         *self.reasons.entry(letter.reason_code()).or_default() += 1;
+        let moved = headers::moved(letter.properties).and_then(|moved| self.count(moved));
         if is_row {
-            self.rows.push(Row::of(letter, reveal));
+            self.rows.push(Row { moved, ..Row::of(letter, reveal) });
         }
+    }
+
+    /// Counts one that was moved, and says where in the list of those; there are few, unless somebody
+    /// forges them.
+    fn count(&mut self, moved: Moved) -> Option<u8> {
+        let known = self.moved.iter().position(|(known, _)| *known == moved);
+        let index = known.unwrap_or(self.moved.len());
+        let short = u8::try_from(index).ok()?;
+        if known.is_none() {
+            self.moved.push((moved, 0));
+        }
+        if let Some((_, count)) = self.moved.get_mut(index) {
+            *count += 1;
+        }
+        Some(short)
+    }
+
+    fn moved(&self, row: &Row) -> Option<&Moved> {
+        Some(&self.moved.get(usize::from(row.moved?))?.0)
     }
 
     fn print(&self, all: u32, now: Timestamp, as_json: bool) -> Result<(), Failure> {
         if as_json {
-            let counts = json!({ "letters": all, "matching": self.matching, "reasons": self.reasons });
+            let mut counts = json!({ "letters": all, "matching": self.matching, "reasons": self.reasons });
+            if !self.moved.is_empty() {
+                let moved = |(moved, count): &(Moved, u32)| json!({ "reason": moved.reason, "from": moved.queue, "letters": count });
+                counts["moved"] = self.moved.iter().map(moved).collect();
+            }
             print(&format!("{counts}\n"))?;
         } else {
             print(&self.counts(all))?;
         }
         for batch in self.rows.chunks(BATCH) {
-            let text: String = batch.iter().map(|row| if as_json { row.json() } else { row.text(now) }).collect();
-            print(&text)?;
+            let line = |row: &Row| {
+                let moved = self.moved(row);
+                if as_json { row.json(moved) } else { row.text(moved, now) }
+            };
+            print(&batch.iter().map(line).collect::<String>())?;
         }
         Ok(())
     }
@@ -104,6 +154,9 @@ impl Found {
         let mut text = format!("{}, {} of which match\n", letters(all), self.matching);
         for (reason, count) in &self.reasons {
             text.push_str(&format!("{count:>9}  {reason}\n"));
+        }
+        for (moved, count) in &self.moved {
+            text.push_str(&format!("{count:>9}  moved by the broker: {moved}\n"));
         }
         if !self.rows.is_empty() {
             text.push_str(&format!("\n{HEAD}\n"));
@@ -127,6 +180,7 @@ impl Row {
             status: letter.status(),
             reason: letter.reason,
             kind: kind.and_then(|kind| u8::try_from(kind).ok()),
+            moved: None,
         }
     }
 
@@ -144,7 +198,7 @@ impl Row {
         Some(parts.join("-"))
     }
 
-    fn json(&self) -> String {
+    fn json(&self, moved: Option<&Moved>) -> String {
         let mut line = json!({
             "letter": format!("{:012x}", self.id),
             "died_at": self.died(),
@@ -158,13 +212,16 @@ impl Row {
         if let Some(person) = &self.person {
             line["identifier"] = json!(person);
         }
+        if let Some(Moved { reason, queue }) = moved {
+            line["moved"] = json!({ "reason": reason, "from": queue });
+        }
         format!("{line}\n")
     }
 
-    fn text(&self, now: Timestamp) -> String {
+    fn text(&self, moved: Option<&Moved>, now: Timestamp) -> String {
         let died = self.died().map_or_else(|| "unknown".to_owned(), |at| when(at, now));
         let line = format!(
-            "{died:36}  {:012x}  {:25}  {:6}  {:8}  {:8}  {:13}  {}  {}",
+            "{died:36}  {:012x}  {:25}  {:6}  {:8}  {:8}  {:13}  {}  {}  {}",
             self.id,
             self.reason.map_or("none", Death::code),
             self.status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
@@ -173,6 +230,7 @@ impl Row {
             self.kind().unwrap_or("unreadable"),
             self.event().unwrap_or_else(|| "-".to_owned()),
             self.person.as_deref().unwrap_or_default(),
+            moved.map(|moved| moved.reason.as_str()).unwrap_or_default(),
         );
         format!("{}\n", line.trim_end())
     }
@@ -188,6 +246,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_moved_is_counted_by_reason_and_queue_however_many_there_are() {
+        let mut found = Found::default();
+        let moved = |n: usize| Moved { reason: "expired".to_owned(), queue: n.to_string() };
+        assert_eq!([found.count(moved(1)), found.count(moved(2)), found.count(moved(1))], [Some(0), Some(1), Some(0)]);
+        assert_eq!(found.moved, [(moved(1), 2), (moved(2), 1)]);
+        assert_eq!((3..1_000).filter_map(|n| found.count(moved(n))).max(), Some(255));
+        assert_eq!(found.moved.len(), 256);
+    }
+
+    #[test]
+    fn many_returns_are_told_and_few_are_not() {
+        assert_eq!(hint(9), None);
+        let told = hint(12).unwrap();
+        assert!(told.starts_with("a letter was returned 12 times") && told.contains("list_policies"), "{told}");
+    }
+
+    #[test]
     fn a_row_is_small_and_keeps_its_ids() {
         assert!(size_of::<Row>() <= 72, "{}", size_of::<Row>());
         let row = Row {
@@ -200,8 +275,9 @@ mod tests {
             status: None,
             reason: None,
             kind: Some(6),
+            moved: None,
         };
-        let line: serde_json::Value = serde_json::from_str(&row.json()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&row.json(None)).unwrap();
         assert_eq!(line["letter"], "000000000abc");
         assert_eq!(line["event_id"], "00000000-0000-4000-8000-00000000000a");
         assert_eq!((&line["type"], &line["died_at"]), (&json!("other"), &json!(null)));

@@ -20,7 +20,7 @@ mod track;
 mod value;
 
 use super::{Failure, named, talk};
-use crate::broker::letters::DeadLetters;
+use crate::broker::letters::{DeadLetters, Pile};
 use crate::broker::outbox::Acks;
 use crate::cli::Dead;
 use crate::config::{self, Environment, Settings};
@@ -68,19 +68,31 @@ struct Session {
 
 impl Session {
     /// Loads the configuration, and takes hold.
-    async fn open(name: &str, place: &Place<'_>) -> Result<Session, Failure> {
+    async fn open(name: &str, pile: Pile, place: &Place<'_>) -> Result<Session, Failure> {
         let config = config::load(place.file, place.environment)?;
         let integration = named(&config.integrations, name)?.clone();
-        Session::hold(config.settings, integration).await
+        Session::hold(config.settings, integration, pile).await
     }
 
     /// Takes hold of an integration's letters.
-    async fn hold(settings: Settings, integration: Integration) -> Result<Session, Failure> {
-        let letters = DeadLetters::hold(&settings.broker, &integration.name).await?;
-        if letters.is_shared {
+    async fn hold(settings: Settings, integration: Integration, pile: Pile) -> Result<Session, Failure> {
+        let letters = DeadLetters::hold(&settings.broker, &integration.name, pile).await?;
+        let session = Session { settings, integration, letters, meant: RefCell::default() };
+        session.warn_if_shared();
+        Ok(session)
+    }
+
+    /// Turns to the letters in the other queue.
+    async fn turn_to(&mut self, pile: Pile) -> Result<(), Failure> {
+        self.letters.turn_to(pile).await?;
+        self.warn_if_shared();
+        Ok(())
+    }
+
+    fn warn_if_shared(&self) {
+        if self.letters.is_shared {
             talk("somebody else consumes this queue: letters in their hands are not seen");
         }
-        Ok(Session { settings, integration, letters, meant: RefCell::default() })
     }
 
     /// Looks at every letter, changing nothing, and remembers of which it was said that they are
@@ -130,7 +142,8 @@ impl Session {
     }
 
     /// Removes the letters that `choose` takes, of those that the last browse saw.
-    async fn remove(&self, mut choose: impl FnMut(&Letter<'_>) -> bool) -> Result<u32, Failure> {
+    async fn remove(&mut self, mut choose: impl FnMut(&Letter<'_>) -> bool) -> Result<u32, Failure> {
+        self.letters.begin_to_remove().await?;
         let mut walk = self.letters.walk(self.seen()).await?;
         let mut progress = Progress::new("removed", walk.count);
         let mut removed = 0;
@@ -172,24 +185,35 @@ pub(super) struct OfPerson {
 }
 
 impl OfPerson {
-    /// Counts them.
+    /// Counts them, also those that the broker put aside.
     ///
     /// # Errors
     /// Another command works with the letters, or the broker refuses or is gone (exit code 1).
     pub async fn count(settings: Settings, integration: Integration, identifier: &str) -> Result<OfPerson, Failure> {
-        let session = Session::hold(settings, integration).await?;
-        let filter = Filter::person(identifier);
-        let Counted { matching, unreadable, .. } = session.count(&filter).await?;
-        Ok(OfPerson { session, filter, letters: matching, unreadable })
+        let session = Session::hold(settings, integration, Pile::Dead).await?;
+        let mut of_person = OfPerson { session, filter: Filter::person(identifier), letters: 0, unreadable: 0 };
+        for pile in [Pile::Dead, Pile::Aside] {
+            of_person.session.turn_to(pile).await?;
+            let Counted { matching, unreadable, .. } = of_person.session.count(&of_person.filter).await?;
+            of_person.letters += matching;
+            of_person.unreadable += unreadable;
+        }
+        Ok(of_person)
     }
 
     /// Removes them, and gives how many.
     ///
     /// # Errors
     /// The broker is gone (exit code 1).
-    pub async fn remove(self) -> Result<u32, Failure> {
-        let mut take = self.filter.taking();
-        let removed = if self.letters == 0 { 0 } else { self.session.remove(|letter| take.takes(letter)).await? };
+    pub async fn remove(mut self) -> Result<u32, Failure> {
+        let mut removed = 0;
+        for pile in [Pile::Dead, Pile::Aside] {
+            self.session.turn_to(pile).await?;
+            if self.session.count(&self.filter).await?.matching > 0 {
+                let mut take = self.filter.taking();
+                removed += self.session.remove(|letter| take.takes(letter)).await?;
+            }
+        }
         self.session.letters.close().await;
         Ok(removed)
     }

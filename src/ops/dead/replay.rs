@@ -60,7 +60,7 @@ impl Options {
 pub async fn replay(args: &ReplayArgs, place: &Place<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let options = Options::read(args, now)?;
-    let session = Session::open(&args.integration, place).await?;
+    let mut session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let forecast = if args.dry_run {
         dry_run(&session, &options, now, place.as_json).await?
     } else {
@@ -74,6 +74,7 @@ pub async fn replay(args: &ReplayArgs, place: &Place<'_>) -> Result<(), Failure>
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {
         return Err(Failure::Failed("nothing was replayed".to_owned()));
     }
+    session.letters.begin_to_remove().await?;
     let ended = Run::begin(&session, &options, now).await?.finish().await;
     session.letters.close().await;
     tell(&ended, forecast.asked, &options, place.as_json)

@@ -4,7 +4,7 @@ use super::filter::Filter;
 use super::letter::Letter;
 use super::outlook::{Known, Outlook, would};
 use super::{Place, Session, size, when};
-use crate::broker::headers;
+use crate::broker::headers::{self, Moved};
 use crate::cli::{Selection, ShowArgs};
 use crate::ops::{Failure, log_access, print, table, usage};
 use crate::plan::{Brief, Plan, plan};
@@ -28,7 +28,7 @@ pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let by_event = Selection { event_id: vec![args.id.clone()], ..Selection::default() };
     let by_event = Filter::new(&by_event, now).map_err(usage)?;
-    let session = Session::open(&args.integration, place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let asking = Asking::open(&session).await;
     let id = args.id.to_lowercase();
     let mut shown = Vec::new();
@@ -152,6 +152,8 @@ impl Whole<'_, '_> {
         json!({
             "letter": letter.id(), "reason": letter.reason.map(crate::verdict::Death::code), "died_at": letter.died,
             "bytes": letter.body.len(), "type": brief.kind, "event_id": brief.id, "changed_at": brief.changed_at,
+            "returns": headers::returns(letter.properties),
+            "moved": headers::moved(letter.properties).map(|Moved { reason, queue }| json!({ "reason": reason, "from": queue })),
             "attempts": letter.history.attempts, "last_error": letter.history.last_error, "history": attempts,
             "headers": headers, "properties": properties,
             "today": { "outlook": self.outlook.word(), "code": self.outlook.code(), "detail": self.detail() },
@@ -177,6 +179,7 @@ impl Whole<'_, '_> {
             row("last error", letter.history.last_error.as_deref().unwrap_or("none")),
             row("today", &format!("{}{detail}", self.outlook)),
         ];
+        rows.extend(headers::moved(letter.properties).map(|moved| row("moved", &format!("by the broker: {moved}"))));
         rows.extend(self.headers().into_iter().map(|(name, value)| row("header", &format!("{name}: {value}"))));
         rows.extend(self.properties().into_iter().map(|(name, value)| row("property", &format!("{name}: {value}"))));
         rows.push(row("body", self.body()));

@@ -20,13 +20,14 @@ pub fn url() -> String {
     )
 }
 
-/// Runs `rabbitmqctl` against the tests' own node.
-pub fn ctl(arguments: &[&str]) {
+/// Runs `rabbitmqctl` against the tests' own node, and gives what it says.
+pub fn ctl(arguments: &[&str]) -> String {
     let node = std::env::var("CONSENT_GATE_TEST_BROKER_NODE")
         .expect("this test needs a broker of the tests' own: run scripts/test without CONSENT_GATE_TEST_BROKER_URL");
     let script = super::project().join("scripts/broker");
     let output = std::process::Command::new(script).args(["ctl", &node]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A node of one test's own, to be stopped and killed.
@@ -162,11 +163,11 @@ impl Letter {
         attempts.collect()
     }
 
-    /// The headers that its publisher gave it; the broker adds its count when it is fetched.
+    /// The headers that its publisher gave it; the broker adds its counts when it is fetched.
     pub fn header_names(&self) -> Vec<String> {
         let headers = self.properties.headers().clone().unwrap_or_default();
         let names = headers.inner().keys().map(ToString::to_string);
-        names.filter(|name| name != "x-delivery-count").collect()
+        names.filter(|name| name != "x-delivery-count" && name != "x-acquired-count").collect()
     }
 }
 

@@ -275,7 +275,10 @@ impl Drop for Lab {
         self.worker = None;
         for simulated in &self.simulated {
             let delays = self.delays_ms.iter().map(|ms| format!(".delay.{ms}"));
-            for suffix in ["", ".retry", ".dead", ".unreadable", ".store"].map(str::to_owned).into_iter().chain(delays)
+            for suffix in ["", ".retry", ".dead", ".aside", ".dead.marks", ".unreadable", ".store"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(delays)
             {
                 self.bench.delete_queue(&format!("consent-gate.{}{suffix}", simulated.integration));
             }

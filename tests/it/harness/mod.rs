@@ -8,7 +8,7 @@ mod postgres;
 mod process;
 mod way;
 
-pub use broker::{Bench, Letter, Message, Node, ctl};
+pub use broker::{Bench, Letter, Message, Node, ctl, unacked, url};
 pub use faults::library as fault_library;
 pub use lab::{Lab, PASSWORD, document};
 pub use postgres::{Node as PgNode, Schema};

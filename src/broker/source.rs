@@ -1,0 +1,119 @@
+//! What can be known of somebody else's queue: AMQP lists no arguments, but who declares a queue that
+//! exists with another argument is told the difference.
+//!
+//! So a queue that was found is declared with values that no queue can have: where it exists the answer
+//! says what it has, and where it does not (any more) the broker refuses to make it. That takes the right
+//! to configure the queue, which the documented rights leave out; then it is only said what to look at.
+
+use super::{Error, call, link};
+use lapin::Connection;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
+
+/// An argument that leads elsewhere what the broker gives up on.
+const TARGET: &str = "x-dead-letter-exchange";
+const TYPE: &str = "x-queue-type";
+
+/// What becomes of a message in somebody's queue that no client can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It goes where the queue's arguments lead it.
+    Kept,
+    /// A quorum queue that leads nowhere: deleted at its limit, by default the 21st return on 4.x.
+    Deleted,
+    /// A classic queue, which keeps no count: returned without end.
+    Returned,
+    /// Nobody says.
+    Unknown,
+}
+
+/// Asks what becomes of what no client can read. Creates and changes nothing.
+///
+/// # Errors
+/// There is no such queue, or the broker is gone.
+pub async fn unreadable(settings: &link::Settings, queue: &str) -> Result<Unreadable, Error> {
+    let connection = link::dial_to_declare(settings).await?;
+    super::topology::find_queue(&connection, queue).await?;
+    let told = ask(settings, queue, TARGET, AMQPValue::LongInt(1)).await?;
+    match difference(&told, TARGET) {
+        Some(Difference::Has(_)) => Ok(Unreadable::Kept),
+        Some(Difference::HasNone) => {
+            let told = ask(settings, queue, TYPE, AMQPValue::LongString("consent-gate asks".into())).await?;
+            Ok(of_type(difference(&told, TYPE)))
+        }
+        None => Ok(Unreadable::Unknown),
+    }
+}
+
+/// Declares a queue as none can be, and gives the broker's words.
+async fn ask(settings: &link::Settings, queue: &str, argument: &str, value: AMQPValue) -> Result<String, Error> {
+    let connection: Connection = link::dial_to_declare(settings).await?;
+    let channel = call("open a channel", connection.create_channel()).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert(argument.into(), value);
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), durable, arguments);
+    match call(&format!("ask for \"{argument}\" of queue \"{queue}\""), declared).await {
+        Err(error) if error.is_refusal() => Ok(error.to_string()),
+        Err(error) => Err(error),
+        Ok(_) => Ok(String::new()),
+    }
+}
+
+/// What a queue has where something else was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Difference<'t> {
+    Has(&'t str),
+    HasNone,
+}
+
+/// Reads the broker's words, the same on 3.10, 4.0 and 4.3. Of a long name they may be cut short, and then
+/// say nothing.
+fn difference<'t>(told: &'t str, argument: &str) -> Option<Difference<'t>> {
+    if !told.contains(&format!("inequivalent arg '{argument}' for queue")) {
+        return None;
+    }
+    let (_, current) = told.rsplit_once(" but current is ")?;
+    Some(if current.trim_end() == "none" { Difference::HasNone } else { Difference::Has(current) })
+}
+
+/// A queue that names no type is a classic one.
+fn of_type(difference: Option<Difference<'_>>) -> Unreadable {
+    match difference {
+        Some(Difference::HasNone) => Unreadable::Returned,
+        Some(Difference::Has(current)) if current.contains("'classic'") => Unreadable::Returned,
+        Some(Difference::Has(current)) if current.contains("'quorum'") => Unreadable::Deleted,
+        Some(Difference::Has(_)) | None => Unreadable::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brokers_words_are_read_and_none_is_guessed() {
+        let none = "ask: PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-exchange' for queue 'but current is none' in vhost '/': received the value '1' of type 'signedint' but current is none";
+        assert_eq!(difference(none, TARGET), Some(Difference::HasNone));
+        let some =
+            "inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost '/': received '1' but current is 'dlx'";
+        assert_eq!(difference(some, TARGET), Some(Difference::Has("'dlx'")));
+        for other in [
+            "",
+            "ACCESS_REFUSED - configure access to queue 'q' in vhost '/' refused for user 'u'",
+            "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is 'false'",
+            "invalid type 'signedint' for arg 'x-dead-letter-exchange' in queue 'q' in vhost '/'",
+            "inequivalent arg 'x-dead-letter-exchange' for queue 'a-name-of-255-bytes",
+        ] {
+            assert_eq!(difference(other, TARGET), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn types_as_each_version_tells_them() {
+        let of = |current| of_type(Some(Difference::Has(current)));
+        assert_eq!([of("'quorum'"), of("the value 'quorum' of type 'longstr'")], [Unreadable::Deleted; 2]);
+        assert_eq!([of("'classic'"), of_type(Some(Difference::HasNone))], [Unreadable::Returned; 2]);
+        assert_eq!([of("'stream'"), of_type(None)], [Unreadable::Unknown; 2]);
+    }
+}

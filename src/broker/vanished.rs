@@ -1,0 +1,287 @@
+//! Dead letters that leave their queues, and no command of ours took them.
+//!
+//! A policy can delete a letter in silence: AMQP does not show policies, and a deleted message leaves no
+//! trace. So what is known is counted. Where `.dead` and `.aside` together hold fewer letters than at an
+//! earlier look, with what this worker has surely put there since, letters are missing. Missing is not
+//! gone: a command, or anybody who consumes, may have them in hand. They are gone
+//! - where no command can be at work: the worker holds the commands' lock while it counts,
+//! - where none removed any: each marks that it does, for a minute (`.dead.marks`),
+//! - where nobody else consumes, or has for longer than the broker lets anybody keep a message,
+//! - and where all that is so at two looks in a row: what is on its way is counted nowhere.
+//!
+//! What cannot be known: letters that leave while a command removes others, or while the worker is not
+//! connected; and, of several workers, what the others put there meanwhile.
+
+use super::topology::{self, Queues};
+use super::{Error, call, link};
+use lapin::Channel;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Two looks that are further apart say nothing: a command's mark may have come and gone.
+const FURTHEST: Duration = Duration::from_secs(topology::MARK_LIFE.as_secs() / 2);
+/// The longest that anybody has a message in hand: the broker's `consumer_timeout`, and a little more.
+const LONGEST_IN_HAND: Duration = Duration::from_secs(35 * 60);
+/// How many looks in a row must say so.
+const LOOKS: u32 = 2;
+
+/// How many letters this worker puts into the queue: whatever was begun before a look may be counted by
+/// it, whatever was confirmed before a look surely is.
+#[derive(Debug, Default)]
+pub struct Put {
+    begun: AtomicU64,
+    confirmed: AtomicU64,
+}
+
+impl Put {
+    /// A letter is about to be published.
+    #[must_use]
+    pub fn begin(self: &Arc<Put>) -> Putting {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        Putting(Some(Arc::clone(self)))
+    }
+}
+
+/// A letter under way. Dropped, it was given up: nobody counts on it.
+#[derive(Debug)]
+pub struct Putting(Option<Arc<Put>>);
+
+impl Putting {
+    /// The broker has it.
+    pub fn confirmed(mut self) {
+        if let Some(put) = self.0.take() {
+            put.confirmed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Putting {
+    fn drop(&mut self) {
+        if let Some(put) = self.0.take() {
+            put.begun.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What one look saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    at: Instant,
+    /// In `.dead` and `.aside`.
+    letters: u64,
+    /// A command removed letters within the last minute.
+    is_marked: bool,
+    has_consumers: bool,
+    /// So many letters had surely come by then.
+    confirmed: u64,
+    /// So many may have.
+    begun: u64,
+}
+
+/// What is known of an integration's letters.
+#[derive(Debug, Default)]
+pub struct Watch {
+    put: Arc<Put>,
+    base: Option<Base>,
+    last: Option<Instant>,
+}
+
+/// What further looks are held against.
+#[derive(Clone, Copy, Debug)]
+struct Base {
+    letters: u64,
+    begun: u64,
+    /// Since when letters are missing.
+    missing_since: Option<Instant>,
+    /// So many looks in a row said that they are gone.
+    gone: u32,
+}
+
+impl Watch {
+    /// Where it is counted what this worker puts there.
+    #[must_use]
+    pub fn put(&self) -> Arc<Put> {
+        Arc::clone(&self.put)
+    }
+
+    /// Looks, and gives how many letters are gone that nobody took.
+    ///
+    /// # Errors
+    /// A queue is gone, or the broker.
+    pub async fn look(
+        &mut self,
+        channel: &Channel,
+        settings: &link::Settings,
+        queues: &Queues,
+    ) -> Result<Option<u64>, Error> {
+        let seen = see(channel, queues, &self.put).await?;
+        if !self.are_missing(&seen) {
+            return Ok(None);
+        }
+        // On a connection of its own: whoever is refused the lock loses the channel.
+        match see_alone(settings, queues, &self.put).await {
+            Ok(Some(alone)) => Ok(self.gone(&alone)),
+            // A command is at work, or it cannot be known.
+            Ok(None) | Err(_) => {
+                self.wait();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether letters are missing; where not, this look is what the next is held against.
+    fn are_missing(&mut self, seen: &Seen) -> bool {
+        let is_far = self.last.is_none_or(|last| seen.at.duration_since(last) > FURTHEST);
+        self.last = Some(seen.at);
+        let is_missing = !is_far && self.missing(seen) > 0;
+        if !is_missing {
+            self.begin(seen);
+        }
+        is_missing
+    }
+
+    /// How many letters of those that should be there are not.
+    fn missing(&self, seen: &Seen) -> u64 {
+        let Some(base) = self.base.filter(|_| !seen.is_marked) else { return 0 };
+        let surely_new = seen.confirmed.saturating_sub(base.begun);
+        (base.letters + surely_new).saturating_sub(seen.letters)
+    }
+
+    /// How many letters are gone, when no command can be at work.
+    fn gone(&mut self, alone: &Seen) -> Option<u64> {
+        let missing = self.missing(alone);
+        let Some(base) = self.base.as_mut().filter(|_| missing > 0) else {
+            self.begin(alone);
+            return None;
+        };
+        let since = *base.missing_since.get_or_insert(alone.at);
+        if alone.has_consumers && alone.at.duration_since(since) < LONGEST_IN_HAND {
+            base.gone = 0;
+            return None;
+        }
+        base.gone += 1;
+        if base.gone < LOOKS {
+            return None;
+        }
+        self.begin(alone);
+        Some(missing)
+    }
+
+    /// Nothing can be said now.
+    fn wait(&mut self) {
+        if let Some(base) = &mut self.base {
+            base.gone = 0;
+        }
+    }
+
+    fn begin(&mut self, seen: &Seen) {
+        self.base = Some(Base { letters: seen.letters, begun: seen.begun, missing_since: None, gone: 0 });
+    }
+}
+
+async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<Seen, Error> {
+    let confirmed = put.confirmed.load(Ordering::SeqCst);
+    let dead = topology::look(channel, &queues.dead).await?;
+    let aside = topology::look(channel, &queues.aside).await?;
+    let marks = topology::depth(channel, &queues.marks).await?;
+    Ok(Seen {
+        at: Instant::now(),
+        letters: u64::from(dead.message_count()) + u64::from(aside.message_count()),
+        is_marked: marks > 0,
+        has_consumers: dead.consumer_count() + aside.consumer_count() > 0,
+        confirmed,
+        begun: put.begun.load(Ordering::SeqCst),
+    })
+}
+
+/// Looks while no command is at work; `None` where one is.
+async fn see_alone(settings: &link::Settings, queues: &Queues, put: &Put) -> Result<Option<Seen>, Error> {
+    let connection = link::dial_to_declare(settings).await?;
+    let channel = call("open a channel", connection.create_channel()).await?;
+    let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queues.letters_lock.as_str().into(), exclusive, FieldTable::default());
+    let seen = match call("hold the dead letters", declared).await {
+        Ok(_) => see(&channel, queues, put).await.map(Some),
+        Err(error) if error.code() == Some(405) => Ok(None),
+        Err(error) => Err(error),
+    };
+    topology::close(&connection).await;
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look so many seconds after the first, with so many letters; the worker has put none.
+    fn seen(start: Instant, seconds: u64, letters: u64) -> Seen {
+        let at = start + Duration::from_secs(seconds);
+        Seen { at, letters, is_marked: false, has_consumers: false, confirmed: 0, begun: 0 }
+    }
+
+    /// What a look comes to when no command is at work.
+    fn look(watch: &mut Watch, seen: Seen) -> Option<u64> {
+        if watch.are_missing(&seen) { watch.gone(&seen) } else { None }
+    }
+
+    #[test]
+    fn what_is_missing_at_two_looks_is_gone_and_told_once() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let told: Vec<_> =
+            [9, 9, 4, 4, 4, 6].iter().zip(0..).map(|(n, at)| look(&mut watch, seen(start, at * 5, *n))).collect();
+        assert_eq!(told, [None, None, None, Some(5), None, None]);
+        assert_eq!([look(&mut watch, seen(start, 30, 0)), look(&mut watch, seen(start, 35, 0))], [None, Some(6)]);
+    }
+
+    #[test]
+    fn what_was_on_its_way_or_in_the_hands_of_a_command_is_not_gone() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        for (at, letters) in [(0, 9), (5, 4), (10, 9)] {
+            assert_eq!(look(&mut watch, seen(start, at, letters)), None, "{at}");
+        }
+        for at in (15..600).step_by(5) {
+            assert!(watch.are_missing(&seen(start, at, 0)));
+            watch.wait();
+        }
+        assert_eq!(look(&mut watch, seen(start, 600, 9)), None);
+        assert_eq!(look(&mut watch, seen(start, 605, 8)), None, "one look is not enough after the wait");
+    }
+
+    #[test]
+    fn what_a_command_removed_is_not_missed() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        for (at, letters, is_marked) in [(0, 9, false), (5, 3, true), (10, 0, true), (15, 0, false), (20, 0, false)] {
+            assert_eq!(look(&mut watch, Seen { is_marked, ..seen(start, at, letters) }), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn looks_that_are_far_apart_say_nothing() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        for at in [0, 31, 36, 100] {
+            assert_eq!(look(&mut watch, seen(start, at, 100 - at)), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn letters_that_go_as_fast_as_others_come_are_missed() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let steady = |at: u64, count: u64| Seen { confirmed: count, begun: count + 1, ..seen(start, at, 10) };
+        let told: Vec<_> = (0..4).map(|n| look(&mut watch, steady(n * 5, n * 3))).collect();
+        assert_eq!(told, [None, None, Some(5), None], "one that was under way at the first look may be counted by it");
+    }
+
+    #[test]
+    fn who_consumes_may_have_them_in_hand_for_as_long_as_the_broker_lets_them() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let mut told = Vec::new();
+        for at in (0..2_200).step_by(5) {
+            let seen = Seen { has_consumers: true, ..seen(start, at, if at == 0 { 9 } else { 2 }) };
+            told.extend(look(&mut watch, seen).map(|letters| (at, letters)));
+        }
+        assert_eq!(told, [(2_110, 7)]);
+    }
+}

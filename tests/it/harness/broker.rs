@@ -30,6 +30,14 @@ pub fn ctl(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// How many messages of these queues of the tests' own node are in somebody's hand.
+pub fn unacked(queues: &[String]) -> u32 {
+    let listed = ctl(&["--silent", "list_queues", "name", "messages_unacknowledged"]);
+    let rows = listed.lines().filter_map(|line| line.split_once('\t'));
+    let ours = rows.filter(|(name, _)| queues.iter().any(|queue| queue == name));
+    ours.map(|(_, count)| count.trim().parse::<u32>().unwrap()).sum()
+}
+
 /// A node of one test's own, to be stopped and killed.
 pub struct Node {
     folder: Folder,

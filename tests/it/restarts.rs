@@ -192,8 +192,10 @@ fn restarts_whole() {
         let node = Node::start();
         let order = ORDERS[seed % 3];
         let broker = if seed % 6 < 3 { Broker::Killed } else { Broker::Stopped };
-        let account = disturb(&node, seed as u64, WHOLE, order, broker);
-        note(&format!("seed {seed}, {order:?}, {broker:?}: {}", account.told()));
+        // Every other one a second time, with what the first left behind.
+        let scale = Scale { rounds: 1 + seed / 2 % 2, ..WHOLE };
+        let account = disturb(&node, seed as u64, scale, order, broker);
+        note(&format!("seed {seed}, {order:?}, {broker:?}, {} times: {}", scale.rounds, account.told()));
         lost += account.lost.len() + account.unexpected.len() + account.left_in_queues as usize;
     }
     assert_eq!(lost, 0);

@@ -137,7 +137,7 @@ impl Tap {
             if ending.as_mut().is_some_and(|ending| self.take_in(ending, cx)) {
                 ending = None;
             }
-            if self.receipts.bytes() > MOST_BYTES {
+            if self.is_flooded() {
                 return Poll::Ready(Err(Error::too_many_bytes(MOST_BYTES)));
             }
             match answer.take() {
@@ -162,11 +162,19 @@ impl Tap {
 
     /// Takes in what a consumer has, and says whether it has ended.
     fn take_in(&mut self, (number, consumer): &mut Numbered, cx: &mut Context<'_>) -> bool {
-        while let Poll::Ready(next) = consumer.poll_next_unpin(cx) {
+        // While one is taken in, another may arrive.
+        while !self.is_flooded()
+            && let Poll::Ready(next) = consumer.poll_next_unpin(cx)
+        {
             let Some(Ok(delivery)) = next else { return true };
             self.receive(*number, delivery);
         }
         false
+    }
+
+    /// Whether more bytes are in hand than may be.
+    fn is_flooded(&self) -> bool {
+        self.receipts.bytes() > MOST_BYTES
     }
 
     /// Replaces the consumer where another prefetch is due, or where most of what it may have in hand
@@ -305,9 +313,6 @@ impl Inbox {
     /// The broker is gone, or more bytes are in hand than may be: connect again.
     pub async fn adapt(&mut self) -> Result<(), Error> {
         let bytes = self.unsettled.bytes();
-        if bytes > MOST_BYTES {
-            return Err(Error::too_many_bytes(MOST_BYTES));
-        }
         for tap in &mut self.taps {
             tap.renew(bytes < MOST_BYTES / 2).await?;
         }
@@ -318,7 +323,7 @@ impl Inbox {
     /// further ones gather. May be given up at any time.
     ///
     /// # Errors
-    /// A channel or a consumer is gone: connect again.
+    /// A channel or a consumer is gone, or more bytes are in hand than may be: connect again.
     pub async fn next(&mut self) -> Result<Incoming, Error> {
         match (self.delivered().now_or_never(), self.pause()) {
             (Some(there), _) => there,
@@ -342,6 +347,9 @@ impl Inbox {
         poll_fn(|cx| {
             for tap in &mut self.taps {
                 tap.poll(cx);
+            }
+            if self.taps.iter().any(Tap::is_flooded) {
+                return Poll::Ready(Err(Error::too_many_bytes(MOST_BYTES)));
             }
             let next = self.taps.iter_mut().find_map(|tap| tap.left.pop_front());
             match next {

@@ -259,11 +259,13 @@ impl Link {
         }
     }
 
-    /// Closes both, politely but not for long.
+    /// Closes both, politely but not for long. What is in hand goes back in any case: the client keeps a
+    /// connection open that is dropped with a consumer.
     pub async fn close(self) {
         for connection in [&self.consuming, &*self.publishing] {
             let _ = tokio::time::timeout(CALL_TIMEOUT / 10, connection.close(200, "done".into())).await;
         }
+        self.cut();
     }
 }
 

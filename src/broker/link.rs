@@ -259,12 +259,18 @@ impl Link {
         }
     }
 
-    /// Closes both, politely but not for long. What is in hand goes back in any case: the client keeps a
-    /// connection open that is dropped with a consumer.
+    /// Closes both, politely but not for long.
     pub async fn close(self) {
         for connection in [&self.consuming, &*self.publishing] {
             let _ = tokio::time::timeout(CALL_TIMEOUT / 10, connection.close(200, "done".into())).await;
         }
+    }
+}
+
+impl Drop for Link {
+    /// What is in hand goes back however a link ends: the client keeps a connection open that is dropped
+    /// with a consumer.
+    fn drop(&mut self) {
         self.cut();
     }
 }

@@ -9,10 +9,12 @@ use crate::broker::claim::Look;
 use crate::broker::inbox::Inbox;
 use crate::broker::link::{self, Link};
 use crate::broker::outbox::Outbox;
+use crate::broker::standing::Standing::Recount;
 use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::vanished::Watch;
 use crate::broker::{self, Error};
 use crate::config::Settings;
+use crate::gate::Pass;
 use crate::intake::Intake;
 use crate::record;
 use crate::shutdown::{self, Shutdown};
@@ -255,7 +257,12 @@ impl Supervisor {
         };
         if lost.is_none() {
             // What was not looked at yet goes back to its queue with the connection.
-            let _ = inbox.stop().await;
+            for incoming in inbox.stop().await.unwrap_or_default() {
+                // Else many reloads in a row bring it to the broker's own limit.
+                if incoming.standing == Recount {
+                    worker.begin(incoming, &outbox, Pass::Usual).await;
+                }
+            }
             worker.at_rest().await;
             let _ = inbox.acked().await;
         }

@@ -168,6 +168,13 @@ fn what_comes_back_from_a_queue_that_keeps_no_count_begins_one() {
     assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 5);
 }
 
+/// Whether the first integration has a dead letter, once it has one or what hangs was sent more often than
+/// before.
+fn sent_or_dead(lab: &Lab, sent: u64) -> Option<bool> {
+    let is_dead = lab.bench.depth(&lab.queue(".dead")) > 0;
+    (is_dead || lab.gate(0).affected() > sent).then_some(is_dead)
+}
+
 /// What happened to a crowd in which somebody kills the worker.
 struct Crowd {
     crashes: u64,
@@ -211,9 +218,7 @@ fn crowd(lab: &mut Lab, people: usize, latencies_ms: [u64; 2]) -> Crowd {
             if healthy_after.is_none() && lab.gate(1).profiles().as_object().unwrap().len() == people {
                 healthy_after = first.map(|first: Instant| first.elapsed());
             }
-            let at_gate = lab.gate(0).affected() > sent;
-            let is_dead = lab.bench.depth(&lab.queue(".dead")) > 0;
-            (at_gate || is_dead).then_some(is_dead)
+            sent_or_dead(lab, sent)
         });
         if is_dead {
             break;
@@ -295,11 +300,7 @@ fn two_workers_that_share_their_records_convict_together() {
     let in_flight = format!("consent_gate_in_flight{{integration=\"{}\"}}", lab.integration());
     let (mut crashes, mut sent) = (0, 0);
     loop {
-        let is_dead = poll_until("the killer at the gate or dead", || {
-            let at_gate = lab.gate(0).affected() > sent;
-            let is_dead = lab.bench.depth(&lab.queue(".dead")) > 0;
-            (at_gate || is_dead).then_some(is_dead)
-        });
+        let is_dead = poll_until("the killer at the gate or dead", || sent_or_dead(&lab, sent));
         if is_dead {
             break;
         }

@@ -255,6 +255,18 @@ impl<'b> Event<'b> {
         }
     }
 
+    /// The instant from which the event's grants count: as [`Event::changed_at`], but an update that
+    /// does not tell what it changed makes no grant newer than its creation.
+    ///
+    /// # Errors
+    /// A time that is not RFC 3339.
+    pub fn granted_at(&self) -> Result<Option<Timestamp>, Defect> {
+        if self.kind == Kind::EventUpdated && self.previous.is_none() {
+            return time(self.entity()?, "created_at");
+        }
+        self.changed_at()
+    }
+
     /// Whether an update changed what the person chose. Without the old entity nobody knows, so
     /// it counts as changed.
     fn changed_consents(&self) -> bool {
@@ -273,6 +285,7 @@ impl<'b> Event<'b> {
         let results = [
             self.id().map(|_| ()),
             self.changed_at().map(|_| ()),
+            self.granted_at().map(|_| ()),
             self.user().map(|_| ()),
             object(entity, "consents", "consents").map(|_| ()),
         ];

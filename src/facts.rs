@@ -32,6 +32,7 @@ struct Each {
     in_flight: IntGauge,
     misconfigured: IntGauge,
     stale_values: IntCounter,
+    unknown_values: IntCounter,
     gate_request_seconds: Histogram,
     attempts: [(Outcome, IntCounter); Outcome::ALL.len()],
     first: Histogram,
@@ -46,6 +47,7 @@ impl Each {
             in_flight: metrics.in_flight.with_label_values(&one),
             misconfigured: metrics.misconfigured.with_label_values(&one),
             stale_values: metrics.stale_values.with_label_values(&one),
+            unknown_values: metrics.unknown_values.with_label_values(&one),
             gate_request_seconds: metrics.gate_request_seconds.with_label_values(&one),
             attempts: Outcome::ALL
                 .map(|outcome| (outcome, metrics.attempts.with_label_values(&[integration, outcome.label()]))),
@@ -265,6 +267,11 @@ impl Facts {
     /// An event came with choices that are outdated.
     pub fn stale(&self, values: usize) {
         self.each.stale_values.inc_by(values as u64);
+    }
+
+    /// Properties of an event were left out, since nobody can know their newest value.
+    pub fn unknown(&self, values: usize) {
+        self.each.unknown_values.inc_by(values as u64);
     }
 
     /// The records could not be read or written; the event stays with the broker.

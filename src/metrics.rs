@@ -50,6 +50,7 @@ pub struct Metrics {
     pub misconfigured: IntGaugeVec,
     pub consuming: IntGaugeVec,
     pub stale_values: IntCounterVec,
+    pub unknown_values: IntCounterVec,
     pub settle_failures: IntCounterVec,
     pub exchange_missing: IntCounterVec,
     pub letters_vanished: IntCounterVec,
@@ -107,6 +108,12 @@ impl Metrics {
             )?,
             consuming: gauges(&r, "consuming", "1 while the integration's queues are consumed.", &one)?,
             stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
+            unknown_values: counters(
+                &r,
+                "unknown_values_total",
+                "Values not sent because nobody can know the newest one.",
+                &one,
+            )?,
             settle_failures: counters(
                 &r,
                 "settle_failures_total",
@@ -155,7 +162,14 @@ impl Metrics {
             self.queue_messages.with_label_values(&[integration, queue]);
         }
         self.gate_request_seconds.with_label_values(&[integration]);
-        let counters = [&self.late_events, &self.stale_values, &self.settle_failures, &self.parked, &self.returned];
+        let counters = [
+            &self.late_events,
+            &self.stale_values,
+            &self.unknown_values,
+            &self.settle_failures,
+            &self.parked,
+            &self.returned,
+        ];
         for family in counters.into_iter().chain([&self.exchange_missing, &self.letters_vanished]) {
             family.with_label_values(&[integration]);
         }

@@ -5,10 +5,13 @@ use crate::event::{self, Defect, Event, Kind};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::Property;
-use crate::record::{Offer, Values};
+use crate::record::{Offer, Said, Values};
 use crate::verdict::{self, Course, MAX_BODY, Skip};
 use jiff::Timestamp;
 use std::sync::Arc;
+
+/// The beginning of 2019: no consent event is older than Didomi's.
+const EARLIEST_PUBLISHED: Timestamp = Timestamp::constant(1_546_300_800, 0);
 
 /// What an event asks for.
 #[derive(Clone, Debug)]
@@ -59,12 +62,16 @@ impl Send {
     /// keeps choices.
     #[must_use]
     pub fn request(&self, integration: &Integration, newest: &Values) -> GateRequest {
-        let is_choice = |id: &str| self.offer.choices.iter().any(|(property, _)| **property == *id);
+        let own = |id: &str| self.own.iter().find(|(own, _)| **own == *id).map(|(_, text)| Arc::clone(text));
         let mappings = integration.mappings.iter().filter_map(|mapping| {
-            let text = match newest.get(&mapping.id) {
-                Some(newest) => mapping.text(&newest.choice).ok().flatten(),
-                None if is_choice(&mapping.id) => None,
-                None => self.own.iter().find(|(id, _)| *id == mapping.id).map(|(_, text)| text.clone()),
+            let said = mapping.slot.as_ref().and_then(|slot| newest.get(slot));
+            let choice = self.offer.choices.iter().find(|(slot, _)| mapping.slot.as_ref() == Some(slot));
+            let text = match (said, choice) {
+                // A selection of its own keeps its order.
+                (Some(said), Some((_, choice))) if **said == Said::offered(choice, &self.offer) => own(&mapping.id),
+                (Some(said), _) => mapping.text(&said.choice()).ok().flatten(),
+                (None, Some(_)) => None,
+                (None, None) => own(&mapping.id),
             };
             Some((Arc::clone(&mapping.id), text?))
         });
@@ -98,8 +105,8 @@ pub fn plan(body: &[u8], integration: &Integration, now: Timestamp) -> (Brief, R
 }
 
 fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Result<Plan, Course> {
-    if let Some(erase) = erasure(event, integration) {
-        return Ok(erase);
+    if let Some(erasure) = erasure(event, integration, now) {
+        return erasure;
     }
     if let Some(skip) = verdict::not_wanted(event, &integration.filter).map_err(Course::Defective)? {
         return Err(Course::NotWanted(skip));
@@ -117,31 +124,49 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
             return Err(Course::Defective(defect.unwrap_or_else(|| Defect::at("body", "cannot be understood"))));
         }
     };
-    let at = event.changed_at().ok().flatten();
-    if verdict::is_future_dated(at, now) {
+    let [at, withdrawn_at] = [event.granted_at(), event.changed_at()].map(|at| at.ok().flatten());
+    if verdict::is_future_dated(at.max(withdrawn_at), now) {
         return Err(Course::FutureDated);
     }
     let (mut choices, mut own) = (Vec::new(), Vec::new());
-    for Property { id, text, choice, .. } in properties {
-        choices.extend(choice.map(|choice| (Arc::clone(id), choice)));
+    for Property { id, slot, text, choice, .. } in properties {
+        choices.extend(slot.cloned().zip(choice));
         own.extend(text.ok().map(|text| (Arc::clone(id), text)));
     }
     let event = event.id().ok().flatten().map(Arc::from);
-    let offer = Arc::new(Offer { at, event, choices });
+    let offer = Arc::new(Offer { at, withdrawn_at, event, choices });
     Ok(Plan::Send(Send { identifier, offer, trace: None, own }))
 }
 
-/// Who was deleted at Didomi is to be forgotten here, whatever types the integration takes; unless
-/// it is another organization's person.
-fn erasure(event: &Event, integration: &Integration) -> Option<Plan> {
+/// Who was deleted at Didomi is to be forgotten here, whatever types and regulations the integration
+/// takes; `None` for what is no erasure. One that cannot be carried out must not disappear.
+fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<Result<Plan, Course>> {
     if event.kind() != Kind::UserDeleted {
         return None;
     }
-    let wanted = integration.filter.organization_id.as_deref();
-    let is_ours = wanted.is_none() || event.organization_id().ok()?.is_none_or(|own| Some(own) == wanted);
-    let identifier = integration.mappings.identifier(event).ok()??;
-    let at = event.changed_at().ok()?;
-    is_ours.then_some(Plan::Erase { identifier, at })
+    Some(match (event.organization_id(), integration.mappings.identifier(event), event.changed_at()) {
+        (Ok(own), ..) if integration.filter.organization_id.as_deref().is_some_and(|wanted| own != Some(wanted)) => {
+            Err(Course::NotWanted(Skip::OtherOrganization))
+        }
+        (_, _, Ok(at)) if verdict::is_future_dated(at, now) => Err(Course::FutureDated),
+        (Ok(_), Ok(Some(identifier)), Ok(at)) => Ok(Plan::Erase { identifier, at }),
+        (organization, identifier, at) => {
+            let unnamed = matches!(identifier, Ok(None)).then(|| {
+                Defect::at(integration.mappings.identifier_path(), "missing: an erasure must name its person")
+            });
+            let defects = [organization.err(), identifier.err(), at.err(), unnamed];
+            let defect = defects.into_iter().flatten().reduce(Defect::and);
+            Err(Course::Defective(defect.unwrap_or_else(|| Defect::at("body", "cannot be understood"))))
+        }
+    })
+}
+
+/// The AMQP timestamp of a message, in seconds since 1970, where it can be true: publishers that set
+/// none may send 0, or milliseconds.
+#[must_use]
+pub fn published(seconds: u64, now: Timestamp) -> Option<Timestamp> {
+    let at = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    (EARLIEST_PUBLISHED..=now).contains(&at).then_some(at)
 }
 
 impl Brief {

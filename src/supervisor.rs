@@ -311,7 +311,7 @@ async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connecti
     let (records, name) = (worker.records(), &worker.integration().name);
     let look = Look::take(&settings.broker, connection, name).await?;
     let known = look.known();
-    match records.vouch(known.as_ref()).await {
+    match worker.vouch(known.as_ref()).await {
         Ok(Some(claim)) => {
             if known.is_none() && records.was_claimed(name).await.map_err(Trouble::Records)? {
                 worker.facts().records_unknown();

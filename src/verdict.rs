@@ -348,7 +348,6 @@ pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect
     }
     match event.kind() {
         Kind::EventDeleted => return Ok(Some(Skip::EventDeleted)),
-        Kind::UserDeleted => return Ok(Some(Skip::UserDeleted)),
         _ => {}
     }
     if let Some(wanted) = &filter.organization_id

@@ -15,7 +15,7 @@ use crate::integration::Integration;
 use crate::order::{Order, Place};
 use crate::plan::{self, Brief, Plan, plan};
 use crate::quarantine::{Admitted, Care, LONGEST_ALONE, Part, Quarantine, Share};
-use crate::record::{self, Answered, Known, Mapped, Records, Suspect, Taken, Turn};
+use crate::record::{self, Answered, Claim, Known, Records, Suspect, Taken, Turn, Vouched};
 use crate::shutdown::Shutdown;
 use crate::task;
 use crate::traces::Span;
@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use lapin::message::Delivery;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, RwLockReadGuard, Semaphore};
 use tokio::task::JoinHandle;
@@ -62,7 +62,7 @@ pub struct Worker {
     suspects_in_hand: Semaphore,
     unsettled: Arc<Unsettled>,
     records: Arc<Records>,
-    mapped: OnceLock<Mapped>,
+    vouched: Mutex<Option<Arc<Vouched>>>,
     store_failed: Notify,
     faulted: Notify,
     stops: Stops,
@@ -112,7 +112,7 @@ impl Worker {
             suspects_in_hand: Semaphore::new(most_in_hand),
             unsettled,
             records,
-            mapped: OnceLock::new(),
+            vouched: Mutex::default(),
             store_failed: Notify::new(),
             faulted: Notify::new(),
             stops,
@@ -156,9 +156,23 @@ impl Worker {
     /// # Errors
     /// Another process holds them, or they cannot be read or written.
     pub async fn open_records(&self) -> Result<(), record::Failed> {
-        let mapped = self.records.ready(&self.integration, Timestamp::now()).await?;
-        self.mapped.get_or_init(|| mapped);
-        Ok(())
+        self.records.open().await
+    }
+
+    /// Compares the records with what the broker remembers of them; only then they are merged into.
+    /// Gives what the broker is to remember from now on, if anything.
+    ///
+    /// # Errors
+    /// They are others, or they failed.
+    pub async fn vouch(&self, known: Option<&Claim>) -> Result<Option<Claim>, record::Failed> {
+        let (vouched, claim) = self.records.vouch(&self.integration, known).await?;
+        *self.vouched.lock().unwrap_or_else(PoisonError::into_inner) = vouched;
+        Ok(claim)
+    }
+
+    /// The records that may be merged into; `None` where none are kept.
+    fn vouched(&self) -> Option<Arc<Vouched>> {
+        self.vouched.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known of everybody.
@@ -430,17 +444,15 @@ impl Worker {
 
     /// Step 4: what the person's record makes of the event. `None` when the records failed.
     async fn turn(&self, plan: &plan::Send, history: &History) -> Option<Result<Option<Box<Taken>>, Course>> {
-        let mapped = self.mapped.get_or_init(Mapped::default);
-        let (records, integration) = (&self.records, &self.integration);
-        let is_repair = history.is_repair;
-        let turn = records.begin(integration, mapped, &plan.identifier, &plan.offer, is_repair, Timestamp::now()).await;
-        Some(match self.safe(turn)? {
-            Turn::Untold => Ok(None),
-            Turn::Taken(turn) => Ok(Some(turn)),
-            Turn::Erased => Err(Course::NotWanted(Skip::Erased)),
-            Turn::TooOld => Err(Course::OlderThanRetention),
-            Turn::Needless => Err(Course::Repaired),
-        })
+        // Without records an event sends what it says.
+        let Some(vouched) = self.vouched() else { return Some(Ok(None)) };
+        let turn = vouched.begin(&plan.identifier, &plan.offer, history.is_repair, Timestamp::now()).await;
+        let turn = entered(self.safe(turn)?);
+        if let Ok(turn) = &turn {
+            self.facts.stale(turn.outdated);
+            self.facts.unknown(turn.unknown.len());
+        }
+        Some(turn.map(Some))
     }
 
     /// Step 5: sends the newest, and takes note of the answer. Where another worker's choice became
@@ -452,14 +464,20 @@ impl Worker {
         (lane, terms): (Lane, Terms),
         slot: Option<Slot>,
     ) -> Option<Passage> {
+        let turn = match turn {
+            Some(turn) => match entered(self.safe(turn.looked_again(Timestamp::now()).await)?) {
+                Ok(turn) => Some(turn),
+                Err(course) => return Some(course.into()),
+            },
+            None => None,
+        };
         let is_lent = turn.as_ref().is_some_and(|turn| turn.is_lent());
-        if let Some(turn) = &turn {
-            self.facts.stale(turn.outdated);
-        }
         let (mut sent, mut moved_on) = self.send_once(plan, turn, slot, terms).await?;
         for _ in 0..RESENDS {
-            let Some(turn) = moved_on else { break };
+            let Some(turn) = moved_on.take() else { break };
             let Ok(slot) = self.enter(lane, terms).await else { return Some(Course::Held.into()) };
+            // What an erasure or another worker made needless meanwhile is not sent.
+            let Ok(turn) = entered(self.safe(turn.looked_again(Timestamp::now()).await)?) else { break };
             let (again, further) = self.send_once(plan, Some(turn), slot, terms).await?;
             if again.answer.outcome != Outcome::Accepted {
                 return Some(Course::Held.into());
@@ -484,7 +502,7 @@ impl Worker {
     async fn send_once(
         &self,
         plan: &plan::Send,
-        mut turn: Option<Box<Taken>>,
+        turn: Option<Box<Taken>>,
         slot: Option<Slot>,
         terms: Terms,
     ) -> Option<(Sent, Option<Box<Taken>>)> {
@@ -495,9 +513,6 @@ impl Worker {
             Some(turn) => plan.request(&self.integration, &turn.newest),
             None => plan.own_request(&self.integration),
         };
-        if let Some(turn) = &mut turn {
-            self.safe(turn.refresh(at).await)?;
-        }
         let span = self.facts.begun(request.trace());
         let request = match &span {
             Some(span) => request.traced(Some(span.traceparent())),
@@ -535,10 +550,11 @@ impl Worker {
         received: Timestamp,
         terms: Terms,
     ) -> Option<Passage> {
-        // An erasure that names no time counts from its publication, else from its receipt.
-        let published = (*delivery.properties.timestamp()).and_then(|at| i64::try_from(at).ok());
-        let published = published.and_then(|at| Timestamp::from_second(at).ok());
-        let at = at.or(published).unwrap_or(received).min(received);
+        // An erasure that names no time counts from its publication, else from its first receipt.
+        let properties = &delivery.properties;
+        let published = (*properties.timestamp()).and_then(|at| plan::published(at, received)).unwrap_or(received);
+        let message = format!("{:?} {:?} ", properties.timestamp(), properties.message_id());
+        let message = [message.as_bytes(), &delivery.data].concat();
         let mut place = match self.join(identifier, terms) {
             Ok(place) => place,
             Err(course) => return Some(course.into()),
@@ -553,8 +569,9 @@ impl Worker {
             return Some(course.into());
         }
         let _beside = self.beside(terms).await;
-        let erased = self.records.erase(&self.integration.records, identifier, at, received).await;
-        self.safe(erased)?;
+        if let Some(vouched) = self.vouched() {
+            self.safe(vouched.erase(identifier, at, (&message, published), received).await)?;
+        }
         Some(Course::NotWanted(Skip::UserDeleted).into())
     }
 
@@ -589,6 +606,16 @@ struct Passage {
 impl From<Course> for Passage {
     fn from(course: Course) -> Passage {
         Passage { course, attempt: None, is_repair_due: false }
+    }
+}
+
+/// An event's turn, or what it comes to without one.
+fn entered(turn: Turn) -> Result<Box<Taken>, Course> {
+    match turn {
+        Turn::Taken(turn) => Ok(turn),
+        Turn::Erased => Err(Course::NotWanted(Skip::Erased)),
+        Turn::TooOld => Err(Course::OlderThanRetention),
+        Turn::Needless => Err(Course::Repaired),
     }
 }
 

@@ -4,9 +4,8 @@ use consent_gate::config::{self, Environment, Problem};
 use consent_gate::event;
 use consent_gate::gate::signature::Signer;
 use consent_gate::integration::Integration;
-use consent_gate::mapping::Choice;
 use consent_gate::plan::{self, Plan};
-use consent_gate::record::{Mapped, Offer, Record, compact};
+use consent_gate::record::{self, Around, Ask, Mapped, Record, compact};
 use jiff::{SignedDuration, Timestamp};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -43,18 +42,14 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         anyhow::bail!("the event of the benchmark asks for no request");
     };
 
-    let choice = |id: &str, on| (Arc::from(id), Choice::Switch(on));
-    let offer = Offer {
-        at: Some(now),
-        event: Some("00000000-0000-4000-8000-000000000001".into()),
-        choices: vec![choice("OPTIN_NEWS", true), choice("OPTIN_SMS", false), choice("OPTIN_ADS", true)],
-    };
+    let mapped = Mapped::new(integration.mappings.slots().cloned());
+    let offer = Arc::clone(&send.offer);
     let merge = move || {
-        let mut record = Record::default();
-        record.merge(&offer, now, &Mapped::default());
-        let newest = record.newest(&offer);
-        record.about_to_send(1, newest, now, SignedDuration::from_secs(135));
-        record
+        let (lateness, retention) = (SignedDuration::from_secs(135), SignedDuration::from_hours(24));
+        let around = Around { now, lateness, retention, swept: None, mapped: &mapped };
+        let mut record = None;
+        record::begin(&mut record, Ask { id: 1, offer: &offer, is_repair: false }, &around);
+        record.unwrap_or_default()
     };
     let record = merge();
     let json = serde_json::to_vec(&record)?;

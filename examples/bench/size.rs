@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use consent_gate::config::{self, Environment};
-use consent_gate::mapping::Choice;
-use consent_gate::record::{Mapped, Offer, Records, Sent, Settings, Turn};
+use consent_gate::mapping::{Choice, Slot};
+use consent_gate::record::{Offer, Records, Sent, Settings, Turn};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use std::fs;
@@ -21,20 +21,23 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
     let document = fs::read_dir(home.join("integrations"))?.next().context("no document")??.path();
     let integration = config::load_document(&document, &all, &Environment::new()).map_err(told)?;
     let records = Records::new(settings);
-    let mapped = Mapped::default();
     runtime.block_on(async {
+        let (vouched, _) = records.vouch(&integration, None).await?;
+        let vouched = vouched.context("records are kept")?;
+        let slots: Vec<Slot> = integration.mappings.slots().cloned().collect();
         let one = |n: u64| {
-            let (records, integration, mapped) = (&records, &integration, &mapped);
+            let (vouched, slots) = (&vouched, &slots);
             async move {
                 let now = Timestamp::now();
-                let choice = |id: &str, on: bool| (Arc::from(id), Choice::Switch(on));
+                let choices = slots.iter().cloned().zip([true, false, true].map(Choice::Switch));
                 let offer = Arc::new(Offer {
                     at: Some(now),
+                    withdrawn_at: Some(now),
                     event: Some(format!("00000000-0000-4000-8000-{n:012}").into()),
-                    choices: vec![choice("OPTIN_NEWS", true), choice("OPTIN_SMS", false), choice("OPTIN_ADS", true)],
+                    choices: choices.collect(),
                 });
                 let person = format!("person-{n}@example.com");
-                match records.begin(integration, mapped, &person, &offer, false, now).await? {
+                match vouched.begin(&person, &offer, false, now).await? {
                     Turn::Taken(taken) => taken.answered(Sent::Accepted, false, now).await.map(|_| ()),
                     _ => Ok(()),
                 }

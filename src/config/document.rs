@@ -249,8 +249,10 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
         }
         Some(format.value)
     });
+    let none = fields.text("none").map(|at| at.value).unwrap_or_default();
     fields.finish();
-    Some(Mapping { id: id?.value.into(), source: source?, texts: (on.into(), off.into()), date_format })
+    let mapping = Mapping::new(&id?.value, source?);
+    Some(Mapping { texts: (on.into(), off.into()), none: none.into(), date_format, ..mapping })
 }
 
 fn source(fields: &mut Fields<'_>) -> Option<Source> {

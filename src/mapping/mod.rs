@@ -5,13 +5,17 @@
 //! empty: an empty text could blank a field of the profile.
 
 mod path;
+mod slot;
 
 pub use path::{Path, ROOTS};
+pub use slot::Slot;
 
 use crate::event::{Defect, Event, METADATA};
 use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,8 +36,24 @@ pub struct Mapping {
     pub source: Source,
     /// The texts for true and for false.
     pub texts: (Arc<str>, Arc<str>),
+    /// The text for a selection from which everything was taken.
+    pub none: Arc<str>,
     /// A strftime format for values that are times; rendered in UTC.
     pub date_format: Option<String>,
+    /// Under which its choices are recorded; `None` for constants.
+    pub slot: Option<Slot>,
+}
+
+impl Mapping {
+    /// A mapping with the texts that are used where the document names none.
+    #[must_use]
+    pub fn new(id: &str, source: Source) -> Mapping {
+        let slot = match &source {
+            Source::Path(path) => Some(Slot::new(id, path.written())),
+            Source::Constant(_) => None,
+        };
+        Mapping { id: id.into(), source, texts: ("1".into(), "0".into()), none: "".into(), date_format: None, slot }
+    }
 }
 
 /// The mappings of one integration, and which of them names the person.
@@ -54,6 +74,44 @@ const SELDOM_MAPPED: [&str; 9] =
 pub enum Choice {
     Switch(bool),
     Text(Arc<str>),
+    /// The values of a multiple-choice preference, or one of the lists of vendors.
+    Selection(Selection),
+}
+
+/// Ids that were selected, each once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Selection {
+    pub ids: Vec<Arc<str>>,
+    pub names: Names,
+}
+
+/// What a selection names; what it does not name is the opposite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Names {
+    Grants,
+    /// Only the lists of vendors that are disabled.
+    Refusals,
+}
+
+impl Selection {
+    /// The ids of a list, in its order; blanks around them and empty ones are none of theirs.
+    #[must_use]
+    pub fn new<'i>(ids: impl IntoIterator<Item = Cow<'i, str>>, names: Names) -> Selection {
+        let mut selection = Selection { ids: Vec::new(), names };
+        let mut seen = HashSet::new();
+        for id in ids {
+            let id: Arc<str> = id.trim().into();
+            if !id.is_empty() && seen.insert(Arc::clone(&id)) {
+                selection.ids.push(id);
+            }
+        }
+        selection
+    }
+
+    fn joined(&self) -> String {
+        self.ids.join(",")
+    }
 }
 
 impl Choice {
@@ -69,6 +127,7 @@ impl fmt::Display for Choice {
         match self {
             Choice::Switch(on) => write!(f, "{on}"),
             Choice::Text(text) => f.write_str(text),
+            Choice::Selection(selection) => f.write_str(&selection.joined()),
         }
     }
 }
@@ -77,6 +136,8 @@ impl fmt::Display for Choice {
 #[derive(Clone, Debug)]
 pub struct Property<'m> {
     pub id: &'m Arc<str>,
+    /// Under which its choice is recorded; `None` for constants.
+    pub slot: Option<&'m Slot>,
     /// The text to send, or why the property is left out.
     pub text: Result<Arc<str>, LeftOut>,
     /// What the person chose; `None` for constants, for the identifier, and when left out.
@@ -119,6 +180,12 @@ impl Mappings {
         Mappings { list, identifier, unread }
     }
 
+    /// Under which the choices of each mapping are recorded.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let choices = self.list.iter().enumerate().filter(|(index, _)| *index != self.identifier);
+        choices.filter_map(|(_, mapping)| mapping.slot.as_ref())
+    }
+
     /// Fields of events that no mapping leads through.
     #[must_use]
     pub fn unread(&self) -> &[&'static str] {
@@ -128,6 +195,18 @@ impl Mappings {
     /// All mappings, in the document's order.
     pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
         self.list.iter()
+    }
+
+    /// The mapping that names the person.
+    #[must_use]
+    pub fn identifier_slot(&self) -> Option<&Slot> {
+        self.list.get(self.identifier)?.slot.as_ref()
+    }
+
+    /// The path to what names the person.
+    #[must_use]
+    pub fn identifier_path(&self) -> &str {
+        self.identifier_slot().map_or("", Slot::path)
     }
 
     /// The id of the property that names the person.
@@ -176,7 +255,7 @@ impl Mapping {
     fn property(&self, event: &Event, explain: bool) -> Result<Property<'_>, Defect> {
         let path = match &self.source {
             Source::Constant(text) => {
-                return Ok(Property { id: &self.id, text: Ok(text.clone()), choice: None, place: None });
+                return Ok(Property { id: &self.id, slot: None, text: Ok(text.clone()), choice: None, place: None });
             }
             Source::Path(path) => path,
         };
@@ -191,10 +270,10 @@ impl Mapping {
             _ => Err(LeftOut::Absent),
         };
         let choice = choice.flatten().filter(|_| text.is_ok());
-        Ok(Property { id: &self.id, text, choice, place })
+        Ok(Property { id: &self.id, slot: self.slot.as_ref(), text, choice, place })
     }
 
-    /// A choice as the text that this mapping sends; `None` for an empty one.
+    /// A choice as the text that this mapping sends; `None` for an empty one that is no selection.
     ///
     /// # Errors
     /// Its `date_format` needs a time, and this is none.
@@ -209,6 +288,8 @@ impl Mapping {
                 }
                 _ => text.clone(),
             },
+            Choice::Selection(selection) if selection.ids.is_empty() => return Ok(Some(self.none.clone())),
+            Choice::Selection(selection) => selection.joined().into(),
         };
         Ok(Some(text).filter(|text| !text.is_empty()))
     }

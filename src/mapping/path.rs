@@ -4,9 +4,10 @@
 //! themselves. So a path is resolved against the ids and fields that are present, the longest
 //! match first, and the next longest where that leads nowhere.
 
-use super::Choice;
+use super::{Choice, Names, Selection};
 use crate::event::{Defect, Event, Fields, Json, METADATA, object};
 use smallvec::{SmallVec, smallvec};
+use std::borrow::Cow;
 use std::fmt::Arguments;
 
 /// The roots that a path can begin with.
@@ -197,6 +198,12 @@ impl<'e> Found<'e> {
         self.segments.join(".")
     }
 
+    /// What the ids of a list of vendors stand for.
+    fn names(&self) -> Names {
+        let is_of_refusals = self.segments.last().is_some_and(|list| list.starts_with("disabled"));
+        if is_of_refusals { Names::Refusals } else { Names::Grants }
+    }
+
     /// The value as a choice; `None` for `null`.
     ///
     /// # Errors
@@ -206,7 +213,9 @@ impl<'e> Found<'e> {
             Leaf::Switch(on) => return Ok(Some(Choice::Switch(on))),
             Leaf::Text(text) => return Ok(Some(Choice::Text(text.into()))),
             Leaf::Ids(Json::Null) => return Ok(None),
-            Leaf::Ids(Json::Array(ids)) => return Ok(Some(joined(ids))),
+            Leaf::Ids(Json::Array(ids)) => {
+                return Ok(Some(Choice::Selection(Selection::new(ids_of(ids), self.names()))));
+            }
             Leaf::Ids(other) => return Err(Defect::wrong_type(&self.place(), "a list", other)),
             Leaf::Value(value) => value,
         };
@@ -220,19 +229,24 @@ impl<'e> Found<'e> {
             (other, Some("enabled" | "enabled_li")) => {
                 Err(Defect::wrong_type(&self.place(), "true, false or null", other))
             }
+            (Json::String(ids), Some("value")) => {
+                let ids = ids.split(',').map(Cow::Borrowed);
+                Ok(Some(Choice::Selection(Selection::new(ids, Names::Grants))))
+            }
             (Json::String(text), _) => Ok(Some(Choice::Text((&**text).into()))),
             (other, Some("value" | "tcfcs")) => Err(Defect::wrong_type(&self.place(), "a string", other)),
-            (Json::Array(items), _) if items.iter().all(|item| item.as_str().is_some()) => Ok(Some(joined(items))),
+            (Json::Array(items), _) if items.iter().all(|item| item.as_str().is_some()) => {
+                Ok(Some(Choice::Text(ids_of(items).collect::<Vec<_>>().join(",").into())))
+            }
             // The customer's own fields: nested data goes in as an escaped string.
             (other, _) => Ok(Some(Choice::Text(other.to_string().into()))),
         }
     }
 }
 
-/// Ids as one text; numbers are ids too.
-fn joined(ids: &[Json<'_>]) -> Choice {
-    let texts = ids.iter().map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
-    Choice::Text(texts.collect::<Vec<_>>().join(",").into())
+/// Ids as texts; numbers are ids too.
+fn ids_of<'j>(ids: &'j [Json<'_>]) -> impl Iterator<Item = Cow<'j, str>> {
+    ids.iter().map(|id| id.as_str().map_or_else(|| Cow::Owned(id.to_string()), Cow::Borrowed))
 }
 
 /// A field whose value is a string or null.

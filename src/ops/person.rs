@@ -3,8 +3,9 @@
 use super::dead::OfPerson;
 use super::{Failure, agreed, integration, log_access, named, print, talk};
 use crate::config::{self, Environment};
+use crate::mapping::Choice;
 use crate::record::desk::Access;
-use crate::record::{Place, Record};
+use crate::record::{Place, Record, Version};
 use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
@@ -24,8 +25,8 @@ pub async fn show(
     as_json: bool,
 ) -> Result<(), Failure> {
     let (settings, integration) = integration(name, file, environment)?;
-    let record = Access::open(&settings.records).await?.person(&integration.records, identifier).await?;
-    let Some(record) = record else {
+    let recorded = Access::open(&settings.records).await?.person(&integration.records, identifier).await?;
+    let Some(record) = recorded.record else {
         return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
     };
     if reveal {
@@ -35,13 +36,18 @@ pub async fn show(
 }
 
 fn as_lines(record: &Record, reveal: bool) -> String {
-    let values = record.values().map(|(property, newest)| {
-        let value = reveal.then(|| json!(newest.choice));
+    let values = record.values().map(|(slot, newest)| {
+        let latest = newest.said.latest();
+        let value = match newest.said.choice() {
+            Choice::Switch(on) => json!(on),
+            other => json!(other.to_string()),
+        };
         json!({
-            "property": property,
-            "value": value,
-            "changed_at": newest.at,
-            "event": newest.event,
+            "property": slot.property(),
+            "path": slot.path(),
+            "value": reveal.then_some(value),
+            "changed_at": latest.at,
+            "event": latest.event,
             "accepted_at": newest.accepted,
             "refused": newest.is_refused,
         })
@@ -52,13 +58,15 @@ fn as_lines(record: &Record, reveal: bool) -> String {
 
 fn as_table(record: &Record, reveal: bool) -> String {
     let time = |at: Option<Timestamp>, none: &str| at.map_or_else(|| none.to_owned(), |at| at.to_string());
-    let head = ["property", "value", "changed at", "by event", "accepted by the gate at"].map(str::to_owned);
+    let head = ["property", "path", "value", "changed at", "by event", "accepted by the gate at"].map(str::to_owned);
     let mut rows = vec![head.to_vec()];
-    for (property, newest) in record.values() {
-        let value = if reveal { newest.choice.to_string() } else { "(hidden)".to_owned() };
+    for (slot, newest) in record.values() {
+        let value = if reveal { newest.said.choice().to_string() } else { "(hidden)".to_owned() };
         let accepted = if newest.is_refused { "refused for good".to_owned() } else { time(newest.accepted, "not yet") };
-        let event = newest.event.as_deref().unwrap_or("(no id)").to_owned();
-        rows.push(vec![property.to_string(), value, time(newest.at, "(undated)"), event, accepted]);
+        let Version { at, event } = newest.said.latest();
+        let event = event.as_deref().unwrap_or("(no id)").to_owned();
+        let (property, path) = (slot.property().to_owned(), slot.path().to_owned());
+        rows.push(vec![property, path, value, time(*at, "(undated)"), event, accepted]);
     }
     let mut text = if rows.len() > 1 { super::table(&rows) } else { "no choice is recorded\n".to_owned() };
     if let Some(at) = record.erased() {
@@ -98,7 +106,7 @@ pub async fn forget(
     // The record first: from then on no letter brings the person back.
     let was_known = match settings.records.place {
         Place::Off => false,
-        _ => Access::open(&settings.records).await?.erase(&integration.records, identifier).await?,
+        _ => Access::open(&settings.records).await?.forget(&integration, identifier).await?,
     };
     let removed = theirs.remove().await?;
     log_access(&settings, "person forget", &integration.name, 1);

@@ -2,17 +2,19 @@
 //! short and quickly made. An event is named once, whatever it chose, and what a request carried is
 //! named by its property where that is still the newest.
 
-use super::{Choice, Doubt, Newest, Record, Values};
+use super::value::{Chosen, Named};
+use super::{Doubt, Mark, Newest, Record, Said, Values, Version};
+use crate::mapping::{Choice, Names, Slot};
 use jiff::Timestamp;
 use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What every record begins with. Another layout gets another number.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 
 /// Room for so many bytes is made at once.
-const USUAL_BYTES: usize = 256;
+const USUAL_BYTES: usize = 512;
 
 /// Seconds since 1970, and nanoseconds.
 type Instant = (i64, i32);
@@ -20,32 +22,35 @@ type Instant = (i64, i32);
 /// An event, by its time and id.
 type Origin<'r> = (Option<Instant>, Option<&'r str>);
 
+/// Which of the origins.
+type Which = usize;
+
 #[derive(Serialize, Deserialize)]
 struct Packed<'r> {
     #[serde(borrow)]
     origins: Vec<Origin<'r>>,
     values: Vec<(&'r str, Value<'r>)>,
     doubts: Vec<Request<'r>>,
-    newest: Option<Instant>,
-    newest_before_mapping: Option<Instant>,
-    erased: Option<Instant>,
+    heard: Vec<(u64, Which)>,
+    mark: Option<Erased<'r>>,
     merged: Option<Instant>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Value<'r> {
     #[serde(borrow)]
-    said: Said<'r>,
-    /// Which of the origins.
-    origin: usize,
+    said: What<'r>,
     is_refused: bool,
     accepted: Option<Instant>,
+    before: Option<What<'r>>,
 }
 
 #[derive(Serialize, Deserialize)]
-enum Said<'r> {
-    Switch(bool),
-    Text(&'r str),
+enum What<'r> {
+    Switch(bool, Which),
+    Text(&'r str, Which),
+    /// Whether it names refusals, the rest, and each id.
+    Selection(bool, Which, #[serde(borrow)] Vec<(&'r str, bool, Which)>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,7 +66,15 @@ struct Request<'r> {
 enum Sent<'r> {
     /// Which of the values.
     Newest(usize),
-    Other(&'r str, #[serde(borrow)] Value<'r>),
+    Other(&'r str, #[serde(borrow)] What<'r>),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Erased<'r> {
+    at: Instant,
+    #[serde(borrow)]
+    granted: Vec<(&'r str, Which)>,
+    messages: Vec<(u64, Instant)>,
 }
 
 /// Why bytes are no record: nothing of what they say is told.
@@ -73,19 +86,30 @@ pub struct Damaged;
 /// # Errors
 /// It cannot be written, which no record is known for.
 pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
-    let mut origins = Vec::new();
-    let values = record.values.iter().map(|(id, newest)| (&**id, value(newest, &mut origins))).collect();
+    let mut origins = Origins::default();
+    let mut values = Vec::with_capacity(record.values.len());
+    for (slot, Newest { said, is_refused, accepted, before }) in &record.values {
+        let (said, before) = (what(said, &mut origins), before.as_ref().map(|before| what(before, &mut origins)));
+        let (is_refused, accepted) = (*is_refused, accepted.map(instant));
+        values.push((slot.as_text(), Value { said, is_refused, accepted, before }));
+    }
     let mut doubts = Vec::with_capacity(record.doubts.len());
     for (id, Doubt { at, sent, is_parked }) in &record.doubts {
-        let sent = sent.iter().map(|(property, carried)| {
-            let known = record.values.iter().position(|(id, newest)| id == property && newest == carried);
-            known.map_or_else(|| Sent::Other(property, value(carried, &mut origins)), Sent::Newest)
+        let sent = sent.iter().map(|(slot, carried)| {
+            let is_it = |(known, newest): (&Slot, &Newest)| known == slot && newest.said == *carried;
+            let known = record.values.iter().position(is_it);
+            known.map_or_else(|| Sent::Other(slot.as_text(), what(carried, &mut origins)), Sent::Newest)
         });
         doubts.push(Request { id: *id, at: instant(*at), sent: sent.collect(), is_parked: *is_parked });
     }
-    let [newest, newest_before_mapping, erased, merged] =
-        [record.newest, record.newest_before_mapping, record.erased, record.merged].map(|at| at.map(instant));
-    let packed = Packed { origins, values, doubts, newest, newest_before_mapping, erased, merged };
+    let heard = record.heard.iter().map(|(set, version)| (*set, origins.which(version))).collect();
+    let mark = record.mark.as_ref().map(|Mark { at, granted, messages }| Erased {
+        at: instant(*at),
+        granted: granted.iter().map(|(property, version)| (&**property, origins.which(version))).collect(),
+        messages: messages.iter().map(|(message, at)| (*message, instant(*at))).collect(),
+    });
+    let merged = record.merged.map(instant);
+    let packed = Packed { origins: origins.0, values, doubts, heard, mark, merged };
     postcard::to_extend(&(LAYOUT, packed), Vec::with_capacity(USUAL_BYTES)).map_err(|_| Damaged)
 }
 
@@ -98,59 +122,97 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
     let (packed, []) = postcard::take_from_bytes::<Packed<'_>>(packed).map_err(|_| Damaged)? else {
         return Err(Damaged);
     };
-    let mut origins = Vec::with_capacity(packed.origins.len());
+    let mut versions = Versions(Vec::with_capacity(packed.origins.len()));
     for (at, event) in packed.origins {
-        origins.push((known(at)?, event.map(Arc::from)));
+        versions.0.push(Version { at: known(at)?, event: event.map(Arc::from) });
     }
-    let mut values = Values::with_capacity(packed.values.len());
-    for (property, value) in packed.values {
-        values.insert(Arc::from(property), Arc::new(newest(value, &origins)?));
+    let mut values = LiteMap::with_capacity(packed.values.len());
+    for (slot, Value { said, is_refused, accepted, before }) in packed.values {
+        let (said, accepted) = (Arc::new(versions.said(said)?), known(accepted)?);
+        let before = before.map(|before| versions.said(before)).transpose()?.map(Arc::new);
+        values.insert(Slot::from_text(slot), Newest { said, is_refused, accepted, before });
     }
     let mut doubts = LiteMap::with_capacity(packed.doubts.len());
     for Request { id, at, sent, is_parked } in packed.doubts {
         let mut carried = Values::with_capacity(sent.len());
         for sent in sent {
-            let (property, value) = match sent {
+            let (slot, said) = match sent {
                 Sent::Newest(index) => {
-                    let (property, newest) = values.get_indexed(index).ok_or(Damaged)?;
-                    (Arc::clone(property), Arc::clone(newest))
+                    let (slot, newest) = values.get_indexed(index).ok_or(Damaged)?;
+                    (slot.clone(), Arc::clone(&newest.said))
                 }
-                Sent::Other(property, value) => (Arc::from(property), Arc::new(newest(value, &origins)?)),
+                Sent::Other(slot, said) => (Slot::from_text(slot), Arc::new(versions.said(said)?)),
             };
-            carried.insert(property, value);
+            carried.insert(slot, said);
         }
         doubts.insert(id, Doubt { at: timestamp(at)?, sent: carried, is_parked });
     }
-    Ok(Record {
-        values,
-        newest: known(packed.newest)?,
-        newest_before_mapping: known(packed.newest_before_mapping)?,
-        erased: known(packed.erased)?,
-        doubts,
-        merged: known(packed.merged)?,
-    })
+    let heard = packed.heard.into_iter().map(|(set, which)| Ok((set, versions.get(which)?)));
+    let heard = heard.collect::<Result<LiteMap<u64, Version>, Damaged>>()?;
+    let mark = packed.mark.map(|mark| versions.mark(mark)).transpose()?;
+    Ok(Record { values, heard, mark, doubts, merged: known(packed.merged)? })
 }
 
-fn value<'r>(newest: &'r Newest, origins: &mut Vec<Origin<'r>>) -> Value<'r> {
-    let own = (newest.at.map(instant), newest.event.as_deref());
-    let origin = origins.iter().position(|known| *known == own).unwrap_or_else(|| {
-        origins.push(own);
-        origins.len() - 1
-    });
-    let said = match &newest.choice {
-        Choice::Switch(on) => Said::Switch(*on),
-        Choice::Text(text) => Said::Text(text),
-    };
-    Value { said, origin, is_refused: newest.is_refused, accepted: newest.accepted.map(instant) }
+/// The events that a record names, each once.
+#[derive(Default)]
+struct Origins<'r>(Vec<Origin<'r>>);
+
+impl<'r> Origins<'r> {
+    fn which(&mut self, version: &'r Version) -> Which {
+        let own = (version.at.map(instant), version.event.as_deref());
+        self.0.iter().position(|known| *known == own).unwrap_or_else(|| {
+            self.0.push(own);
+            self.0.len() - 1
+        })
+    }
 }
 
-fn newest(value: Value<'_>, origins: &[(Option<Timestamp>, Option<Arc<str>>)]) -> Result<Newest, Damaged> {
-    let (at, event) = origins.get(value.origin).cloned().ok_or(Damaged)?;
-    let choice = match value.said {
-        Said::Switch(on) => Choice::Switch(on),
-        Said::Text(text) => Choice::Text(text.into()),
-    };
-    Ok(Newest { choice, at, event, is_refused: value.is_refused, accepted: known(value.accepted)? })
+fn what<'r>(said: &'r Said, origins: &mut Origins<'r>) -> What<'r> {
+    match said {
+        Said::One(Choice::Switch(on), version) => What::Switch(*on, origins.which(version)),
+        Said::One(Choice::Text(text), version) => What::Text(text, origins.which(version)),
+        // Selections are never kept whole.
+        Said::One(Choice::Selection(_), version) => What::Text("", origins.which(version)),
+        Said::Selection(Chosen { names, rest, ids }) => {
+            let rest = origins.which(rest);
+            let ids = ids.iter().map(|(id, named)| (&**id, named.is_named, origins.which(&named.version))).collect();
+            What::Selection(*names == Names::Refusals, rest, ids)
+        }
+    }
+}
+
+/// The same events, as they were read.
+struct Versions(Vec<Version>);
+
+impl Versions {
+    fn get(&self, which: Which) -> Result<Version, Damaged> {
+        self.0.get(which).cloned().ok_or(Damaged)
+    }
+
+    fn said(&self, what: What<'_>) -> Result<Said, Damaged> {
+        Ok(match what {
+            What::Switch(on, which) => Said::One(Choice::Switch(on), self.get(which)?),
+            What::Text(text, which) => Said::One(Choice::Text(text.into()), self.get(which)?),
+            What::Selection(is_of_refusals, rest, named) => {
+                let mut ids = LiteMap::with_capacity(named.len());
+                for (id, is_named, which) in named {
+                    ids.insert(Arc::from(id), Named { is_named, version: self.get(which)? });
+                }
+                let names = if is_of_refusals { Names::Refusals } else { Names::Grants };
+                Said::Selection(Chosen { names, rest: self.get(rest)?, ids })
+            }
+        })
+    }
+
+    fn mark(&self, Erased { at, granted, messages }: Erased<'_>) -> Result<Mark, Damaged> {
+        let granted = granted.into_iter().map(|(property, which)| Ok((Arc::from(property), self.get(which)?)));
+        let messages = messages.into_iter().map(|(message, at)| Ok((message, timestamp(at)?)));
+        Ok(Mark {
+            at: timestamp(at)?,
+            granted: granted.collect::<Result<LiteMap<Arc<str>, Version>, Damaged>>()?,
+            messages: messages.collect::<Result<Vec<(u64, Timestamp)>, Damaged>>()?,
+        })
+    }
 }
 
 fn instant(at: Timestamp) -> Instant {

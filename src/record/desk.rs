@@ -4,9 +4,9 @@
 //! An embedded store belongs to one process at a time. That process answers on a Unix socket in the
 //! store's directory, which only its owner can open: one line of JSON is asked, one is answered.
 
-use super::{Claim, Failed, Place, Record, Records, Settings};
-use crate::integration::Name;
-use jiff::Timestamp;
+use super::{Claim, Failed, Place, Recorded, Records, Settings, lateness};
+use crate::integration::{Integration, Name};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -37,7 +37,7 @@ pub enum Question {
     /// What is recorded of a person.
     Person { records: Name, identifier: String },
     /// Forget a person: everything up to now.
-    Erase { records: Name, identifier: String },
+    Forget { records: Name, identifier: String, lateness: SignedDuration },
 }
 
 /// What is answered.
@@ -46,7 +46,7 @@ pub enum Question {
 pub enum Reply {
     Claim(Claim),
     Count(u64),
-    Person(Option<Record>),
+    Person(Box<Recorded>),
     /// Whether anything was known.
     Erased(bool),
     Failed(String),
@@ -98,14 +98,14 @@ impl Access {
         }
     }
 
-    /// What is recorded of a person.
+    /// What is known of a person.
     ///
     /// # Errors
     /// As [`Access::ask`].
-    pub async fn person(&self, records: &Name, identifier: &str) -> Result<Option<Record>, Failed> {
+    pub async fn person(&self, records: &Name, identifier: &str) -> Result<Recorded, Failed> {
         let question = Question::Person { records: records.clone(), identifier: identifier.to_owned() };
         match self.ask(question).await? {
-            Reply::Person(record) => Ok(record),
+            Reply::Person(recorded) => Ok(*recorded),
             other => Err(unfit(&other)),
         }
     }
@@ -114,8 +114,9 @@ impl Access {
     ///
     /// # Errors
     /// As [`Access::ask`].
-    pub async fn erase(&self, records: &Name, identifier: &str) -> Result<bool, Failed> {
-        let question = Question::Erase { records: records.clone(), identifier: identifier.to_owned() };
+    pub async fn forget(&self, integration: &Integration, identifier: &str) -> Result<bool, Failed> {
+        let (records, identifier) = (integration.records.clone(), identifier.to_owned());
+        let question = Question::Forget { records, identifier, lateness: lateness(integration) };
         match self.ask(question).await? {
             Reply::Erased(was_known) => Ok(was_known),
             other => Err(unfit(&other)),
@@ -156,10 +157,10 @@ async fn answer(records: &Records, question: Question) -> Reply {
         Question::Claim => records.claim().await.map(Reply::Claim),
         Question::Count => records.count().await.map(Reply::Count),
         Question::Person { records: name, identifier } => {
-            records.person(&name, &identifier, now).await.map(Reply::Person)
+            records.person(&name, &identifier).await.map(|recorded| Reply::Person(Box::new(recorded)))
         }
-        Question::Erase { records: name, identifier } => {
-            records.erase(&name, &identifier, now, now).await.map(Reply::Erased)
+        Question::Forget { records: name, identifier, lateness } => {
+            records.forget(&name, &identifier, lateness, now).await.map(Reply::Erased)
         }
     };
     answered.unwrap_or_else(|failed| Reply::Failed(failed.to_string()))
@@ -250,7 +251,7 @@ fn listen(directory: &Path) -> std::io::Result<std::os::unix::net::UnixListener>
 async fn reply(records: Arc<Records>, mut stream: UnixStream) {
     let replied = async {
         let question = read(&mut stream).await?;
-        let is_erasure = matches!(question, Question::Erase { .. });
+        let is_erasure = matches!(question, Question::Forget { .. });
         let reply = answer(&records, question).await;
         if is_erasure && matches!(reply, Reply::Erased(_)) {
             tracing::info!("a person was forgotten by a command");

@@ -4,24 +4,29 @@
 //! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
 use super::rounds::{self, Answer, Packed, Shared};
-use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Write};
+use super::rules::{Write, forgotten_until, lapse};
+use super::store::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, prefix_of};
 use super::{Claim, Failed, Known, Note, Record, compact};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The note of the store's epoch.
 const EPOCH: &str = "epoch";
-/// What the names of notes about suspects begin with.
+/// What the names of notes about suspects begin with, and of those up to when persons were forgotten.
 const SUSPECT: &str = "suspect ";
+const SWEPT: &str = "swept ";
 /// How often records that outlived the retention are looked for.
 const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
+/// The most records that are forgotten together.
+const SWEEP_ROUND: usize = 10_000;
 /// Bytes of the library's cache, and of what it keeps in memory until it is written in order: small,
 /// since an event looks at one record and most are not looked at again soon.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
@@ -36,9 +41,13 @@ pub struct Embedded {
     secret: [u8; SECRET_BYTES],
     identity: String,
     shared: Arc<Shared>,
+    swept: Swept,
     has_failed: AtomicBool,
     advancing: tokio::sync::Mutex<()>,
 }
+
+/// Up to when persons of an integration's records were forgotten.
+type Swept = Arc<Mutex<HashMap<Prefix, Timestamp>>>;
 
 /// The end of a store that failed: a disk that hangs holds it up.
 pub struct Ending(Arc<Shared>);
@@ -101,7 +110,15 @@ impl Embedded {
         let secret = kept::<SECRET_BYTES>(&database, &notes, "secret").map_err(|e| at("cannot open", &e))?;
         let identity = kept::<IDENTITY_BYTES>(&database, &notes, "identity").map_err(|e| at("cannot open", &e))?;
         let shared = Arc::new(Shared::default());
-        let writer = Writer { database, records: records.clone(), notes: notes.clone(), retention, swept: None };
+        let swept = swept(&notes).map_err(|e| at("cannot open", &e))?;
+        let writer = Writer {
+            database,
+            records: records.clone(),
+            notes: notes.clone(),
+            retention,
+            swept: Arc::clone(&swept),
+            last_sweep: None,
+        };
         rounds::start(writer, Arc::clone(&shared)).map_err(|e| at("cannot write", &e))?;
         Ok(Embedded {
             records,
@@ -109,6 +126,7 @@ impl Embedded {
             secret,
             identity: hex(&identity),
             shared,
+            swept,
             has_failed: AtomicBool::new(false),
             advancing: tokio::sync::Mutex::default(),
         })
@@ -140,9 +158,14 @@ impl Embedded {
     pub(super) async fn update<T>(
         &self,
         key: Key,
-        change: impl FnOnce(&mut Option<Record>) -> (T, Write),
+        change: impl FnOnce(&mut Option<Record>, Option<Timestamp>) -> (T, Write),
     ) -> Result<T, Failed> {
-        let (told, durable) = self.change(key, change)?;
+        let swept = || self.swept.lock().unwrap_or_else(PoisonError::into_inner).get(&prefix_of(&key)).copied();
+        let (told, durable) = self.change(key, |known| {
+            // Asked for after the record was: it may be forgotten right now.
+            let swept = swept();
+            change(known, swept)
+        })?;
         if let Some(durable) = durable {
             durable.await.map_err(|_| Failed::closed())??;
         }
@@ -278,7 +301,8 @@ pub(super) struct Writer {
     records: Keyspace,
     notes: Keyspace,
     retention: SignedDuration,
-    swept: Option<Timestamp>,
+    swept: Swept,
+    last_sweep: Option<Timestamp>,
 }
 
 impl Writer {
@@ -309,20 +333,27 @@ impl Writer {
         .map_err(Failed::new)
     }
 
-    /// Forgets, once a day, who was not heard of for longer than the retention, and suspects that never
-    /// came back.
+    /// Once a day: forgets who was not heard of for longer than the retention, what was erased and is
+    /// not needed any more, and suspects that never came back.
     fn sweep(&mut self, now: Timestamp) -> fjall::Result<()> {
-        if self.swept.is_some_and(|swept| now.duration_since(swept) < SWEEP_EVERY) {
+        if self.last_sweep.is_some_and(|last| now.duration_since(last) < SWEEP_EVERY) {
             return Ok(());
         }
-        self.swept = Some(now);
+        self.last_sweep = Some(now);
+        let mut forgotten = Vec::new();
         for item in self.records.iter() {
             let (key, bytes) = item.into_inner()?;
-            let record = compact::unpack(&bytes);
-            if record.is_ok_and(|record| record.is_older_than(self.retention, now)) {
-                self.records.remove(key)?;
+            let Ok(record) = compact::unpack(&bytes) else { continue };
+            if record.is_older_than(self.retention, now) {
+                forgotten.push(key);
+            } else if let Some(bytes) = lapse(&record, now).and_then(|record| compact::pack(&record).ok()) {
+                self.records.insert(key, bytes)?;
+            }
+            if forgotten.len() >= SWEEP_ROUND {
+                self.forget(std::mem::take(&mut forgotten), now)?;
             }
         }
+        self.forget(forgotten, now)?;
         for item in self.notes.prefix(SUSPECT) {
             let (name, text) = item.into_inner()?;
             let note = std::str::from_utf8(&text).ok().and_then(Note::from_text);
@@ -332,6 +363,42 @@ impl Writer {
         }
         Ok(())
     }
+
+    /// Forgets records, and remembers up to when. Whoever finds no record sees that first.
+    fn forget(&mut self, keys: Vec<fjall::Slice>, now: Timestamp) -> fjall::Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let until = forgotten_until(self.retention, now);
+        let prefixes: BTreeSet<Prefix> = keys.iter().map(|key| prefix_of(key)).collect();
+        let mut batch = self.database.batch();
+        {
+            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+            for prefix in prefixes {
+                let known = swept.entry(prefix).or_insert(until);
+                *known = until.max(*known);
+                batch.insert(&self.notes, format!("{SWEPT}{}", hex(&prefix)), known.to_string());
+            }
+        }
+        for key in keys {
+            batch.remove(&self.records, key);
+        }
+        batch.commit()?;
+        self.database.persist(PersistMode::SyncData)
+    }
+}
+
+/// Up to when persons were forgotten, as it was noted.
+fn swept(notes: &Keyspace) -> Result<Swept, String> {
+    let mut swept = HashMap::new();
+    for item in notes.prefix(SWEPT) {
+        let (name, until) = sound(|| item.into_inner())?;
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "its notes are damaged".to_owned());
+        let until = text(&until)?.parse().map_err(|_| "its notes are damaged".to_owned())?;
+        let prefix = u32::from_str_radix(text(&name)?.trim_start_matches(SWEPT), 16);
+        swept.insert(prefix.map_err(|_| "its notes are damaged")?.to_be_bytes(), until);
+    }
+    Ok(Arc::new(Mutex::new(swept)))
 }
 
 fn suspect_name(key: Key) -> String {

@@ -6,7 +6,8 @@
 //! sorted by key so that no two of them wait for each other in a circle.
 
 use super::address::Address;
-use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen, Write};
+use super::rules::Write;
+use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen};
 use super::suspects::FORGOTTEN_AFTER;
 use super::{Claim, Failed, Known, Note, Record};
 use crate::bytes::{hex, random};
@@ -214,6 +215,11 @@ impl Postgres {
         !self.has_failed.load(Ordering::Relaxed) && !self.notes.client.is_closed()
     }
 
+    /// The time by the database's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
     /// The key under which identifiers are hashed. It lies in the same database: whoever reads all
     /// of it can try identifiers.
     #[must_use]
@@ -230,7 +236,7 @@ impl Postgres {
         &self,
         key: Key,
         seen: Option<Seen>,
-        mut change: impl FnMut(&mut Option<Record>) -> (T, Write),
+        mut change: impl FnMut(&mut Option<Record>, Option<Timestamp>) -> (T, Write),
     ) -> Result<(T, Seen), Failed> {
         let mut seen = match seen {
             Some(seen) => seen,
@@ -238,13 +244,13 @@ impl Postgres {
         };
         loop {
             let mut record = seen.record.clone();
-            let (told, write) = change(&mut record);
+            let (told, write) = change(&mut record, seen.swept);
             let way = match write {
                 Write::Nothing => return Ok((told, seen)),
                 Write::Later => &self.later,
                 Write::Durable => &self.durable,
             };
-            let next = Seen { revision: seen.revision + 1, record };
+            let next = Seen { revision: seen.revision + 1, record, swept: None };
             if self.write(key, &next, way).await? {
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 return Ok((told, next));
@@ -459,7 +465,7 @@ fn seen(row: &tokio_postgres::Row) -> Result<(Key, Seen), Failed> {
     // What it says is somebody's: only where it is wrong may be told.
     let record = serde_json::from_str(record)
         .map_err(|error| Failed::new(format!("a record is damaged at column {}", error.column())))?;
-    Ok((key_of(row)?, Seen { revision: column(row, 1)?, record }))
+    Ok((key_of(row)?, Seen { revision: column(row, 1)?, record, swept: None }))
 }
 
 /// A time as the client takes it; nothing was merged before 1970.

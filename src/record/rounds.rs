@@ -1,7 +1,8 @@
 //! Rounds of the embedded store: what changed in a moment goes to the disk together.
 
 use super::embedded::Writer;
-use super::store::{Key, Write};
+use super::rules::Write;
+use super::store::Key;
 use super::{Failed, Record, compact};
 use crate::task;
 use std::collections::HashMap;

@@ -3,9 +3,10 @@
 use super::embedded::{Embedded, Ending};
 use super::place::{Claim, Failed, Place, Settings};
 use super::postgres::Postgres;
-use super::{Known, Mapped, Note, Offer, Record, Sent, Values, rounds};
+use super::rules::{self, Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write};
+use super::{Known, Mapped, Note, Offer, Record, Recorded, Values, rounds};
 use crate::integration::{Integration, Name};
-use crate::mapping::Source;
+use crate::mapping::Slot;
 use crate::task;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -18,25 +19,22 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// What a request may be late beyond the longest delay and its timeout: clocks and queues.
-const MARGIN: SignedDuration = SignedDuration::from_secs(5);
-/// A request that waits for longer between its note and its sending is noted again.
+/// What waits for longer between its turn and its sending is looked at again.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
 /// Bytes of the key under which identifiers are hashed, and of a store's identity.
 pub(super) const SECRET_BYTES: usize = 32;
 pub(super) const IDENTITY_BYTES: usize = 16;
 
-/// A person's key: a keyed hash.
+/// A person's key: a keyed hash of the integration's records, and one of the person among them.
 pub type Key = [u8; 16];
+/// What all keys of an integration's records begin with.
+pub(super) type Prefix = [u8; 4];
 
-/// What a change of a record asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Write {
-    Nothing,
-    /// Seen at once; nobody waits until it is durable.
-    Later,
-    /// The change counts only once it is durable.
-    Durable,
+/// The prefix of a key.
+pub(super) fn prefix_of(key: &[u8]) -> Prefix {
+    let mut prefix = Prefix::default();
+    prefix.iter_mut().zip(key).for_each(|(byte, of_key)| *byte = *of_key);
+    prefix
 }
 
 /// What a store showed of a record, so that the next change need not ask again.
@@ -45,6 +43,8 @@ pub(super) struct Seen {
     /// Of the shared store: how often the record was written.
     pub revision: i64,
     pub record: Option<Record>,
+    /// Up to when persons may have been forgotten who are not on record.
+    pub swept: Option<Timestamp>,
 }
 
 /// An open store.
@@ -81,6 +81,14 @@ impl Store {
         }
     }
 
+    /// The time by the clock that dates what is in it.
+    fn now(&self, now: Timestamp) -> Timestamp {
+        match self {
+            Store::Embedded(_) => now,
+            Store::Postgres(store) => store.now(),
+        }
+    }
+
     fn secret(&self) -> &[u8] {
         match self {
             Store::Embedded(store) => store.secret(),
@@ -88,14 +96,14 @@ impl Store {
         }
     }
 
-    /// Reads a record, changes it and writes it, as one step. The change must be repeatable: it is
-    /// made again when another worker was faster. Where it asks for nothing, it must have left the
-    /// record as it was.
+    /// Reads a record, changes it and writes it, as one step. The change is told up to when persons
+    /// were forgotten. It must be repeatable: it is made again when another worker was faster. Where
+    /// it asks for nothing, it must have left the record as it was.
     async fn update<T>(
         &self,
         key: Key,
         seen: Option<Seen>,
-        change: impl FnMut(&mut Option<Record>) -> (T, Write),
+        change: impl FnMut(&mut Option<Record>, Option<Timestamp>) -> (T, Write),
     ) -> Result<(T, Seen), Failed> {
         match self {
             Store::Embedded(store) => Ok((store.update(key, change).await?, Seen::default())),
@@ -202,11 +210,22 @@ pub struct Records {
     own: Arc<str>,
 }
 
+/// The records that an integration compared with what the broker remembers of them: only into these
+/// it merges. Once they are opened anew, they are others.
+#[derive(Debug)]
+pub struct Vouched {
+    store: Arc<Store>,
+    prefix: Prefix,
+    mapped: Mutex<Arc<Mapped>>,
+    lateness: SignedDuration,
+    retention: SignedDuration,
+    ids: RandomState,
+    records: Name,
+}
+
 /// How an event's turn begins.
 #[derive(Debug)]
 pub enum Turn {
-    /// No records are kept: an event sends what it says.
-    Untold,
     /// The person was erased after this event.
     Erased,
     /// Nobody can know whether this is the newest: it is older than what is remembered.
@@ -219,19 +238,19 @@ pub enum Turn {
 /// An event's turn: its choices are merged, and what is to be sent is settled.
 #[derive(Debug)]
 pub struct Taken {
-    store: Arc<Store>,
+    by: Arc<Vouched>,
     key: Key,
     seen: Option<Seen>,
     id: u64,
     offer: Arc<Offer>,
     begun: Timestamp,
-    lateness: SignedDuration,
     is_repair: bool,
-    ids: RandomState,
     /// What to send, by property.
     pub newest: Values,
     /// How many of the event's choices are outdated.
     pub outdated: usize,
+    /// What is left out, since nobody can know its newest value.
+    pub unknown: Vec<Slot>,
 }
 
 /// What an answer led to.
@@ -351,14 +370,14 @@ impl Records {
         opening.map(|opened| opened.unwrap_or_else(|_| Err(Failed::closed()))).boxed().shared()
     }
 
-    /// Opens the store where it is not open, and learns since when an integration maps what.
+    /// Opens the store where it is not open.
     ///
     /// # Errors
     /// Another process holds it, or it cannot be read or written.
-    pub async fn ready(&self, integration: &Integration, now: Timestamp) -> Result<Mapped, Failed> {
+    pub async fn open(&self) -> Result<(), Failed> {
         match self.settings.place {
-            Place::Off => Ok(Mapped::default()),
-            _ => mapped(&*self.store().await?, integration, now).await,
+            Place::Off => Ok(()),
+            _ => self.store().await.map(|_| ()),
         }
     }
 
@@ -374,20 +393,37 @@ impl Records {
     }
 
     /// Whether these are the records of which the broker knows, and no older state of them. Begins
-    /// another epoch, and gives what the broker is to remember from now on, if anything.
+    /// another epoch, and gives what the broker is to remember from now on, if anything. The records
+    /// may be merged into once it does.
     ///
     /// # Errors
     /// They are not, or the store failed.
-    pub async fn vouch(&self, known: Option<&Claim>) -> Result<Option<Claim>, Failed> {
+    pub async fn vouch(
+        &self,
+        integration: &Integration,
+        known: Option<&Claim>,
+    ) -> Result<(Option<Arc<Vouched>>, Option<Claim>), Failed> {
         if let Place::Off = self.settings.place {
             // Who never kept records is not reminded of them.
-            return Ok(known.filter(|known| **known != Claim::off()).map(|_| Claim::off()));
+            return Ok((None, known.filter(|known| **known != Claim::off()).map(|_| Claim::off())));
         }
         let store = self.store().await?;
         if let Some(known) = known {
             store.claim().await?.follows(known, &self.settings.place)?;
         }
-        store.advance().await.map(Some)
+        let claim = store.advance().await?;
+        remember_names(&store, integration).await?;
+        let mapped = remember_mappings(&store, integration).await?;
+        let vouched = Vouched {
+            prefix: prefix(store.secret(), &integration.records),
+            store,
+            mapped: Mutex::new(Arc::new(mapped)),
+            lateness: rules::lateness(integration),
+            retention: self.retention,
+            ids: self.ids.clone(),
+            records: integration.records.clone(),
+        };
+        Ok((Some(Arc::new(vouched)), Some(claim)))
     }
 
     /// Whether the broker once knew these records as those of an integration.
@@ -428,86 +464,36 @@ impl Records {
         self.store().await?.count().await
     }
 
-    /// Begins the turn of an event: merges it, and notes that its request may be executed from now
-    /// on. Both are durable when this returns.
+    /// Erases a person: everything up to now, with a mark that it was. Says whether anything was
+    /// known.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn begin(
+    pub async fn forget(
         &self,
-        integration: &Integration,
-        mapped: &Mapped,
+        records: &Name,
         identifier: &str,
-        offer: &Arc<Offer>,
-        is_repair: bool,
+        lateness: SignedDuration,
         now: Timestamp,
-    ) -> Result<Turn, Failed> {
-        let Some((store, key)) = self.look_up(&integration.records, identifier).await? else {
-            return Ok(Turn::Untold);
-        };
-        let lateness = lateness(integration);
-        let id = self.ids.hash_one((key, now));
-        let merge = |known: &mut Option<Record>| {
-            let remembered = known.as_ref().filter(|record| !record.is_older_than(self.retention, now));
-            match remembered {
-                Some(record) if record.has_erased(offer.at) => return (Err(Turn::Erased), Write::Nothing),
-                None if offer.at.is_some_and(|at| now.duration_since(at) > self.retention) => {
-                    return (Err(Turn::TooOld), Write::Nothing);
-                }
-                Some(_) => {}
-                None => *known = None,
-            }
-            let record = known.get_or_insert_default();
-            let outdated = record.merge(offer, now, mapped);
-            let newest = if is_repair { record.repair(offer, now, lateness) } else { Some(record.newest(offer)) };
-            let Some(newest) = newest else { return (Err(Turn::Needless), Write::Later) };
-            record.about_to_send(id, newest.clone(), now, lateness);
-            (Ok((newest, outdated)), Write::Durable)
-        };
-        let (begun, seen) = store.update(key, None, merge).await?;
-        Ok(match begun {
-            Err(turn) => turn,
-            Ok((newest, outdated)) => Turn::Taken(Box::new(Taken {
-                store,
-                key,
-                seen: Some(seen),
-                id,
-                offer: Arc::clone(offer),
-                begun: now,
-                lateness,
-                is_repair,
-                ids: self.ids.clone(),
-                newest,
-                outdated,
-            })),
-        })
-    }
-
-    /// Erases a person: everything up to an instant, with a mark that it was. Says whether anything
-    /// was known.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn erase(&self, records: &Name, identifier: &str, at: Timestamp, now: Timestamp) -> Result<bool, Failed> {
+    ) -> Result<bool, Failed> {
         let Some((store, key)) = self.look_up(records, identifier).await? else { return Ok(false) };
-        let erase = |known: &mut Option<Record>| {
-            let was_known = known.as_ref().is_some_and(|record| !record.is_empty());
-            known.get_or_insert_default().erase(at, now);
-            (was_known, Write::Durable)
-        };
-        Ok(store.update(key, None, erase).await?.0)
+        let erasure = Erasure { at: Some(now), published: now, message: 0 };
+        erase(&store, key, erasure, lateness, now).await
     }
 
-    /// What is recorded of a person.
+    /// What is known of a person.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn person(&self, records: &Name, identifier: &str, now: Timestamp) -> Result<Option<Record>, Failed> {
-        let Some((store, key)) = self.look_up(records, identifier).await? else { return Ok(None) };
-        let look = |known: &mut Option<Record>| (known.clone(), Write::Nothing);
-        let (record, _) = store.update(key, None, look).await?;
-        // What is about to be swept is forgotten already.
-        Ok(record.filter(|record| !record.is_older_than(self.retention, now)))
+    pub async fn person(&self, records: &Name, identifier: &str) -> Result<Recorded, Failed> {
+        let Some((store, key)) = self.look_up(records, identifier).await? else { return Ok(Recorded::default()) };
+        let look = |known: &mut Option<Record>, swept| ((known.clone(), swept), Write::Nothing);
+        let (record, swept) = store.update(key, None, look).await?.0;
+        let mut mapped = BTreeMap::new();
+        for set in record.iter().flat_map(Record::sets) {
+            mapped.insert(set, mappings(&store, records, set).await?);
+        }
+        Ok(Recorded { record, swept, mapped })
     }
 
     /// `None` where no records are kept.
@@ -520,36 +506,135 @@ impl Records {
             Some(store) => store,
             None => self.store().await?,
         };
-        let key = key(store.secret(), records, identifier);
+        let key = key(store.secret(), prefix(store.secret(), records), identifier);
         Ok(Some((store, key)))
     }
 }
 
+async fn erase(
+    store: &Store,
+    key: Key,
+    erasure: Erasure,
+    lateness: SignedDuration,
+    now: Timestamp,
+) -> Result<bool, Failed> {
+    let now = store.now(now);
+    let erase = |known: &mut Option<Record>, _| rules::erase(known, erasure, now, lateness);
+    Ok(store.update(key, None, erase).await?.0)
+}
+
+impl Vouched {
+    /// Begins the turn of an event: merges it, and notes that its request may be executed from now
+    /// on. Both are durable when this returns.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn begin(
+        self: &Arc<Self>,
+        identifier: &str,
+        offer: &Arc<Offer>,
+        is_repair: bool,
+        now: Timestamp,
+    ) -> Result<Turn, Failed> {
+        let key = self.key(identifier);
+        self.turn(key, self.ids.hash_one((key, now)), offer, is_repair, now).await
+    }
+
+    /// Erases a person: everything up to an instant, with a mark that it was. Where the erasure names
+    /// no instant, its message counts from when it was published, as far as is known at its first
+    /// receipt. Says whether anything was known.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn erase(
+        &self,
+        identifier: &str,
+        at: Option<Timestamp>,
+        (message, published): (&[u8], Timestamp),
+        now: Timestamp,
+    ) -> Result<bool, Failed> {
+        self.is_open()?;
+        let message = message_number(self.store.secret(), message);
+        erase(&self.store, self.key(identifier), Erasure { at, published, message }, self.lateness, now).await
+    }
+
+    fn key(&self, identifier: &str) -> Key {
+        key(self.store.secret(), self.prefix, identifier)
+    }
+
+    /// What failed once is compared anew before it is merged into.
+    fn is_open(&self) -> Result<(), Failed> {
+        if self.store.is_open() { Ok(()) } else { Err(Failed::closed()) }
+    }
+
+    fn mapped(&self) -> Arc<Mapped> {
+        Arc::clone(&self.mapped.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn turn(
+        self: &Arc<Self>,
+        key: Key,
+        id: u64,
+        offer: &Arc<Offer>,
+        is_repair: bool,
+        now: Timestamp,
+    ) -> Result<Turn, Failed> {
+        self.is_open()?;
+        let (now, lateness, retention) = (self.store.now(now), self.lateness, self.retention);
+        loop {
+            let mapped = self.mapped();
+            let begin = |known: &mut Option<Record>, swept| {
+                if let Some(set) = known.as_ref().and_then(|record| mapped.unknown(record)) {
+                    return (Err(set), Write::Nothing);
+                }
+                let around = Around { now, lateness, retention, swept, mapped: &mapped };
+                let (begun, write) = rules::begin(known, Ask { id, offer, is_repair }, &around);
+                (Ok(begun), write)
+            };
+            let (begun, seen) = self.store.update(key, None, begin).await?;
+            let ToSend { newest, outdated, unknown, .. } = match begun {
+                Ok(Begun::Send(to_send)) => to_send,
+                Ok(Begun::Erased) => return Ok(Turn::Erased),
+                Ok(Begun::TooOld) => return Ok(Turn::TooOld),
+                Ok(Begun::Needless) => return Ok(Turn::Needless),
+                Err(set) => {
+                    self.learn(set).await?;
+                    continue;
+                }
+            };
+            let (by, offer) = (Arc::clone(self), Arc::clone(offer));
+            let seen = Some(seen);
+            let taken = Taken { by, key, seen, id, offer, begun: now, is_repair, newest, outdated, unknown };
+            return Ok(Turn::Taken(Box::new(taken)));
+        }
+    }
+
+    /// Learns of another document's mappings, under which an event was merged.
+    async fn learn(&self, set: u64) -> Result<(), Failed> {
+        let slots = mappings(&self.store, &self.records, set).await?;
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut mapped).learn(set, slots);
+        Ok(())
+    }
+}
+
 impl Taken {
-    /// Notes once more that the request is about to be sent, if it waited so long since that the
-    /// note tells another time than it is sent at.
+    /// Merges and looks again, if it waited so long that others may have come meanwhile.
     ///
     /// # Errors
     /// The store failed: the event may not be acked.
-    pub async fn refresh(&mut self, now: Timestamp) -> Result<(), Failed> {
-        if now.duration_since(self.begun) <= LONGEST_WAIT {
-            return Ok(());
+    pub async fn looked_again(self: Box<Self>, now: Timestamp) -> Result<Turn, Failed> {
+        if self.by.store.now(now).duration_since(self.begun) <= LONGEST_WAIT {
+            return Ok(Turn::Taken(self));
         }
-        self.begun = now;
-        let note = |known: &mut Option<Record>| {
-            let record = known.get_or_insert_default();
-            record.about_to_send(self.id, self.newest.clone(), now, self.lateness);
-            ((), Write::Durable)
-        };
-        let ((), seen) = self.store.update(self.key, self.seen.take(), note).await?;
-        self.seen = Some(seen);
-        Ok(())
+        let Taken { by, key, id, offer, is_repair, .. } = *self;
+        by.turn(key, id, &offer, is_repair, now).await
     }
 
     /// Whether the request carries another event's newer values.
     #[must_use]
     pub fn is_lent(&self) -> bool {
-        self.newest.values().any(|newest| !newest.is_of(&self.offer))
+        self.newest.values().any(|said| !said.is_of(&self.offer))
     }
 
     /// Takes note of what became of the request, and looks whether the record moved on meanwhile.
@@ -563,33 +648,18 @@ impl Taken {
         was_resent: bool,
         now: Timestamp,
     ) -> Result<Answered, Failed> {
-        let next = self.ids.hash_one((self.id, now));
-        let first = self.ids.hash_one((next, self.id));
-        let Taken { id, begun, lateness, is_repair, .. } = *self;
-        let answer = |known: &mut Option<Record>| {
-            let Some(record) = known.as_mut() else { return ((false, None), Write::Nothing) };
-            if was_resent && sent != Sent::Unknown {
-                record.sent_twice(id, first);
-            }
-            let before = record.refusals();
-            let is_due = record.answered(id, &self.offer, sent, now, lateness) && !is_repair;
-            if is_repair && sent == Sent::Accepted {
-                record.repaired(begun, &self.newest, lateness);
-            }
-            let moved_on = if sent == Sent::Accepted { record.moved_on(&self.newest) } else { None };
-            if let Some(newest) = &moved_on {
-                record.about_to_send(next, newest.clone(), now, lateness);
-            }
-            let must_last = is_due || is_repair || moved_on.is_some() || record.refusals() != before;
-            let write = match sent {
-                _ if must_last => Write::Durable,
-                Sent::Unknown => Write::Nothing,
-                // Lost in a crash, it costs at most a spare request: nobody waits for it.
-                _ => Write::Later,
-            };
-            ((is_due, moved_on), write)
+        let Vouched { store, lateness, retention, ids, .. } = &*self.by;
+        let next = ids.hash_one((self.id, now));
+        let first = ids.hash_one((next, self.id));
+        let (now, mapped) = (store.now(now), self.by.mapped());
+        let ask = Ask { id: self.id, offer: &self.offer, is_repair: self.is_repair };
+        let request = Request { carried: &self.newest, begun: self.begun, sent, was_resent, first, next };
+        let end = |known: &mut Option<Record>, swept| {
+            let around = Around { now, lateness: *lateness, retention: *retention, swept, mapped: &mapped };
+            rules::end(known, ask, &request, &around)
         };
-        let ((is_repair_due, moved_on), seen) = self.store.update(self.key, self.seen.clone(), answer).await?;
+        let (ended, seen) = store.update(self.key, self.seen.clone(), end).await?;
+        let Ended { is_repair_due, moved_on } = ended;
         self.seen = Some(seen);
         self.id = next;
         self.begun = now;
@@ -672,18 +742,70 @@ fn suspect_key(secret: &[u8], integration: &Name, body: &[u8]) -> Key {
     keyed(secret, [b"suspect", integration.as_str().as_bytes(), body])
 }
 
-/// For how long a request may still be executed after it was sent: until the longest delay after
-/// its timeout, and no longer (the README says so). A repair follows so long after.
-#[must_use]
-pub fn lateness(integration: &Integration) -> SignedDuration {
-    let longest = integration.schedule.longest().saturating_add(integration.limits.timeout);
-    SignedDuration::try_from(longest).unwrap_or(SignedDuration::MAX).saturating_add(MARGIN)
+/// The note that tells a set of mappings.
+fn mappings_note(records: &Name, set: u64) -> String {
+    format!("mappings {records} {set:016x}")
+}
+
+/// The mappings of a set; none where nobody knows it any more.
+async fn mappings(store: &Store, records: &Name, set: u64) -> Result<Vec<Slot>, Failed> {
+    let known = store.note(&mappings_note(records, set)).await?;
+    Ok(known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
+/// Remembers what an integration maps now, for those who later ask what an event was merged under.
+async fn remember_mappings(store: &Store, integration: &Integration) -> Result<Mapped, Failed> {
+    let mapped = Mapped::new(integration.mappings.slots().cloned());
+    let name = mappings_note(&integration.records, mapped.own());
+    if store.note(&name).await?.is_none() {
+        let slots: Vec<&Slot> = mapped.slots().collect();
+        store.set_note(&name, &serde_json::json!(slots).to_string()).await?;
+    }
+    Ok(mapped)
+}
+
+/// Remembers how persons are named, and says what another way means.
+async fn remember_names(store: &Store, integration: &Integration) -> Result<(), Failed> {
+    let name = &integration.name;
+    let identifier = integration.mappings.identifier_path();
+    let notes = [
+        ("identifier", format!("identifier {}", integration.records), identifier),
+        ("records", format!("records of {name}"), integration.records.as_str()),
+    ];
+    for (key, note, now) in notes {
+        match store.note(&note).await? {
+            Some(before) if before == now => continue,
+            Some(before) => tracing::warn!(
+                integration = name.as_str(),
+                before,
+                now,
+                "\"{key}\" changed: what is recorded under the former one is not found any more, so an event of \
+                 before that is retried or replayed can win once over a newer one; change it back to avoid that"
+            ),
+            None => {}
+        }
+        store.set_note(&note, now).await?;
+    }
+    Ok(())
+}
+
+/// What all keys of an integration's records begin with.
+fn prefix(secret: &[u8], records: &Name) -> Prefix {
+    prefix_of(&keyed(secret, [b"records".as_slice(), records.as_str().as_bytes()]))
 }
 
 /// A keyed hash: without the store's secret nobody can tell whether somebody is in it.
-fn key(secret: &[u8], records: &Name, identifier: &str) -> Key {
+fn key(secret: &[u8], prefix: Prefix, identifier: &str) -> Key {
     let person = crate::order::person(identifier);
-    keyed(secret, [records.as_str().as_bytes(), person.as_bytes()])
+    let mut key = keyed(secret, [b"person".as_slice(), &prefix, person.as_bytes()]);
+    key.iter_mut().zip(prefix).for_each(|(byte, of_prefix)| *byte = of_prefix);
+    key
+}
+
+/// Names a message among those of one person; nobody can tell from it what is in the message.
+fn message_number(secret: &[u8], message: &[u8]) -> u64 {
+    let hash = keyed(secret, [b"message".as_slice(), message]);
+    hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn keyed<const N: usize>(secret: &[u8], parts: [&[u8]; N]) -> Key {
@@ -698,26 +820,4 @@ fn keyed<const N: usize>(secret: &[u8], parts: [&[u8]; N]) -> Key {
     let mut key = Key::default();
     key.copy_from_slice(&mac.finalize().into_bytes()[..16]);
     key
-}
-
-/// Compares the mappings with those of the last time, and remembers when a new one appeared.
-async fn mapped(store: &Store, integration: &Integration, now: Timestamp) -> Result<Mapped, Failed> {
-    let name = format!("mapped {}", integration.records);
-    let known: Option<BTreeMap<String, Option<Timestamp>>> =
-        store.note(&name).await?.and_then(|text| serde_json::from_str(&text).ok());
-    let is_first = known.is_none();
-    let mut known = known.unwrap_or_default();
-    let before = known.clone();
-    let mut since = BTreeMap::new();
-    for mapping in integration.mappings.iter() {
-        let Source::Path(path) = &mapping.source else { continue };
-        let appeared =
-            known.entry(format!("{}={}", mapping.id, path.written())).or_insert_with(|| (!is_first).then_some(now));
-        since.extend(appeared.map(|appeared| (mapping.id.clone(), appeared)));
-    }
-    if is_first || known != before {
-        let text = serde_json::to_string(&known).map_err(|error| Failed::new(error.to_string()))?;
-        store.set_note(&name, &text).await?;
-    }
-    Ok(Mapped::new(since))
 }

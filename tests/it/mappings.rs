@@ -213,8 +213,7 @@ fn a_mapping_alone_finds_what_it_finds_beside_all_others() {
     let mut found = 0;
     for path in paths {
         let source = Source::Path(Path::compile(path).unwrap());
-        let texts = ("1".into(), "0".into());
-        let mappings = Mappings::new(vec![Mapping { id: "A".into(), source, texts, date_format: None }], 0);
+        let mappings = Mappings::new(vec![Mapping::new("A", source)], 0);
         for body in &bodies {
             let (all, few) = (event::decode(body, &[]), event::decode(body, mappings.unread()));
             let (Ok(all), Ok(few)) = (&all, &few) else {

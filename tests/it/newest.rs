@@ -3,8 +3,8 @@
 use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until};
 use consent_gate::config::{self, Environment};
 use consent_gate::integration::Integration;
-use consent_gate::mapping::Choice;
-use consent_gate::record::{self, Mapped, Offer, Place, Records, Sent, Turn};
+use consent_gate::mapping::{Choice, Slot};
+use consent_gate::record::{self, Offer, Place, Records, Sent, Turn};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -260,8 +260,9 @@ pub fn quiet(lab: &mut Lab) {
 
 fn offer(n: usize) -> Offer {
     let at = Timestamp::from_second(1_700_000_000 + i64::try_from(n).unwrap()).unwrap();
-    let choices = vec![("OPTIN_NEWS".into(), Choice::Switch(n.is_multiple_of(2)))];
-    Offer { at: Some(at), event: Some(n.to_string().into()), choices }
+    let slot = Slot::new("OPTIN_NEWS", "consents_purposes_newsletter_enabled");
+    let choices = vec![(slot, Choice::Switch(n.is_multiple_of(2)))];
+    Offer { at: Some(at), withdrawn_at: Some(at), event: Some(n.to_string().into()), choices }
 }
 
 /// An integration that needs no broker and no gate.
@@ -304,14 +305,16 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
     let records = records_in(&whole);
     let now = Timestamp::now();
     let mut written = Vec::new();
+    let (vouched, _) = records.vouch(&integration, None).await.unwrap();
+    let vouched = vouched.expect("records are kept");
     for n in 0..40 {
-        let turn = records.begin(&integration, &Mapped::default(), JANE, &offer(n).into(), false, now).await.unwrap();
-        written.push(records.person(&integration.records, JANE, now).await.unwrap().unwrap());
+        let turn = vouched.begin(JANE, &offer(n).into(), false, now).await.unwrap();
+        written.push(records.person(&integration.records, JANE).await.unwrap().record.unwrap());
         let Turn::Taken(taken) = turn else { panic!("{turn:?}") };
         taken.answered(Sent::Accepted, false, now).await.unwrap();
-        written.push(records.person(&integration.records, JANE, now).await.unwrap().unwrap());
+        written.push(records.person(&integration.records, JANE).await.unwrap().record.unwrap());
     }
-    drop(records);
+    drop((records, vouched));
     let mut random = Random::new(7);
     let (mut told, mut given) = (0, 0);
     for round in 0..120_u64 {
@@ -332,14 +335,17 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
             bytes[at] ^= 0xff;
         }
         fs::write(file, bytes).unwrap();
-        match records_in(&damaged).person(&integration.records, JANE, now).await {
+        match records_in(&damaged).person(&integration.records, JANE).await {
             Err(why) => {
                 let why = why.to_string();
                 assert!(why.contains("cannot open") || why.contains("damaged"), "{why}");
                 told += 1;
             }
-            Ok(record) => {
-                assert!(record.is_none_or(|record| written.contains(&record)), "never a value that nobody wrote");
+            Ok(recorded) => {
+                assert!(
+                    recorded.record.is_none_or(|record| written.contains(&record)),
+                    "never a value that nobody wrote"
+                );
                 given += 1;
             }
         }

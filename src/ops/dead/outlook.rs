@@ -4,7 +4,7 @@
 use crate::integration::Integration;
 use crate::ops::verdict_of;
 use crate::plan::Plan;
-use crate::record::{Mapped, Record};
+use crate::record::{self, Around, Ask, Begun, Mapped, Recorded};
 use crate::verdict::{Course, Death, Skip};
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
@@ -16,6 +16,8 @@ pub enum Outlook {
     Send,
     /// It would be sent with what the gate accepted already: newer choices, or its own.
     NothingNew,
+    /// It would be sent without what nobody can know the newest value of.
+    LeftOut,
     /// It would be skipped, for this reason.
     Skipped(&'static str),
     /// It would be a dead letter again at once, for this reason.
@@ -28,6 +30,7 @@ impl Outlook {
         match self {
             Outlook::Send => "send",
             Outlook::NothingNew => "nothing_new",
+            Outlook::LeftOut => "left_out",
             Outlook::Skipped(_) => "skipped",
             Outlook::Invalid(_) => "still_invalid",
         }
@@ -36,7 +39,7 @@ impl Outlook {
     /// The reason's code, if there is one.
     pub fn code(self) -> Option<&'static str> {
         match self {
-            Outlook::Send | Outlook::NothingNew => None,
+            Outlook::Send | Outlook::NothingNew | Outlook::LeftOut => None,
             Outlook::Skipped(code) | Outlook::Invalid(code) => Some(code),
         }
     }
@@ -47,6 +50,7 @@ impl fmt::Display for Outlook {
         match self {
             Outlook::Send => f.write_str("send"),
             Outlook::NothingNew => f.write_str("nothing new"),
+            Outlook::LeftOut => f.write_str("in part (what it says of some properties may be outdated)"),
             Outlook::Skipped(code) => write!(f, "skipped ({code})"),
             Outlook::Invalid(code) => write!(f, "still invalid ({code})"),
         }
@@ -58,8 +62,7 @@ impl fmt::Display for Outlook {
 pub enum Known {
     /// Nobody was asked, or nobody keeps records.
     Untold,
-    /// What is recorded, when anything is.
-    Told(Option<Record>),
+    Told(Box<Recorded>),
 }
 
 /// What would become of a letter with this plan, whose person has this record. Without records the
@@ -81,19 +84,21 @@ pub fn would(
             };
         }
     };
-    let Known::Told(record) = known else { return Outlook::Send };
-    let Some(record) = record else {
-        let is_too_old = plan.offer.at.is_some_and(|at| now.duration_since(at) > retention);
-        return if is_too_old { Outlook::Invalid(Death::OlderThanRetention.code()) } else { Outlook::Send };
-    };
-    if record.has_erased(plan.offer.at) {
-        return Outlook::Skipped(Skip::Erased.code());
+    let Known::Told(recorded) = known else { return Outlook::Send };
+    let Recorded { record, swept, mapped: others } = &**recorded;
+    let mapped = Mapped::new(integration.mappings.slots().cloned()).beside(others);
+    let (lateness, swept) = (record::lateness(integration), *swept);
+    let around = Around { now, lateness, retention, swept, mapped: &mapped };
+    let ask = Ask { id: 0, offer: &plan.offer, is_repair: false };
+    // Begun on a copy: nothing is written.
+    match record::begin(&mut record.clone(), ask, &around).0 {
+        Begun::Erased => Outlook::Skipped(Skip::Erased.code()),
+        Begun::TooOld => Outlook::Invalid(Death::OlderThanRetention.code()),
+        Begun::Needless => Outlook::NothingNew,
+        Begun::Send(to_send) if !to_send.unknown.is_empty() => Outlook::LeftOut,
+        Begun::Send(to_send) if to_send.is_accepted => Outlook::NothingNew,
+        Begun::Send(_) => Outlook::Send,
     }
-    // Merged into a copy: nothing is written.
-    let mut merged = record.clone();
-    merged.merge(&plan.offer, now, &Mapped::default());
-    let is_known = merged.newest(&plan.offer).values().all(|newest| newest.accepted.is_some());
-    if is_known { Outlook::NothingNew } else { Outlook::Send }
 }
 
 #[cfg(test)]
@@ -103,19 +108,14 @@ mod tests {
     use crate::integration::Name;
     use crate::mapping::{Choice, Mapping, Mappings, Path, Source};
     use crate::plan::plan;
-    use crate::record::{Offer, Sent};
+    use crate::record::{Erasure, Offer, Record, Request, Sent};
     use crate::schedule::{OnOutage, Schedule};
     use serde_json::json;
 
     const DAY: SignedDuration = SignedDuration::from_hours(24);
 
     fn integration() -> Integration {
-        let mapping = |id: &str, path| Mapping {
-            id: id.into(),
-            source: Source::Path(Path::compile(path).unwrap()),
-            texts: ("1".into(), "0".into()),
-            date_format: None,
-        };
+        let mapping = |id: &str, path| Mapping::new(id, Source::Path(Path::compile(path).unwrap()));
         let list =
             vec![mapping("MAIL", "organization_user_id"), mapping("NEWS", "consents_purposes_newsletter_enabled")];
         Integration {
@@ -149,22 +149,33 @@ mod tests {
         would(&plan, &known, &integration, DAY, at(100))
     }
 
+    fn told(record: Option<Record>) -> Known {
+        Known::Told(Box::new(Recorded { record, ..Recorded::default() }))
+    }
+
     /// What is recorded after a choice that the gate accepted, or did not.
     fn record(minute: i64, news: bool, is_accepted: bool) -> Known {
-        let choices = vec![("NEWS".into(), Choice::Switch(news))];
-        let offer = Offer { at: Some(at(minute)), event: Some("e".into()), choices };
-        let mut record = Record::default();
-        record.merge(&offer, at(minute), &Mapped::default());
-        record.about_to_send(1, record.newest(&offer), at(minute), SignedDuration::ZERO);
+        let integration = integration();
+        let mapped = Mapped::new(integration.mappings.slots().cloned());
+        let (lateness, retention) = (SignedDuration::ZERO, SignedDuration::MAX);
+        let around = Around { now: at(minute), lateness, retention, swept: None, mapped: &mapped };
+        let slot = mapped.slots().next().unwrap().clone();
+        let (at, choices) = (Some(at(minute)), vec![(slot, Choice::Switch(news))]);
+        let offer = Offer { at, withdrawn_at: at, event: Some("e".into()), choices };
+        let ask = Ask { id: 1, offer: &offer, is_repair: false };
+        let mut record = None;
+        let Begun::Send(to_send) = record::begin(&mut record, ask, &around).0 else { panic!("not sent") };
         let sent = if is_accepted { Sent::Accepted } else { Sent::Failed };
-        record.answered(1, &offer, sent, at(minute), SignedDuration::ZERO);
-        Known::Told(Some(record))
+        let (carried, begun) = (&to_send.newest, around.now);
+        let request = Request { carried, begun, sent, was_resent: false, first: 2, next: 3 };
+        record::end(&mut record, ask, &request, &around);
+        told(record)
     }
 
     #[test]
     fn only_what_the_gate_did_not_accept_would_change_the_profile() {
         assert_eq!(outlook(&event(1, true), Known::Untold), Outlook::Send);
-        assert_eq!(outlook(&event(1, true), Known::Told(None)), Outlook::Send);
+        assert_eq!(outlook(&event(1, true), told(None)), Outlook::Send);
         assert_eq!(outlook(&event(1, true), record(2, false, true)), Outlook::NothingNew);
         assert_eq!(outlook(&event(1, true), record(1, true, true)), Outlook::NothingNew);
         assert_eq!(outlook(&event(1, true), record(1, true, false)), Outlook::Send, "it was never accepted");
@@ -176,11 +187,15 @@ mod tests {
     fn what_cannot_be_sent_says_why() {
         assert_eq!(outlook(b"{", Known::Untold), Outlook::Invalid("undecodable"));
         assert_eq!(outlook(&event(1_000, true), Known::Untold), Outlook::Invalid("future_dated"));
-        assert_eq!(outlook(&event(-2_000, true), Known::Told(None)), Outlook::Invalid("older_than_retention"));
+        assert_eq!(outlook(&event(-2_000, true), told(None)), Outlook::Invalid("older_than_retention"));
         assert_eq!(outlook(&event(-2_000, true), record(2, false, true)), Outlook::NothingNew);
-        let mut erased = Record::default();
-        erased.erase(at(5), at(5));
-        assert_eq!(outlook(&event(1, true), Known::Told(Some(erased))), Outlook::Skipped("erased"));
+        let mut erased = None;
+        let erasure = Erasure { at: Some(at(5)), published: at(5), message: 0 };
+        record::erase(&mut erased, erasure, at(5), SignedDuration::ZERO);
+        assert_eq!(outlook(&event(1, true), told(erased)), Outlook::Skipped("erased"));
+        let forgotten = Recorded { swept: Some(at(5)), ..Recorded::default() };
+        let forgotten = Known::Told(Box::new(forgotten));
+        assert_eq!(outlook(&event(1, true), forgotten), Outlook::Invalid("older_than_retention"));
         let pending =
             String::from_utf8(event(1, true)).unwrap().replace("\"id\":\"e\"", "\"status\":\"pending_approval\"");
         assert_eq!(outlook(pending.as_bytes(), Known::Untold), Outlook::Skipped("pending"));

@@ -84,7 +84,7 @@ impl Asking<'_> {
         let (_, planned) = plan(letter.body, integration, now);
         let known = match (&self.records, &planned) {
             (Some(records), Ok(Plan::Send(send))) => {
-                Known::Told(records.person(&integration.records, &send.identifier).await?)
+                Known::Told(Box::new(records.person(&integration.records, &send.identifier).await?))
             }
             _ => Known::Untold,
         };

@@ -1,0 +1,643 @@
+//! How an event's turn with its person's record begins and ends, and what an erasure leaves (pure).
+//!
+//! The worker, the dry run of a replay and the model of the whole all decide here.
+
+use super::{Doubt, Mapped, Mark, Newest, Offer, Record, Said, Values, Version};
+use crate::gate::Outcome;
+use crate::integration::Integration;
+use crate::mapping::{Choice, Names, Selection, Slot};
+use crate::verdict::MAX_AHEAD;
+use jiff::{SignedDuration, Timestamp};
+use litemap::LiteMap;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// A repair that did not come for so long was given up.
+const LONGEST_REPAIR: SignedDuration = SignedDuration::from_hours(24);
+/// The most doubts kept of one person; beyond that the oldest are joined.
+const MOST_DOUBTS: usize = 16;
+/// Under which id doubts are joined; no request has it.
+const JOINED: u64 = 0;
+/// The most sets of mappings of which a record knows what came under them, and the most erasures
+/// without a time that it remembers; beyond that the oldest are taken together, or forgotten.
+const MOST_HEARD: usize = 16;
+const MOST_MESSAGES: usize = 16;
+/// The number of a set that mapped nothing.
+const UNMAPPED: u64 = 0;
+/// What a request may be late beyond the longest delay and its timeout: clocks and queues.
+const MARGIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// For how long a request may still be executed after it was sent: until the longest delay after
+/// its timeout, and no longer (the README says so). A repair follows so long after.
+#[must_use]
+pub fn lateness(integration: &Integration) -> SignedDuration {
+    let longest = integration.schedule.longest().saturating_add(integration.limits.timeout);
+    SignedDuration::try_from(longest).unwrap_or(SignedDuration::MAX).saturating_add(MARGIN)
+}
+
+/// What a change of a record asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    Nothing,
+    /// Seen at once; nobody waits until it is durable.
+    Later,
+    /// The change counts only once it is durable.
+    Durable,
+}
+
+/// What is known beside a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    /// By the store's clock.
+    pub now: Timestamp,
+    /// For how long a request may still be executed after it was sent.
+    pub lateness: SignedDuration,
+    /// How long a person is remembered of whom nothing is heard.
+    pub retention: SignedDuration,
+    /// What was heard up to then may have been forgotten, of persons who are not on record.
+    pub swept: Option<Timestamp>,
+    pub mapped: &'a Mapped,
+}
+
+/// An event whose turn it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Names its request.
+    pub id: u64,
+    pub offer: &'a Offer,
+    /// It was delivered already; its person's newest values are to be sent once more.
+    pub is_repair: bool,
+}
+
+/// How an event's turn begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// The person was erased after this event.
+    Erased,
+    /// Nobody can know whether this is the newest: it is older than what is remembered.
+    TooOld,
+    /// A repair that nobody needs any more.
+    Needless,
+    Send(ToSend),
+}
+
+/// What an event's request carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToSend {
+    pub newest: Values,
+    /// How many of the event's choices are outdated.
+    pub outdated: usize,
+    /// What is left out, since nobody can know its newest value.
+    pub unknown: Vec<Slot>,
+    /// The gate accepted all of it already.
+    pub is_accepted: bool,
+}
+
+/// Begins the turn of an event: merges it, and notes that its request may be executed from now on.
+pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (Begun, Write) {
+    let Ask { id, offer, is_repair } = ask;
+    if is_repair {
+        let Some(record) = known else { return (Begun::Needless, Write::Nothing) };
+        let Some(newest) = record.repair(offer, around) else {
+            record.let_go(around);
+            return (Begun::Needless, Write::Later);
+        };
+        record.about_to_send(id, &newest, around);
+        return (Begun::Send(ToSend { newest, ..ToSend::default() }), Write::Durable);
+    }
+    let passing = match known {
+        None if is_too_old(offer, around) => return (Begun::TooOld, Write::Nothing),
+        None => Cow::Borrowed(offer),
+        Some(record) => match record.passing(offer, around) {
+            Some(passing) => passing,
+            None => {
+                // What waited in hand was noted before, and is not sent.
+                let was_noted = record.doubts.remove(&id).is_some();
+                return (Begun::Erased, if was_noted { Write::Later } else { Write::Nothing });
+            }
+        },
+    };
+    let record = known.get_or_insert_default();
+    let outdated = record.merge(&passing, around);
+    let (newest, unknown) = record.newest(&passing, around.mapped);
+    let is_accepted = newest.keys().all(|slot| record.values.get(slot).is_some_and(|newest| newest.accepted.is_some()));
+    record.about_to_send(id, &newest, around);
+    (Begun::Send(ToSend { newest, outdated, unknown, is_accepted }), Write::Durable)
+}
+
+/// Up to when persons may be forgotten of whom nothing was heard for the retention: their events may
+/// have been dated some minutes ahead.
+#[must_use]
+pub fn forgotten_until(retention: SignedDuration, now: Timestamp) -> Timestamp {
+    let heard_until = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
+    heard_until.checked_add(MAX_AHEAD).unwrap_or(heard_until)
+}
+
+/// A record without what was erased and is needed by no note any more; `None` where nothing changes.
+#[must_use]
+pub fn lapse(record: &Record, now: Timestamp) -> Option<Record> {
+    record.mark.as_ref()?;
+    let mut lapsed = record.clone();
+    // Longer than any request is late.
+    lapsed.forget(now, LONGEST_REPAIR);
+    (lapsed != *record).then_some(lapsed)
+}
+
+/// Whether an event of a person who is not on record may be older than what was known.
+fn is_too_old(offer: &Offer, around: &Around<'_>) -> bool {
+    let is_swept = around.swept.is_some_and(|swept| offer.latest() <= Some(swept));
+    is_swept || offer.latest().is_some_and(|at| around.now.duration_since(at) > around.retention)
+}
+
+/// What a definite or indefinite answer means for the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Accepted,
+    /// For good: it will never pass as it was.
+    Refused,
+    /// Definitely not executed, or executed without effect.
+    Failed,
+    /// It may still be executed.
+    Unknown,
+}
+
+impl Sent {
+    /// What an answer proves. One that came from a gate that is down proves nothing: what stands
+    /// behind it may still execute the request; a 429 proves that it was not executed. A refusal of
+    /// a request that carried other events' values says nothing of any one of them.
+    #[must_use]
+    pub fn of(outcome: Outcome, is_lent: bool) -> Sent {
+        match outcome {
+            Outcome::Accepted => Sent::Accepted,
+            Outcome::Refused if !is_lent => Sent::Refused,
+            Outcome::Refused | Outcome::Rejected | Outcome::Throttled | Outcome::Misconfigured => Sent::Failed,
+            Outcome::Unavailable | Outcome::UnexpectedStatus => Sent::Unknown,
+        }
+    }
+}
+
+/// A request that was answered, or was not.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub carried: &'a Values,
+    /// When it was noted.
+    pub begun: Timestamp,
+    pub sent: Sent,
+    /// It left twice: what is known of the second copy says nothing of the first.
+    pub was_resent: bool,
+    /// The names of the first copy, and of the request that follows where the record moved on.
+    pub first: u64,
+    pub next: u64,
+}
+
+/// How an event's turn ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// An older request may still be executed, and would spoil what was accepted.
+    pub is_repair_due: bool,
+    /// Something else became the newest meanwhile: it is to be sent, too.
+    pub moved_on: Option<Values>,
+}
+
+/// Ends the turn of an event: takes note of the answer, and looks whether the record moved on.
+pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, around: &Around<'_>) -> (Ended, Write) {
+    let Request { carried, sent, begun, .. } = *request;
+    let Some(record) = known.as_mut().filter(|_| sent != Sent::Unknown) else {
+        return (Ended::default(), Write::Nothing);
+    };
+    let doubt = record.doubts.remove(&ask.id);
+    if request.was_resent && !carried.is_empty() {
+        let doubt = doubt.unwrap_or_else(|| Doubt { at: begun, sent: carried.clone(), is_parked: false });
+        record.doubts.insert(request.first, doubt);
+    }
+    let before = (record.refusals(), record.mark.clone());
+    record.answered(ask.offer, carried, sent, around.now);
+    record.let_go(around);
+    let mut ended = Ended::default();
+    if sent == Sent::Accepted {
+        if ask.is_repair {
+            record.repaired(begun, carried, around);
+        }
+        // That a repair is on its way already proves nothing: a crash may have lost it before it was
+        // parked.
+        ended.is_repair_due = record.park_repair(around);
+        ended.moved_on = record.moved_on(carried, around.mapped);
+    }
+    if let Some(newest) = &ended.moved_on {
+        record.about_to_send(request.next, newest, around);
+    }
+    let is_changed = before != (record.refusals(), record.mark.clone());
+    let must_last = ended.is_repair_due || ask.is_repair || ended.moved_on.is_some() || is_changed;
+    // Lost in a crash, an acceptance costs at most a spare request: nobody waits for it.
+    (ended, if must_last { Write::Durable } else { Write::Later })
+}
+
+/// An erasure that came.
+#[derive(Clone, Copy, Debug)]
+pub struct Erasure {
+    /// Up to when everything is to be erased, where anything tells.
+    pub at: Option<Timestamp>,
+    /// When it was published, or came first.
+    pub published: Timestamp,
+    /// Names the message.
+    pub message: u64,
+}
+
+/// Erases a person: everything up to an instant, with a mark that it was. Says whether anything was
+/// known.
+pub fn erase(known: &mut Option<Record>, erasure: Erasure, now: Timestamp, lateness: SignedDuration) -> (bool, Write) {
+    let was_known = known.as_ref().is_some_and(|record| !record.is_empty());
+    let record = known.get_or_insert_default();
+    let Erasure { at, published, message } = erasure;
+    let mut mark = record.mark.take().unwrap_or(Mark { at: Timestamp::MIN, granted: LiteMap::new(), messages: vec![] });
+    let at = at.unwrap_or_else(|| mark.first_receipt(message, published));
+    mark.at = mark.at.max(at);
+    for (slot, newest) in &record.values {
+        if let Some(version) = newest.at_gate().and_then(|said| said.grant()).filter(|grant| grant.at <= Some(at)) {
+            mark.grant(slot, version);
+        }
+    }
+    // Those that lapsed were never answered either.
+    for doubt in record.doubts.values() {
+        for (slot, sent) in doubt.sent.iter().filter(|(_, sent)| sent.latest().at <= Some(at)) {
+            let is_made_good = |newest: &Newest| {
+                newest.accepted.is_some() && newest.said.grant().is_none() && newest.said.covers(sent)
+            };
+            if let (Some(version), false) = (sent.grant(), record.values.get(slot).is_some_and(is_made_good)) {
+                mark.grant(slot, version);
+            }
+        }
+    }
+    record.mark = Some(mark);
+    record.merged = record.merged.max(Some(now));
+    record.forget(now, lateness);
+    (was_known, Write::Durable)
+}
+
+impl Mark {
+    /// The time of an erasure that names none: that of its first receipt.
+    fn first_receipt(&mut self, message: u64, published: Timestamp) -> Timestamp {
+        if let Some((_, at)) = self.messages.iter().find(|(known, _)| *known == message) {
+            return *at;
+        }
+        if self.messages.len() >= MOST_MESSAGES {
+            self.messages.remove(0);
+        }
+        self.messages.push((message, published));
+        published
+    }
+
+    /// Notes that the contact is opted in at the gate.
+    fn grant(&mut self, slot: &Slot, version: &Version) {
+        match self.granted.get_mut(slot.property()) {
+            Some(known) if *known < *version => *known = version.clone(),
+            Some(_) => {}
+            None => drop(self.granted.insert(slot.property().into(), version.clone())),
+        }
+    }
+
+    /// Whether the contact was opted in when this was said, or before.
+    fn is_granted_before(&self, slot: &Slot, version: &Version) -> bool {
+        self.granted.get(slot.property()).is_some_and(|granted| granted.at <= version.at)
+    }
+
+    /// Notes what the gate has now.
+    fn accepted(&mut self, slot: &Slot, said: &Said) {
+        let Some(granted) = self.granted.get(slot.property()) else { return };
+        if said.latest().at >= granted.at {
+            self.granted.remove(slot.property());
+        }
+    }
+}
+
+impl Doubt {
+    /// Whether the gate may still execute it, or a repair of it is on its way.
+    fn stands(&self, now: Timestamp, lateness: SignedDuration) -> bool {
+        now.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { lateness }
+    }
+
+    /// Takes another one in: of each property the older value, and the later time.
+    fn join(&mut self, other: Doubt) {
+        for (slot, sent) in other.sent {
+            match self.sent.get_mut(&slot) {
+                Some(known) if known.covers(&sent) => *known = sent,
+                Some(_) => {}
+                None => drop(self.sent.insert(slot, sent)),
+            }
+        }
+        self.at = self.at.max(other.at);
+        self.is_parked |= other.is_parked;
+    }
+}
+
+impl Record {
+    /// What of an event an erasure lets pass: all of it when it is later; else a withdrawal of what the
+    /// gate still has as granted, and nothing beside. `None` where nothing is.
+    fn passing<'o>(&self, offer: &'o Offer, around: &Around<'_>) -> Option<Cow<'o, Offer>> {
+        let Some(mark) = &self.mark else { return Some(Cow::Borrowed(offer)) };
+        let is_later = |at: Option<Timestamp>| at > Some(mark.at);
+        if is_later(offer.at.min(offer.withdrawn_at)) {
+            return Some(Cow::Borrowed(offer));
+        }
+        let choices: Vec<(Slot, Choice)> = offer
+            .choices
+            .iter()
+            .filter_map(|(slot, choice)| {
+                let said = Said::offered(choice, offer);
+                if said.after(mark.at).as_ref() == Some(&said) {
+                    return Some((slot.clone(), choice.clone()));
+                }
+                let withdrawal = withdrawal(choice)?;
+                let said = Said::offered(&withdrawal, offer);
+                if is_later(said.latest().at) {
+                    return Some((slot.clone(), withdrawal));
+                }
+                let takes_back = |known: &Newest| {
+                    known.said.grant().is_none() || known.said.joined(&said).choice() != known.said.choice()
+                };
+                let known = self.values.get(slot);
+                let passes = known.is_none_or(takes_back) && mark.is_granted_before(slot, said.latest());
+                // Accepted, and its repair may be lost with a crash.
+                let is_it = |known: &Newest| known.accepted.is_some() && *known.said == said;
+                let is_in_danger = || known.is_some_and(is_it) && self.is_in_danger(slot, around);
+                (passes || is_in_danger()).then(|| (slot.clone(), withdrawal))
+            })
+            .collect();
+        let is_left = !choices.is_empty() || offer.choices.is_empty() && is_later(offer.latest());
+        is_left.then(|| Cow::Owned(Offer { choices, ..offer.clone() }))
+    }
+
+    /// Merges an event's choices; per property and path the newer version stays. Gives how many
+    /// choices were outdated.
+    fn merge(&mut self, offer: &Offer, around: &Around<'_>) -> usize {
+        let mut outdated = 0;
+        for (slot, choice) in &offer.choices {
+            let offered = Said::offered(choice, offer);
+            let Some(known) = self.values.get_mut(slot) else {
+                self.values.insert(slot.clone(), Newest::new(offered, None));
+                continue;
+            };
+            let joined = known.said.joined(&offered);
+            outdated += usize::from(joined != offered);
+            if joined != *known.said {
+                *known = Newest::new(joined, known.at_gate().cloned());
+            }
+        }
+        self.hear(offer, around.mapped.own());
+        self.merged = self.merged.max(Some(around.now));
+        outdated
+    }
+
+    fn hear(&mut self, offer: &Offer, set: u64) {
+        let version = Version { at: offer.latest(), event: offer.event.clone() };
+        match self.heard.get_mut(&set) {
+            Some(heard) if *heard < version => *heard = version,
+            Some(_) => {}
+            None => drop(self.heard.insert(set, version)),
+        }
+        while self.heard.len() > MOST_HEARD {
+            let others = self.heard.iter().filter(|(other, _)| **other != set && **other != UNMAPPED);
+            let Some(oldest) = others.min_by_key(|(_, heard)| *heard).map(|(other, _)| *other) else { return };
+            if let Some(heard) = self.heard.remove(&oldest) {
+                let unmapped = self.heard.get(&UNMAPPED).cloned().unwrap_or_default();
+                self.heard.insert(UNMAPPED, heard.max(unmapped));
+            }
+        }
+    }
+
+    /// What to send for the properties of an event: the newest of each, without those that the gate
+    /// refused for good unless they are this event's own; and what cannot be known.
+    fn newest(&self, offer: &Offer, mapped: &Mapped) -> (Values, Vec<Slot>) {
+        let (mut values, mut unknown) = (Values::new(), Vec::new());
+        for (slot, _) in &offer.choices {
+            let Some(newest) = self.values.get(slot) else { continue };
+            if newest.is_refused && !newest.said.is_of(offer) {
+                continue;
+            }
+            if self.is_known(slot, newest, mapped) {
+                values.insert(slot.clone(), Arc::clone(&newest.said));
+            } else {
+                unknown.push(slot.clone());
+            }
+        }
+        (values, unknown)
+    }
+
+    /// Whether nothing that nobody noted can be newer.
+    fn is_known(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
+        mapped.missed(slot, self).is_none_or(|missed| !newest.said.may_be_outdated_by(missed))
+    }
+
+    /// What to send to make good what a late request may have spoiled: the newest of everything that
+    /// it carried, beside what the event names. Of an erased person, only what may be spoiled.
+    fn repair(&self, offer: &Offer, around: &Around<'_>) -> Option<Values> {
+        let standing = || self.doubts.values().filter(|doubt| doubt.stands(around.now, around.lateness));
+        if !standing().any(|doubt| self.is_spoiled_by(doubt, around.mapped)) {
+            return None;
+        }
+        let (mut values, _) = self.newest(offer, around.mapped);
+        values.retain(|_, said| !self.has_erased(said.latest().at));
+        for slot in standing().flat_map(|doubt| doubt.sent.keys()) {
+            values.extend(self.of_property(slot, around.mapped));
+        }
+        Some(values)
+    }
+
+    /// The newest of a property on the paths on which it is mapped now, where it can be sent. A grant
+    /// that the gate never accepted is not given to it after its person was erased.
+    fn of_property<'r>(&'r self, slot: &'r Slot, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
+        let own = mapped.slots().filter(|own| own.property() == slot.property());
+        let known = own.filter_map(|own| self.values.get(own).map(|newest| (own, newest)));
+        let is_new_grant = |newest: &Newest| newest.accepted.is_none() && newest.said.grant().is_some();
+        let sendable = known.filter(move |(own, newest)| {
+            let is_kept = !self.has_erased(newest.said.latest().at) || !is_new_grant(newest);
+            is_kept && !newest.is_refused && self.is_known(own, newest, mapped)
+        });
+        sendable.map(|(own, newest)| (own.clone(), Arc::clone(&newest.said)))
+    }
+
+    /// Notes, before it is sent, that a request may be executed.
+    fn about_to_send(&mut self, id: u64, sent: &Values, around: &Around<'_>) {
+        self.doubts.remove(&id);
+        self.let_go(around);
+        if sent.is_empty() {
+            return;
+        }
+        while self.doubts.len() >= MOST_DOUBTS {
+            let others = self.doubts.iter().filter(|(id, _)| **id != JOINED);
+            let Some(oldest) = others.min_by_key(|(_, doubt)| doubt.at).map(|(id, _)| *id) else { break };
+            let Some(oldest) = self.doubts.remove(&oldest) else { break };
+            match self.doubts.get_mut(&JOINED) {
+                Some(joined) => joined.join(oldest),
+                None => drop(self.doubts.insert(JOINED, oldest)),
+            }
+        }
+        self.doubts.insert(id, Doubt { at: around.now, sent: sent.clone(), is_parked: false });
+    }
+
+    /// Takes note of what became of what a request carried.
+    fn answered(&mut self, offer: &Offer, carried: &Values, sent: Sent, now: Timestamp) {
+        for (slot, said) in carried {
+            let is_accepted = sent == Sent::Accepted;
+            if let (Some(mark), true) = (&mut self.mark, is_accepted) {
+                mark.accepted(slot, said);
+                if let (Some(version), true) = (said.grant(), said.latest().at <= Some(mark.at)) {
+                    mark.grant(slot, version);
+                }
+            }
+            let Some(newest) = self.values.get_mut(slot) else { continue };
+            if newest.said != *said {
+                if is_accepted && newest.accepted.is_none() {
+                    newest.before = Some(Arc::clone(said));
+                }
+                continue;
+            }
+            match sent {
+                Sent::Accepted => {
+                    newest.is_refused = false;
+                    newest.accepted.get_or_insert(now);
+                    newest.before = None;
+                }
+                // What it accepted once it has, whatever it says of another delivery.
+                Sent::Refused if said.is_of(offer) && newest.accepted.is_none() => newest.is_refused = true,
+                Sent::Refused | Sent::Failed | Sent::Unknown => {}
+            }
+        }
+    }
+
+    /// Whether a request that is executed late would put older values back, in place of what can be
+    /// sent again.
+    fn is_spoiled_by(&self, doubt: &Doubt, mapped: &Mapped) -> bool {
+        doubt.sent.iter().any(|(slot, sent)| {
+            let mut newest = self.of_property(slot, mapped);
+            newest.any(
+                |(known, said)| {
+                    if known == *slot { !sent.covers(&said) } else { said.latest().at > sent.latest().at }
+                },
+            )
+        })
+    }
+
+    /// Whether a request that is executed late would put an older value of this slot back.
+    fn is_in_danger(&self, slot: &Slot, around: &Around<'_>) -> bool {
+        let standing = self.doubts.values().filter(|doubt| doubt.stands(around.now, around.lateness));
+        let mut spoiling = standing.filter(|doubt| self.is_spoiled_by(doubt, around.mapped));
+        spoiling.any(|doubt| doubt.sent.keys().any(|sent| sent.property() == slot.property()))
+    }
+
+    /// Notes that a repair follows, where one is due.
+    fn park_repair(&mut self, around: &Around<'_>) -> bool {
+        let standing = self.doubts.iter().filter(|(_, doubt)| doubt.stands(around.now, around.lateness));
+        let spoiling: Vec<u64> =
+            standing.filter(|(_, doubt)| self.is_spoiled_by(doubt, around.mapped)).map(|(id, _)| *id).collect();
+        for id in &spoiling {
+            if let Some(doubt) = self.doubts.get_mut(id) {
+                doubt.is_parked = true;
+            }
+        }
+        !spoiling.is_empty()
+    }
+
+    /// After a repair was accepted, what could only be executed before it was sent spoils nothing any
+    /// more of what the repair carried.
+    fn repaired(&mut self, begun: Timestamp, carried: &Values, around: &Around<'_>) {
+        let made_good: Vec<u64> = self
+            .doubts
+            .iter()
+            .filter(|(_, doubt)| begun.duration_since(doubt.at) >= around.lateness)
+            .filter(|(_, doubt)| {
+                let mut left = doubt.sent.keys().flat_map(|slot| self.of_property(slot, around.mapped));
+                left.all(|(slot, _)| carried.contains_key(&slot))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in made_good {
+            self.doubts.remove(&id);
+        }
+    }
+
+    /// What has become the newest of what was sent, if anything has. Values that the gate refused for
+    /// good are not sent again.
+    fn moved_on(&self, sent: &Values, mapped: &Mapped) -> Option<Values> {
+        let known = || {
+            let known = sent.iter().filter_map(|(slot, sent)| Some((slot, sent, self.values.get(slot)?)));
+            let known = known.filter(|(_, _, newest)| !newest.is_refused);
+            known.filter(|(slot, _, newest)| self.is_known(slot, newest, mapped))
+        };
+        let has_moved = known().any(|(_, sent, newest)| !sent.covers(&newest.said));
+        has_moved.then(|| known().map(|(slot, _, newest)| (slot.clone(), Arc::clone(&newest.said))).collect())
+    }
+
+    /// How many values the gate refused for good.
+    fn refusals(&self) -> usize {
+        self.values.values().filter(|newest| newest.is_refused).count()
+    }
+
+    /// Lets go of notes that lapsed, and of what was erased and is not needed by a note any more. A
+    /// grant that was never answered may be at the gate for good.
+    fn let_go(&mut self, around: &Around<'_>) {
+        let Around { now, lateness, .. } = *around;
+        for doubt in self.doubts.values().filter(|doubt| !doubt.stands(now, lateness)) {
+            for (slot, sent) in &doubt.sent {
+                let Some(newest) = self.values.get_mut(slot).filter(|newest| newest.accepted.is_none()) else {
+                    continue;
+                };
+                let is_older = |before: &Arc<Said>| !before.covers(sent);
+                if sent.grant().is_some() && newest.before.as_ref().is_none_or(is_older) {
+                    newest.before = Some(Arc::clone(sent));
+                }
+            }
+        }
+        self.forget(now, lateness);
+    }
+
+    /// Forgets what was erased, but for what a standing note needs.
+    fn forget(&mut self, now: Timestamp, lateness: SignedDuration) {
+        let Record { values, doubts, mark, .. } = self;
+        doubts.retain(|_, doubt| doubt.stands(now, lateness));
+        let Some(Mark { at, .. }) = mark else { return };
+        let is_needed =
+            |slot: &Slot| doubts.values().any(|doubt| doubt.sent.keys().any(|sent| sent.property() == slot.property()));
+        let left = std::mem::take(values).into_iter();
+        *values = left
+            .filter_map(|(slot, newest)| {
+                let left = newest.after(*at, is_needed(&slot), now)?;
+                Some((slot, left))
+            })
+            .collect();
+    }
+}
+
+impl Newest {
+    /// What is left of it after an erasure; all of it while a note needs it, but for a grant that the gate
+    /// never accepted: that is not given to it any more, and what it has in its place counts.
+    fn after(self, erased: Timestamp, is_needed: bool, now: Timestamp) -> Option<Newest> {
+        if self.said.latest().at > Some(erased) {
+            return match self.said.after(erased) {
+                Some(left) if left != *self.said && !is_needed => Some(Newest::new(left, self.at_gate().cloned())),
+                _ => Some(self),
+            };
+        }
+        if !is_needed {
+            return None;
+        }
+        if self.accepted.is_some() || self.said.grant().is_none() {
+            return Some(self);
+        }
+        let said = self.before.filter(|before| before.grant().is_none())?;
+        Some(Newest { said, is_refused: false, accepted: Some(now), before: None })
+    }
+}
+
+/// What of a choice takes a consent back. Of a selection, all of it: which of its ids the gate has is
+/// not kept beyond an erasure.
+fn withdrawal(choice: &Choice) -> Option<Choice> {
+    match choice {
+        Choice::Switch(false) => Some(Choice::Switch(false)),
+        Choice::Switch(true) | Choice::Text(_) => None,
+        Choice::Selection(Selection { names: Names::Grants, .. }) => {
+            Some(Choice::Selection(Selection { ids: Vec::new(), names: Names::Grants }))
+        }
+        Choice::Selection(Selection { ids, .. }) => (!ids.is_empty()).then(|| choice.clone()),
+    }
+}

@@ -1,0 +1,221 @@
+//! What must be true of a schedule, whatever happened in it.
+
+use super::scenario::{Event, Subject};
+use consent_gate::mapping::{Choice, Slot};
+use consent_gate::record::{Said, Values};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What waits in hand for longer is looked at again.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
+
+/// What the gate executed last.
+pub type Profile = BTreeMap<String, (Slot, Arc<Said>)>;
+
+/// What happened, as somebody sees it who looks at everything.
+#[derive(Default)]
+pub struct Witness {
+    /// What was merged durably: when, under which slots, which event.
+    merged: Vec<(Timestamp, Vec<Slot>, usize)>,
+    /// Which events came to a turn while this slot was mapped, erased or not.
+    came: Vec<(Slot, usize)>,
+    /// Which erasure was carried out when: up to when.
+    erased: Vec<(Timestamp, Timestamp)>,
+    /// The numbers of those.
+    erasures: Vec<u64>,
+    /// What may be at the gate.
+    left: Vec<(Slot, Arc<Said>)>,
+    accepted: Vec<(Slot, Arc<Said>)>,
+    pub wrong: Vec<String>,
+}
+
+impl Witness {
+    pub fn merged(&mut self, now: Timestamp, slots: &[Slot], event: usize) {
+        self.merged.push((now, slots.to_vec(), event));
+    }
+
+    /// A request was noted: from now on nobody can know whether it left.
+    pub fn noted(&mut self, values: &Values) {
+        self.left.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
+    }
+
+    pub fn came(&mut self, slots: &[Slot], event: usize) {
+        self.came.extend(slots.iter().map(|slot| (slot.clone(), event)));
+    }
+
+    pub fn erased(&mut self, now: Timestamp, until: Timestamp) {
+        self.erased.push((now, until));
+    }
+
+    /// An erasure was carried out; one that came before moves nothing.
+    pub fn erased_by(&mut self, number: u64, (before, after): (Option<Timestamp>, Option<Timestamp>), now: Timestamp) {
+        if self.erasures.contains(&number) && before != after {
+            self.wrong.push(format!("an erasure that came again moved the mark from {before:?} to {after:?}"));
+        }
+        self.erasures.push(number);
+        self.erased.extend(after.map(|until| (now, until)));
+    }
+
+    /// A request leaves that was looked at last at `begun`.
+    pub fn asked(&mut self, (begun, now): (Timestamp, Timestamp), is_repair: bool, values: &Values, events: &[Event]) {
+        if now.duration_since(begun) > LONGEST_WAIT {
+            self.wrong.push(format!("sent what was not looked at since {begun}"));
+        }
+        for (slot, said) in values {
+            for (_, slots, event) in self.merged.iter().filter(|(at, ..)| *at < begun) {
+                let offered = offered(&events[*event], slot);
+                let is_older = offered.as_ref().is_some_and(|offered| match slots.contains(slot) {
+                    true => !said.covers(offered),
+                    false => is_later(offered, said),
+                });
+                if is_older && !self.is_erased(offered.as_ref(), |done| done <= begun) {
+                    self.wrong.push(format!("{slot}: sent {said:?} after e{event} was merged"));
+                }
+            }
+            let is_granted = |(left, grant): &(Slot, Arc<Said>)| {
+                left.property() == slot.property() && grant.grant().is_some_and(|grant| grant.at <= said.latest().at)
+            };
+            // Once more, where what came with its first acceptance was lost in a crash.
+            let is_again = |(left, known): &(Slot, Arc<Said>)| left == slot && known == said;
+            let may_be_needed = |left: &(Slot, Arc<Said>)| is_granted(left) || is_again(left);
+            let is_allowed = is_repair || said.grant().is_none() && self.left.iter().any(may_be_needed);
+            if self.is_erased(Some(said), |done| done < begun) && !is_allowed {
+                self.wrong.push(format!("{slot}: sent {said:?} after it was erased"));
+            }
+        }
+        self.noted(values);
+    }
+
+    pub fn accepted(&mut self, values: &Values) {
+        self.accepted.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
+    }
+
+    fn is_erased(&self, said: Option<&Said>, when: impl Fn(Timestamp) -> bool) -> bool {
+        let at = said.and_then(|said| said.latest().at);
+        self.erased.iter().any(|(done, until)| when(*done) && at <= Some(*until))
+    }
+
+    /// Judges the profile once everything is quiet. `dead` are messages whose turn an operator decides;
+    /// `has_dead_repair` one that was to make good what a late request spoiled.
+    pub fn judge(
+        &mut self,
+        profile: &Profile,
+        slots: &[Slot],
+        events: &[Event],
+        dead: &[Subject],
+        has_dead_repair: bool,
+    ) {
+        let is_dead = |event: &usize| dead.contains(&Subject::Event(*event));
+        if !has_dead_repair {
+            let until = self.erased.iter().map(|(_, until)| *until).max();
+            // What is mapped no more nobody can make good, and a grant of an erased person nobody must.
+            let is_left = |said: &Said| said.grant().is_none() || until.is_none() || said.latest().at > until;
+            for (slot, said) in self.accepted.iter().filter(|(slot, said)| slots.contains(slot) && is_left(said)) {
+                let now = profile.get(slot.property());
+                let kept = now.is_some_and(|(now_slot, now)| match now_slot == slot {
+                    true => now.joined(said).choice() == now.choice(),
+                    false => !is_later(said, now),
+                });
+                let waits = |(came, event): &(Slot, usize)| {
+                    came == slot
+                        && is_dead(event)
+                        && offered(&events[*event], slot).is_some_and(|dead| !said.covers(&dead))
+                };
+                // A newer one that waits as a dead letter is not repaired by an older.
+                if !kept && !self.came.iter().any(waits) {
+                    self.wrong.push(format!("{slot}: {said:?} was accepted and is gone: {now:?}"));
+                }
+            }
+        }
+        for slot in slots.iter().filter(|_| !has_dead_repair) {
+            let now = profile.get(slot.property());
+            let wrong = self.newest_is_not_there(slot, now, events, &is_dead);
+            self.wrong.extend(wrong);
+            let Some((now_slot, now)) = now.filter(|(now_slot, _)| slots.contains(now_slot)) else { continue };
+            let wrong = self.was_not_taken_back(now_slot, now, events, &is_dead);
+            self.wrong.extend(wrong);
+        }
+    }
+
+    /// What the gate has as granted must not have been taken back since, whoever was erased.
+    fn was_not_taken_back(
+        &self,
+        slot: &Slot,
+        now: &Said,
+        events: &[Event],
+        is_dead: &dyn Fn(&usize) -> bool,
+    ) -> Option<String> {
+        let granted = now.grant()?;
+        let came = || {
+            let came = self.came.iter().filter(|(came, _)| came == slot);
+            came.filter_map(|(_, event)| Some((offered(&events[*event], slot)?, is_dead(event))))
+        };
+        let is_withdrawal = |said: &Said| match said.choice() {
+            Choice::Selection(selection) => selection.ids.is_empty(),
+            choice => choice.is_withdrawal(),
+        };
+        // What was chosen later stands for it: a grant, or what waits as a dead letter.
+        let is_outdated = |withdrawn: &Said| {
+            came().any(|(said, is_dead)| {
+                is_dead && said.covers(withdrawn) || said.grant().is_some() && !withdrawn.covers(&said)
+            })
+        };
+        let withdrawn = came().filter(|(said, is_dead)| !is_dead && is_withdrawal(said)).map(|(said, _)| said);
+        let mut withdrawn = withdrawn.filter(|said| said.latest().at >= granted.at && !now.covers(said));
+        let withdrawn = withdrawn.find(|withdrawn| !is_outdated(withdrawn))?;
+        Some(format!("{slot}: still {now:?} although {withdrawn:?}"))
+    }
+
+    /// Of everything that was merged under a slot and not erased, the newest must be at the gate; unless
+    /// it was never accepted and waits as a dead letter, or nobody can know that it is the newest.
+    fn newest_is_not_there(
+        &self,
+        slot: &Slot,
+        now: Option<&(Slot, Arc<Said>)>,
+        events: &[Event],
+        is_dead: &dyn Fn(&usize) -> bool,
+    ) -> Option<String> {
+        let until = self.erased.iter().map(|(_, until)| *until).max();
+        let left =
+            |event: &usize| offered(&events[*event], slot).filter(|said| said.latest().at > until || until.is_none());
+        let merged = || self.merged.iter().filter(|(_, slots, _)| slots.contains(slot)).map(|(.., event)| event);
+        let mut newest: Option<Said> = None;
+        for said in merged().filter_map(left) {
+            match &mut newest {
+                Some(newest) => newest.join(&said),
+                None => newest = Some(said),
+            }
+        }
+        let newest = newest?;
+        if let Some(until) = until
+            && matches!(newest, Said::Selection(_))
+            && merged().any(|event| events[*event].at.min(events[*event].withdrawn_at) <= Some(until))
+        {
+            return None; // in parts erased: judged by what is sent and by what was accepted
+        }
+        let is_of = |event: &usize| events[*event].id == *newest.latest().event.as_ref().unwrap();
+        let waits = merged().any(|event| is_dead(event) && (is_of(event) || matches!(newest, Said::Selection(_))));
+        let was_accepted = self.accepted.iter().any(|(accepted, said)| accepted == slot && **said == newest);
+        let may_be_outdated = self.merged.iter().any(|(_, slots, event)| {
+            let latest = events[*event].at.max(events[*event].withdrawn_at);
+            !slots.contains(slot) && latest >= newest.latest().at
+        });
+        let is_there = now.is_some_and(|(now_slot, now)| match now_slot == slot {
+            true => **now == newest,
+            false => !is_later(&newest, now),
+        });
+        let is_excused = may_be_outdated || waits && !was_accepted;
+        (!is_there && !is_excused).then(|| format!("{slot}: {newest:?} is the newest, and the gate has {now:?}"))
+    }
+}
+
+fn offered(event: &Event, slot: &Slot) -> Option<Said> {
+    let offer = event.offer([slot.clone()]);
+    offer.choices.first().map(|(_, choice)| Said::offered(choice, &offer))
+}
+
+/// Whether something was said later than something else, on whatever path.
+fn is_later(said: &Said, than: &Said) -> bool {
+    said.latest().at > than.latest().at
+}

@@ -1,0 +1,706 @@
+//! A world without real time: a broker that reorders and delivers twice, a gate that fails, loses
+//! answers and executes late, workers that crash at every step, wait in hand and have clocks and
+//! documents of their own, a store that loses what was not synced, is swept, and is restored from an
+//! older state. What is decided is decided by the product: its rules of records, its verdicts, its
+//! settlement, its claim.
+
+use super::judge::{Profile, Witness};
+use super::scenario::{Event, Scenario, Subject, document, second};
+use crate::harness::Random;
+use consent_gate::broker::headers::{Attempt, History};
+use consent_gate::broker::outbox::Settlement;
+use consent_gate::gate::{Answer, Outcome};
+use consent_gate::mapping::{Choice, Slot};
+use consent_gate::record::{
+    self, Around, Ask, Begun, Claim, Erasure, Mapped, Offer, Place, Record, Request, Said, Sent, Values, Write,
+};
+use consent_gate::schedule::Schedule;
+use consent_gate::verdict::{self, Course, Skip, too_early};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The shares, in a hundred, of what goes wrong at each step.
+const CRASH: usize = 4;
+const STORE_CRASH: usize = 1;
+/// A schedule with more steps does not end.
+const LONGEST: usize = 200_000;
+/// How often a record that moved on is sent again.
+const RESENDS: usize = 2;
+/// How long the worker waits in hand without looking again.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
+
+/// A rule that is taken away.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Without {
+    Nothing,
+    /// An event sends its own values.
+    Records,
+    /// An event is acked before its record is durable.
+    Durability,
+    /// The record is durable only after the request.
+    NoteFirst,
+    /// Nobody repairs.
+    Repairs,
+    /// After a repair no other is due.
+    FurtherRepairs,
+    /// Beyond the bound the oldest doubts are forgotten.
+    JoinedDoubts,
+    /// The order of versions counts from the arrival.
+    OwnTime,
+    /// Grants of an update that does not tell what it changed count from the update.
+    UnknownUpdates,
+    /// A selection is one text.
+    Selections,
+    /// Nobody looks whether the record moved on during a request.
+    Look,
+    /// What several workers share is written only after the request.
+    CommitFirst,
+    /// What waited in hand is sent as it is.
+    LookAgain,
+    /// A request that left twice counts as one.
+    FirstCopies,
+    /// An erasure leaves no mark.
+    Tombstone,
+    /// An erasure ends what is in doubt.
+    DoubtsOfErased,
+    /// The mark of an erasure keeps no grants.
+    GrantsOfErased,
+    /// An erasure without a time counts from each receipt.
+    FirstReceipts,
+    /// Nobody knows what was mapped when.
+    Mappings,
+    /// What was swept leaves no time.
+    Swept,
+    /// Any store is merged into.
+    Vouching,
+    /// Each worker dates by its own clock.
+    StoreClock,
+}
+
+#[derive(Clone, Debug)]
+struct Message {
+    subject: Subject,
+    history: History,
+    ready: Timestamp,
+}
+
+/// One worker's event in hand, and what is to be done with it next.
+#[derive(Clone, Debug)]
+struct Work {
+    message: Message,
+    stage: Stage,
+    /// It waits until then.
+    until: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Merge,
+    Ask(Turn),
+    Note(Turn, Outcome, bool),
+    Settle(Settlement),
+}
+
+/// A turn that was begun.
+#[derive(Clone, Debug)]
+struct Turn {
+    id: u64,
+    begun: Timestamp,
+    newest: Values,
+    is_repair_due: bool,
+    /// How often it was sent before.
+    resends: usize,
+    opening: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Worker {
+    work: Option<Work>,
+    /// Which opening of the store it compared.
+    vouched: Option<usize>,
+    /// Its document, and what it knows of others.
+    document: usize,
+    mapped: Mapped,
+}
+
+/// The records, and which they are.
+#[derive(Clone, Debug)]
+struct Store {
+    record: Option<Record>,
+    claim: Claim,
+    swept: Option<Timestamp>,
+}
+
+pub struct World<'s> {
+    scenario: &'s Scenario,
+    without: Without,
+    random: Random,
+    now: Timestamp,
+    schedule: Schedule,
+    queue: Vec<Message>,
+    pub dead: Vec<Subject>,
+    pub has_dead_repair: bool,
+    workers: Vec<Worker>,
+    /// What is on the disk, and what everybody sees.
+    disk: Store,
+    memory: Store,
+    /// How often the store was opened.
+    opening: usize,
+    broker: Option<Claim>,
+    advanced: Timestamp,
+    states: Vec<(Timestamp, Store)>,
+    is_restored: bool,
+    is_mended: bool,
+    is_swept: bool,
+    profile: Profile,
+    late: Vec<(Timestamp, Values)>,
+    pub faults: bool,
+    pub witness: Witness,
+    /// What happened, for who wants to read it.
+    pub told: Option<Vec<String>>,
+}
+
+/// The process died: what it had in memory is gone, what it had in hand comes back.
+struct Crash;
+
+impl<'s> World<'s> {
+    pub fn new(scenario: &'s Scenario, without: Without) -> World<'s> {
+        let message = |(subject, ready): &(Subject, Timestamp)| Message {
+            subject: *subject,
+            history: History::default(),
+            ready: *ready,
+        };
+        let store = Store { record: None, claim: Claim { store: "s".to_owned(), epoch: 0 }, swept: None };
+        World {
+            scenario,
+            without,
+            random: Random::new(scenario.seed),
+            now: second(0),
+            schedule: Schedule::default(),
+            queue: scenario.messages.iter().map(message).collect(),
+            dead: Vec::new(),
+            has_dead_repair: false,
+            workers: vec![Worker { document: usize::MAX, ..Worker::default() }; scenario.workers],
+            disk: store.clone(),
+            memory: store,
+            opening: 0,
+            broker: None,
+            advanced: second(0),
+            states: Vec::new(),
+            is_restored: false,
+            is_mended: false,
+            is_swept: false,
+            profile: Profile::new(),
+            late: Vec::new(),
+            faults: true,
+            witness: Witness::default(),
+            told: None,
+        }
+    }
+
+    fn tell(&mut self, what: impl FnOnce() -> String) {
+        let since = self.now.duration_since(second(0)).as_secs();
+        if let Some(told) = &mut self.told {
+            told.push(format!("{since:>6} s  {}", what()));
+        }
+    }
+
+    fn lateness(&self) -> SignedDuration {
+        SignedDuration::try_from(self.schedule.longest() + TIMEOUT).unwrap() + SignedDuration::from_secs(5)
+    }
+
+    fn crashes(&mut self) -> Result<(), Crash> {
+        if self.faults && self.random.percent(CRASH) { Err(Crash) } else { Ok(()) }
+    }
+
+    /// Time passes, and with it what the gate executes late, and what is done to the store.
+    fn pass(&mut self, until: Timestamp) {
+        self.late.sort_by_key(|(at, _)| *at);
+        while self.late.first().is_some_and(|(at, _)| *at <= until) {
+            let (_, values) = self.late.remove(0);
+            self.execute(&values);
+        }
+        self.now = self.now.max(until);
+        if let Some(restored) = self.scenario.restored {
+            if !self.is_restored && self.now >= restored.at {
+                self.is_restored = true;
+                self.states.push((self.now, self.memory.clone()));
+                let known = self.broker.as_ref().map_or(0, |known| known.epoch);
+                let older =
+                    self.states.iter().rfind(|(at, store)| *at <= restored.state_of && store.claim.epoch < known);
+                // The broker is half a minute behind: what is younger nobody can tell.
+                self.replace(older.map(|(_, store)| store.clone()));
+            }
+            if self.is_restored && !self.is_mended && self.now >= restored.mended {
+                self.is_mended = true;
+                let latest = self.states.last().map(|(_, store)| store.clone());
+                self.replace(latest);
+            }
+        }
+        if self.scenario.swept.is_some_and(|at| !self.is_swept && self.now >= at) {
+            self.is_swept = true;
+            let hour = SignedDuration::from_hours(1);
+            if self.memory.record.as_ref().is_some_and(|record| record.is_older_than(hour, self.now)) {
+                let forgotten = record::forgotten_until(hour, self.now);
+                let swept = Some(forgotten).filter(|_| self.without != Without::Swept);
+                self.memory = Store { record: None, swept, ..self.memory.clone() };
+                self.disk = self.memory.clone();
+            }
+        }
+    }
+
+    /// Another state of the store is opened.
+    fn replace(&mut self, store: Option<Store>) {
+        if let Some(store) = store {
+            self.disk = store.clone();
+            self.memory = store;
+            self.opening += 1;
+        }
+    }
+
+    fn execute(&mut self, values: &Values) {
+        self.tell(|| format!("the gate executes {}", shown(values)));
+        for (slot, said) in values {
+            self.profile.insert(slot.property().to_owned(), (slot.clone(), Arc::clone(said)));
+        }
+    }
+
+    /// Lets everything run to its end, one step of one worker after the other.
+    pub fn run(&mut self) {
+        let mut steps = 0;
+        while !self.queue.is_empty() || self.workers.iter().any(|worker| worker.work.is_some()) {
+            steps += 1;
+            if steps > LONGEST {
+                self.witness.wrong.push("it never ends".to_owned());
+                return;
+            }
+            let worker = self.random.below(self.workers.len());
+            match self.workers[worker].work.take() {
+                None => self.workers[worker].work = self.take(worker),
+                Some(work) if work.until > self.now => {
+                    let is_idle = |worker: &Worker| worker.work.as_ref().is_none_or(|work| work.until > self.now);
+                    if self.workers.iter().all(is_idle) && self.random.percent(50) {
+                        self.pass(work.until);
+                    }
+                    self.workers[worker].work = Some(work);
+                }
+                Some(work) => self.go_on(worker, work),
+            }
+        }
+        let end = self.late.iter().map(|(at, _)| *at).max().unwrap_or(self.now);
+        self.pass(end);
+    }
+
+    fn go_on(&mut self, worker: usize, work: Work) {
+        let message = work.message.clone();
+        match self.step(worker, work) {
+            Ok(next) => self.workers[worker].work = next,
+            Err(Crash) => {
+                self.tell(|| format!("worker {worker} crashes with {:?} in hand", message.subject));
+                self.workers[worker].vouched = None;
+                if self.workers.len() == 1 || self.random.percent(STORE_CRASH) {
+                    self.memory = self.disk.clone();
+                    self.opening += 1;
+                }
+                self.queue.push(message);
+            }
+        }
+    }
+
+    /// Takes a message, in any order; time passes only when nobody has anything to do.
+    fn take(&mut self, worker: usize) -> Option<Work> {
+        let earliest = self.queue.iter().map(|message| message.ready).min()?;
+        if self.workers.iter().all(|worker| worker.work.is_none()) {
+            self.pass(self.now.max(earliest));
+        }
+        let ready: Vec<usize> = (0..self.queue.len()).filter(|n| self.queue[*n].ready <= self.now).collect();
+        let chosen = *ready.get(self.random.below(ready.len().max(1)))?;
+        self.read_document(worker);
+        Some(Work { message: self.queue.swap_remove(chosen), stage: Stage::Merge, until: self.now })
+    }
+
+    /// Workers read a changed document one after the other.
+    fn read_document(&mut self, worker: usize) {
+        let behind = if self.faults { Duration::from_secs(7 * worker as u64) } else { Duration::ZERO };
+        let known = self.scenario.documents.iter().rfind(|(at, _)| *at + behind <= self.now || *at == second(0));
+        let index = known.map_or(0, |(_, index)| *index);
+        if self.workers[worker].document != index {
+            self.workers[worker].document = index;
+            self.workers[worker].mapped = match self.without {
+                Without::Mappings => Mapped::default(),
+                _ => Mapped::new(document(index)),
+            };
+        }
+    }
+
+    fn step(&mut self, worker: usize, Work { message, stage, .. }: Work) -> Result<Option<Work>, Crash> {
+        let mut until = self.now;
+        let stage = match stage {
+            Stage::Merge => {
+                let id = 1 + self.random.below(usize::MAX - 1) as u64;
+                let stage = self.merge(worker, &message, id)?;
+                if self.faults && self.random.percent(15) {
+                    until = self.now + Duration::from_millis(self.random.below(20_000) as u64);
+                }
+                stage
+            }
+            Stage::Ask(turn) if self.waited(&turn) => self.merge(worker, &message, turn.id)?,
+            Stage::Ask(turn) => {
+                let is_repair = message.history.is_repair;
+                self.witness.asked((turn.begun, self.now), is_repair, &turn.newest, &self.scenario.events);
+                self.tell(|| format!("worker {worker} asks for {:?}: {}", message.subject, shown(&turn.newest)));
+                let (outcome, was_resent) = self.ask(&turn.newest)?;
+                self.tell(|| {
+                    format!("the gate answers {outcome:?}{}", if was_resent { " to the second copy" } else { "" })
+                });
+                Stage::Note(turn, outcome, was_resent)
+            }
+            Stage::Note(turn, outcome, was_resent) => self.note(worker, &message, turn, (outcome, was_resent))?,
+            Stage::Settle(settlement) => return self.settle(message, settlement).map(|()| None),
+        };
+        Ok(Some(Work { message, stage, until }))
+    }
+
+    /// What waited is merged and looked at again.
+    fn waited(&self, turn: &Turn) -> bool {
+        self.now.duration_since(turn.begun) > LONGEST_WAIT && self.without != Without::LookAgain
+    }
+
+    fn settle(&mut self, message: Message, settlement: Settlement) -> Result<(), Crash> {
+        let Message { subject, history, .. } = message;
+        self.tell(|| format!("{subject:?} is settled: {settlement:?}"));
+        match settlement {
+            Settlement::Done => {}
+            Settlement::Park(delay, history) => self.queue.push(Message { subject, history, ready: self.now + delay }),
+            Settlement::Recount(history) => self.queue.push(Message { subject, history, ready: self.now }),
+            Settlement::Dead(_, _) => {
+                self.has_dead_repair |= history.is_repair;
+                self.dead.push(subject);
+            }
+        }
+        // Published, and not yet acked.
+        self.crashes()
+    }
+
+    fn event(&self, subject: Subject) -> &'s Event {
+        let Subject::Event(event) = subject else { unreachable!("erasures are not sent") };
+        &self.scenario.events[event]
+    }
+
+    fn offer(&self, worker: usize, subject: Subject) -> Offer {
+        let slots = document(self.workers[worker].document);
+        let mut offer = self.event(subject).offer(slots);
+        match self.without {
+            Without::OwnTime => (offer.at, offer.withdrawn_at) = (Some(self.now), Some(self.now)),
+            Without::UnknownUpdates => offer.at = offer.withdrawn_at,
+            Without::Selections => {
+                for (_, choice) in &mut offer.choices {
+                    if let Choice::Selection(_) = choice {
+                        *choice = Choice::Text(choice.to_string().into());
+                    }
+                }
+            }
+            _ => {}
+        }
+        offer
+    }
+
+    /// Only the right records are merged into.
+    fn vouch(&mut self, worker: usize) -> bool {
+        if self.without == Without::Vouching {
+            return true;
+        }
+        let is_due = self.now.duration_since(self.advanced) >= SignedDuration::from_secs(30);
+        if self.workers[worker].vouched == Some(self.opening) && !is_due {
+            return true;
+        }
+        if let Some(known) = &self.broker
+            && self.memory.claim.follows(known, &Place::Off).is_err()
+        {
+            return false;
+        }
+        self.memory.claim.epoch += 1;
+        self.disk.claim.epoch = self.memory.claim.epoch;
+        self.broker = Some(self.memory.claim.clone());
+        self.advanced = self.now;
+        self.workers[worker].vouched = Some(self.opening);
+        true
+    }
+
+    /// Changes the record, as the only step in which nobody else is between reading and writing.
+    fn update<T>(&mut self, change: impl FnOnce(&mut Option<Record>) -> (T, Write)) -> T {
+        let (told, write) = change(&mut self.memory.record);
+        self.memory.record = self.memory.record.take().map(|record| taken_away(record, self.without));
+        if write == Write::Durable && self.without != Without::Durability {
+            self.disk = self.memory.clone();
+        }
+        if self.scenario.restored.is_some() {
+            self.states.push((self.now, self.memory.clone()));
+        }
+        told
+    }
+
+    fn around<'m>(&self, worker: usize, mapped: &'m Mapped) -> Around<'m> {
+        let own = if self.without == Without::StoreClock { self.scenario.ahead[worker] } else { 0 };
+        let now = self.now + Duration::from_secs(own as u64);
+        let retention = SignedDuration::from_hours(if self.is_swept { 365 * 24 } else { 1 });
+        Around { now, lateness: self.lateness(), retention, swept: self.memory.swept, mapped }
+    }
+
+    /// The time by a worker's own clock.
+    fn clock(&self, worker: usize) -> Timestamp {
+        self.now + Duration::from_secs(self.scenario.ahead[worker] as u64)
+    }
+
+    fn merge(&mut self, worker: usize, message: &Message, id: u64) -> Result<Stage, Crash> {
+        if !self.vouch(worker) {
+            // Nothing is consumed meanwhile.
+            let mended = self.scenario.restored.map_or(self.now, |restored| restored.mended);
+            self.queue.push(Message { ready: mended.max(self.now), ..message.clone() });
+            return Ok(Stage::Settle(Settlement::Done));
+        }
+        let Message { subject, history, .. } = message;
+        if let Subject::Erasure(number, at) = *subject {
+            self.erase(number, at);
+            return Ok(Stage::Settle(Settlement::Done));
+        }
+        let Subject::Event(number) = *subject else { unreachable!("erasures are carried out above") };
+        if let Some(at) = too_early(history, &self.schedule, self.clock(worker)) {
+            return Ok(Stage::Settle(self.decided(worker, &Course::TooEarly(at), None, history, None)));
+        }
+        let offer = self.offer(worker, *subject);
+        let slots: Vec<Slot> = document(self.workers[worker].document).collect();
+        let mut mapped = self.workers[worker].mapped.clone();
+        while let Some(set) = self.memory.record.as_ref().and_then(|record| mapped.unknown(record)) {
+            let found = (0..4).find(|index| Mapped::new(document(*index)).own() == set);
+            mapped.learn(set, found.into_iter().flat_map(document));
+        }
+        self.workers[worker].mapped = mapped.clone();
+        let around = self.around(worker, &mapped);
+        let ask = Ask { id, offer: &offer, is_repair: history.is_repair };
+        let mut record = self.memory.record.clone();
+        let (begun, write) = record::begin(&mut record, ask, &around);
+        self.tell(|| {
+            format!(
+                "worker {worker} begins {subject:?}{}: {}",
+                if history.is_repair { " as a repair" } else { "" },
+                match &begun {
+                    Begun::Send(to_send) => shown(&to_send.newest),
+                    other => format!("{other:?}"),
+                }
+            )
+        });
+        let course = match begun {
+            Begun::Send(to_send) => {
+                let newest = if self.without == Without::Records { own(&offer) } else { to_send.newest };
+                self.crashes()?;
+                if !matches!(self.without, Without::CommitFirst) {
+                    let write = if self.without == Without::NoteFirst { Write::Later } else { write };
+                    self.update(|known| {
+                        *known = record;
+                        ((), write)
+                    });
+                    self.witness.noted(&newest);
+                    self.crashes()?;
+                }
+                if !history.is_repair {
+                    self.witness.merged(self.now, &slots, number);
+                    self.witness.came(&slots, number);
+                }
+                let (begun, opening) = (around.now, self.opening);
+                let begun = if self.without == Without::StoreClock { self.now } else { begun };
+                return Ok(Stage::Ask(Turn { id, begun, newest, is_repair_due: false, resends: 0, opening }));
+            }
+            Begun::Erased => {
+                self.witness.came(&slots, number);
+                Course::NotWanted(Skip::Erased)
+            }
+            Begun::TooOld => Course::OlderThanRetention,
+            Begun::Needless => Course::Repaired,
+        };
+        self.update(|known| {
+            *known = record;
+            ((), write)
+        });
+        Ok(Stage::Settle(self.decided(worker, &course, None, history, None)))
+    }
+
+    fn erase(&mut self, number: u64, at: Option<Timestamp>) {
+        let (now, lateness) = (self.now, self.lateness());
+        if self.without == Without::Tombstone {
+            self.witness.erased(now, at.unwrap_or(now));
+            return;
+        }
+        let message =
+            if self.without == Without::FirstReceipts { self.random.below(usize::MAX) as u64 } else { number };
+        let erasure = Erasure { at, published: now, message };
+        let before = self.memory.record.as_ref().and_then(Record::erased);
+        self.update(|known| record::erase(known, erasure, now, lateness));
+        let after = self.memory.record.as_ref().and_then(Record::erased);
+        self.witness.erased_by(number, (before, after), now);
+    }
+
+    /// Takes note of an answer, and looks whether the record moved on.
+    fn note(
+        &mut self,
+        worker: usize,
+        message: &Message,
+        turn: Turn,
+        (outcome, was_resent): (Outcome, bool),
+    ) -> Result<Stage, Crash> {
+        let Message { subject, history, .. } = message;
+        if turn.opening != self.opening && self.without != Without::Vouching {
+            return Err(Crash);
+        }
+        let offer = self.offer(worker, *subject);
+        let mapped = self.workers[worker].mapped.clone();
+        let around = self.around(worker, &mapped);
+        let Turn { id, begun, newest, resends, .. } = turn;
+        let is_lent = newest.values().any(|said| !said.is_of(&offer));
+        let [first, next] = [(); 2].map(|()| 1 + self.random.below(usize::MAX - 1) as u64);
+        let without = self.without;
+        let sent = Sent::of(outcome, is_lent);
+        let was_resent = was_resent && without != Without::FirstCopies;
+        let ask = Ask { id, offer: &offer, is_repair: history.is_repair };
+        let request = Request { carried: &newest, begun, sent, was_resent, first, next };
+        let ended = self.update(|known| {
+            if without == Without::CommitFirst {
+                record::begin(known, ask, &around);
+            }
+            record::end(known, ask, &request, &around)
+        });
+        self.crashes()?;
+        if outcome == Outcome::Accepted {
+            self.witness.accepted(&newest);
+        }
+        let is_due = ended.is_repair_due && !(history.is_repair && without == Without::FurtherRepairs);
+        let is_repair_due = turn.is_repair_due || is_due;
+        let moved_on = ended.moved_on.filter(|_| !matches!(without, Without::Look | Without::Records));
+        if let (Some(newest), true) = (&moved_on, resends < RESENDS) {
+            let (newest, begun, opening) = (newest.clone(), self.now, self.opening);
+            return Ok(Stage::Ask(Turn { id: next, begun, newest, is_repair_due, resends: resends + 1, opening }));
+        }
+        if moved_on.is_some() || (resends > 0 && sent != Sent::Accepted) {
+            return Ok(Stage::Settle(self.decided(worker, &Course::Held, None, history, None)));
+        }
+        let repair = is_repair_due && without != Without::Repairs;
+        let repair_at = repair.then(|| self.clock(worker) + self.lateness());
+        let attempt = Attempt { at: begun, result: outcome, status: None, ms: 1 };
+        let answer = Answer { outcome, ..Answer::unavailable("faulty".to_owned()) };
+        let course = Course::of(answer, false, is_lent);
+        Ok(Stage::Settle(self.decided(worker, &course, Some(attempt), history, repair_at)))
+    }
+
+    fn decided(
+        &self,
+        worker: usize,
+        course: &Course,
+        attempt: Option<Attempt>,
+        history: &History,
+        repair_at: Option<Timestamp>,
+    ) -> Settlement {
+        let verdict = verdict::decide(course, history, &self.schedule, self.clock(worker));
+        verdict::settlement(&verdict, course, attempt, history.clone(), &self.schedule, repair_at)
+    }
+
+    /// One request: executed or not, now or late, answered or not, or cut off by a crash. Also whether it
+    /// left twice.
+    fn ask(&mut self, newest: &Values) -> Result<(Outcome, bool), Crash> {
+        let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
+        let lately = self.now + Duration::from_secs(1 + self.random.below(latest) as u64);
+        let taken = self.now + Duration::from_millis(self.random.below(3_000) as u64);
+        if self.faults && self.random.percent(self.scenario.unanswered) {
+            return match self.random.below(20) {
+                // Executed at once, and the answer is lost.
+                0..6 => {
+                    self.execute(newest);
+                    self.pass(taken);
+                    Ok((Outcome::Unavailable, false))
+                }
+                // Not answered in time, and executed later.
+                6..14 => {
+                    self.late.push((lately, newest.clone()));
+                    self.pass(self.now + TIMEOUT);
+                    Ok((Outcome::Unavailable, false))
+                }
+                14..17 => Ok((Outcome::Unavailable, false)),
+                // The worker dies; what it sent may still be executed.
+                _ => {
+                    self.late.push((lately, newest.clone()));
+                    Err(Crash)
+                }
+            };
+        }
+        match if self.faults { self.random.below(100) } else { 100 } {
+            0..3 => Ok((Outcome::Throttled, false)),
+            3..6 => Ok((Outcome::Rejected, false)),
+            6..10 => Ok((Outcome::Refused, false)),
+            // The first copy went to a connection that was closed, and may still be executed.
+            10..14 => {
+                self.late.push((lately, newest.clone()));
+                self.pass(taken);
+                self.execute(newest);
+                Ok((Outcome::Accepted, true))
+            }
+            _ => {
+                self.pass(taken);
+                self.execute(newest);
+                Ok((Outcome::Accepted, false))
+            }
+        }
+    }
+
+    /// Everything is quiet: what is wrong with it?
+    pub fn judge(&mut self) {
+        let slots: Vec<Slot> = self.scenario.lasting().collect();
+        let World { witness, profile, scenario, dead, .. } = self;
+        witness.judge(profile, &slots, &scenario.events, dead, self.has_dead_repair);
+    }
+
+    /// The faults end, and an operator replays what died, in any order.
+    pub fn replay(&mut self) {
+        self.faults = false;
+        self.has_dead_repair = false;
+        self.pass(self.now + Duration::from_secs(600));
+        for subject in std::mem::take(&mut self.dead) {
+            let ready = self.now + Duration::from_secs(self.random.below(60) as u64);
+            self.queue.push(Message { subject, history: History::default(), ready });
+        }
+    }
+}
+
+fn shown(values: &Values) -> String {
+    let shown = values.iter().map(|(slot, said)| {
+        let latest = said.latest();
+        let at = latest.at.map_or(-1, |at| at.duration_since(second(0)).as_secs());
+        format!("{}={} by {} of {at} s", slot.property(), said.choice(), latest.event.as_deref().unwrap_or("?"))
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// What an event itself says.
+fn own(offer: &Offer) -> Values {
+    offer.choices.iter().map(|(slot, choice)| (slot.clone(), Arc::new(Said::offered(choice, offer)))).collect()
+}
+
+/// A record as it would be without a rule.
+fn taken_away(record: Record, without: Without) -> Record {
+    let change: &dyn Fn(&mut Value) = match without {
+        Without::JoinedDoubts => &|record| {
+            record.get_mut("d").and_then(Value::as_object_mut).map(|doubts| doubts.remove("0"));
+        },
+        Without::DoubtsOfErased if record.erased().is_some() => &|record| {
+            record.as_object_mut().map(|record| record.remove("d"));
+        },
+        Without::GrantsOfErased if record.erased().is_some() => &|record| {
+            record.get_mut("x").and_then(Value::as_object_mut).map(|mark| mark.remove("g"));
+        },
+        _ => return record,
+    };
+    let mut told = serde_json::to_value(&record).unwrap();
+    change(&mut told);
+    serde_json::from_value(told).unwrap()
+}

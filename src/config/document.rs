@@ -5,7 +5,7 @@ use super::fields::{At, Fields, Problems, did_you_mean};
 use super::node::{Node, Place, Value};
 use super::{Environment, Settings, secrets, settings};
 use crate::event::TYPES;
-use crate::gate::{Endpoint, Limits, Mode, endpoint};
+use crate::gate::{Belief, Endpoint, Limits, Mode, endpoint};
 use crate::integration::{Integration, Name};
 use crate::mapping::{Mapping, Mappings, Path, Source, format_time};
 use crate::schedule::{OnOutage, Schedule};
@@ -189,13 +189,15 @@ fn endpoint_of(
     let url = required(fields, "url", "write the host of the Selligent installation", context);
     let gate = required(fields, "gate", "write the name of the campaign's gate", context);
     let mode = fields.word("mode", &["sync", "async"]);
+    let answer = fields.word("answer", &["envelope", "status"]);
     let allow_http = fields.flag("allow_http").is_some_and(|flag| flag.value);
     let url = url?;
     let base = endpoint::base(&url.value, allow_http);
     let base = base.map_err(|why| fields.problems().add(&url.place, format!("{}: {why}", fields.name("url")))).ok();
     let mode = if mode.is_some_and(|mode| mode.value == "async") { Mode::Async } else { Mode::Sync };
     let (username, key) = credentials?;
-    Some(Endpoint::new(base?, mode, username, key, gate?.value))
+    let belief = if answer.is_some_and(|answer| answer.value == "status") { Belief::Status } else { Belief::Envelope };
+    Some(Endpoint::new(base?, mode, username, key, gate?.value).believed(belief))
 }
 
 fn compile(list: Node, identifier: Option<At<String>>, place: &Place, problems: &Problems) -> Option<Mappings> {

@@ -1,5 +1,6 @@
 //! Where a customer's gate is and who may trigger it.
 
+use super::answer::{Belief, Manner};
 use secrecy::{ExposeSecret, SecretString};
 use std::net::IpAddr;
 
@@ -21,12 +22,13 @@ pub struct Endpoint {
     pub(super) username: String,
     pub(super) key: SecretString,
     gate: String,
+    belief: Belief,
 }
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Endpoint) -> bool {
         let shown = |endpoint: &Endpoint| {
-            (endpoint.base.clone(), endpoint.mode, endpoint.username.clone(), endpoint.gate.clone())
+            (endpoint.base.clone(), endpoint.manner(), endpoint.username.clone(), endpoint.gate.clone())
         };
         shown(self) == shown(other) && self.key.expose_secret() == other.key.expose_secret()
     }
@@ -36,7 +38,19 @@ impl Endpoint {
     /// Puts a checked base address (see [`base`]) and credentials together.
     #[must_use]
     pub fn new(base: String, mode: Mode, username: String, key: SecretString, gate: String) -> Endpoint {
-        Endpoint { base, mode, username, key, gate }
+        Endpoint { base, mode, username, key, gate, belief: Belief::default() }
+    }
+
+    /// The same, whose answers are believed by something else.
+    #[must_use]
+    pub fn believed(self, belief: Belief) -> Endpoint {
+        Endpoint { belief, ..self }
+    }
+
+    /// How it answers.
+    #[must_use]
+    pub fn manner(&self) -> Manner {
+        Manner { mode: self.mode, belief: self.belief }
     }
 
     /// Scheme and host, for example `https://example.com`.

@@ -11,6 +11,7 @@
 //! not execute the request, so the answer says that there may be an earlier copy.
 
 pub mod answer;
+mod body;
 pub mod breaker;
 mod concurrency;
 pub mod connections;
@@ -22,13 +23,15 @@ mod retry_after;
 pub mod signature;
 pub mod tls;
 
-pub use answer::{Answer, Outcome};
+pub use answer::{Answer, Belief, Outcome};
+pub(crate) use body::read_bounded;
 pub use breaker::{Change, State};
 pub use endpoint::{Endpoint, Mode};
 pub use limit::{Lane, Limits, Slot};
 pub use request::GateRequest;
 
 use crate::schedule::{OnOutage, Schedule};
+use answer::Reply;
 use breaker::Breaker;
 use connections::{Connections, Unanswered};
 use jiff::Timestamp;
@@ -194,7 +197,8 @@ impl Gate {
         if change.is_some() {
             self.state.send_replace(state);
         }
-        let limit = self.limit.answered(!matches!(answer.outcome, Outcome::Unavailable | Outcome::Throttled));
+        let is_overload = matches!(answer.outcome, Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate);
+        let limit = self.limit.answered(!is_overload);
         Noted { change, is_down: matches!(state, State::Open { .. }), limit }
     }
 
@@ -260,14 +264,16 @@ impl Gate {
         redact: &(dyn Fn(&str) -> String + Sync),
         now: Timestamp,
     ) -> Answer {
-        let status = response.status().as_u16();
-        let mut answer = match read_bounded(&mut response).await {
-            Ok(body) => answer::classify(status, &body, redact),
-            // A refusal is definite without its body; an acceptance is not.
-            Err(_) if !response.status().is_success() => answer::classify(status, b"", redact),
+        let status = response.status();
+        let body = match read_bounded(&mut response).await {
+            Ok(body) => body,
+            // The other statuses say enough by themselves.
+            Err(_) if !answer::is_told_by_body(status.as_u16()) => Vec::new(),
             Err(error) => return Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
         };
-        if matches!(answer.outcome, Outcome::Unavailable | Outcome::Misconfigured) {
+        let reply = Reply { status: status.as_u16(), headers: response.headers(), body: &body };
+        let mut answer = answer::classify(reply, self.endpoint.manner(), redact);
+        if matches!(answer.outcome, Outcome::Unavailable | Outcome::Misconfigured | Outcome::NotTheGate) {
             self.connections.refused();
         }
         // What is refused for good says nothing of other events.
@@ -290,19 +296,6 @@ impl Gate {
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         Ok((response.status().as_u16(), date.map(|date| date.timestamp().as_second() - now.as_second())))
     }
-}
-
-/// Reads at most [`MAX_ANSWER`] bytes and one more, by which a longer body is recognized.
-pub(crate) async fn read_bounded(response: &mut reqwest::Response) -> reqwest::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        let room = (MAX_ANSWER + 1).saturating_sub(body.len());
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() > MAX_ANSWER {
-            break;
-        }
-    }
-    Ok(body)
 }
 
 /// An error with its causes, which reqwest's own message leaves out.

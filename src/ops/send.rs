@@ -70,7 +70,8 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
             json!({
                 "result": answer.outcome.label(),
                 "status": answer.status,
-                "answer": answer.error,
+                "why": answer.error,
+                "answer": answer.said,
                 "ms": u64::try_from(ms).unwrap_or(u64::MAX),
                 "verdict": outcome,
                 "code": code,
@@ -78,9 +79,10 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
         ));
     }
     let status = answer.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
-    let said = answer.error.as_deref().unwrap_or("(nothing)");
+    let said = answer.said.as_deref().unwrap_or("(nothing)");
+    let why = answer.error.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
     print(&format!(
-        "status   {status} after {ms} ms\nanswer   {said}\nresult   {}\nverdict  {outcome} {code}\n",
+        "status   {status} after {ms} ms\nanswer   {said}\nresult   {}{why}\nverdict  {outcome} {code}\n",
         answer.outcome.label(),
     ))
 }
@@ -92,6 +94,9 @@ fn remedy(outcome: Outcome) -> &'static str {
             "the gate refuses the integration; check user, key, the gate's name, the API user's right, the IP filter and this machine's clock"
         }
         Outcome::Refused => "the gate refuses the request itself; check the inputs that the journey declares",
+        Outcome::NotTheGate => {
+            "somebody else answered in the gate's place: a firewall, a proxy or a login page; check the url, the IP filter and what lies between; where the gate itself answers so, set properties.answer to \"status\""
+        }
         Outcome::Rejected => "the gate answered with an error in its envelope; see the answer",
         Outcome::Unavailable => "no usable answer; check the host's name, the network and TLS",
         Outcome::Throttled => "the quota is used up; note that it hides whether the key is right",

@@ -121,6 +121,7 @@ fn death_of(outcome: Outcome) -> Option<Death> {
         Outcome::Misconfigured => Some(Death::Misconfigured),
         Outcome::Rejected => Some(Death::Rejected),
         Outcome::UnexpectedStatus => Some(Death::UnexpectedStatus),
+        Outcome::NotTheGate => Some(Death::NotTheGate),
     }
 }
 

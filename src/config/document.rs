@@ -9,6 +9,7 @@ use crate::gate::{Belief, Endpoint, Limits, Mode, endpoint};
 use crate::integration::{Integration, Name};
 use crate::mapping::{Mapping, Mappings, Path, Source, format_time};
 use crate::schedule::{OnOutage, Schedule};
+use crate::shown::{is_like_address, quoted};
 use crate::verdict::Filter;
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -68,7 +69,7 @@ pub(super) fn read(
     let records = records(&mut root);
     let overrides = root.table("overrides");
     let (limits, schedule, on_outage) = overridden(overrides, context);
-    root.finish();
+    root.finish_with_strangers();
     Some(Document {
         records,
         endpoint: endpoint?,
@@ -121,8 +122,10 @@ fn documented_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endp
         && kind.value != "selligent"
     {
         let meant = did_you_mean(&kind.value, ["selligent"].into_iter());
-        root.problems()
-            .add(&kind.place, format!("type_id: \"{}\" is not supported, only selligent is{meant}", kind.value));
+        root.problems().add(
+            &kind.place,
+            format!("type_id: \"{}\" is not supported, only selligent is{meant}", quoted(&kind.value)),
+        );
     }
     if let Some(upsert) = root.flag("upsert_mode")
         && !upsert.value
@@ -134,10 +137,10 @@ fn documented_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endp
     }
     let mut authentication = root.table("authentication");
     let credentials = credentials(&mut authentication, context);
-    authentication.finish();
+    authentication.finish_with_strangers();
     let mut properties = root.table("properties");
     let endpoint = endpoint_of(&mut properties, credentials, context);
-    properties.finish();
+    properties.finish_with_strangers();
     (endpoint, root.node("mappings").or_else(|| missing_mappings(root, "mappings")))
 }
 
@@ -146,10 +149,10 @@ fn older_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endpoint>
     let mut config = root.table("config");
     let mut authentication = config.table("authentication");
     let credentials = credentials(&mut authentication, context);
-    authentication.finish();
+    authentication.finish_with_strangers();
     let list = config.node("properties").or_else(|| missing_mappings(&config, "properties"));
     let endpoint = endpoint_of(&mut config, credentials, context);
-    config.finish();
+    config.finish_with_strangers();
     (endpoint, list)
 }
 
@@ -251,7 +254,7 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
         }
         Some(format.value)
     });
-    fields.finish();
+    fields.finish_with_strangers();
     Some(Mapping { id: id?.value.into(), source: source?, texts: (on.into(), off.into()), date_format })
 }
 
@@ -267,7 +270,10 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
             None
         }
         (Some(value), None) => Path::compile(&value.value)
-            .map_err(|why| fields.problems().add(&value.place, format!("mappings.value: {why}")))
+            .map_err(|why| {
+                let why = if is_like_address(&value.value) { "an address is no path".to_owned() } else { why };
+                fields.problems().add(&value.place, format!("mappings.value: {why}"));
+            })
             .ok()
             .map(Source::Path),
         (None, constant) => constant.map(|at| Source::Constant(at.value.into())),
@@ -284,14 +290,17 @@ fn identifier_index(
         let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
         if found.is_none() {
             let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| &*mapping.id));
-            problems.add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", wanted.value));
+            problems
+                .add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", quoted(&wanted.value)));
         }
         let switch = found
             .and_then(|index| mappings.get(index))
             .is_some_and(|m| matches!(&m.source, Source::Path(path) if path.is_switch()));
         if switch {
-            problems
-                .add(&wanted.place, format!("identifier: \"{}\" is true or false, which names nobody", wanted.value));
+            problems.add(
+                &wanted.place,
+                format!("identifier: \"{}\" is true or false, which names nobody", quoted(&wanted.value)),
+            );
         }
         return found;
     }
@@ -333,9 +342,10 @@ fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<Stri
         for name in &types.value {
             if !TYPES.contains(&name.as_str()) {
                 let meant = did_you_mean(name, TYPES.into_iter());
-                fields
-                    .problems()
-                    .add(&types.place, format!("events.types: \"{name}\" is none of {}{meant}", TYPES.join(", ")));
+                fields.problems().add(
+                    &types.place,
+                    format!("events.types: \"{}\" is none of {}{meant}", quoted(name), TYPES.join(", ")),
+                );
             } else if name.ends_with(".deleted") {
                 warnings.push(format!(
                     "{}: events of type {name} are always skipped: they name no choice that could be applied",

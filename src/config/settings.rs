@@ -1,6 +1,6 @@
 //! `consent-gate.toml` and the environment that wins over it.
 
-use super::fields::{At, Fields, Problems, did_you_mean};
+use super::fields::{At, Fields, Problems, bare, did_you_mean};
 use super::node::{self, Node, Value};
 use super::{Environment, secrets};
 use crate::broker::link;
@@ -10,6 +10,7 @@ use crate::integration::{Integration, Name};
 use crate::record::address::Address;
 use crate::record::{self, Place};
 use crate::schedule::{OnOutage, Retry, Schedule};
+use crate::shown::{is_like_address, quoted};
 use crate::telemetry::{self, Format, Level};
 use crate::traces;
 use secrecy::{ExposeSecret, SecretString};
@@ -80,10 +81,11 @@ pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Prob
         let place = node::Place::Variable(variable.clone());
         if !SECTIONS.contains(&section.as_str()) {
             let meant = did_you_mean(&section, SECTIONS.into_iter());
+            let section = quoted(&section);
             problems.add(&place, format!("unknown section {section}{meant}"));
             continue;
         }
-        set(sections, &section, &key, Node { value: Value::Text(value.clone()), place });
+        set(sections, &section, &key, Node { value: Value::Text(bare(value).to_owned()), place });
     }
     tree
 }
@@ -109,7 +111,7 @@ pub(super) fn read(
 ) -> Settings {
     let mut root = Fields::open("", tree, problems);
     let mut integrations = root.table("integrations");
-    let directory = integrations.filled("directory").map_or_else(|| "integrations".to_owned(), |at| at.value);
+    let directory = integrations.bare("directory").map_or_else(|| "integrations".to_owned(), |at| at.value);
     integrations.finish();
     let mut shutdown = root.table("shutdown");
     let shutdown_deadline = shutdown.duration("deadline").map_or(Duration::from_secs(20), |at| at.value);
@@ -149,7 +151,10 @@ fn broker(
     let url_place = fields.place_of("url").or_else(|| fields.place_of("url_file")).unwrap_or_else(|| place.clone());
     let url = secrets::secret(&mut fields, ("url", "url_file"), base, environment, None);
     let mut file = |key| {
-        let path = fields.filled(key)?;
+        let path = fields.bare(key)?;
+        if key == "client_key_file" {
+            secrets::warn_of_others(&path, key, base, &fields);
+        }
         secrets::text_file(&path, key, base, &fields)
     };
     let (ca, cert, key) = (file("ca_file"), file("client_cert_file"), file("client_key_file"));
@@ -305,6 +310,14 @@ fn records(
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             postgres(&url.into(), &at.unwrap_or_else(|| fields.place().clone()), &fields, warnings)
         }
+        Some(other) if is_like_address(other) || other.eq_ignore_ascii_case("off") => {
+            let why = format!(
+                "records.store: {} is neither postgres://user:password@host:5432/database, nor a directory, nor \"off\"; write one of them",
+                quoted(other)
+            );
+            fields.problems().add(&at.unwrap_or_else(|| fields.place().clone()), why);
+            Place::Off
+        }
         Some(directory) => Place::Directory(secrets::resolve(base, directory)),
         None => match defaults.place {
             Place::Directory(directory) => Place::Directory(base.join(directory)),
@@ -333,7 +346,10 @@ fn admin(mut fields: Fields<'_>) -> SocketAddr {
     let listen = fields.filled("listen");
     let address = listen.map_or(default, |listen| {
         listen.value.parse().unwrap_or_else(|_| {
-            let why = format!("admin.listen: \"{}\" is no address; write one such as \"127.0.0.1:9464\"", listen.value);
+            let why = format!(
+                "admin.listen: \"{}\" is no address; write one such as \"127.0.0.1:9464\"",
+                quoted(&listen.value)
+            );
             fields.problems().add(&listen.place, why);
             default
         })

@@ -116,7 +116,7 @@ pub fn base(url: &str, allow_http: bool) -> Result<String, String> {
         return Err("carries a query or a fragment; write the host alone".to_owned());
     }
     if !matches!(parsed.path().trim_end_matches('/'), "" | "/restapi" | "/restapi/api") {
-        return Err(format!("path {} is not Selligent's; write the host alone, or end in /restapi", parsed.path()));
+        return Err("its path is not Selligent's; write the host alone, or end in /restapi".to_owned());
     }
     match parsed.scheme() {
         "https" => {}
@@ -124,7 +124,7 @@ pub fn base(url: &str, allow_http: bool) -> Result<String, String> {
         "http" => {
             return Err("plain http:// beyond loopback shows consents to the network; use https://, or set \"allow_http\": true".to_owned());
         }
-        other => return Err(format!("scheme {other}:// is not supported; use https://")),
+        _ => return Err("its scheme is not supported; use https://".to_owned()),
     }
     let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
     Ok(format!("{}://{host}{port}", parsed.scheme()))

@@ -190,13 +190,19 @@ impl Course {
         }
     }
 
-    /// What to tell an operator: names of fields and types, or what the gate said, redacted.
+    /// What to tell an operator: names of fields and types, or the answer's class, status and code.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self {
             Course::Defective(defect) => Some(defect.to_string().chars().take(MAX_CHARS).collect()),
             _ => self.answer().and_then(Answer::told),
         }
+    }
+
+    /// What was answered, redacted: it may still be about a person.
+    #[must_use]
+    pub fn said(&self) -> Option<String> {
+        self.answer().and_then(|answer| answer.said.clone())
     }
 }
 
@@ -312,7 +318,7 @@ pub fn settlement(
     repair_at: Option<Timestamp>,
 ) -> Settlement {
     let told = |history: History| match attempt {
-        Some(attempt) => history.with(attempt, course.error()),
+        Some(attempt) => history.with(attempt, course.error(), course.said()),
         None => History { last_error: course.error().or(history.last_error.clone()), ..history },
     };
     match (verdict, repair_at) {

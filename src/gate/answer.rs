@@ -2,7 +2,6 @@
 
 use super::body;
 use super::endpoint::Mode;
-use super::redact::MAX_CHARS;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -101,14 +100,11 @@ impl Answer {
         }
     }
 
-    /// What is wrong, and what the server said of it.
+    /// What is wrong, and of which class it is where a server answered.
     #[must_use]
     pub fn told(&self) -> Option<String> {
         let error = self.error.as_deref()?;
-        Some(match &self.said {
-            Some(said) => format!("{error}: {said}").chars().take(MAX_CHARS).collect(),
-            None => error.to_owned(),
-        })
+        Some(if self.status.is_some() { format!("{}: {error}", self.outcome.label()) } else { error.to_owned() })
     }
 }
 

@@ -5,6 +5,7 @@ use crate::config::Environment;
 use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
 use crate::plan::plan;
+use crate::shown;
 use crate::verdict::Course;
 use jiff::Timestamp;
 use serde_json::json;
@@ -58,7 +59,7 @@ fn announce(integration: &Integration, request: &GateRequest) {
         names.join(", ")
     );
     // Talk: a closed standard error changes nothing.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(shown::output(&text).as_bytes());
 }
 
 fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(), Failure> {
@@ -79,12 +80,9 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
         ));
     }
     let status = answer.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
-    let said = answer.said.as_deref().unwrap_or("(nothing)");
-    let why = answer.error.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-    print(&format!(
-        "status   {status} after {ms} ms\nanswer   {said}\nresult   {}{why}\nverdict  {outcome} {code}\n",
-        answer.outcome.label(),
-    ))
+    let said = shown::value(answer.said.as_deref().unwrap_or("(nothing)"));
+    let result = answer.told().unwrap_or_else(|| answer.outcome.label().to_owned());
+    print(&format!("status   {status} after {ms} ms\nanswer   {said}\nresult   {result}\nverdict  {outcome} {code}\n"))
 }
 
 fn remedy(outcome: Outcome) -> &'static str {

@@ -90,7 +90,7 @@ fn records(root: &mut Fields<'_>) -> Option<Name> {
 
 /// The settings' limits and schedule with the document's own laid over them.
 fn overridden(mut overrides: Fields<'_>, context: &Context<'_>) -> (Limits, Option<Schedule>, OnOutage) {
-    let limits = settings::limits(overrides.table("gate"), &context.settings.gate);
+    let limits = settings::limits(overrides.table("gate"), &context.settings.gate, context.folder, context.environment);
     let retry = overrides.table("retry");
     let place = settings::place_of_schedule(&retry);
     let retry = settings::retry(retry, &context.settings.retry);

@@ -5,6 +5,7 @@ use super::node::{self, Node, Value};
 use super::{Environment, secrets};
 use crate::broker::link;
 use crate::broker::topology::Source;
+use crate::gate::way::{Proxy, Way};
 use crate::gate::{Limits, Mode};
 use crate::integration::{Integration, Name};
 use crate::record::address::Address;
@@ -23,7 +24,9 @@ const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
 const SECTIONS: [&str; 10] =
     ["broker", "source", "integrations", "retry", "records", "gate", "admin", "log", "traces", "shutdown"];
 /// Keys of which one replaces the other, so that the environment can override either form.
-const ALTERNATIVES: [(&str, &str); 6] = [
+const ALTERNATIVES: [(&str, &str); 8] = [
+    ("proxy", "proxy_file"),
+    ("proxy_file", "proxy"),
     ("url", "url_file"),
     ("url_file", "url"),
     ("queue", "exchange"),
@@ -118,7 +121,7 @@ pub(super) fn read(
     shutdown.finish();
     let broker = broker(root.table("broker"), base, environment, warnings);
     let source = source(root.table("source"));
-    let gate = limits(root.table("gate"), &Limits::default());
+    let gate = limits(root.table("gate"), &Limits::default(), base, environment);
     let retry_section = root.table("retry");
     let retry_place = place_of_schedule(&retry_section);
     let retry = retry(retry_section, &Retry::default());
@@ -241,16 +244,45 @@ pub(super) fn binding_keys(fields: &mut Fields<'_>) -> Option<At<Vec<String>>> {
 }
 
 /// `[gate]`, and `overrides.gate` of a document over it.
-pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits) -> Limits {
+pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits, folder: &Path, environment: &Environment) -> Limits {
     let limits = Limits {
         timeout: not_zero(&mut fields, "timeout").unwrap_or(defaults.timeout),
         connect_timeout: not_zero(&mut fields, "connect_timeout").unwrap_or(defaults.connect_timeout),
         max_in_flight: fields.count("max_in_flight", 10_000).map_or(defaults.max_in_flight, |at| at.value),
         is_adaptive: fields.flag("adaptive").map_or(defaults.is_adaptive, |at| at.value),
         requests_per_second: fields.rate("requests_per_second").map(|at| at.value).or(defaults.requests_per_second),
+        way: way(&mut fields, &defaults.way, folder, environment),
     };
     fields.finish();
     limits
+}
+
+/// How gates are reached: `proxy` (`"none"` for directly), `no_proxy`, `ca_file`.
+fn way(fields: &mut Fields<'_>, defaults: &Way, folder: &Path, environment: &Environment) -> Way {
+    let at = fields.place_of("proxy").or_else(|| fields.place_of("proxy_file"));
+    let written = secrets::secret(fields, ("proxy", "proxy_file"), folder, environment, None);
+    let proxy = match written {
+        None => defaults.proxy.clone(),
+        Some(url) if url.expose_secret() == "none" => None,
+        Some(url) => {
+            let complain = |why| {
+                let place = at.unwrap_or_else(|| fields.place().clone());
+                fields.problems().add(&place, format!("{} {why}", fields.name("proxy")));
+            };
+            Proxy::new(&url).map_err(complain).ok()
+        }
+    };
+    let no_proxy = fields.texts("no_proxy").map_or_else(|| defaults.no_proxy.clone(), |at| at.value);
+    let ca = fields.bare("ca_file").and_then(|path| {
+        let pem = secrets::text_file(&path, "ca_file", folder, fields)?;
+        if !link::holds_certificate(&pem) {
+            let why = format!("{} holds no certificate; it must be PEM", fields.name("ca_file"));
+            fields.problems().add(&path.place, why);
+            return None;
+        }
+        Some(pem.into())
+    });
+    Way { proxy, no_proxy, ca: ca.or_else(|| defaults.ca.clone()) }
 }
 
 fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {

@@ -100,11 +100,10 @@ impl Answer {
         }
     }
 
-    /// What is wrong, and of which class it is where a server answered.
+    /// Of which class it is, and what is wrong.
     #[must_use]
     pub fn told(&self) -> Option<String> {
-        let error = self.error.as_deref()?;
-        Some(if self.status.is_some() { format!("{}: {error}", self.outcome.label()) } else { error.to_owned() })
+        self.error.as_deref().map(|error| format!("{}: {error}", self.outcome.label()))
     }
 }
 

@@ -110,6 +110,7 @@ async fn gate(integration: &Integration) -> Finding {
         Ok(gate) => gate,
         Err(error) => return Finding::new(what, Err(format!("{error:#}"))),
     };
+    let what = gate.proxy().map_or(what.clone(), |proxy| format!("{what} through the proxy {proxy}"));
     let result = match gate.reach(Timestamp::now()).await {
         Ok((_, Some(off))) if off.abs() > CLOCK_WARNING_SECONDS => Err(format!(
             "reached, but its clock is {off} s from this one; signatures hold for minutes, so set the clock"

@@ -142,7 +142,7 @@ fn a_gate_that_does_not_answer_is_given_up_after_the_timeout() {
     lab.settled(1);
     let letter = &lab.dead()[0];
     assert_eq!(letter.header("consent-gate-reason").as_deref(), Some("attempts_exhausted"));
-    assert_eq!(letter.header("consent-gate-last-error").as_deref(), Some("no answer within 200ms"));
+    assert_eq!(letter.header("consent-gate-last-error").as_deref(), Some("unavailable: no answer within 200ms"));
 }
 
 #[test]

@@ -57,9 +57,15 @@ pub fn quoted(text: &str) -> Cow<'_, str> {
     let is_plain = |scheme: &&str| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     match has_scheme {
         Some(scheme) if !scheme.is_empty() && is_plain(&scheme) => Cow::Owned(format!("{scheme}://***")),
-        None if !text.contains('@') && !text.to_ascii_lowercase().contains("password=") => value(text),
+        None if !has_credentials(text) => value(text),
         _ => Cow::Borrowed("***"),
     }
+}
+
+/// `user:password@…`, or libpq's `password=…`. A folder may well have an `@` alone.
+fn has_credentials(text: &str) -> bool {
+    text.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'))
+        || text.to_ascii_lowercase().contains("password=")
 }
 
 /// Whether a text looks as if it were an address, and not a file or a word.
@@ -100,6 +106,7 @@ mod tests {
             ("user:sec://ret@host", "***"),
             ("host=h password=secret", "***"),
             ("records", "records"),
+            ("/etc/consent-gate@acme/key", "/etc/consent-gate@acme/key"),
             ("C:\\records", "C:\\records"),
         ] {
             assert_eq!(quoted(text), shown);

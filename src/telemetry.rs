@@ -211,3 +211,18 @@ where
         );
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_nothing_that_a_terminal_would_obey() {
+        let mut lines = Clean(Vec::new());
+        for line in ["WARN error=\u{1b}[2J\u{202e}\nforged\n", "INFO Zo\u{eb}\n"] {
+            lines.write_all(line.as_bytes()).unwrap();
+        }
+        let written = String::from_utf8(lines.0).unwrap();
+        assert_eq!(written, "WARN error=\\u001b[2J\\u202e\\u000aforged\nINFO Zo\u{eb}\n");
+    }
+}

@@ -135,7 +135,7 @@ impl Facts {
         match answer.outcome {
             Outcome::Accepted | Outcome::Rejected | Outcome::Refused => self.misconfigured(false),
             Outcome::Misconfigured => self.misconfigured(true),
-            Outcome::Unavailable | Outcome::Throttled | Outcome::UnexpectedStatus => {}
+            Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate | Outcome::UnexpectedStatus => {}
         }
         let duration_ms = answer.duration.as_millis();
         tracing::trace!(integration = name, result, status = answer.status, duration_ms, "gate answered");

@@ -24,7 +24,8 @@ impl Name {
             return Ok(Name(name.to_owned()));
         }
         Err(format!(
-            "\"{name}\" cannot name an integration; use lower-case letters, digits, _ and -, beginning with a letter or digit, at most 63"
+            "\"{}\" cannot name an integration; use lower-case letters, digits, _ and -, beginning with a letter or digit, at most 63",
+            crate::shown::quoted(name)
         ))
     }
 

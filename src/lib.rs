@@ -27,6 +27,7 @@ mod bytes;
 pub mod fleet;
 mod json;
 pub mod serve;
+pub mod shown;
 pub mod shutdown;
 pub mod supervisor;
 pub mod systemd;

@@ -10,6 +10,8 @@
 //! error may stop reading, and one thread serves all events, health and metrics. Lines for which
 //! there is no room are dropped and counted.
 
+use crate::shown;
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -152,6 +154,36 @@ impl Write for StandardError {
     }
 }
 
+/// A writer of lines in which nothing is left that a terminal would obey. So they have no colours
+/// either: nobody could tell those from a forgery.
+#[derive(Clone, Debug)]
+struct Clean<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for Clean<W> {
+    type Writer = Clean<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        Clean(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for Clean<W> {
+    /// Each call is one whole line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
+        match shown::value(text) {
+            Cow::Borrowed(_) => self.0.write_all(line)?,
+            Cow::Owned(clean) => self.0.write_all((clean + end).as_bytes())?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 fn start_with<W>(settings: Settings, writer: W)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -164,11 +196,11 @@ where
     let only_ours = Targets::new()
         .with_target("consent_gate", LevelFilter::from_level(settings.level.0))
         .with_default(LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(Clean(writer)).with_target(false);
     let layer = if json {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {
-        lines.with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).boxed()
+        lines.with_ansi(false).boxed()
     };
     tracing_subscriber::registry().with(layer.with_filter(only_ours)).init();
     std::panic::set_hook(Box::new(|panic| {
@@ -178,4 +210,19 @@ where
             "panicked; its message is withheld, it could hold personal data"
         );
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_nothing_that_a_terminal_would_obey() {
+        let mut lines = Clean(Vec::new());
+        for line in ["WARN error=\u{1b}[2J\u{202e}\nforged\n", "INFO Zo\u{eb}\n"] {
+            lines.write_all(line.as_bytes()).unwrap();
+        }
+        let written = String::from_utf8(lines.0).unwrap();
+        assert_eq!(written, "WARN error=\\u001b[2J\\u202e\\u000aforged\nINFO Zo\u{eb}\n");
+    }
 }

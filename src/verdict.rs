@@ -91,6 +91,7 @@ pub enum Death {
     Refused,
     OlderThanRetention,
     AttemptsExhausted,
+    NotTheGate,
     Misconfigured,
     Rejected,
     UnexpectedStatus,
@@ -99,7 +100,7 @@ pub enum Death {
 
 impl Death {
     /// All reasons; the labels of `dead_lettered_total`.
-    pub const ALL: [Death; 12] = [
+    pub const ALL: [Death; 13] = [
         Death::Undecodable,
         Death::TooLarge,
         Death::Panicked,
@@ -108,6 +109,7 @@ impl Death {
         Death::Refused,
         Death::OlderThanRetention,
         Death::AttemptsExhausted,
+        Death::NotTheGate,
         Death::Misconfigured,
         Death::Rejected,
         Death::UnexpectedStatus,
@@ -126,6 +128,7 @@ impl Death {
             Death::Refused => "refused",
             Death::OlderThanRetention => "older_than_retention",
             Death::AttemptsExhausted => "attempts_exhausted",
+            Death::NotTheGate => "not_the_gate",
             Death::Misconfigured => "misconfigured",
             Death::Rejected => "rejected",
             Death::UnexpectedStatus => "unexpected_status",
@@ -187,13 +190,19 @@ impl Course {
         }
     }
 
-    /// What to tell an operator: names of fields and types, or what the gate said, redacted.
+    /// What to tell an operator: names of fields and types, or the answer's class, status and code.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self {
             Course::Defective(defect) => Some(defect.to_string().chars().take(MAX_CHARS).collect()),
-            _ => self.answer().and_then(|answer| answer.error.clone()),
+            _ => self.answer().and_then(Answer::told),
         }
+    }
+
+    /// What was answered, redacted: it may still be about a person.
+    #[must_use]
+    pub fn said(&self) -> Option<String> {
+        self.answer().and_then(|answer| answer.said.clone())
     }
 }
 
@@ -273,6 +282,7 @@ pub fn decide(course: &Course, history: &History, schedule: &Schedule, now: Time
             Outcome::Unavailable | Outcome::Throttled => {
                 again(answer, Death::AttemptsExhausted, history, schedule, now)
             }
+            Outcome::NotTheGate => again(answer, Death::NotTheGate, history, schedule, now),
             Outcome::Misconfigured => again(answer, Death::Misconfigured, history, schedule, now),
             Outcome::Rejected => again(answer, Death::Rejected, history, schedule, now),
             Outcome::UnexpectedStatus => again(answer, Death::UnexpectedStatus, history, schedule, now),
@@ -308,7 +318,7 @@ pub fn settlement(
     repair_at: Option<Timestamp>,
 ) -> Settlement {
     let told = |history: History| match attempt {
-        Some(attempt) => history.with(attempt, course.error()),
+        Some(attempt) => history.with(attempt, course.error(), course.said()),
         None => History { last_error: course.error().or(history.last_error.clone()), ..history },
     };
     match (verdict, repair_at) {

@@ -71,9 +71,10 @@ async fn arrived(stage: &Stage, people: &People, view: &mut View) -> anyhow::Res
 
 /// The gate goes down while people choose, and comes back; for one of them it stays down.
 async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::Result<()> {
-    view.say("outage    the gate answers 503; eleven more people switch the newsletter off, one on");
+    view.say("outage    a firewall answers 200 with a page, the gate 503; eleven more people switch the newsletter off, one on");
     let for_one = json!({ "status": 503, "identifier": people::UNLUCKY });
-    stage.faults(json!([for_one, { "status": 503 }])).await?;
+    let firewall = json!({ "in_place": "firewall", "times": 5 });
+    stage.faults(json!([for_one, firewall, { "status": 503 }])).await?;
     for message in people.caught_in_the_outage() {
         stage.publish(&message).await?;
     }

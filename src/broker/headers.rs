@@ -19,6 +19,8 @@ const FIRST_ATTEMPT: &str = "consent-gate-first-attempt-ms";
 const NOT_BEFORE: &str = "consent-gate-not-before-ms";
 const REASON: &str = "consent-gate-reason";
 const LAST_ERROR: &str = "consent-gate-last-error";
+/// What was answered to the last attempt: shown to who asks for it only.
+const LAST_ANSWER: &str = "consent-gate-last-answer";
 const HISTORY: &str = "consent-gate-history";
 const REPAIR: &str = "consent-gate-repair";
 /// When a dead letter became one.
@@ -69,8 +71,10 @@ pub struct History {
     pub first_attempt: Option<Timestamp>,
     /// Not to be sent before this: the gate asked to be left alone, or a repair is not due yet.
     pub not_before: Option<Timestamp>,
-    /// Why the last attempt failed; already redacted.
+    /// Why the last attempt failed, in words of ours.
     pub last_error: Option<String>,
+    /// What was answered to it, already redacted; the rest may still be somebody's.
+    pub last_answer: Option<String>,
     /// The last attempts, oldest first.
     pub entries: Vec<Attempt>,
     /// The event was delivered; its person's newest values are to be sent once more.
@@ -104,7 +108,8 @@ impl History {
             is_repair: get(REPAIR) == Some(&AMQPValue::Boolean(true)),
             first_attempt: time(FIRST_ATTEMPT),
             not_before: time(NOT_BEFORE),
-            last_error: get(LAST_ERROR).and_then(text).map(|error| error.chars().take(MAX_CHARS).collect()),
+            last_error: short_text(get(LAST_ERROR)),
+            last_answer: short_text(get(LAST_ANSWER)),
             entries: match get(HISTORY) {
                 Some(AMQPValue::FieldArray(entries)) => {
                     last(entries.as_slice().iter().filter_map(read_entry).collect())
@@ -117,13 +122,14 @@ impl History {
 
     /// The same with one more attempt at its end.
     #[must_use]
-    pub fn with(&self, attempt: Attempt, error: Option<String>) -> History {
+    pub fn with(&self, attempt: Attempt, error: Option<String>, answer: Option<String>) -> History {
         let entries = self.entries.iter().cloned().chain([attempt.clone()]).collect();
         History {
             attempts: self.attempts.saturating_add(1),
             first_attempt: self.first_attempt.or(Some(attempt.at)),
             not_before: None,
             last_error: error,
+            last_answer: answer,
             entries: last(entries),
             is_repair: self.is_repair,
             is_uncountable: self.is_uncountable,
@@ -143,6 +149,7 @@ impl History {
             time(FIRST_ATTEMPT, self.first_attempt),
             self.last_error.as_deref().map(|error| (LAST_ERROR, AMQPValue::LongString(error.into()))),
             (!entries.is_empty()).then(|| (HISTORY, AMQPValue::FieldArray(FieldArray::from(entries)))),
+            self.last_answer.as_deref().map(|answer| (LAST_ANSWER, AMQPValue::LongString(answer.into()))),
         ];
         optional.into_iter().flatten().collect()
     }
@@ -208,9 +215,13 @@ pub fn for_return(exported: &BasicProperties) -> BasicProperties {
 /// Where a message wants its verdicts reported to, if it may.
 #[must_use]
 pub fn report_to(properties: &BasicProperties) -> Option<&str> {
-    let queue = text(properties.headers().as_ref()?.inner().get(REPORT_TO)?)?;
+    obeyed(properties.headers().as_ref()?.inner().get(REPORT_TO)?)
+}
+
+/// The queue for reports, where it is one to which they are sent.
+fn obeyed(report_to: &AMQPValue) -> Option<&str> {
     // The length of a queue's name is one byte.
-    Some(queue).filter(|queue| queue.starts_with(report::PREFIX) && u8::try_from(queue.len()).is_ok())
+    text(report_to).filter(|queue| queue.starts_with(report::PREFIX) && u8::try_from(queue.len()).is_ok())
 }
 
 /// A dead letter's reason, as whoever made it wrote it.
@@ -263,10 +274,23 @@ pub fn died(properties: &BasicProperties, history: &History) -> Option<Timestamp
     Timestamp::from_millisecond(own.or(tried).or_else(published)?).ok()
 }
 
-/// Whether a header is the worker's own.
+/// Whether a header is one that the worker writes, and not only named as if.
 #[must_use]
 pub fn is_own(name: &str) -> bool {
-    name.starts_with(PREFIX)
+    [ATTEMPTS, FIRST_ATTEMPT, NOT_BEFORE, REASON, LAST_ERROR, LAST_ANSWER, HISTORY, REPAIR, DIED, REPORT_TO]
+        .contains(&name)
+}
+
+/// Whether a header is the worker's own and its value cannot be about a person, whoever wrote it.
+#[must_use]
+pub fn is_impersonal(name: &str, value: &AMQPValue) -> bool {
+    match name {
+        ATTEMPTS | FIRST_ATTEMPT | NOT_BEFORE | DIED => integer(value).is_some(),
+        REPAIR => matches!(value, AMQPValue::Boolean(_)),
+        LAST_ERROR => text(value).is_some(),
+        REPORT_TO => obeyed(value).is_some(),
+        _ => false,
+    }
 }
 
 /// Whether a header changes with every look.
@@ -318,6 +342,10 @@ pub(super) fn integer(value: &AMQPValue) -> Option<i64> {
     })
 }
 
+fn short_text(value: Option<&AMQPValue>) -> Option<String> {
+    value.and_then(text).map(|text| text.chars().take(MAX_CHARS).collect())
+}
+
 fn text(value: &AMQPValue) -> Option<&str> {
     match value {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
@@ -330,7 +358,7 @@ fn kept_headers(received: Option<&FieldTable>) -> FieldTable {
     let mut kept = FieldTable::default();
     for (key, value) in received.into_iter().flat_map(FieldTable::inner) {
         let name = key.as_str();
-        if !is_brokers(name) && (!name.starts_with(PREFIX) || name == REPORT_TO) {
+        if !is_brokers(name) && (!name.starts_with(PREFIX) || (name == REPORT_TO && obeyed(value).is_some())) {
             kept.insert(key.clone(), value.clone());
         }
     }
@@ -399,7 +427,7 @@ mod tests {
     }
 
     fn history() -> History {
-        History::default().with(attempt(12), Some("down".to_owned()))
+        History::default().with(attempt(12), Some("down".to_owned()), Some("try later".to_owned()))
     }
 
     fn received(headers: FieldTable) -> BasicProperties {
@@ -470,7 +498,7 @@ mod tests {
     fn a_history_is_read_as_it_was_written() {
         let mut history = history();
         for ms in 0..20 {
-            history = history.with(attempt(ms), None);
+            history = history.with(attempt(ms), None, None);
         }
         assert_eq!((history.attempts, history.entries.len()), (21, MAX_ENTRIES));
         assert_eq!(history.entries.last(), Some(&attempt(19)));

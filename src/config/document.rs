@@ -5,10 +5,11 @@ use super::fields::{At, Fields, Problems, did_you_mean};
 use super::node::{Node, Place, Value};
 use super::{Environment, Settings, secrets, settings};
 use crate::event::TYPES;
-use crate::gate::{Endpoint, Limits, Mode, endpoint};
+use crate::gate::{Belief, Endpoint, Limits, Mode, endpoint};
 use crate::integration::{Integration, Name};
 use crate::mapping::{Mapping, Mappings, Path, Source, format_time};
 use crate::schedule::{OnOutage, Schedule};
+use crate::shown::{is_like_address, quoted};
 use crate::verdict::Filter;
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -68,7 +69,7 @@ pub(super) fn read(
     let records = records(&mut root);
     let overrides = root.table("overrides");
     let (limits, schedule, on_outage) = overridden(overrides, context);
-    root.finish();
+    root.finish_with_strangers();
     Some(Document {
         records,
         endpoint: endpoint?,
@@ -89,7 +90,7 @@ fn records(root: &mut Fields<'_>) -> Option<Name> {
 
 /// The settings' limits and schedule with the document's own laid over them.
 fn overridden(mut overrides: Fields<'_>, context: &Context<'_>) -> (Limits, Option<Schedule>, OnOutage) {
-    let limits = settings::limits(overrides.table("gate"), &context.settings.gate);
+    let limits = settings::limits(overrides.table("gate"), &context.settings.gate, context.folder, context.environment);
     let retry = overrides.table("retry");
     let place = settings::place_of_schedule(&retry);
     let retry = settings::retry(retry, &context.settings.retry);
@@ -121,8 +122,10 @@ fn documented_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endp
         && kind.value != "selligent"
     {
         let meant = did_you_mean(&kind.value, ["selligent"].into_iter());
-        root.problems()
-            .add(&kind.place, format!("type_id: \"{}\" is not supported, only selligent is{meant}", kind.value));
+        root.problems().add(
+            &kind.place,
+            format!("type_id: \"{}\" is not supported, only selligent is{meant}", quoted(&kind.value)),
+        );
     }
     if let Some(upsert) = root.flag("upsert_mode")
         && !upsert.value
@@ -134,10 +137,10 @@ fn documented_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endp
     }
     let mut authentication = root.table("authentication");
     let credentials = credentials(&mut authentication, context);
-    authentication.finish();
+    authentication.finish_with_strangers();
     let mut properties = root.table("properties");
     let endpoint = endpoint_of(&mut properties, credentials, context);
-    properties.finish();
+    properties.finish_with_strangers();
     (endpoint, root.node("mappings").or_else(|| missing_mappings(root, "mappings")))
 }
 
@@ -146,10 +149,10 @@ fn older_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endpoint>
     let mut config = root.table("config");
     let mut authentication = config.table("authentication");
     let credentials = credentials(&mut authentication, context);
-    authentication.finish();
+    authentication.finish_with_strangers();
     let list = config.node("properties").or_else(|| missing_mappings(&config, "properties"));
     let endpoint = endpoint_of(&mut config, credentials, context);
-    config.finish();
+    config.finish_with_strangers();
     (endpoint, list)
 }
 
@@ -189,13 +192,15 @@ fn endpoint_of(
     let url = required(fields, "url", "write the host of the Selligent installation", context);
     let gate = required(fields, "gate", "write the name of the campaign's gate", context);
     let mode = fields.word("mode", &["sync", "async"]);
+    let answer = fields.word("answer", &["envelope", "status"]);
     let allow_http = fields.flag("allow_http").is_some_and(|flag| flag.value);
     let url = url?;
     let base = endpoint::base(&url.value, allow_http);
     let base = base.map_err(|why| fields.problems().add(&url.place, format!("{}: {why}", fields.name("url")))).ok();
     let mode = if mode.is_some_and(|mode| mode.value == "async") { Mode::Async } else { Mode::Sync };
     let (username, key) = credentials?;
-    Some(Endpoint::new(base?, mode, username, key, gate?.value))
+    let belief = if answer.is_some_and(|answer| answer.value == "status") { Belief::Status } else { Belief::Envelope };
+    Some(Endpoint::new(base?, mode, username, key, gate?.value).believed(belief))
 }
 
 fn compile(list: Node, identifier: Option<At<String>>, place: &Place, problems: &Problems) -> Option<Mappings> {
@@ -230,6 +235,9 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
         fields.missing("id", "write the property's name at Selligent");
     }
     let id = fields.filled("id");
+    if let Some(id) = id.as_ref().filter(|id| id.value.contains(char::is_control)) {
+        fields.problems().add(&id.place, "mappings.id: a property's name has no control characters");
+    }
     let source = source(&mut fields);
     let on = fields.filled("true").map_or_else(|| "1".to_owned(), |at| at.value);
     let off = fields.filled("false").map_or_else(|| "0".to_owned(), |at| at.value);
@@ -250,7 +258,7 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
         Some(format.value)
     });
     let none = fields.text("none").map(|at| at.value).unwrap_or_default();
-    fields.finish();
+    fields.finish_with_strangers();
     let mapping = Mapping::new(&id?.value, source?);
     Some(Mapping { texts: (on.into(), off.into()), none: none.into(), date_format, ..mapping })
 }
@@ -267,7 +275,10 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
             None
         }
         (Some(value), None) => Path::compile(&value.value)
-            .map_err(|why| fields.problems().add(&value.place, format!("mappings.value: {why}")))
+            .map_err(|why| {
+                let why = if is_like_address(&value.value) { "an address is no path".to_owned() } else { why };
+                fields.problems().add(&value.place, format!("mappings.value: {why}"));
+            })
             .ok()
             .map(Source::Path),
         (None, constant) => constant.map(|at| Source::Constant(at.value.into())),
@@ -284,14 +295,17 @@ fn identifier_index(
         let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
         if found.is_none() {
             let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| &*mapping.id));
-            problems.add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", wanted.value));
+            problems
+                .add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", quoted(&wanted.value)));
         }
         let switch = found
             .and_then(|index| mappings.get(index))
             .is_some_and(|m| matches!(&m.source, Source::Path(path) if path.is_switch()));
         if switch {
-            problems
-                .add(&wanted.place, format!("identifier: \"{}\" is true or false, which names nobody", wanted.value));
+            problems.add(
+                &wanted.place,
+                format!("identifier: \"{}\" is true or false, which names nobody", quoted(&wanted.value)),
+            );
         }
         return found;
     }
@@ -333,9 +347,10 @@ fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<Stri
         for name in &types.value {
             if !TYPES.contains(&name.as_str()) {
                 let meant = did_you_mean(name, TYPES.into_iter());
-                fields
-                    .problems()
-                    .add(&types.place, format!("events.types: \"{name}\" is none of {}{meant}", TYPES.join(", ")));
+                fields.problems().add(
+                    &types.place,
+                    format!("events.types: \"{}\" is none of {}{meant}", quoted(name), TYPES.join(", ")),
+                );
             } else if name.ends_with(".deleted") {
                 warnings.push(format!(
                     "{}: events of type {name} are always skipped: they name no choice that could be applied",

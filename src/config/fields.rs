@@ -1,6 +1,7 @@
 //! Reads typed values out of a tree and collects every complaint on the way.
 
 use super::node::{Node, Place, Value, from_toml};
+use crate::shown::quoted;
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
@@ -18,26 +19,40 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All complaints of one run, so that a user mends everything at once.
+/// All complaints of one run, so that a user mends everything at once; and what only deserves a word.
 #[derive(Debug, Default)]
-pub struct Problems(RefCell<Vec<Problem>>);
+pub struct Problems {
+    list: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<String>>,
+}
 
 impl Problems {
     /// Records a complaint.
     pub fn add(&self, place: &Place, text: impl Into<String>) {
-        self.0.borrow_mut().push(Problem { place: place.clone(), text: text.into() });
+        self.list.borrow_mut().push(Problem { place: place.clone(), text: text.into() });
     }
 
     /// How many there are so far.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.borrow().len()
+        self.list.borrow().len()
     }
 
     /// All of them, in the order found.
     #[must_use]
     pub fn into_list(self) -> Vec<Problem> {
-        self.0.into_inner()
+        self.list.into_inner()
+    }
+
+    /// Records what works and may still surprise.
+    pub fn warn(&self, place: &Place, text: impl fmt::Display) {
+        self.warnings.borrow_mut().push(format!("{place}: {text}"));
+    }
+
+    /// All warnings so far, in the order found.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 }
 
@@ -150,11 +165,16 @@ impl<'p> Fields<'p> {
     /// A string that is not blank.
     pub fn filled(&mut self, key: &'static str) -> Option<At<String>> {
         let text = self.text(key)?;
-        if text.value.trim().is_empty() {
+        if bare(&text.value).is_empty() {
             self.problems.add(&text.place, format!("{} is empty; write a value or remove the key", self.name(key)));
             return None;
         }
         Some(text)
+    }
+
+    /// A string that is not blank, without what an editor or a copy left around it.
+    pub fn bare(&mut self, key: &'static str) -> Option<At<String>> {
+        self.filled(key).map(|at| At { value: bare(&at.value).to_owned(), place: at.place })
     }
 
     /// True or false; the environment writes it as a word.
@@ -230,7 +250,8 @@ impl<'p> Fields<'p> {
         }
         let meant = did_you_mean(&text.value, words.iter().copied());
         let choices = words.join(", ");
-        self.problems.add(&text.place, format!("{}: \"{}\" is none of {choices}{meant}", self.name(key), text.value));
+        self.problems
+            .add(&text.place, format!("{}: \"{}\" is none of {choices}{meant}", self.name(key), quoted(&text.value)));
         None
     }
 
@@ -238,9 +259,26 @@ impl<'p> Fields<'p> {
     pub fn finish(self) {
         for (key, node) in &self.entries {
             let meant = did_you_mean(key, self.known.iter().copied());
-            self.problems.add(&node.place, format!("unknown key {}{meant}", self.name(key)));
+            self.problems.add(&node.place, format!("unknown key {}{meant}", self.name(&quoted(key))));
         }
     }
+
+    /// The same for a table to which somebody else adds keys of its own: those are warned of, and only
+    /// what is nearly a known one is a mistake.
+    pub fn finish_with_strangers(self) {
+        for (key, node) in &self.entries {
+            let name = self.name(&quoted(key));
+            match did_you_mean(key, self.known.iter().copied()).as_str() {
+                "" => self.problems.warn(&node.place, format!("key {name} is not known here and changes nothing")),
+                meant => self.problems.add(&node.place, format!("unknown key {name}{meant}")),
+            }
+        }
+    }
+}
+
+/// A text without the blanks, line ends and byte order marks around it.
+pub fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}')
 }
 
 fn prefix(path: &str) -> String {
@@ -277,7 +315,7 @@ pub fn did_you_mean<'w>(written: &str, words: impl Iterator<Item = &'w str>) -> 
 /// # Errors
 /// What a duration looks like, for people.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("\"{text}\" is no duration; write a number and ms, s, m, h or d, such as \"10s\"");
+    let bad = || format!("\"{}\" is no duration; write a number and ms, s, m, h or d, such as \"10s\"", quoted(text));
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
     let (number, unit) = text.split_at(unit_at);
     let number: u64 = number.parse().map_err(|_| bad())?;

@@ -13,6 +13,7 @@ pub use fields::{Problem, did_you_mean, parse_duration};
 pub use settings::Settings;
 
 use crate::integration::{Integration, Name};
+use crate::shown::quoted;
 use fields::Problems;
 use node::{Node, Place, Value};
 use std::ffi::OsStr;
@@ -50,6 +51,7 @@ pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     let settings = settings::read(tree, &base, environment, &problems, &mut warnings);
     let integrations = load_directory(&settings, environment, &problems, &mut warnings);
     settings::check_together(&settings, &integrations, &problems, &mut warnings);
+    warnings.extend(problems.take_warnings());
     finish(Config { settings, integrations, warnings }, problems)
 }
 
@@ -107,7 +109,8 @@ fn load_directory(
     warnings: &mut Vec<String>,
 ) -> Vec<Integration> {
     let directory = &settings.integrations;
-    let place = Place::File(directory.display().to_string().into());
+    let shown = directory.display().to_string();
+    let place = Place::File(quoted(&shown).into());
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
@@ -158,5 +161,13 @@ fn read_bounded(path: &Path) -> std::io::Result<String> {
     if size > MAX_FILE {
         return Err(std::io::Error::other("larger than 4 MiB"));
     }
-    fs::read_to_string(path)
+    let bytes = fs::read(path)?;
+    let begins_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    // Without its mark it is known by the zero in each character of ASCII.
+    if begins_utf16 || bytes.iter().take(4).any(|byte| *byte == 0) {
+        let why = "it is saved as UTF-16; save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)";
+        return Err(std::io::Error::other(why));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8; save it as UTF-8"))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

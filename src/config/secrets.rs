@@ -1,8 +1,10 @@
 //! Secrets as literal, `${VARIABLE}` or file; none of them can be printed afterwards.
 
 use super::Environment;
-use super::fields::{At, Fields};
+use super::fields::{At, Fields, bare};
+use crate::shown::{is_like_address, quoted};
 use secrecy::SecretString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A text in which a whole value `${NAME}` stands for an environment variable.
@@ -12,13 +14,15 @@ pub(super) fn expand(
     environment: &Environment,
     fields: &Fields<'_>,
 ) -> Option<At<String>> {
+    let text = At { value: bare(&text.value).to_owned(), place: text.place };
     let Some(variable) = text.value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
         return Some(text);
     };
-    match environment.get(variable).filter(|value| !value.is_empty()) {
-        Some(value) => Some(At { value: value.clone(), place: text.place }),
+    match environment.get(variable).map(|value| bare(value)).filter(|value| !value.is_empty()) {
+        Some(value) => Some(At { value: value.to_owned(), place: text.place }),
         None => {
             let name = fields.name(key);
+            let variable = quoted(variable);
             let why =
                 format!("{name}: environment variable {variable} is not set; set it, or write the value or a file");
             fields.problems().add(&text.place, why);
@@ -32,15 +36,38 @@ pub(super) fn resolve(folder: &Path, path: &str) -> PathBuf {
     folder.join(path)
 }
 
-/// A secret's file, without the line end that editors and mounted secrets leave.
+/// A secret's file, without the blanks and line ends that editors and mounted secrets leave.
 pub(super) fn from_file(path: &At<String>, key: &str, folder: &Path, fields: &Fields<'_>) -> Option<SecretString> {
     let text = text_file(path, key, folder, fields)?;
-    let secret = text.trim_end_matches(['\r', '\n']);
+    let secret = bare(&text);
     if secret.is_empty() {
-        fields.problems().add(&path.place, format!("{}: {} is empty", fields.name(key), path.value));
+        fields.problems().add(&path.place, format!("{}: {} is empty", fields.name(key), quoted(&path.value)));
+        return None;
+    }
+    warn_of_others(path, key, folder, fields);
+    one_line(secret, key, path, fields)
+}
+
+/// A secret that runs over several lines is several things, or none.
+fn one_line<T>(secret: &str, key: &str, at: &At<T>, fields: &Fields<'_>) -> Option<SecretString> {
+    if secret.chars().any(char::is_control) {
+        let why = format!("{} holds a line end or a control character; write the secret alone", fields.name(key));
+        fields.problems().add(&at.place, why);
         return None;
     }
     Some(SecretString::from(secret))
+}
+
+/// Warns where everybody on the machine may read a secret's file.
+pub(super) fn warn_of_others(path: &At<String>, key: &str, folder: &Path, fields: &Fields<'_>) {
+    let file = resolve(folder, &path.value);
+    let Ok(found) = std::fs::metadata(&file) else { return };
+    if found.permissions().mode() & 0o004 != 0 {
+        let (name, shown) = (fields.name(key), file.display().to_string());
+        let shown = quoted(&shown);
+        let text = format!("{name}: {shown} can be read by everybody on this machine; chmod o-rwx it");
+        fields.problems().warn(&path.place, text);
+    }
 }
 
 /// A file's text, or a complaint that says which file and why.
@@ -48,11 +75,17 @@ pub(super) fn text_file(path: &At<String>, key: &str, folder: &Path, fields: &Fi
     let file = resolve(folder, &path.value);
     match super::read_bounded(&file) {
         Ok(text) => Some(text),
+        Err(_) if is_like_address(&path.value) => {
+            let why = format!("{} names a file, and this is an address; write it without _file", fields.name(key));
+            fields.problems().add(&path.place, why);
+            None
+        }
         Err(error) => {
+            let shown = file.display().to_string();
             let why = format!(
                 "{}: {} cannot be read: {error}; check the path and its permissions",
                 fields.name(key),
-                file.display()
+                quoted(&shown)
             );
             fields.problems().add(&path.place, why);
             None
@@ -76,14 +109,17 @@ pub(super) fn secret(
         return None;
     }
     let literal = fields.filled(key);
-    let file = fields.filled(file_key);
+    let file = fields.bare(file_key);
     match (literal, file) {
         (Some(_), Some(file)) => {
             let why = format!("{} and {} are both written; keep one", fields.name(key), fields.name(file_key));
             fields.problems().add(&file.place, why);
             None
         }
-        (Some(text), None) => expand(text, key, environment, fields).map(|text| SecretString::from(text.value)),
+        (Some(text), None) => {
+            let text = expand(text, key, environment, fields)?;
+            one_line(&text.value, key, &text, fields)
+        }
         (None, Some(file)) => from_file(&file, file_key, folder, fields),
         (None, None) => None,
     }

@@ -1,15 +1,17 @@
 //! `consent-gate.toml` and the environment that wins over it.
 
-use super::fields::{At, Fields, Problems, did_you_mean};
+use super::fields::{At, Fields, Problems, bare, did_you_mean};
 use super::node::{self, Node, Value};
 use super::{Environment, secrets};
 use crate::broker::link;
 use crate::broker::topology::Source;
+use crate::gate::way::{Proxy, Way};
 use crate::gate::{Limits, Mode};
 use crate::integration::{Integration, Name};
 use crate::record::address::Address;
 use crate::record::{self, Place};
 use crate::schedule::{OnOutage, Retry, Schedule};
+use crate::shown::{is_like_address, quoted};
 use crate::telemetry::{self, Format, Level};
 use crate::traces;
 use secrecy::{ExposeSecret, SecretString};
@@ -22,7 +24,9 @@ const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
 const SECTIONS: [&str; 10] =
     ["broker", "source", "integrations", "retry", "records", "gate", "admin", "log", "traces", "shutdown"];
 /// Keys of which one replaces the other, so that the environment can override either form.
-const ALTERNATIVES: [(&str, &str); 6] = [
+const ALTERNATIVES: [(&str, &str); 8] = [
+    ("proxy", "proxy_file"),
+    ("proxy_file", "proxy"),
     ("url", "url_file"),
     ("url_file", "url"),
     ("queue", "exchange"),
@@ -80,10 +84,11 @@ pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Prob
         let place = node::Place::Variable(variable.clone());
         if !SECTIONS.contains(&section.as_str()) {
             let meant = did_you_mean(&section, SECTIONS.into_iter());
+            let section = quoted(&section);
             problems.add(&place, format!("unknown section {section}{meant}"));
             continue;
         }
-        set(sections, &section, &key, Node { value: Value::Text(value.clone()), place });
+        set(sections, &section, &key, Node { value: Value::Text(bare(value).to_owned()), place });
     }
     tree
 }
@@ -109,14 +114,14 @@ pub(super) fn read(
 ) -> Settings {
     let mut root = Fields::open("", tree, problems);
     let mut integrations = root.table("integrations");
-    let directory = integrations.filled("directory").map_or_else(|| "integrations".to_owned(), |at| at.value);
+    let directory = integrations.bare("directory").map_or_else(|| "integrations".to_owned(), |at| at.value);
     integrations.finish();
     let mut shutdown = root.table("shutdown");
     let shutdown_deadline = shutdown.duration("deadline").map_or(Duration::from_secs(20), |at| at.value);
     shutdown.finish();
     let broker = broker(root.table("broker"), base, environment, warnings);
     let source = source(root.table("source"));
-    let gate = limits(root.table("gate"), &Limits::default());
+    let gate = limits(root.table("gate"), &Limits::default(), base, environment);
     let retry_section = root.table("retry");
     let retry_place = place_of_schedule(&retry_section);
     let retry = retry(retry_section, &Retry::default());
@@ -149,7 +154,10 @@ fn broker(
     let url_place = fields.place_of("url").or_else(|| fields.place_of("url_file")).unwrap_or_else(|| place.clone());
     let url = secrets::secret(&mut fields, ("url", "url_file"), base, environment, None);
     let mut file = |key| {
-        let path = fields.filled(key)?;
+        let path = fields.bare(key)?;
+        if key == "client_key_file" {
+            secrets::warn_of_others(&path, key, base, &fields);
+        }
         secrets::text_file(&path, key, base, &fields)
     };
     let (ca, cert, key) = (file("ca_file"), file("client_cert_file"), file("client_key_file"));
@@ -236,16 +244,45 @@ pub(super) fn binding_keys(fields: &mut Fields<'_>) -> Option<At<Vec<String>>> {
 }
 
 /// `[gate]`, and `overrides.gate` of a document over it.
-pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits) -> Limits {
+pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits, folder: &Path, environment: &Environment) -> Limits {
     let limits = Limits {
         timeout: not_zero(&mut fields, "timeout").unwrap_or(defaults.timeout),
         connect_timeout: not_zero(&mut fields, "connect_timeout").unwrap_or(defaults.connect_timeout),
         max_in_flight: fields.count("max_in_flight", 10_000).map_or(defaults.max_in_flight, |at| at.value),
         is_adaptive: fields.flag("adaptive").map_or(defaults.is_adaptive, |at| at.value),
         requests_per_second: fields.rate("requests_per_second").map(|at| at.value).or(defaults.requests_per_second),
+        way: way(&mut fields, &defaults.way, folder, environment),
     };
     fields.finish();
     limits
+}
+
+/// How gates are reached: `proxy` (`"none"` for directly), `no_proxy`, `ca_file`.
+fn way(fields: &mut Fields<'_>, defaults: &Way, folder: &Path, environment: &Environment) -> Way {
+    let at = fields.place_of("proxy").or_else(|| fields.place_of("proxy_file"));
+    let written = secrets::secret(fields, ("proxy", "proxy_file"), folder, environment, None);
+    let proxy = match written {
+        None => defaults.proxy.clone(),
+        Some(url) if url.expose_secret() == "none" => None,
+        Some(url) => {
+            let complain = |why| {
+                let place = at.unwrap_or_else(|| fields.place().clone());
+                fields.problems().add(&place, format!("{} {why}", fields.name("proxy")));
+            };
+            Proxy::new(&url).map_err(complain).ok()
+        }
+    };
+    let no_proxy = fields.texts("no_proxy").map_or_else(|| defaults.no_proxy.clone(), |at| at.value);
+    let ca = fields.bare("ca_file").and_then(|path| {
+        let pem = secrets::text_file(&path, "ca_file", folder, fields)?;
+        if !link::holds_certificate(&pem) {
+            let why = format!("{} holds no certificate; it must be PEM", fields.name("ca_file"));
+            fields.problems().add(&path.place, why);
+            return None;
+        }
+        Some(pem.into())
+    });
+    Way { proxy, no_proxy, ca: ca.or_else(|| defaults.ca.clone()) }
 }
 
 fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
@@ -305,6 +342,14 @@ fn records(
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             postgres(&url.into(), &at.unwrap_or_else(|| fields.place().clone()), &fields, warnings)
         }
+        Some(other) if is_like_address(other) || other.eq_ignore_ascii_case("off") => {
+            let why = format!(
+                "records.store: {} is neither postgres://user:password@host:5432/database, nor a directory, nor \"off\"; write one of them",
+                quoted(other)
+            );
+            fields.problems().add(&at.unwrap_or_else(|| fields.place().clone()), why);
+            Place::Off
+        }
         Some(directory) => Place::Directory(secrets::resolve(base, directory)),
         None => match defaults.place {
             Place::Directory(directory) => Place::Directory(base.join(directory)),
@@ -333,7 +378,10 @@ fn admin(mut fields: Fields<'_>) -> SocketAddr {
     let listen = fields.filled("listen");
     let address = listen.map_or(default, |listen| {
         listen.value.parse().unwrap_or_else(|_| {
-            let why = format!("admin.listen: \"{}\" is no address; write one such as \"127.0.0.1:9464\"", listen.value);
+            let why = format!(
+                "admin.listen: \"{}\" is no address; write one such as \"127.0.0.1:9464\"",
+                quoted(&listen.value)
+            );
             fields.problems().add(&listen.place, why);
             default
         })

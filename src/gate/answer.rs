@@ -1,5 +1,8 @@
 //! What a reply of the gate means (pure).
 
+use super::body;
+use super::endpoint::Mode;
+use reqwest::header::HeaderMap;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,13 +10,16 @@ use std::time::Duration;
 /// The classes of answers; the labels of `attempts_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// 2xx, not contradicted by the envelope.
+    /// 2xx, and the gate's own answer does not contradict it.
     Accepted,
     /// 2xx whose envelope says `IsSuccess: false` or names an error.
     Rejected,
     /// 400, 413, 414, 415, 422: this request will never pass.
     Refused,
-    /// 401, 403, 404, 3xx: the integration is wrong, not the event.
+    /// 2xx, or a status of [`Outcome::Refused`], with what the gate would not say: a firewall, a proxy
+    /// or a login page answers in its place.
+    NotTheGate,
+    /// 401, 403, 404, 407, 3xx: the integration is wrong, not the event.
     Misconfigured,
     /// No connection, DNS, TLS, timeout, 408, 425, 5xx.
     Unavailable,
@@ -25,10 +31,11 @@ pub enum Outcome {
 
 impl Outcome {
     /// All classes.
-    pub const ALL: [Outcome; 7] = [
+    pub const ALL: [Outcome; 8] = [
         Outcome::Accepted,
         Outcome::Rejected,
         Outcome::Refused,
+        Outcome::NotTheGate,
         Outcome::Misconfigured,
         Outcome::Unavailable,
         Outcome::Throttled,
@@ -39,7 +46,7 @@ impl Outcome {
     #[must_use]
     pub fn blames_endpoint(self) -> bool {
         match self {
-            Outcome::Unavailable | Outcome::Throttled | Outcome::Misconfigured => true,
+            Outcome::Unavailable | Outcome::Throttled | Outcome::Misconfigured | Outcome::NotTheGate => true,
             Outcome::Accepted | Outcome::Rejected | Outcome::Refused | Outcome::UnexpectedStatus => false,
         }
     }
@@ -51,6 +58,7 @@ impl Outcome {
             Outcome::Accepted => "accepted",
             Outcome::Rejected => "rejected",
             Outcome::Refused => "refused",
+            Outcome::NotTheGate => "not_the_gate",
             Outcome::Misconfigured => "misconfigured",
             Outcome::Unavailable => "unavailable",
             Outcome::Throttled => "throttled",
@@ -65,8 +73,10 @@ pub struct Answer {
     pub outcome: Outcome,
     /// The HTTP status, when there was one.
     pub status: Option<u16>,
-    /// What the gate or the connection said, without any value that was sent.
+    /// What is wrong, in words of ours; nothing that a server said but numbers.
     pub error: Option<String>,
+    /// What the server said, without any value that was sent.
+    pub said: Option<String>,
     /// How long the gate asks to be left alone.
     pub retry_after: Option<Duration>,
     /// From sending to the end of the answer.
@@ -83,150 +93,219 @@ impl Answer {
             outcome: Outcome::Unavailable,
             status: None,
             error: Some(error),
+            said: None,
             retry_after: None,
             duration: Duration::ZERO,
             was_resent: false,
         }
     }
+
+    /// Of which class it is, and what is wrong.
+    #[must_use]
+    pub fn told(&self) -> Option<String> {
+        self.error.as_deref().map(|error| format!("{}: {error}", self.outcome.label()))
+    }
 }
 
-/// Classifies a status and the (bounded) body that came with it. What the gate says in it is made
-/// fit to keep by `redact`.
+/// By what an answer is believed to be the gate's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Belief {
+    /// By the vendor's envelope, or an empty body where the gate may send one.
+    #[default]
+    Envelope,
+    /// By its status alone: for an installation that answers 2xx with something else.
+    Status,
+}
+
+/// How an endpoint answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Manner {
+    pub mode: Mode,
+    pub belief: Belief,
+}
+
+/// An answer as it came; of the body at most [`MAX_ANSWER`](super::MAX_ANSWER) bytes and one more.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'r> {
+    pub status: u16,
+    pub headers: &'r HeaderMap,
+    pub body: &'r [u8],
+}
+
+/// Headers by which a firewall says that it answers itself and wants the client to prove something.
+const CHALLENGES: [&str; 3] = ["x-amzn-waf-action", "cf-mitigated", "x-vercel-mitigated"];
+
+/// Classifies an answer. What the server says in it is made fit to keep by `redact`.
 #[must_use]
-pub fn classify(status: u16, body: &[u8], redact: &dyn Fn(&str) -> String) -> Answer {
-    let envelope = Envelope::read(body);
+pub fn classify(reply: Reply<'_>, manner: Manner, redact: &dyn Fn(&str) -> String) -> Answer {
+    let status = reply.status;
+    let content = Content::read(&reply);
+    let stranger = content.stranger(status, manner);
     let outcome = match status {
-        200..=299 if body.len() > super::MAX_ANSWER || envelope.contradicts => Outcome::Rejected,
+        _ if is_told_by_body(status) && stranger.is_some() => Outcome::NotTheGate,
+        200..=299 if manner.belief == Belief::Envelope && content.contradicts() => Outcome::Rejected,
         200..=299 => Outcome::Accepted,
         400 | 413 | 414 | 415 | 422 => Outcome::Refused,
-        401 | 403 | 404 | 300..=399 => Outcome::Misconfigured,
+        401 | 403 | 404 | 407 | 300..=399 => Outcome::Misconfigured,
         408 | 425 | 500..=599 => Outcome::Unavailable,
         429 => Outcome::Throttled,
         _ => Outcome::UnexpectedStatus,
     };
-    let said = match outcome {
-        Outcome::Accepted => None,
-        Outcome::Rejected if body.len() > super::MAX_ANSWER => Some("an answer of more than 64 KiB".to_owned()),
-        _ => Some(envelope.error.map_or_else(|| format!("status {status}"), |said| redact(&said))),
-    };
-    Answer { outcome, error: said, status: Some(status), ..Answer::unavailable(String::new()) }
+    if outcome == Outcome::Accepted {
+        return Answer { outcome, error: None, status: Some(status), ..Answer::unavailable(String::new()) };
+    }
+    let code = content.code().map(|code| format!(", code {code}")).unwrap_or_default();
+    let stranger = stranger.map(|what| format!(", not the gate's answer: {what}")).unwrap_or_default();
+    let error = Some(format!("status {status}{code}{stranger}"));
+    let said = content.said().map(|said| redact(&said)).filter(|said| !said.is_empty());
+    Answer { outcome, error, said, status: Some(status), ..Answer::unavailable(String::new()) }
 }
 
-/// The vendor's `{IsSuccess, Error, Result}`, keys in any case. A body that is no such object
-/// says nothing: an empty or non-JSON 2xx counts as success.
-#[derive(Default)]
-struct Envelope {
-    contradicts: bool,
-    error: Option<String>,
+/// Whether it takes the body to see who answered: the other statuses mean the same from everybody.
+#[must_use]
+pub fn is_told_by_body(status: u16) -> bool {
+    matches!(status, 200..=299 | 400 | 413 | 414 | 415 | 422)
 }
 
-impl Envelope {
-    fn read(body: &[u8]) -> Envelope {
-        let Ok(Value::Object(fields)) = serde_json::from_str(&decoded(body)) else { return Envelope::default() };
-        let get = |name: &str| fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-        let failed = match get("IsSuccess") {
-            Some(Value::Bool(success)) => !success,
-            Some(Value::String(text)) => text.eq_ignore_ascii_case("false"),
-            _ => false,
-        };
-        let error = match get("Error") {
-            Some(Value::Array(items)) if items.is_empty() => None,
-            Some(Value::Object(fields)) if fields.is_empty() => None,
-            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => None,
-            None | Some(Value::Null | Value::Bool(false)) => None,
-            Some(Value::String(text)) if text.trim().is_empty() => None,
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(other) => Some(other.to_string()),
-        };
-        Envelope { contradicts: failed || error.is_some(), error }
+/// What came.
+#[derive(Debug, PartialEq)]
+enum Content {
+    /// A firewall's own answer, by a header of this name.
+    Challenge(&'static str),
+    Empty,
+    Envelope(Envelope),
+    TooLong,
+    /// Text that is not the gate's.
+    Text(String),
+    /// Packed by an unknown coding, damaged, or no text.
+    Unreadable,
+}
+
+impl Content {
+    fn read(reply: &Reply<'_>) -> Content {
+        if let Some(name) = CHALLENGES.into_iter().find(|name| reply.headers.contains_key(*name)) {
+            return Content::Challenge(name);
+        }
+        let Some(body) = body::unpacked(reply.headers, reply.body) else { return Content::Unreadable };
+        if body.is_empty() {
+            return Content::Empty;
+        }
+        if body.len() > super::MAX_ANSWER || reply.body.len() > super::MAX_ANSWER {
+            return Content::TooLong;
+        }
+        let Some(text) = decoded(&body) else { return Content::Unreadable };
+        match Envelope::read(&text) {
+            Some(envelope) => Content::Envelope(envelope),
+            None => Content::Text(text.into_owned()),
+        }
+    }
+
+    /// Why this is not what the gate would answer with that status; `None` when it may be.
+    fn stranger(&self, status: u16, manner: Manner) -> Option<String> {
+        if manner.belief == Belief::Status {
+            return None;
+        }
+        let is_queued = status == 202 && manner.mode == Mode::Async;
+        match self {
+            Content::Empty if (200..=299).contains(&status) && !matches!(status, 200 | 204) && !is_queued => {
+                Some("an empty body".to_owned())
+            }
+            Content::Envelope(_) | Content::Empty => None,
+            Content::Challenge(name) => Some(format!("a challenge ({name})")),
+            Content::TooLong => Some("over 64 KiB".to_owned()),
+            Content::Text(text) if text.trim_start().starts_with('<') => Some("a page".to_owned()),
+            Content::Text(_) => Some("no object with IsSuccess, Error or Result".to_owned()),
+            Content::Unreadable => Some("nothing that can be read as text".to_owned()),
+        }
+    }
+
+    fn contradicts(&self) -> bool {
+        matches!(self, Content::Envelope(envelope) if envelope.contradicts)
+    }
+
+    fn code(&self) -> Option<u32> {
+        match self {
+            Content::Envelope(envelope) => envelope.code,
+            _ => None,
+        }
+    }
+
+    fn said(self) -> Option<String> {
+        match self {
+            Content::Envelope(envelope) => envelope.error,
+            Content::Text(text) => Some(text),
+            Content::Challenge(_) | Content::Empty | Content::TooLong | Content::Unreadable => None,
+        }
     }
 }
 
-/// The body as text, whatever byte order mark or UTF-16 the vendor's server writes it with: an
-/// envelope that is not recognized would count as success.
-fn decoded(body: &[u8]) -> Cow<'_, str> {
+/// The vendor's `{IsSuccess, Error, Result}`, keys in any case.
+#[derive(Debug, Default, PartialEq)]
+struct Envelope {
+    contradicts: bool,
+    error: Option<String>,
+    /// The number by which the gate names the error.
+    code: Option<u32>,
+}
+
+impl Envelope {
+    /// `None` for a text that is no object with one of the three keys.
+    fn read(text: &str) -> Option<Envelope> {
+        let Ok(Value::Object(fields)) = serde_json::from_str(text) else { return None };
+        let named = |name: &'static str| {
+            fields.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        named("IsSuccess").chain(named("Error")).chain(named("Result")).next()?;
+        let has_failed = named("IsSuccess").any(|value| match value {
+            Value::Null => false,
+            Value::Bool(success) => !success,
+            Value::String(text) => !text.trim().eq_ignore_ascii_case("true") && text.trim() != "1",
+            Value::Number(number) => number.as_f64() != Some(1.0),
+            Value::Array(_) | Value::Object(_) => true,
+        });
+        let error = named("Error").find_map(|value| match value {
+            Value::Array(items) if items.is_empty() => None,
+            Value::Object(fields) if fields.is_empty() => None,
+            Value::Number(number) if number.as_f64() == Some(0.0) => None,
+            Value::Null | Value::Bool(false) => None,
+            Value::String(text) if text.trim().is_empty() => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        });
+        let code = named("ErrorCode").chain(named("Error")).find_map(code);
+        Some(Envelope { contradicts: has_failed || error.is_some(), error, code })
+    }
+}
+
+/// A number of at most five digits, alone or as an error's `Code`: a longer one may be a person's.
+fn code(value: &Value) -> Option<u32> {
+    let number = match value {
+        Value::Object(fields) => fields.iter().find(|(key, _)| key.eq_ignore_ascii_case("code"))?.1,
+        value => value,
+    };
+    number.as_u64().and_then(|code| u32::try_from(code).ok()).filter(|code| (1..100_000).contains(code))
+}
+
+/// The body as text, whatever byte order mark or UTF-16 the vendor's server writes it with. In an
+/// envelope bytes that are no UTF-8 are replaced: what it says counts. Anything else must be text.
+fn decoded(body: &[u8]) -> Option<Cow<'_, str>> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
-        Cow::Owned(String::from_utf16_lossy(&units))
+        String::from_utf16(&units).ok().map(Cow::Owned)
+    };
+    let utf8 = |bytes| match std::str::from_utf8(bytes) {
+        Ok(text) => Some(Cow::Borrowed(text)),
+        Err(_) => Some(String::from_utf8_lossy(bytes)).filter(|text| text.trim_start().starts_with('{')),
     };
     match body {
-        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest),
+        [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest),
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
         [b'{', 0, ..] => utf16(body, u16::from_le_bytes),
         [0, b'{', ..] => utf16(body, u16::from_be_bytes),
-        _ => String::from_utf8_lossy(body),
+        _ => utf8(body),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn classify(status: u16, body: &[u8]) -> Answer {
-        super::classify(status, body, &str::to_owned)
-    }
-
-    #[test]
-    fn every_status_has_its_class() {
-        let classes = |statuses: &[u16], outcome| {
-            for status in statuses {
-                assert_eq!(classify(*status, b"").outcome, outcome, "{status}");
-            }
-        };
-        classes(&[200, 201, 202, 204], Outcome::Accepted);
-        classes(&[400, 413, 414, 415, 422], Outcome::Refused);
-        classes(&[301, 302, 307, 401, 403, 404], Outcome::Misconfigured);
-        classes(&[408, 425, 500, 502, 503, 504, 599], Outcome::Unavailable);
-        classes(&[429], Outcome::Throttled);
-        classes(&[402, 405, 406, 409, 410, 418, 451, 600, 999], Outcome::UnexpectedStatus);
-    }
-
-    #[test]
-    fn the_envelope_can_contradict_a_2xx_in_any_case() {
-        for body in [
-            r#"{"IsSuccess":false,"Error":null}"#,
-            r#"{"issuccess":"False"}"#,
-            r#"{"IsSuccess":true,"Error":"no such field"}"#,
-            r#"{"ERROR":{"code":7}}"#,
-        ] {
-            assert_eq!(classify(200, body.as_bytes()).outcome, Outcome::Rejected, "{body}");
-        }
-        for body in
-            ["", "OK", "[]", r#"{"IsSuccess":true,"Error":"","Result":1}"#, r#"{"isSuccess":true,"error":null}"#]
-        {
-            assert_eq!(classify(200, body.as_bytes()).outcome, Outcome::Accepted, "{body}");
-        }
-    }
-
-    #[test]
-    fn an_envelope_in_another_encoding_still_contradicts() {
-        let text = r#"{"IsSuccess":false,"Error":"no such gate"}"#;
-        let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
-        for body in [
-            [b"\xef\xbb\xbf", text.as_bytes()].concat(),
-            [b"\xff\xfe", little.as_slice()].concat(),
-            [b"\xfe\xff", big.as_slice()].concat(),
-            little,
-            big,
-        ] {
-            let answer = classify(200, &body);
-            assert_eq!((answer.outcome, answer.error.as_deref()), (Outcome::Rejected, Some("no such gate")));
-        }
-    }
-
-    #[test]
-    fn an_empty_error_of_any_type_is_none() {
-        for error in ["null", "\"\"", "\" \"", "{}", "[]", "0", "false"] {
-            let body = format!("{{\"IsSuccess\":true,\"Error\":{error}}}");
-            assert_eq!(classify(200, body.as_bytes()).outcome, Outcome::Accepted, "{error}");
-        }
-    }
-
-    #[test]
-    fn an_endless_answer_is_no_acceptance() {
-        let body = vec![b' '; super::super::MAX_ANSWER + 1];
-        assert_eq!(classify(200, &body).outcome, Outcome::Rejected);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response};
 use std::cell::Cell;
 use std::fmt;
 use std::io::ErrorKind;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tower_layer::Layer;
@@ -34,6 +34,7 @@ type Make = dyn Fn(ClientBuilder) -> ClientBuilder + Send + Sync;
 /// A client whose idle connections can be let go.
 pub struct Connections {
     make: Box<Make>,
+    ca: Option<Arc<str>>,
     current: Mutex<Generation>,
 }
 
@@ -64,14 +65,18 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    /// Prepares a client; nothing is sent. `make` adds to what all clients have in common.
+    /// Prepares a client; nothing is sent. `make` adds to what all clients have in common, `ca` to the
+    /// authorities that all trust.
     ///
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
-    pub fn new(make: impl Fn(ClientBuilder) -> ClientBuilder + Send + Sync + 'static) -> anyhow::Result<Connections> {
+    pub fn new(
+        ca: Option<Arc<str>>,
+        make: impl Fn(ClientBuilder) -> ClientBuilder + Send + Sync + 'static,
+    ) -> anyhow::Result<Connections> {
         let make: Box<Make> = Box::new(make);
-        let current = Mutex::new(Generation::begin(&*make, 0)?);
-        Ok(Connections { make, current })
+        let current = Mutex::new(Generation::begin(&*make, ca.as_deref(), 0)?);
+        Ok(Connections { make, ca, current })
     }
 
     /// Sends a request. When this is given up, it counts as a failure.
@@ -130,15 +135,15 @@ impl Connections {
 
     fn renew(&self, current: &mut Generation) {
         // Without a new client the old one has to do.
-        if let Ok(next) = Generation::begin(&*self.make, current.number + 1) {
+        if let Ok(next) = Generation::begin(&*self.make, self.ca.as_deref(), current.number + 1) {
             *current = next;
         }
     }
 }
 
 impl Generation {
-    fn begin(make: &Make, number: u64) -> anyhow::Result<Generation> {
-        let (client, authorities) = tls::client()?;
+    fn begin(make: &Make, ca: Option<&str>, number: u64) -> anyhow::Result<Generation> {
+        let (client, authorities) = tls::client(ca)?;
         let client = make(client).pool_idle_timeout(LONGEST_IDLE).connector_layer(Noticing(())).build()?;
         Ok(Generation { client, number, since: Instant::now(), has_answered: false, authorities })
     }

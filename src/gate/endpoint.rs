@@ -1,5 +1,6 @@
 //! Where a customer's gate is and who may trigger it.
 
+use super::answer::{Belief, Manner};
 use secrecy::{ExposeSecret, SecretString};
 use std::net::IpAddr;
 
@@ -21,12 +22,13 @@ pub struct Endpoint {
     pub(super) username: String,
     pub(super) key: SecretString,
     gate: String,
+    belief: Belief,
 }
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Endpoint) -> bool {
         let shown = |endpoint: &Endpoint| {
-            (endpoint.base.clone(), endpoint.mode, endpoint.username.clone(), endpoint.gate.clone())
+            (endpoint.base.clone(), endpoint.manner(), endpoint.username.clone(), endpoint.gate.clone())
         };
         shown(self) == shown(other) && self.key.expose_secret() == other.key.expose_secret()
     }
@@ -36,7 +38,19 @@ impl Endpoint {
     /// Puts a checked base address (see [`base`]) and credentials together.
     #[must_use]
     pub fn new(base: String, mode: Mode, username: String, key: SecretString, gate: String) -> Endpoint {
-        Endpoint { base, mode, username, key, gate }
+        Endpoint { base, mode, username, key, gate, belief: Belief::default() }
+    }
+
+    /// The same, whose answers are believed by something else.
+    #[must_use]
+    pub fn believed(self, belief: Belief) -> Endpoint {
+        Endpoint { belief, ..self }
+    }
+
+    /// How it answers.
+    #[must_use]
+    pub fn manner(&self) -> Manner {
+        Manner { mode: self.mode, belief: self.belief }
     }
 
     /// Scheme and host, for example `https://example.com`.
@@ -102,7 +116,7 @@ pub fn base(url: &str, allow_http: bool) -> Result<String, String> {
         return Err("carries a query or a fragment; write the host alone".to_owned());
     }
     if !matches!(parsed.path().trim_end_matches('/'), "" | "/restapi" | "/restapi/api") {
-        return Err(format!("path {} is not Selligent's; write the host alone, or end in /restapi", parsed.path()));
+        return Err("its path is not Selligent's; write the host alone, or end in /restapi".to_owned());
     }
     match parsed.scheme() {
         "https" => {}
@@ -110,7 +124,7 @@ pub fn base(url: &str, allow_http: bool) -> Result<String, String> {
         "http" => {
             return Err("plain http:// beyond loopback shows consents to the network; use https://, or set \"allow_http\": true".to_owned());
         }
-        other => return Err(format!("scheme {other}:// is not supported; use https://")),
+        _ => return Err("its scheme is not supported; use https://".to_owned()),
     }
     let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
     Ok(format!("{}://{host}{port}", parsed.scheme()))

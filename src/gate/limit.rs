@@ -5,6 +5,7 @@
 //! five minutes six.
 
 use super::concurrency::Concurrency;
+use super::way::Way;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct Limits {
     pub is_adaptive: bool,
     /// The most requests that leave within a second; `None` for as many as can be.
     pub requests_per_second: Option<f64>,
+    /// How the gate is reached.
+    pub way: Way,
 }
 
 impl Default for Limits {
@@ -34,6 +37,7 @@ impl Default for Limits {
             max_in_flight: 64,
             is_adaptive: true,
             requests_per_second: None,
+            way: Way::default(),
         }
     }
 }

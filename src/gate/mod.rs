@@ -11,6 +11,7 @@
 //! not execute the request, so the answer says that there may be an earlier copy.
 
 pub mod answer;
+mod body;
 pub mod breaker;
 mod concurrency;
 pub mod connections;
@@ -21,14 +22,17 @@ mod request;
 mod retry_after;
 pub mod signature;
 pub mod tls;
+pub mod way;
 
-pub use answer::{Answer, Outcome};
+pub use answer::{Answer, Belief, Outcome};
+pub(crate) use body::read_bounded;
 pub use breaker::{Change, State};
 pub use endpoint::{Endpoint, Mode};
 pub use limit::{Lane, Limits, Slot};
 pub use request::GateRequest;
 
 use crate::schedule::{OnOutage, Schedule};
+use answer::Reply;
 use breaker::Breaker;
 use connections::{Connections, Unanswered};
 use jiff::Timestamp;
@@ -91,8 +95,10 @@ impl Gate {
     /// was not checked.
     pub fn new(endpoint: Endpoint, limits: Limits, schedule: &Schedule, on_outage: OnOutage) -> anyhow::Result<Gate> {
         let (connect_timeout, idle) = (limits.connect_timeout.min(limits.timeout), limits.max_in_flight);
-        let connections =
-            Connections::new(move |client| client.connect_timeout(connect_timeout).pool_max_idle_per_host(idle))?;
+        let way = limits.way.clone();
+        let connections = Connections::new(limits.way.ca.clone(), move |client| {
+            way.lead(client.connect_timeout(connect_timeout).pool_max_idle_per_host(idle))
+        })?;
         let breaker = Mutex::new(Breaker::new(on_outage, schedule.window()));
         let (state, _) = watch::channel(State::Closed);
         let patience = schedule.shortest().min(PATIENCE);
@@ -100,6 +106,12 @@ impl Gate {
         let url = reqwest::Url::parse(&endpoint.url())?;
         let (limit, signer) = (Limit::new(&limits), Signer::default());
         Ok(Gate { endpoint, url, signer, limits, limit, breaker, state, patience, connections })
+    }
+
+    /// The proxy on the way to it, as it may be shown.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&str> {
+        self.limits.way.proxy.as_ref().map(way::Proxy::shown)
     }
 
     /// Where the requests go.
@@ -194,7 +206,8 @@ impl Gate {
         if change.is_some() {
             self.state.send_replace(state);
         }
-        let limit = self.limit.answered(!matches!(answer.outcome, Outcome::Unavailable | Outcome::Throttled));
+        let is_overload = matches!(answer.outcome, Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate);
+        let limit = self.limit.answered(!is_overload);
         Noted { change, is_down: matches!(state, State::Open { .. }), limit }
     }
 
@@ -222,9 +235,11 @@ impl Gate {
 
     async fn exchange(&self, request: &GateRequest, now: Timestamp) -> Answer {
         let authorization = self.signer.authorization(&self.endpoint, now.as_second());
+        let proxys = self.limits.way.proxy.as_ref().map(way::Proxy::secrets).unwrap_or_default();
         let redact = |said: &str| {
             let authorization = String::from_utf8_lossy(authorization.as_bytes());
             let secrets = self.endpoint.secrets().chain(authorization.split([' ', ':']));
+            let secrets = secrets.chain(proxys.iter().map(String::as_str));
             redact::redact(said, request.values().chain(secrets))
         };
         let post = || {
@@ -248,7 +263,7 @@ impl Gate {
         }
         let answer = match sent {
             Ok(response) => self.read(response, &redact, now).await,
-            Err(unanswered) => Answer::unavailable(describe(&unanswered.error.without_url())),
+            Err(unanswered) => unreached(&unanswered.error.without_url()),
         };
         Answer { was_resent, ..answer }
     }
@@ -260,14 +275,16 @@ impl Gate {
         redact: &(dyn Fn(&str) -> String + Sync),
         now: Timestamp,
     ) -> Answer {
-        let status = response.status().as_u16();
-        let mut answer = match read_bounded(&mut response).await {
-            Ok(body) => answer::classify(status, &body, redact),
-            // A refusal is definite without its body; an acceptance is not.
-            Err(_) if !response.status().is_success() => answer::classify(status, b"", redact),
+        let status = response.status();
+        let body = match read_bounded(&mut response).await {
+            Ok(body) => body,
+            // The other statuses say enough by themselves.
+            Err(_) if !answer::is_told_by_body(status.as_u16()) => Vec::new(),
             Err(error) => return Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
         };
-        if matches!(answer.outcome, Outcome::Unavailable | Outcome::Misconfigured) {
+        let reply = Reply { status: status.as_u16(), headers: response.headers(), body: &body };
+        let mut answer = answer::classify(reply, self.endpoint.manner(), redact);
+        if matches!(answer.outcome, Outcome::Unavailable | Outcome::Misconfigured | Outcome::NotTheGate) {
             self.connections.refused();
         }
         // What is refused for good says nothing of other events.
@@ -285,24 +302,30 @@ impl Gate {
     pub async fn reach(&self, now: Timestamp) -> Result<(u16, Option<i64>), String> {
         let request = |client: &reqwest::Client| client.get(self.endpoint.base()).timeout(self.limits.timeout);
         let response = self.connections.send(request).await;
-        let response = response.map_err(|unanswered| describe(&unanswered.error.without_url()))?;
+        let response = response.map_err(|unanswered| unreachable(&unanswered.error.without_url()).1)?;
+        if response.status() == reqwest::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return Err("the proxy wants another user or password (status 407)".to_owned());
+        }
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         Ok((response.status().as_u16(), date.map(|date| date.timestamp().as_second() - now.as_second())))
     }
 }
 
-/// Reads at most [`MAX_ANSWER`] bytes and one more, by which a longer body is recognized.
-pub(crate) async fn read_bounded(response: &mut reqwest::Response) -> reqwest::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        let room = (MAX_ANSWER + 1).saturating_sub(body.len());
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() > MAX_ANSWER {
-            break;
-        }
+/// What it means that a request did not get an answer. Where the proxy refuses, none was sent.
+fn unreached(error: &reqwest::Error) -> Answer {
+    let (outcome, error) = unreachable(error);
+    Answer { outcome, ..Answer::unavailable(error) }
+}
+
+/// Why a server was not reached, and whose fault that is.
+fn unreachable(error: &reqwest::Error) -> (Outcome, String) {
+    let error = describe(error);
+    if !way::is_refused_by_proxy(&error) {
+        return (Outcome::Unavailable, error);
     }
-    Ok(body)
+    let remedy = "check its user and password, whether it may lead there, and whether the gate is up";
+    (Outcome::Misconfigured, format!("the proxy does not lead to the gate; {remedy}: {error}"))
 }
 
 /// An error with its causes, which reqwest's own message leaves out.

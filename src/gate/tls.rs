@@ -2,6 +2,7 @@
 //! once for all clients: reading them takes longer than everything else about a client, and each
 //! copy of them is memory. The worker looks from time to time whether they changed.
 
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,13 +11,18 @@ static TRUSTED: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
 /// A client in the making, which verifies its servers, follows no redirect, sends nothing twice and
-/// asks no proxy; and which authorities it trusts, as [`authorities`] numbers them.
+/// asks no proxy of the environment's; and which authorities of the system's it trusts, as
+/// [`authorities`] numbers them. Those of `ca`, as PEM, are trusted as well.
 ///
 /// # Errors
 /// The system has no certificates.
-pub fn client() -> anyhow::Result<(reqwest::ClientBuilder, u64)> {
+pub fn client(ca: Option<&str>) -> anyhow::Result<(reqwest::ClientBuilder, u64)> {
     let number = authorities();
-    let verified = ClientConfig::builder().with_root_certificates(trusted()?).with_no_client_auth();
+    let trusted = match ca {
+        None => trusted()?,
+        Some(pem) => Arc::new(with(trusted().ok().as_deref(), pem)?),
+    };
+    let verified = ClientConfig::builder().with_root_certificates(trusted).with_no_client_auth();
     let builder = reqwest::Client::builder()
         .user_agent(concat!("consent-gate/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(verified)
@@ -55,6 +61,16 @@ fn trusted() -> anyhow::Result<Arc<RootCertStore>> {
     let none = "the system has no certificates of authorities; install ca-certificates";
     let read = Arc::new(from_system().ok_or_else(|| anyhow::anyhow!(none))?);
     Ok(Arc::clone(trusted.insert(read)))
+}
+
+/// The system's authorities, if there are any, and those of a file.
+fn with(system: Option<&RootCertStore>, pem: &str) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.extend(system.iter().flat_map(|system| system.roots.iter().cloned()));
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    Ok(roots)
 }
 
 /// `None` where there are none.

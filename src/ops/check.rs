@@ -6,6 +6,7 @@ use crate::broker::source::{Unreadable, unreadable};
 use crate::broker::topology::Source;
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
+use crate::shown;
 use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
@@ -109,6 +110,7 @@ async fn gate(integration: &Integration) -> Finding {
         Ok(gate) => gate,
         Err(error) => return Finding::new(what, Err(format!("{error:#}"))),
     };
+    let what = gate.proxy().map_or(what.clone(), |proxy| format!("{what} through the proxy {proxy}"));
     let result = match gate.reach(Timestamp::now()).await {
         Ok((_, Some(off))) if off.abs() > CLOCK_WARNING_SECONDS => Err(format!(
             "reached, but its clock is {off} s from this one; signatures hold for minutes, so set the clock"
@@ -122,12 +124,17 @@ async fn gate(integration: &Integration) -> Finding {
 fn report(config: &Config, findings: &[Finding], as_json: bool) -> Result<(), Failure> {
     let mut text = String::new();
     for warning in &config.warnings {
-        let line = if as_json { json!({ "warning": warning }).to_string() } else { format!("warning  {warning}") };
+        let line = if as_json {
+            json!({ "warning": warning }).to_string()
+        } else {
+            format!("warning  {}", shown::value(warning))
+        };
         text.push_str(&(line + "\n"));
     }
     for Finding { what, result, is_doubtful } in findings {
         let ok = result.is_ok();
-        let detail = result.as_ref().map_or_else(String::as_str, String::as_str);
+        let detail = shown::value(result.as_ref().map_or_else(String::as_str, String::as_str));
+        let what = shown::value(what);
         let line = if as_json {
             json!({ "check": what, "ok": ok, "doubtful": is_doubtful, "detail": detail }).to_string()
         } else {

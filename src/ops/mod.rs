@@ -16,7 +16,7 @@ use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, Problem, Settings};
 use crate::integration::{Integration, Name};
 use crate::verdict::{self, Course};
-use crate::{record, telemetry};
+use crate::{record, shown, telemetry};
 use jiff::Timestamp;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
@@ -41,10 +41,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Configuration(problems) => {
-                let lines: Vec<String> = problems.iter().map(|problem| format!("error: {problem}")).collect();
-                f.write_str(&lines.join("\n"))
+                let line = |problem: &Problem| format!("error: {}", shown::value(&problem.to_string()));
+                f.write_str(&problems.iter().map(line).collect::<Vec<_>>().join("\n"))
             }
-            Failure::Usage(why) | Failure::Failed(why) => write!(f, "error: {why}"),
+            Failure::Usage(why) | Failure::Failed(why) => write!(f, "error: {}", shown::output(why)),
         }
     }
 }
@@ -57,13 +57,13 @@ impl From<Vec<Problem>> for Failure {
 
 impl From<record::Failed> for Failure {
     fn from(failed: record::Failed) -> Failure {
-        Failure::Failed(failed.to_string())
+        Failure::Failed(shown::value(&failed.to_string()).into_owned())
     }
 }
 
 impl From<broker::Error> for Failure {
     fn from(error: broker::Error) -> Failure {
-        Failure::Failed(error.to_string())
+        Failure::Failed(shown::value(&error.to_string()).into_owned())
     }
 }
 
@@ -73,7 +73,7 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
         return Err(Failure::Usage(format!("{danger}, and nobody is there to be asked; add --yes")));
     }
     // Talk: a closed standard error changes nothing.
-    let _ = io::stderr().write_all(format!("{question} [y/N] ").as_bytes());
+    let _ = io::stderr().write_all(format!("{} [y/N] ", shown::output(question)).as_bytes());
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -89,6 +89,8 @@ fn log_access(settings: &Settings, command: &str, integration: &Name, persons: u
 
 /// Rows in columns; the first row is the head.
 fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| shown::value(cell).into_owned()).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
     let width = |column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
@@ -100,8 +102,14 @@ fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Writes data to standard output. A reader that went away is no failure.
+/// Writes data to standard output, without anything that a terminal would obey. A reader that went
+/// away is no failure.
 fn print(text: &str) -> Result<(), Failure> {
+    print_as_it_is(&shown::output(text))
+}
+
+/// The same for what is ours to the last character.
+fn print_as_it_is(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -119,7 +127,7 @@ fn usage(problems: Vec<String>) -> Failure {
 /// Says something to whoever sits there.
 fn talk(text: &str) {
     // Talk: a closed standard error changes nothing.
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", shown::output(text)).as_bytes());
 }
 
 /// Reads one message from a file or, for `-`, from standard input.

@@ -5,6 +5,7 @@ use crate::config::Environment;
 use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
 use crate::plan::plan;
+use crate::shown;
 use crate::verdict::Course;
 use jiff::Timestamp;
 use serde_json::json;
@@ -58,7 +59,7 @@ fn announce(integration: &Integration, request: &GateRequest) {
         names.join(", ")
     );
     // Talk: a closed standard error changes nothing.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(shown::output(&text).as_bytes());
 }
 
 fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(), Failure> {
@@ -70,7 +71,8 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
             json!({
                 "result": answer.outcome.label(),
                 "status": answer.status,
-                "answer": answer.error,
+                "why": answer.error,
+                "answer": answer.said,
                 "ms": u64::try_from(ms).unwrap_or(u64::MAX),
                 "verdict": outcome,
                 "code": code,
@@ -78,11 +80,9 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
         ));
     }
     let status = answer.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
-    let said = answer.error.as_deref().unwrap_or("(nothing)");
-    print(&format!(
-        "status   {status} after {ms} ms\nanswer   {said}\nresult   {}\nverdict  {outcome} {code}\n",
-        answer.outcome.label(),
-    ))
+    let said = shown::value(answer.said.as_deref().unwrap_or("(nothing)"));
+    let result = answer.told().unwrap_or_else(|| answer.outcome.label().to_owned());
+    print(&format!("status   {status} after {ms} ms\nanswer   {said}\nresult   {result}\nverdict  {outcome} {code}\n"))
 }
 
 fn remedy(outcome: Outcome) -> &'static str {
@@ -92,6 +92,9 @@ fn remedy(outcome: Outcome) -> &'static str {
             "the gate refuses the integration; check user, key, the gate's name, the API user's right, the IP filter and this machine's clock"
         }
         Outcome::Refused => "the gate refuses the request itself; check the inputs that the journey declares",
+        Outcome::NotTheGate => {
+            "somebody else answered in the gate's place: a firewall, a proxy or a login page; check the url, the IP filter and what lies between; where the gate itself answers so, set properties.answer to \"status\""
+        }
         Outcome::Rejected => "the gate answered with an error in its envelope; see the answer",
         Outcome::Unavailable => "no usable answer; check the host's name, the network and TLS",
         Outcome::Throttled => "the quota is used up; note that it hides whether the key is right",

@@ -1,6 +1,6 @@
 //! `completions` and `man`: what a shell and its manual know of the command line.
 
-use super::{Failure, print};
+use super::{Failure, print_as_it_is};
 use crate::cli::Cli;
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -14,7 +14,7 @@ use std::path::Path;
 pub fn completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "consent-gate", &mut script);
-    print(&String::from_utf8_lossy(&script))
+    print_as_it_is(&String::from_utf8_lossy(&script))
 }
 
 /// Writes the manual pages, one for each command, into a directory.

@@ -171,7 +171,7 @@ impl Sent {
             Outcome::Accepted => Sent::Accepted,
             Outcome::Refused if !is_lent => Sent::Refused,
             Outcome::Refused | Outcome::Rejected | Outcome::Throttled | Outcome::Misconfigured => Sent::Failed,
-            Outcome::Unavailable | Outcome::UnexpectedStatus => Sent::Unknown,
+            Outcome::Unavailable | Outcome::UnexpectedStatus | Outcome::NotTheGate => Sent::Unknown,
         }
     }
 }

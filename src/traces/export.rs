@@ -37,7 +37,7 @@ impl Exporter {
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
     pub fn start(endpoint: &str, metrics: &Metrics) -> anyhow::Result<(Exporter, Tracer)> {
-        let connections = Connections::new(|client| client.timeout(TIMEOUT))?;
+        let connections = Connections::new(None, |client| client.timeout(TIMEOUT))?;
         let (tracer, spans) = Tracer::new(metrics);
         let (stop, stopping) = shutdown::channel();
         let mut collector =

@@ -49,7 +49,7 @@ pub fn endpoint(url: &str, allow_http: bool) -> Result<String, String> {
                     .to_owned(),
             );
         }
-        other => return Err(format!("scheme {other}:// is not supported; use https://")),
+        _ => return Err("its scheme is not supported; use https://".to_owned()),
     }
     Ok(parsed.to_string())
 }

@@ -79,6 +79,19 @@ fn send_asks_and_without_anybody_to_ask_wants_yes() {
 }
 
 #[test]
+fn send_shows_who_answered_in_the_gates_place() {
+    let lab = Lab::new();
+    lab.gate(0).faults(json!([{ "in_place": "firewall" }]));
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let arguments = ["send", "--yes", "--integration", lab.integration(), "-"];
+    let sent = run(&lab.folder, &environment, &arguments, choice("jane@example.com", true).to_string().as_bytes());
+    assert_eq!(sent.code, 1);
+    assert!(sent.out.contains("Request Rejected"), "{}", sent.out);
+    assert!(sent.out.contains("result   not_the_gate: status 200, not the gate's answer: a page"), "{}", sent.out);
+    assert!(sent.err.contains("a firewall, a proxy or a login page"), "{}", sent.err);
+}
+
+#[test]
 fn send_tells_a_wrong_key_from_a_good_one() {
     let lab = Lab::new();
     lab.declare();

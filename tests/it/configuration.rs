@@ -304,3 +304,124 @@ fn spans_go_to_another_machine_only_by_tls_or_when_that_is_allowed() {
     let allowed = check(&folder, &[endpoint, ("CONSENT_GATE_TRACES__ALLOW_HTTP", "true")]);
     assert_eq!(allowed.code, 0, "{}", allowed.err);
 }
+
+#[test]
+fn an_address_that_is_misspelt_or_misplaced_is_refused_and_never_shown() {
+    let wrong = [
+        "postgre://worker:hunter2@db/consents",
+        "Postgres://worker:hunter2@db/consents",
+        "mysql://worker:hunter2@db/consents",
+        "postgres:/worker:hunter2@db/consents",
+        "worker:hunter2@db/consents",
+        "host=db user=worker password=hunter2",
+    ];
+    for url in wrong {
+        let folder = Folder::new();
+        folder.write("integrations/acme.json", document().to_string());
+        let checked = check(&folder, &[("CONSENT_GATE_RECORDS__STORE", url)]);
+        assert_eq!(checked.code, 2, "{url}: {}", checked.out);
+        assert!(checked.err.contains("records.store") && checked.err.contains("write one of them"), "{}", checked.err);
+        assert!(!(checked.out + &checked.err).contains("hunter2"), "{url}");
+    }
+    let right = "\u{feff} postgresql://worker:hunter2@localhost/consents\r\n";
+    let folder = Folder::new();
+    folder.write("integrations/acme.json", document().to_string());
+    assert_eq!(check(&folder, &[("CONSENT_GATE_RECORDS__STORE", right)]).code, 0);
+    for key in [
+        "ADMIN__LISTEN",
+        "BROKER__URL",
+        "BROKER__URL_FILE",
+        "BROKER__CA_FILE",
+        "GATE__TIMEOUT",
+        "INTEGRATIONS__DIRECTORY",
+        "LOG__LEVEL",
+        "RECORDS__STORE_FILE",
+        "RETRY__DELAYS",
+        "TRACES__ENDPOINT",
+    ] {
+        for url in wrong {
+            let checked = check(&folder, &[(&format!("CONSENT_GATE_{key}"), url)]);
+            assert_eq!(checked.code, 2, "{key} {url}: {}", checked.out);
+            assert!(!(checked.out + &checked.err).contains("hunter2"), "{key} {url}");
+        }
+    }
+    for (pointer, url) in ["type_id", "identifier", "records"].into_iter().flat_map(|key| wrong.map(|url| (key, url))) {
+        let mut document = document();
+        document[pointer] = json!(url);
+        let checked = check_document(&document);
+        assert_eq!(checked.code, 2, "{pointer} {url}");
+        assert!(!(checked.out + &checked.err).contains("hunter2"), "{pointer} {url}: {}", checked.err);
+    }
+    for url in wrong {
+        let mut document = document();
+        document["properties"]["url"] = json!(url);
+        document["mappings"][0]["value"] = json!(url);
+        document["authentication"]["password"] = json!(format!("${{{url}}}"));
+        let checked = check_document(&document);
+        assert_eq!(checked.code, 2);
+        assert!(!checked.err.contains("hunter2"), "{url}: {}", checked.err);
+    }
+}
+
+#[test]
+fn what_an_editor_leaves_around_a_value_is_dropped() {
+    let folder = Folder::new();
+    let mut document = document();
+    document["authentication"] = json!({ "username": "user ", "password_file": "acme.key" });
+    document["properties"]["url"] = json!("\u{feff}example.com \r\n");
+    folder.write("integrations/acme.json", format!("\u{feff}{document}\r\n"));
+    folder.write("integrations/acme.key", "\u{feff} file-key \r\n");
+    folder.write("consent-gate.toml", "\u{feff}[broker]\r\nurl_file = \"broker.url\"\r\n");
+    folder.write("broker.url", "\u{feff}amqp://guest:guest@localhost:5672/%2f\r\n");
+    let checked = check(&folder, &[("CONSENT_GATE_GATE__TIMEOUT", " 10s\r\n")]);
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    folder.write("integrations/acme.key", "one\r\ntwo\r\n");
+    let checked = check(&folder, &[]);
+    assert_eq!(checked.code, 2);
+    assert!(checked.err.contains("password_file holds a line end"), "{}", checked.err);
+}
+
+#[test]
+fn a_file_that_powershell_wrote_is_named_as_such() {
+    let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    for mark in [&b"\xff\xfe"[..], b""] {
+        let folder = Folder::new();
+        folder.write("integrations/acme.json", [mark, &utf16(&document().to_string())].concat());
+        folder.write("consent-gate.toml", [mark, &utf16("[gate]\n")].concat());
+        let checked = check(&folder, &[]);
+        assert_eq!(checked.code, 2);
+        assert_eq!(checked.err.matches("saved as UTF-16; save it as UTF-8").count(), 2, "{}", checked.err);
+    }
+}
+
+#[test]
+fn a_key_that_everybody_may_read_deserves_a_word() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let mut document = document();
+    document["authentication"] = json!({ "username": "u", "password_file": "acme.key" });
+    folder.write("integrations/acme.json", document.to_string());
+    let key = folder.write("integrations/acme.key", "file-key\n");
+    for (mode, is_told) in [(0o644, true), (0o640, false), (0o600, false)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let checked = check(&folder, &[]);
+        assert_eq!((checked.code, checked.out.contains("can be read by everybody")), (0, is_told), "{}", checked.out);
+    }
+}
+
+#[test]
+fn a_document_as_didomis_api_gives_it_back_loads() {
+    let mut document = document();
+    for key in ["id", "organization_id", "created_at", "updated_at", "status", "name", "version", "enabled"] {
+        document[key] = json!("x");
+    }
+    document["mappings"][0]["created_at"] = json!("x");
+    document["properties"]["secret_id"] = json!("x");
+    let checked = check_document(&document);
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    assert_eq!(checked.out.matches("is not known here and changes nothing").count(), 10, "{}", checked.out);
+    document["identifer"] = json!("MAIL");
+    let checked = check_document(&document);
+    assert_eq!(checked.code, 2);
+    assert!(checked.err.contains("unknown key identifer; did you mean identifier?"), "{}", checked.err);
+}

@@ -185,6 +185,80 @@ fn foreign() -> Vec<Message> {
     ]
 }
 
+/// What a terminal would obey or not show.
+const HOSTILE: &str = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}\u{7f}evil";
+
+fn hostile() -> Vec<Message> {
+    let text = || AMQPValue::LongString(HOSTILE.into());
+    let own = ["attempts", "first-attempt-ms", "not-before-ms", "reason", "last-error", "last-answer", "history"];
+    let own = own.into_iter().chain(["repair", "died-ms", "report-to", HOSTILE]);
+    let mut headers = FieldTable::default();
+    for name in own {
+        headers.insert(format!("consent-gate-{name}").into(), text());
+    }
+    headers.insert(HOSTILE.into(), text());
+    headers.insert("nested".into(), AMQPValue::FieldArray(vec![text()].into()));
+    let death = table(vec![("reason", text()), ("queue", text())]);
+    headers.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
+    headers.insert("x-last-death-reason".into(), text());
+    headers.insert("x-last-death-queue".into(), text());
+    let properties = || {
+        BasicProperties::default()
+            .with_headers(headers.clone())
+            .with_content_type(HOSTILE.into())
+            .with_content_encoding(HOSTILE.into())
+            .with_correlation_id(HOSTILE.into())
+            .with_reply_to(HOSTILE.into())
+            .with_message_id(HOSTILE.into())
+            .with_type(HOSTILE.into())
+            .with_app_id(HOSTILE.into())
+    };
+    let mut event = choice(HOSTILE, true);
+    event["parameters"]["entity"]["id"] = json!(HOSTILE);
+    let unknown = json!({ "type": HOSTILE, HOSTILE: HOSTILE, "user": HOSTILE });
+    let bodies = [event.to_string().into_bytes(), unknown.to_string().into_bytes(), HOSTILE.as_bytes().to_vec()];
+    bodies.into_iter().map(|body| Message { body, properties: properties() }).collect()
+}
+
+#[test]
+fn nothing_in_a_letter_reaches_the_terminal_raw() {
+    let lab = Lab::new();
+    lab.declare();
+    put(&lab, hostile());
+    let ids: Vec<String> =
+        told(&lab, "list", &[]).iter().filter_map(|row| row["letter"].as_str().map(str::to_owned)).collect();
+    assert_eq!(ids.len(), 3);
+    let mut runs: Vec<Vec<&str>> = vec![
+        vec!["list"],
+        vec!["list", "--reveal"],
+        vec!["list", "--group"],
+        vec!["replay", "--dry-run"],
+        vec!["export", "--to", "-"],
+        vec!["show", HOSTILE],
+        vec!["list", "--reason", HOSTILE],
+        vec!["export", "--to", "letters.jsonl"],
+        vec!["discard", "--yes", "--no-export"],
+        vec!["import", "letters.jsonl"],
+    ];
+    for id in &ids {
+        runs.splice(0..0, [vec!["show", id], vec!["show", id, "--reveal"]]);
+    }
+    let mut transcript = String::new();
+    for arguments in &runs {
+        for json in [&[][..], &["--json"]] {
+            let done = dead(&lab, arguments[0], &[&arguments[1..], json].concat());
+            transcript += &format!("{}{}", done.out, done.err);
+        }
+    }
+    let evil = transcript.chars().find(|c| {
+        (c.is_control() && *c != '\n') || matches!(c, '\u{200b}'..='\u{202e}' | '\u{2066}' | '\u{feff}' | '\u{e0041}')
+    });
+    assert_eq!(evil, None, "{transcript:?}");
+    assert!(transcript.contains("\\u001b[2J"), "{transcript}");
+    assert!(!transcript.lines().any(|line| line.starts_with("evil")), "{transcript}");
+    assert_eq!(told(&lab, "list", &[])[0]["matching"], 3, "an import is an export's inverse");
+}
+
 #[test]
 fn letters_of_somebody_elses_tool_are_listed_copied_and_replayed() {
     let mut lab = Lab::new();
@@ -193,7 +267,12 @@ fn letters_of_somebody_elses_tool_are_listed_copied_and_replayed() {
     let listed = told(&lab, "list", &["--reason", "none"]);
     assert_eq!((listed.len(), &listed[0]["matching"]), (4, &json!(3)));
     let odd = dead(&lab, "show", &[listed.iter().find(|row| row["bytes"] == 2).unwrap()["letter"].as_str().unwrap()]);
-    assert!(odd.code == 0 && odd.out.contains("bytes: (hidden)"), "{}{}", odd.out, odd.err);
+    assert!(
+        odd.code == 0 && odd.out.contains("(hidden): (hidden)") && !odd.out.contains("jane"),
+        "{}{}",
+        odd.out,
+        odd.err
+    );
     told(&lab, "export", &["--to", "foreign.jsonl"]);
     told(&lab, "discard", &["--yes", "--no-export"]);
     assert_eq!(told(&lab, "import", &["foreign.jsonl"])[0]["imported"], 3);

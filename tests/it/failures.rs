@@ -109,6 +109,10 @@ fn a_failed_send_is_a_dead_letter_with_its_code() {
         (json!({ "status": 302 }), "misconfigured", Some("302"), 5),
         (json!({ "status": 400 }), "refused", Some("400"), 1),
         (json!({ "status": 200, "is_success": false, "error": "no such list" }), "rejected", Some("200"), 5),
+        (json!({ "in_place": "firewall" }), "not_the_gate", Some("200"), 5),
+        (json!({ "in_place": "challenge" }), "not_the_gate", Some("202"), 5),
+        (json!({ "in_place": "login" }), "not_the_gate", Some("200"), 5),
+        (json!({ "in_place": "proxy" }), "not_the_gate", Some("413"), 5),
         (json!({ "status": 418 }), "unexpected_status", Some("418"), 5),
     ];
     for (index, (fault, code, status, attempts)) in cases.into_iter().enumerate() {
@@ -138,7 +142,7 @@ fn a_gate_that_does_not_answer_is_given_up_after_the_timeout() {
     lab.settled(1);
     let letter = &lab.dead()[0];
     assert_eq!(letter.header("consent-gate-reason").as_deref(), Some("attempts_exhausted"));
-    assert_eq!(letter.header("consent-gate-last-error").as_deref(), Some("no answer within 200ms"));
+    assert_eq!(letter.header("consent-gate-last-error").as_deref(), Some("unavailable: no answer within 200ms"));
 }
 
 #[test]
@@ -148,7 +152,47 @@ fn what_the_gate_says_is_kept_without_any_value_that_was_sent() {
     lab.start();
     lab.publish(vec![choice("jane@example.com", true).into()]);
     lab.settled(1);
-    assert_eq!(lab.dead()[0].header("consent-gate-last-error").as_deref(), Some("*** is unknown to ***"));
+    let letter = &lab.dead()[0];
+    assert_eq!(letter.header("consent-gate-last-error").as_deref(), Some("refused: status 400"));
+    assert_eq!(letter.header("consent-gate-last-answer").as_deref(), Some("*** is unknown to ***"));
+}
+
+#[test]
+fn somebody_elses_page_in_place_of_a_refusal_is_named_as_such() {
+    let mut lab = Lab::new();
+    lab.gate(0).faults(json!([{ "status": 403, "body": "<html>Access Denied</html>" }]));
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.settled(1);
+    let letter = &lab.dead()[0];
+    assert_eq!(letter.header("consent-gate-reason").as_deref(), Some("misconfigured"));
+    let error = letter.header("consent-gate-last-error").unwrap();
+    assert!(error == "misconfigured: status 403, not the gate's answer: a page", "{error}");
+}
+
+#[test]
+fn a_gate_that_answers_with_pages_is_believed_by_its_status_where_the_document_says_so() {
+    let mut lab = Lab::with(&[&|document| document["properties"]["answer"] = "status".into()]);
+    lab.gate(0).faults(json!([{ "body": "<p>thanks</p>" }]));
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.settled(1);
+    assert_eq!(lab.dead().len(), 0);
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 1);
+}
+
+#[test]
+fn a_firewall_that_answers_for_every_event_opens_the_breaker() {
+    let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "retry": { "on_outage": "hold" } })]);
+    lab.gate(0).faults(json!([{ "in_place": "firewall" }]));
+    lab.start();
+    lab.publish((0..20).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect());
+    let open = format!("consent_gate_breaker_open{{integration=\"{}\"}}", lab.integration());
+    poll_until("the breaker to open", || (lab.metric(&open) > 0.5).then_some(()));
+    lab.gate(0).faults(json!([]));
+    lab.settled(20);
+    assert_eq!(lab.dead().len(), 0);
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 20);
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod model;
 mod newest;
 mod observed;
 mod outside;
+mod proxies;
 mod release;
 mod reload;
 mod restarts;

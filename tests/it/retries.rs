@@ -56,7 +56,8 @@ fn five_attempts_behind_a_backlog_and_then_a_letter_with_its_whole_history() {
     for letter in &letters {
         assert_eq!(letter.header("consent-gate-reason").as_deref(), Some("attempts_exhausted"));
         assert_eq!(letter.header("consent-gate-attempts").as_deref(), Some("5"));
-        assert_eq!(letter.header("consent-gate-last-error").as_deref(), Some("a fault was asked for"));
+        assert_eq!(letter.header("consent-gate-last-error").as_deref(), Some("unavailable: status 503"));
+        assert_eq!(letter.header("consent-gate-last-answer").as_deref(), Some("a fault was asked for"));
         let history = letter.history();
         assert_eq!(history.len(), 5);
         for (attempt, delay) in history.windows(2).zip(delays) {

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 /// An authority, as PEM, and what a server at localhost needs.
-fn certificates() -> (String, ServerConfig) {
+pub fn certificates() -> (String, ServerConfig) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
@@ -27,7 +27,7 @@ fn certificates() -> (String, ServerConfig) {
 }
 
 /// Listens with TLS and passes everything on in clear. Gives its port.
-fn in_front_of(lab: &Lab, backend: SocketAddr, config: ServerConfig) -> u16 {
+pub fn in_front_of(lab: &Lab, backend: SocketAddr, config: ServerConfig) -> u16 {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     lab.bench.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -49,7 +49,7 @@ fn in_front_of(lab: &Lab, backend: SocketAddr, config: ServerConfig) -> u16 {
     })
 }
 
-fn address(url: &str) -> SocketAddr {
+pub fn address(url: &str) -> SocketAddr {
     let after_scheme = url.split("://").nth(1).unwrap();
     let host = after_scheme.rsplit('@').next().unwrap().split('/').next().unwrap();
     host.parse().unwrap()

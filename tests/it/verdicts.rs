@@ -107,7 +107,7 @@ fn run(schedule: &Schedule, visits: &[Visit]) -> Series {
         now += retry.delay;
         series.took += retry.delay;
         let attempt = Attempt { at, result: visit.outcome, status: None, ms: 1 };
-        history = History { not_before: retry.not_before, ..history.with(attempt, None) };
+        history = History { not_before: retry.not_before, ..history.with(attempt, None, None) };
         history = through_the_broker(&history);
     }
     series
@@ -121,6 +121,7 @@ fn death_of(outcome: Outcome) -> Option<Death> {
         Outcome::Misconfigured => Some(Death::Misconfigured),
         Outcome::Rejected => Some(Death::Rejected),
         Outcome::UnexpectedStatus => Some(Death::UnexpectedStatus),
+        Outcome::NotTheGate => Some(Death::NotTheGate),
     }
 }
 

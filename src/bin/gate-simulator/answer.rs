@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::outcome::Refusal;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const SUCCESS: &[u8] = br#"{"IsSuccess":true,"Error":null,"Result":"triggered"}"#;
 
 /// An answer that can be given more than once.
@@ -33,6 +34,24 @@ impl Answer {
             return answer.with(ALLOW, HeaderValue::from_static("POST"));
         }
         answer
+    }
+
+    /// What answers in the gate's place.
+    pub fn stranger(who: &str) -> Result<Self, String> {
+        let page = |status: u16, title: &str, text: &str| {
+            let page = format!("<html><head><title>{title}</title></head><body>{text}</body></html>");
+            Self::raw(self::status(status), page.into()).with(CONTENT_TYPE, HTML)
+        };
+        match who {
+            "firewall" => Ok(page(200, "Request Rejected", "The requested URL was rejected.")),
+            "challenge" => {
+                let name = HeaderName::from_static("x-amzn-waf-action");
+                Ok(Self::raw(StatusCode::ACCEPTED, Bytes::new()).with(name, HeaderValue::from_static("challenge")))
+            }
+            "login" => Ok(page(200, "Sign in", "<form method=post action=/login></form>")),
+            "proxy" => Ok(page(413, "413 Request Entity Too Large", "<hr>nginx")),
+            _ => Err(format!("in_place: `{who}` is none of firewall, challenge, login, proxy")),
+        }
     }
 
     /// An envelope without a result.

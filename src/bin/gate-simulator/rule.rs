@@ -9,6 +9,7 @@
 //! | `status` | answers so, with an envelope, without executing |
 //! | `is_success`, `error` | what the envelope of that status says; `false` and a plain text by default |
 //! | `body`, `headers` | the raw body in place of the envelope; more headers. Without `status` the request is executed and answered 200 |
+//! | `in_place` | somebody else answers, without executing: `firewall` (200 and a page), `challenge` (202, empty, with its header), `login` (200 and a page), `proxy` (413 and a page) |
 //! | `hang` | never answers, never executes |
 //! | `reset` | resets the connection without executing |
 //! | `lose_answer` | executes, then resets the connection |

@@ -75,8 +75,10 @@ impl Resolve for Names {
 fn connections(names: &Names) -> Connections {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let names = names.clone();
-    Connections::new(move |client| client.dns_resolver(Arc::new(names.clone())).timeout(Duration::from_millis(500)))
-        .unwrap()
+    Connections::new(None, move |client| {
+        client.dns_resolver(Arc::new(names.clone())).timeout(Duration::from_millis(500))
+    })
+    .unwrap()
 }
 
 async fn get(connections: &Connections) -> Result<(), Unanswered> {

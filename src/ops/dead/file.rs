@@ -6,6 +6,7 @@
 
 use super::value;
 use crate::bytes::hex;
+use crate::shown;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -117,7 +118,8 @@ impl<W: Write> Writer<W> {
     }
 
     fn line(&mut self, line: &Value) -> io::Result<()> {
-        let text = line.to_string();
+        // Another tool may show the file; the value is the same.
+        let text = shown::output(&line.to_string()).into_owned();
         let open = text.strip_suffix('}').unwrap_or(&text);
         let sum = self.chain.add(open.as_bytes());
         writeln!(self.out, "{open}{BEFORE_SUM}{sum}\"}}")

@@ -10,6 +10,7 @@ use crate::cli::ListArgs;
 use crate::event::TYPES;
 use crate::ops::{Failure, log_access, print, usage};
 use crate::plan::Brief;
+use crate::shown;
 use crate::verdict::Death;
 use jiff::Timestamp;
 use serde_json::json;
@@ -229,8 +230,8 @@ impl Row {
             size(self.size.into()),
             self.kind().unwrap_or("unreadable"),
             self.event().unwrap_or_else(|| "-".to_owned()),
-            self.person.as_deref().unwrap_or_default(),
-            moved.map(|moved| moved.reason.as_str()).unwrap_or_default(),
+            shown::value(self.person.as_deref().unwrap_or_default()),
+            shown::value(moved.map(|moved| moved.reason.as_str()).unwrap_or_default()),
         );
         format!("{}\n", line.trim_end())
     }

@@ -106,15 +106,29 @@ struct Whole<'l, 'd> {
 }
 
 impl Whole<'_, '_> {
-    /// The headers, as far as they are no business of the broker's.
-    fn headers(&self) -> Vec<(&str, String)> {
+    /// The headers, as far as they are no business of the broker's. Names can be somebody's, too.
+    fn headers(&self) -> Vec<(String, String)> {
         let headers = self.letter.properties.headers().iter().flat_map(FieldTable::inner);
-        let told = headers.filter(|(name, _)| !headers::is_brokers(name.as_str())).map(|(name, value)| {
-            let is_shown = self.reveal || headers::is_own(name.as_str());
-            (name.as_str(), if is_shown { header_text(value) } else { HIDDEN.to_owned() })
-        });
         // The history has a table of its own.
-        told.filter(|(name, _)| *name != "consent-gate-history").collect()
+        let told =
+            headers.filter(|(name, _)| !headers::is_brokers(name.as_str()) && name.as_str() != "consent-gate-history");
+        let told = told.map(|(name, value)| {
+            let is_known_reason = name.as_str() == "consent-gate-reason" && self.letter.reason.is_some();
+            if self.reveal || headers::is_impersonal(name.as_str(), value) || is_known_reason {
+                (name.to_string(), header_text(value))
+            } else if headers::is_own(name.as_str()) {
+                (name.to_string(), HIDDEN.to_owned())
+            } else {
+                (HIDDEN.to_owned(), HIDDEN.to_owned())
+            }
+        });
+        told.collect()
+    }
+
+    /// What was answered to the last attempt, where that was text.
+    fn last_answer(&self) -> Option<&str> {
+        let said = self.letter.history.last_answer.as_deref()?;
+        Some(if self.reveal { said } else { HIDDEN })
     }
 
     /// What the mapping makes of it, property by property.
@@ -147,14 +161,15 @@ impl Whole<'_, '_> {
         let attempts: Vec<Value> = letter.history.entries.iter().map(|attempt| {
             json!({ "at": attempt.at, "result": attempt.result.label(), "status": attempt.status, "ms": attempt.ms })
         }).collect();
-        let headers: Value = self.headers().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+        let headers: Value = self.headers().into_iter().map(|(name, value)| (name, json!(value))).collect();
         let properties: Value = self.properties().into_iter().map(|(name, value)| (name, json!(value))).collect();
         json!({
             "letter": letter.id(), "reason": letter.reason.map(crate::verdict::Death::code), "died_at": letter.died,
             "bytes": letter.body.len(), "type": brief.kind, "event_id": brief.id, "changed_at": brief.changed_at,
             "returns": headers::returns(letter.properties),
             "moved": headers::moved(letter.properties).map(|Moved { reason, queue }| json!({ "reason": reason, "from": queue })),
-            "attempts": letter.history.attempts, "last_error": letter.history.last_error, "history": attempts,
+            "attempts": letter.history.attempts, "last_error": letter.history.last_error,
+            "last_answer": self.last_answer(), "history": attempts,
             "headers": headers, "properties": properties,
             "today": { "outlook": self.outlook.word(), "code": self.outlook.code(), "detail": self.detail() },
             "body": self.reveal.then(|| self.body()),
@@ -177,6 +192,7 @@ impl Whole<'_, '_> {
             row("changed", &time(brief.changed_at)),
             row("attempts", &letter.history.attempts.to_string()),
             row("last error", letter.history.last_error.as_deref().unwrap_or("none")),
+            row("last answer", self.last_answer().unwrap_or("none")),
             row("today", &format!("{}{detail}", self.outlook)),
         ];
         rows.extend(headers::moved(letter.properties).map(|moved| row("moved", &format!("by the broker: {moved}"))));

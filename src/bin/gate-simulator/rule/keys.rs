@@ -15,7 +15,11 @@ use crate::effect::{Effect, Ending, Execution};
 const PLAIN_ERROR: &str = "a fault was asked for";
 
 /// Keys that cannot stand beside the first one.
-const CONTRADICTIONS: [(&str, &[&str]); 4] = [
+const CONTRADICTIONS: [(&str, &[&str]); 5] = [
+    (
+        "in_place",
+        &["status", "is_success", "error", "body", "headers", "hang", "reset", "lose_answer", "execute_after_ms"],
+    ),
     (
         "hang",
         &["latency_ms", "status", "is_success", "error", "body", "headers", "reset", "lose_answer", "execute_after_ms"],
@@ -35,8 +39,8 @@ const OF_AN_ANSWER: [&str; 3] = ["latency_ms", "body", "headers"];
 const SELECTORS: [&str; 4] = ["integration", "identifier", "share", "times"];
 
 /// Keys of which at least one is needed.
-const EFFECTS: [&str; 8] =
-    ["latency_ms", "status", "body", "headers", "hang", "reset", "lose_answer", "execute_after_ms"];
+const EFFECTS: [&str; 9] =
+    ["latency_ms", "status", "body", "headers", "in_place", "hang", "reset", "lose_answer", "execute_after_ms"];
 
 /// The keys of a rule that were not read yet.
 pub struct Keys(Map<String, Value>);
@@ -100,10 +104,13 @@ impl Keys {
         let (hang, reset) = (self.take_flag("hang")?, self.take_flag("reset")?);
         let lose_answer = self.take_flag("lose_answer")?;
         let has_status = self.has("status");
+        let stranger = self.take::<String>("in_place")?.map(|who| Answer::stranger(&who)).transpose()?;
+        let is_struck = hang || reset || has_status || stranger.is_some();
         let answer = self.take_answer()?;
+        let answer = stranger.unwrap_or(answer);
         let execution = match late {
             Some(delay) => Execution::Late(delay),
-            None if hang || reset || has_status => Execution::Never,
+            None if is_struck => Execution::Never,
             None => Execution::InTurn,
         };
         let ending = if reset || lose_answer {

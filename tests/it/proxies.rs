@@ -1,0 +1,152 @@
+//! Gates behind an HTTP proxy: a real one, with a password, with TLS through it, and away for a while.
+
+use super::harness::{Finished, Folder, Lab, choice, poll_until, project, run};
+use super::tls::{address, certificates, in_front_of};
+use serde_json::Value;
+use std::net::TcpListener;
+use std::process::Command;
+
+const PASSWORD: &str = "hunter2-of-the-proxy";
+
+/// A private proxy, ended with the test.
+struct Proxy {
+    folder: Folder,
+    port: u16,
+}
+
+impl Proxy {
+    fn start(port: u16, credentials: &[&str]) -> Proxy {
+        let folder = Folder::new();
+        let started = Command::new(project().join("scripts/proxy"))
+            .args(["start", folder.0.to_str().unwrap(), &port.to_string()])
+            .args(credentials)
+            .output()
+            .unwrap();
+        assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+        Proxy { folder, port }
+    }
+
+    fn url(&self, password: &str) -> String {
+        format!("http://worker:{password}@127.0.0.1:{}", self.port)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.0.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let stopped =
+            Command::new(project().join("scripts/proxy")).args(["stop", self.folder.0.to_str().unwrap()]).status();
+        assert!(stopped.is_ok_and(|status| status.success()));
+    }
+}
+
+/// A port that nobody listens on: one that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Has the integration reach its gate by another url.
+fn reach_by(lab: &Lab, url: &str) {
+    let file = format!("integrations/{}.json", lab.integration());
+    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    document["properties"]["url"] = url.into();
+    lab.folder.write(&file, document.to_string());
+}
+
+fn command(lab: &Lab, arguments: &[&str], input: &[u8]) -> Finished {
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    run(&lab.folder, &environment, arguments, input)
+}
+
+#[test]
+fn requests_pass_a_proxy_that_asks_for_a_password_and_tls_goes_through_it() {
+    let mut lab = Lab::new();
+    let proxy = Proxy::start(free_port(), &["worker", PASSWORD]);
+    let (authority, config) = certificates();
+    let authority = lab.folder.write("authority.pem", authority);
+    let port = in_front_of(&lab, address(lab.gate(0).base()), config);
+    reach_by(&lab, &format!("localhost:{port}"));
+    lab.set("CONSENT_GATE_GATE__CA_FILE", authority.to_str().unwrap());
+    lab.set("CONSENT_GATE_GATE__PROXY", &proxy.url("wrong"));
+    let refused = command(&lab, &["check", "--connect"], b"");
+    assert!(
+        refused.code == 1 && refused.out.contains("the proxy does not lead to the gate; check its user and password"),
+        "{}",
+        refused.out
+    );
+    let event = choice("jane@example.com", true).to_string();
+    let send = ["send", "--yes", "--integration", lab.integration(), "-"];
+    let refused = command(&lab, &send, event.as_bytes());
+    assert!(refused.code == 1 && refused.out.contains("misconfigured"), "{}", refused.out);
+    assert!(proxy.log().contains("CONNECT"), "it was asked");
+    assert_eq!(lab.gate(0).outcome("accepted"), 0);
+    lab.set("CONSENT_GATE_GATE__PROXY", &proxy.url(PASSWORD));
+    let reached = command(&lab, &["check", "--connect"], b"");
+    assert!(reached.out.contains(&format!("through the proxy 127.0.0.1:{}: reached", proxy.port)), "{}", reached.out);
+    lab.start();
+    lab.publish(vec![event.into_bytes().into()]);
+    lab.settled(1);
+    assert_eq!(lab.gate(0).outcome("accepted"), 1);
+    let text = lab.worker().text();
+    for shown in [&text, &reached.out, &reached.err, &refused.out, &refused.err] {
+        assert!(!shown.contains(PASSWORD) && !shown.contains("worker:"), "{shown}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_away_for_a_while_loses_nothing() {
+    let mut lab = Lab::new();
+    let port = free_port();
+    lab.set("CONSENT_GATE_GATE__PROXY", &format!("http://127.0.0.1:{port}"));
+    lab.set_delays(&[500; 9]);
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    let unavailable =
+        format!("consent_gate_attempts_total{{integration=\"{}\",result=\"unavailable\"}}", lab.integration());
+    poll_until("an attempt to fail", || (lab.metric(&unavailable) >= 1.0).then_some(()));
+    let proxy = Proxy::start(port, &[]);
+    lab.settled(1);
+    assert_eq!(lab.gate(0).outcome("accepted"), 1);
+    assert!(proxy.log().contains("POST"), "it went through the proxy");
+}
+
+#[test]
+fn a_connect_that_the_proxy_refuses_is_the_integrations_fault() {
+    let mut lab = Lab::new();
+    let proxy = Proxy::start(free_port(), &[]);
+    reach_by(&lab, &format!("https://localhost:{}", free_port()));
+    lab.set("CONSENT_GATE_GATE__PROXY", &format!("http://127.0.0.1:{}", proxy.port));
+    lab.start();
+    lab.publish(vec![choice("jane@example.com", true).into()]);
+    lab.settled(1);
+    assert_eq!(lab.dead()[0].header("consent-gate-reason").as_deref(), Some("misconfigured"));
+}
+
+#[test]
+fn only_what_is_written_decides_whether_a_proxy_is_asked() {
+    let mut lab = Lab::new();
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        lab.set(name, &nobody);
+    }
+    let event = choice("jane@example.com", true).to_string();
+    let send = ["send", "--yes", "--integration", lab.integration(), "-"].map(str::to_owned);
+    let send: Vec<&str> = send.iter().map(String::as_str).collect();
+    assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "the environment's are nobody's wish");
+    lab.set("NO_PROXY", "*");
+    lab.set("CONSENT_GATE_GATE__PROXY", &nobody);
+    assert_eq!(command(&lab, &send, event.as_bytes()).code, 1, "ours is");
+    lab.set("CONSENT_GATE_GATE__NO_PROXY", "[\"127.0.0.0/8\"]");
+    assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "but not for these hosts");
+    lab.environment.remove("CONSENT_GATE_GATE__NO_PROXY");
+    let file = format!("integrations/{}.json", lab.integration());
+    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    document["overrides"]["gate"]["proxy"] = "none".into();
+    lab.folder.write(&file, document.to_string());
+    assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "nor for this customer");
+}

@@ -1,9 +1,9 @@
 //! `person`: what is recorded of somebody, and how to forget it.
 
 use super::dead::OfPerson;
+use super::store::compared;
 use super::{Failure, agreed, integration, log_access, named, print, talk};
 use crate::config::{self, Environment};
-use crate::record::desk::Access;
 use crate::record::{Place, Record};
 use jiff::Timestamp;
 use serde_json::json;
@@ -24,7 +24,7 @@ pub async fn show(
     as_json: bool,
 ) -> Result<(), Failure> {
     let (settings, integration) = integration(name, file, environment)?;
-    let record = Access::open(&settings.records).await?.person(&integration.records, identifier).await?;
+    let record = compared(&settings, &integration).await?.person(&integration.records, identifier).await?;
     let Some(record) = record else {
         return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
     };
@@ -83,6 +83,11 @@ pub async fn forget(
     let config = config::load(file, environment)?;
     let integration = named(&config.integrations, name)?.clone();
     let settings = config.settings;
+    // Before anything is counted or asked: an answer by the wrong records would be none.
+    let access = match settings.records.place {
+        Place::Off => None,
+        _ => Some(compared(&settings, &integration).await?),
+    };
     let theirs = OfPerson::count(settings.clone(), integration.clone(), identifier).await?;
     let letters = theirs.letters;
     let question = format!(
@@ -96,9 +101,9 @@ pub async fn forget(
         talk(&format!("{} dead letters cannot be read and may be about anybody", theirs.unreadable));
     }
     // The record first: from then on no letter brings the person back.
-    let was_known = match settings.records.place {
-        Place::Off => false,
-        _ => Access::open(&settings.records).await?.erase(&integration.records, identifier).await?,
+    let was_known = match &access {
+        None => false,
+        Some(access) => access.erase(&integration.records, identifier).await?,
     };
     let removed = theirs.remove().await?;
     log_access(&settings, "person forget", &integration.name, 1);

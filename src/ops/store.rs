@@ -109,6 +109,19 @@ pub async fn adopt(
     Ok(())
 }
 
+/// The way to records that are there, after they were compared with what the broker knows of them.
+///
+/// # Errors
+/// They are not those that the broker knows, or records or broker cannot be reached (exit code 1).
+pub(super) async fn compared(settings: &config::Settings, integration: &Integration) -> Result<Access, Failure> {
+    let access = Access::open(&settings.records).await?;
+    let look = look(settings, integration).await?;
+    let known = look.known();
+    look.leave().await;
+    access.compare(known.as_ref(), &settings.records.place).await?;
+    Ok(access)
+}
+
 async fn look(settings: &config::Settings, integration: &Integration) -> Result<Look, broker::Error> {
     let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
     Look::take(&settings.broker, connection, &integration.name).await
@@ -121,6 +134,9 @@ async fn look(settings: &config::Settings, integration: &Integration) -> Result<
 pub async fn reach(settings: &config::Settings) -> Result<String, String> {
     if matches!(settings.records.place, Place::Off) {
         return Ok("none are kept".to_owned());
+    }
+    if !settings.records.place.exists().await.map_err(|failed| failed.to_string())? {
+        return Ok("none yet: the worker's first start makes them".to_owned());
     }
     let access = Access::open(&settings.records).await.map_err(|failed| failed.to_string())?;
     let held = if matches!(access, Access::Desk(_)) { "held by a running worker, " } else { "" };

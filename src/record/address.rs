@@ -41,6 +41,7 @@ pub struct Address {
     verify: Verify,
     is_beyond_loopback: bool,
     root: Option<PathBuf>,
+    schema: Option<String>,
 }
 
 impl fmt::Debug for Address {
@@ -59,8 +60,9 @@ impl Address {
         let form = "write postgres://user:password@host:5432/database";
         let mut parsed = reqwest::Url::parse(url.expose_secret().trim())
             .map_err(|error| format!("is no address ({error}); {form}"))?;
+        let is_ours = |key: &str| matches!(key, "sslmode" | "sslrootcert" | "options");
         let (ours, theirs): (Vec<_>, Vec<_>) =
-            parsed.query_pairs().into_owned().partition(|(key, _)| matches!(key.as_str(), "sslmode" | "sslrootcert"));
+            parsed.query_pairs().into_owned().partition(|(key, _)| is_ours(key.as_str()));
         if theirs.is_empty() {
             parsed.set_query(None);
         } else {
@@ -77,6 +79,7 @@ impl Address {
             return Err(format!("names no user or no database; {form}"));
         }
         let of = |wanted: &str| ours.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+        let schema = of("options").map(schema_of).transpose()?;
         let root = of("sslrootcert").map(PathBuf::from);
         let is_beyond_loopback = !config.get_hosts().iter().all(is_local);
         let verify = match of("sslmode") {
@@ -94,7 +97,8 @@ impl Address {
             }
         };
         let shown = format!("{}/{}", hosts(&config), config.get_dbname().unwrap_or_default());
-        Ok(Address { url: Arc::new(Mutex::new(parsed.as_str().into())), shown, verify, is_beyond_loopback, root })
+        let url = Arc::new(Mutex::new(parsed.as_str().into()));
+        Ok(Address { url, shown, verify, is_beyond_loopback, root, schema })
     }
 
     /// Whether it leads to the same place in the same way, whatever the role and its password.
@@ -105,8 +109,10 @@ impl Address {
             url.set_username("").and_then(|()| url.set_password(None)).ok()?;
             Some(url)
         };
-        let way = |address: &Address| (address.verify, address.root.clone(), without_role(address));
-        way(self) == way(other)
+        self.verify == other.verify
+            && self.root == other.root
+            && self.schema == other.schema
+            && without_role(self) == without_role(other)
     }
 
     /// Takes over the role and the password of another address of the same place, for the next
@@ -124,6 +130,11 @@ impl Address {
     #[must_use]
     pub fn shown(&self) -> &str {
         &self.shown
+    }
+
+    /// The schema of the tables, where one is named.
+    pub(super) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
     /// What is allowed and may still surprise.
@@ -230,6 +241,20 @@ fn is_local(host: &Host) -> bool {
     match host {
         Host::Tcp(name) => crate::gate::endpoint::is_loopback(name),
         Host::Unix(_) => true,
+    }
+}
+
+/// The schema that `options` names. It is not sent as an option: a pooler refuses those, or drops them
+/// without a word. The tables are named by it instead.
+fn schema_of(options: &str) -> Result<String, String> {
+    let path =
+        options.trim().strip_prefix("-c").map(str::trim_start).and_then(|rest| rest.strip_prefix("search_path="));
+    let is_plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    match path {
+        Some(name) if is_plain(name) => Ok(name.to_lowercase()),
+        _ => Err("options can name one schema, options=-csearch_path%3Dmine, and nothing else: \
+            a pooler drops them; set others at the role (ALTER ROLE … SET …)"
+            .to_owned()),
     }
 }
 
@@ -364,9 +389,13 @@ mod tests {
     }
 
     #[test]
-    fn a_search_path_survives() {
-        let address = address("postgres://gate@127.0.0.1/db?options=-csearch_path%3Dmine&sslmode=disable").unwrap();
-        let config: tokio_postgres::Config = address.url().expose_secret().parse().unwrap();
-        assert_eq!(config.get_options(), Some("-csearch_path=mine"));
+    fn a_schema_is_no_option_of_the_session() {
+        let known = address("postgres://gate@127.0.0.1/db?options=-csearch_path%3DMine&sslmode=disable").unwrap();
+        let config: tokio_postgres::Config = known.url().expose_secret().parse().unwrap();
+        assert_eq!((config.get_options(), known.schema()), (None, Some("mine")));
+        for others in ["-cstatement_timeout%3D1", "-csearch_path%3Da,b", "-csearch_path%3Da%20-cwork_mem%3D1", ""] {
+            let why = address(&format!("postgres://gate@127.0.0.1/db?options={others}")).unwrap_err();
+            assert!(why.contains("one schema"), "{others}: {why}");
+        }
     }
 }

@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 /// The longest that one answer of the database is waited for.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,27 +62,62 @@ const MIGRATIONS: [&str; 2] = [
 ",
 ];
 
-const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($1)";
+/// Around every statement, so that none depends on its session and none reaches another server than
+/// the one that was opened: behind a pooler, or a name, it may become another one while the connection
+/// stays. `$1` is when the server started; what writes asks for `is_same`.
+fn whole(body: &str) -> String {
+    format!(
+        "WITH server AS (SELECT pg_postmaster_start_time() = $1 AS is_same), done AS ({body})
+        SELECT is_same, done.* FROM server LEFT JOIN (SELECT true AS is_there, * FROM done) AS done ON true"
+    )
+}
+
+const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($2)";
 /// Writes what nobody else wrote since it was read, and says which that was.
 const WRITE: &str = "
     INSERT INTO consent_gate_records AS known (key, revision, merged, record)
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::timestamptz[], $4::text[]) ORDER BY 1
+    SELECT * FROM unnest($2::bytea[], $3::bigint[], $4::timestamptz[], $5::text[])
+    WHERE (SELECT is_same FROM server) ORDER BY 1
     ON CONFLICT (key) DO UPDATE
         SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
         WHERE known.revision = excluded.revision - 1
     RETURNING key";
+/// The same where nobody waits: a commit that is lost in a crash of the database costs a spare request.
+const WRITE_LATER: &str = "
+    INSERT INTO consent_gate_records AS known (key, revision, merged, record)
+    SELECT * FROM unnest($2::bytea[], $3::bigint[], $4::timestamptz[], $5::text[])
+    WHERE (SELECT is_same AND set_config('synchronous_commit', 'off', true) = 'off' FROM server) ORDER BY 1
+    ON CONFLICT (key) DO UPDATE
+        SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
+        WHERE known.revision = excluded.revision - 1
+    RETURNING key";
+const NOTE: &str = "SELECT value FROM consent_gate_notes WHERE name = $2";
+const KEEP_NOTE: &str = "
+    INSERT INTO consent_gate_notes SELECT $2, $3 WHERE (SELECT is_same FROM server)
+    ON CONFLICT DO NOTHING RETURNING name";
+const SET_NOTE: &str = "
+    INSERT INTO consent_gate_notes SELECT $2, $3 WHERE (SELECT is_same FROM server)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value RETURNING name";
+const ADVANCE: &str = "
+    INSERT INTO consent_gate_notes AS note SELECT 'epoch', '1' WHERE (SELECT is_same FROM server)
+    ON CONFLICT (name) DO UPDATE SET value = (note.value::bigint + 1)::text RETURNING value";
+const COUNT: &str = "SELECT count(*) FROM consent_gate_records";
 /// What is noted of a suspect, and whether its holder said lately that it lives.
 const SUSPECT: &str = "
-    SELECT deaths, holder, at, at > now() - make_interval(secs => $2) FROM consent_gate_suspects WHERE key = $1";
+    SELECT deaths, holder, at, at > now() - make_interval(secs => $3) FROM consent_gate_suspects WHERE key = $2";
 const NOTE_SUSPECT: &str = "
-    INSERT INTO consent_gate_suspects VALUES ($1, $2, $3, now())
-    ON CONFLICT (key) DO UPDATE SET deaths = excluded.deaths, holder = excluded.holder, at = excluded.at";
-const FORGET_SUSPECT: &str = "DELETE FROM consent_gate_suspects WHERE key = $1";
-const SAY_ALIVE: &str = "UPDATE consent_gate_suspects SET at = now() WHERE holder = $1";
-const SWEEP_SUSPECTS: &str = "DELETE FROM consent_gate_suspects WHERE at < $1";
+    INSERT INTO consent_gate_suspects SELECT $2, $3, $4, now() WHERE (SELECT is_same FROM server)
+    ON CONFLICT (key) DO UPDATE SET deaths = excluded.deaths, holder = excluded.holder, at = excluded.at
+    RETURNING key";
+const FORGET_SUSPECT: &str = "
+    DELETE FROM consent_gate_suspects WHERE key = $2 AND (SELECT is_same FROM server) RETURNING key";
+const SAY_ALIVE: &str = "
+    UPDATE consent_gate_suspects SET at = now() WHERE holder = $2 AND (SELECT is_same FROM server) RETURNING key";
+const SWEEP_SUSPECTS: &str = "
+    DELETE FROM consent_gate_suspects WHERE at < $2 AND (SELECT is_same FROM server) RETURNING key";
 const SWEEP: &str = "
-    DELETE FROM consent_gate_records WHERE key IN
-        (SELECT key FROM consent_gate_records WHERE merged < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    DELETE FROM consent_gate_records WHERE (SELECT is_same FROM server) AND key IN
+        (SELECT key FROM consent_gate_records WHERE merged < $2 LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING key";
 
 /// An error with its cause. What the server says is its message and code only: its details can
 /// quote rows.
@@ -95,18 +131,59 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// The server that was opened, and the schema in which its tables are.
+#[derive(Clone, Debug)]
+struct Home {
+    started: SystemTime,
+    /// Quoted.
+    schema: String,
+}
+
 /// One connection, each of whose answers is waited for with an end. Dropping it ends it.
 struct Session {
     client: Client,
     connection: JoinHandle<()>,
+    home: Home,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Session {
-    async fn open(address: &Address) -> Result<Session, Failed> {
+    /// Connects, and makes sure that it reaches the same server. Statements of all sessions are to be
+    /// under way at once, which a pooler in session mode may not allow.
+    async fn open(address: &Address, home: &Home, has_failed: &Arc<AtomicBool>) -> Result<Session, Failed> {
         let (client, connection) = address.connect().await?;
-        Ok(Session { client, connection })
+        let (home, has_failed) = (home.clone(), Arc::clone(has_failed));
+        let session = Session { client, connection, home, has_failed };
+        session.ask("SELECT true", &[]).await.map_err(|failed| {
+            let pooler = "a pooler in session mode needs room for four connections of each worker, or transaction mode";
+            Failed::new(format!("{failed} ({pooler})"))
+        })?;
+        Ok(session)
+    }
+
+    /// Asks for rows; their own columns begin at [`OWN`]. Nothing is named at the server, so that each
+    /// statement may reach it by another connection of a pooler.
+    async fn ask(&self, body: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
+        let tables = format!("{}.consent_gate_", self.home.schema);
+        let statement = whole(body).replace("consent_gate_", &tables);
+        let started: Param<'_> = (&self.home.started, Type::TIMESTAMPTZ);
+        let params: Vec<Param<'_>> = std::iter::once(started).chain(params.iter().cloned()).collect();
+        let mut rows = call(self.client.query_typed(&statement, &params)).await?;
+        let is_same = rows.first().map(|row| column::<bool>(row, 0)).transpose()?.unwrap_or(false);
+        if !is_same {
+            self.has_failed.store(true, Ordering::Relaxed);
+            return Err(Failed::new("PostgreSQL: another server answers than the one that was opened"));
+        }
+        rows.retain(|row| matches!(row.try_get::<_, Option<bool>>(1), Ok(Some(true))));
+        Ok(rows)
     }
 }
+
+/// A parameter of a statement, with its type: the server is not asked for it.
+type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Where a row's own columns begin.
+const OWN: usize = 2;
 
 impl Drop for Session {
     fn drop(&mut self) {
@@ -149,6 +226,8 @@ pub struct Postgres {
     /// How many suspects this process handles.
     suspects: Arc<AtomicUsize>,
     commits: AtomicU64,
+    /// Whether they were compared with what the broker knows since they were opened.
+    is_compared: AtomicBool,
     has_failed: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -171,47 +250,56 @@ impl Postgres {
     /// # Errors
     /// The database cannot be reached, or it refuses.
     pub async fn open(address: &Address, retention: SignedDuration, own: &str) -> Result<Postgres, Failed> {
-        let mut notes = Session::open(address).await?;
-        migrate(&mut notes.client).await?;
-        let secret = kept(&notes.client, "secret").await?;
-        let identity = kept::<IDENTITY_BYTES>(&notes.client, "identity").await?;
         let has_failed = Arc::new(AtomicBool::new(false));
+        let home = home(address).await?;
+        let notes = Session::open(address, &home, &has_failed).await?;
+        let secret = kept(&notes, "secret").await?;
+        let identity = kept::<IDENTITY_BYTES>(&notes, "identity").await?;
         let (reads, asked) = mpsc::unbounded_channel();
         let (durable, written) = mpsc::unbounded_channel();
         let (later, written_later) = mpsc::unbounded_channel();
-        let reading = Session::open(address).await?;
-        let read = call(reading.client.prepare(READ)).await?;
-        let writing = Session::open(address).await?;
-        let write = call(writing.client.prepare(WRITE)).await?;
-        // A commit that is lost in a crash of the database costs a spare request.
-        let lazy = Session::open(address).await?;
-        call(lazy.client.batch_execute("SET synchronous_commit = off")).await?;
-        let write_later = call(lazy.client.prepare(WRITE)).await?;
+        let reading = Session::open(address, &home, &has_failed).await?;
+        let writing = Session::open(address, &home, &has_failed).await?;
+        let lazy = Session::open(address, &home, &has_failed).await?;
         let notes = Arc::new(notes);
         let suspects = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
             watched("suspects", say_alive(Arc::clone(&notes), Arc::clone(&suspects), own.to_owned()), &has_failed),
-            watched("records reader", serve_reads(reading, read, asked, Arc::clone(&has_failed)), &has_failed),
-            watched("records writer", serve_writes(writing, write, written, Arc::clone(&has_failed)), &has_failed),
-            watched(
-                "lazy writer",
-                serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed)),
-                &has_failed,
-            ),
+            watched("records reader", serve_reads(reading, asked), &has_failed),
+            watched("records writer", serve_writes(writing, WRITE, written), &has_failed),
+            watched("lazy writer", serve_writes(lazy, WRITE_LATER, written_later), &has_failed),
             tokio::spawn(task::kept("records sweep", {
                 let address = address.clone();
-                async move || sweep(&address, retention).await
+                async move || sweep(&address, &home, retention).await
             })),
         ];
         let commits = AtomicU64::new(0);
         let identity = hex(&identity);
-        Ok(Postgres { secret, identity, reads, durable, later, notes, suspects, commits, has_failed, tasks })
+        let is_compared = AtomicBool::new(false);
+        Ok(Postgres {
+            secret,
+            identity,
+            reads,
+            durable,
+            later,
+            notes,
+            suspects,
+            commits,
+            is_compared,
+            has_failed,
+            tasks,
+        })
     }
 
     /// Whether nothing failed so far.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.has_failed.load(Ordering::Relaxed) && !self.notes.client.is_closed()
+    }
+
+    /// Lets records be read and written: they are the right ones.
+    pub(super) fn set_compared(&self) {
+        self.is_compared.store(true, Ordering::Relaxed);
     }
 
     /// The key under which identifiers are hashed. It lies in the same database: whoever reads all
@@ -232,6 +320,10 @@ impl Postgres {
         seen: Option<Seen>,
         mut change: impl FnMut(&mut Option<Record>) -> (T, Write),
     ) -> Result<(T, Seen), Failed> {
+        // Who had an event in hand while another server was opened comes before the comparison.
+        if !self.is_compared.load(Ordering::Relaxed) {
+            return Err(Failed::new("PostgreSQL: these records were not compared yet with what the broker knows"));
+        }
         let mut seen = match seen {
             Some(seen) => seen,
             None => self.read(key).await?,
@@ -272,7 +364,7 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn note(&self, name: &str) -> Result<Option<String>, Failed> {
-        note(&self.notes.client, name).await
+        note(&self.notes, name).await
     }
 
     /// Writes a note; returns when it is durable.
@@ -280,9 +372,7 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
-        let upsert = "INSERT INTO consent_gate_notes VALUES ($1, $2)
-            ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-        call(self.notes.client.execute(upsert, &[&name, &text])).await.map(|_| ())
+        self.notes.ask(SET_NOTE, &[(&name, Type::TEXT), (&text, Type::TEXT)]).await.map(drop)
     }
 
     /// What is known of a suspect.
@@ -290,12 +380,13 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub(super) async fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
-        let row = call(self.notes.client.query_opt(SUSPECT, &[&&key[..], &DEAD_AFTER_SECONDS])).await?;
-        let Some(row) = row else { return Ok(Known::Deaths(0)) };
-        let at = Timestamp::try_from(column::<SystemTime>(&row, 2)?).unwrap_or(Timestamp::UNIX_EPOCH);
-        let deaths = u32::try_from(column::<i64>(&row, 0)?).unwrap_or(u32::MAX);
-        let note = Note { deaths, holder: column(&row, 1)?, at };
-        let is_alive: bool = column(&row, 3)?;
+        let of: [Param<'_>; 2] = [(&&key[..], Type::BYTEA), (&DEAD_AFTER_SECONDS, Type::FLOAT8)];
+        let rows = self.notes.ask(SUSPECT, &of).await?;
+        let Some(row) = rows.first() else { return Ok(Known::Deaths(0)) };
+        let at = Timestamp::try_from(column::<SystemTime>(row, OWN + 2)?).unwrap_or(Timestamp::UNIX_EPOCH);
+        let deaths = u32::try_from(column::<i64>(row, OWN)?).unwrap_or(u32::MAX);
+        let note = Note { deaths, holder: column(row, OWN + 1)?, at };
+        let is_alive: bool = column(row, OWN + 3)?;
         Ok(Note::known(Some(&note), own, |_| is_alive))
     }
 
@@ -305,7 +396,8 @@ impl Postgres {
     /// The database failed.
     pub(super) async fn note_suspect(&self, key: Key, note: &Note) -> Result<(), Failed> {
         let deaths = i64::from(note.deaths);
-        call(self.notes.client.execute(NOTE_SUSPECT, &[&&key[..], &deaths, &note.holder])).await.map(|_| ())
+        let of: [Param<'_>; 3] = [(&&key[..], Type::BYTEA), (&deaths, Type::INT8), (&note.holder, Type::TEXT)];
+        self.notes.ask(NOTE_SUSPECT, &of).await.map(drop)
     }
 
     /// Forgets a suspect.
@@ -313,7 +405,7 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub(super) async fn forget_suspect(&self, key: Key) -> Result<(), Failed> {
-        call(self.notes.client.execute(FORGET_SUSPECT, &[&&key[..]])).await.map(|_| ())
+        self.notes.ask(FORGET_SUSPECT, &[(&&key[..], Type::BYTEA)]).await.map(drop)
     }
 
     /// How many suspects this process handles.
@@ -335,10 +427,8 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn advance(&self) -> Result<Claim, Failed> {
-        let grow = "INSERT INTO consent_gate_notes AS note VALUES ('epoch', '1')
-            ON CONFLICT (name) DO UPDATE SET value = (note.value::bigint + 1)::text RETURNING value";
-        let row = call(self.notes.client.query_one(grow, &[])).await?;
-        let epoch: String = column(&row, 0)?;
+        let rows = self.notes.ask(ADVANCE, &[]).await?;
+        let epoch: String = rows.first().map(|row| column(row, OWN)).transpose()?.unwrap_or_default();
         Ok(Claim { store: self.identity.clone(), epoch: epoch.parse().unwrap_or(0) })
     }
 
@@ -353,28 +443,28 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn count(&self) -> Result<u64, Failed> {
-        let row = call(self.notes.client.query_one("SELECT count(*) FROM consent_gate_records", &[])).await?;
-        Ok(u64::try_from(column::<i64>(&row, 0)?).unwrap_or(0))
+        let rows = self.notes.ask(COUNT, &[]).await?;
+        let count: i64 = rows.first().map(|row| column(row, OWN)).transpose()?.unwrap_or(0);
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
-fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r tokio_postgres::Row, index: usize) -> Result<T, Failed> {
+fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, Failed> {
     row.try_get(index).map_err(|error| Failed::new(format!("PostgreSQL: {}", describe(&error))))
 }
 
-async fn note(client: &Client, name: &str) -> Result<Option<String>, Failed> {
-    let row = call(client.query_opt("SELECT value FROM consent_gate_notes WHERE name = $1", &[&name])).await?;
-    row.map(|row| column(&row, 0)).transpose()
+async fn note(session: &Session, name: &str) -> Result<Option<String>, Failed> {
+    let rows = session.ask(NOTE, &[(&name, Type::TEXT)]).await?;
+    rows.first().map(|row| column(row, OWN)).transpose()
 }
 
 /// Random bytes that the store keeps under a name; made by whoever asks for them first.
-async fn kept<const N: usize>(client: &Client, name: &str) -> Result<[u8; N], Failed> {
+async fn kept<const N: usize>(session: &Session, name: &str) -> Result<[u8; N], Failed> {
     let made = hex(&random::<N>().map_err(Failed::new)?);
-    let insert = "INSERT INTO consent_gate_notes VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    if note(client, name).await?.is_none() {
-        call(client.execute(insert, &[&name, &made])).await?;
+    if note(session, name).await?.is_none() {
+        session.ask(KEEP_NOTE, &[(&name, Type::TEXT), (&made, Type::TEXT)]).await?;
     }
-    let text = note(client, name).await?.unwrap_or_default();
+    let text = note(session, name).await?.unwrap_or_default();
     let byte = |index: usize| text.get(2 * index..2 * index + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
     let mut bytes = [0; N];
     for (index, place) in bytes.iter_mut().enumerate() {
@@ -383,15 +473,49 @@ async fn kept<const N: usize>(client: &Client, name: &str) -> Result<[u8; N], Fa
     Ok(bytes)
 }
 
+/// Whether there are tables of records.
+pub(super) async fn is_at(address: &Address) -> Result<bool, Failed> {
+    let (client, connection) = address.connect().await?;
+    let found = async { version(&client, &find(&client, address).await?.schema).await }.await;
+    connection.abort();
+    Ok(found? > 0)
+}
+
+/// Makes the tables where they are missing, and tells where they are.
+async fn home(address: &Address) -> Result<Home, Failed> {
+    let (mut client, connection) = address.connect().await?;
+    let found = async {
+        let home = find(&client, address).await?;
+        migrate(&mut client, &home.schema).await?;
+        Ok(home)
+    }
+    .await;
+    connection.abort();
+    found
+}
+
+/// Looks which server it is, and in which schema the tables are or are to be made.
+async fn find(client: &Client, address: &Address) -> Result<Home, Failed> {
+    let find = "SELECT pg_postmaster_start_time(), quote_ident(coalesce($1,
+        (SELECT nspname::text FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
+            WHERE pg_class.oid = to_regclass('consent_gate_notes')), current_schema()::text))";
+    let row = call(client.query_typed_one(find, &[(&address.schema(), Type::TEXT)])).await?;
+    let schema: Option<String> = column(&row, 1)?;
+    let remedy = "make one, or name one by options=-csearch_path%3Dmine (docs/postgresql.md)";
+    let none = || Failed::new(format!("PostgreSQL: this role finds no schema: {remedy}"));
+    Ok(Home { started: column(&row, 0)?, schema: schema.ok_or_else(none)? })
+}
+
 /// Brings the tables to this version. A role that may not make tables is enough where they are.
-async fn migrate(client: &mut Client) -> Result<(), Failed> {
+async fn migrate(client: &mut Client, schema: &str) -> Result<(), Failed> {
     let versions = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if version(client).await? == versions {
+    if version(client, schema).await? == versions {
         return Ok(());
     }
     let transaction = call(client.transaction()).await?;
-    call(transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATING])).await?;
-    let known = version(transaction.client()).await?;
+    call(transaction.execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&MIGRATING, Type::INT8)])).await?;
+    call(transaction.batch_execute(&format!("SET LOCAL search_path TO {schema}"))).await?;
+    let known = version(transaction.client(), schema).await?;
     if known > versions {
         let why = "the records belong to a newer version of consent-gate; use that one";
         return Err(Failed::new(format!("PostgreSQL: {why}")));
@@ -404,16 +528,20 @@ async fn migrate(client: &mut Client) -> Result<(), Failed> {
     }
     let upsert = "INSERT INTO consent_gate_notes VALUES ('version', $1)
         ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    call(transaction.execute(upsert, &[&versions.to_string()])).await?;
+    call(transaction.execute_typed(upsert, &[(&versions.to_string(), Type::TEXT)])).await?;
     call(transaction.commit()).await
 }
 
-async fn version(client: &Client) -> Result<i64, Failed> {
-    let found = call(client.query_one("SELECT to_regclass('consent_gate_notes') IS NOT NULL", &[])).await?;
+async fn version(client: &Client, schema: &str) -> Result<i64, Failed> {
+    let notes = format!("{schema}.consent_gate_notes");
+    let found = call(client.query_typed_one("SELECT to_regclass($1) IS NOT NULL", &[(&notes, Type::TEXT)])).await?;
     if !column::<bool>(&found, 0)? {
         return Ok(0);
     }
-    Ok(note(client, "version").await?.and_then(|version| version.parse().ok()).unwrap_or(0))
+    let query = format!("SELECT value FROM {notes} WHERE name = 'version'");
+    let row = call(client.query_typed_opt(&query, &[])).await?;
+    let version: Option<String> = row.map(|row| column(&row, 0)).transpose()?;
+    Ok(version.and_then(|version| version.parse().ok()).unwrap_or(0))
 }
 
 /// Starts a task without which the store is to be opened anew.
@@ -431,21 +559,14 @@ fn watched(
 }
 
 /// Answers reads, all of a moment in one statement.
-async fn serve_reads(
-    session: Session,
-    read: Statement,
-    mut asked: mpsc::UnboundedReceiver<Asked>,
-    has_failed: Arc<AtomicBool>,
-) {
+async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<Asked>) {
     let mut round = Vec::with_capacity(ROUND);
     while asked.recv_many(&mut round, ROUND).await > 0 {
         let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        let found = match call(session.client.query(&read, &[&keys])).await {
-            Ok(rows) => rows.iter().map(seen).collect::<Result<HashMap<Key, Seen>, Failed>>(),
-            Err(failed) => Err(failed),
-        };
-        has_failed.fetch_or(found.is_err(), Ordering::Relaxed);
+        let rows = session.ask(READ, &[(&keys, Type::BYTEA_ARRAY)]).await;
+        let found = rows.and_then(|rows| rows.iter().map(seen).collect::<Result<HashMap<Key, Seen>, Failed>>());
+        session.has_failed.fetch_or(found.is_err(), Ordering::Relaxed);
         for Asked { key, answer } in round.drain(..) {
             let seen = found.as_ref().map(|found| found.get(&key).cloned().unwrap_or_default());
             // Who went away meanwhile does not wait for it.
@@ -454,12 +575,12 @@ async fn serve_reads(
     }
 }
 
-fn seen(row: &tokio_postgres::Row) -> Result<(Key, Seen), Failed> {
-    let record: &str = column(row, 2)?;
+fn seen(row: &Row) -> Result<(Key, Seen), Failed> {
+    let record: &str = column(row, OWN + 2)?;
     // What it says is somebody's: only where it is wrong may be told.
     let record = serde_json::from_str(record)
         .map_err(|error| Failed::new(format!("a record is damaged at column {}", error.column())))?;
-    Ok((key_of(row)?, Seen { revision: column(row, 1)?, record }))
+    Ok((key_of(row)?, Seen { revision: column(row, OWN + 1)?, record }))
 }
 
 /// A time as the client takes it; nothing was merged before 1970.
@@ -467,18 +588,13 @@ fn system_time(at: Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + at.duration_since(Timestamp::UNIX_EPOCH).try_into().unwrap_or(Duration::ZERO)
 }
 
-fn key_of(row: &tokio_postgres::Row) -> Result<Key, Failed> {
-    let key: &[u8] = column(row, 0)?;
+fn key_of(row: &Row) -> Result<Key, Failed> {
+    let key: &[u8] = column(row, OWN)?;
     key.try_into().map_err(|_| Failed::new("a record's key is damaged"))
 }
 
 /// Writes, all of a moment in one statement.
-async fn serve_writes(
-    session: Session,
-    write: Statement,
-    mut written: mpsc::UnboundedReceiver<Written>,
-    has_failed: Arc<AtomicBool>,
-) {
+async fn serve_writes(session: Session, write: &'static str, mut written: mpsc::UnboundedReceiver<Written>) {
     let mut round = Vec::with_capacity(ROUND);
     while written.recv_many(&mut round, ROUND).await > 0 {
         // A statement takes a row once; who comes second was overtaken.
@@ -493,9 +609,15 @@ async fn serve_writes(
         let revisions: Vec<i64> = batch.iter().map(|written| written.revision).collect();
         let merged: Vec<SystemTime> = batch.iter().map(|written| system_time(written.merged)).collect();
         let records: Vec<&str> = batch.iter().map(|written| written.record.as_str()).collect();
-        let rows = call(session.client.query(&write, &[&keys, &revisions, &merged, &records])).await;
+        let columns: [Param<'_>; 4] = [
+            (&keys, Type::BYTEA_ARRAY),
+            (&revisions, Type::INT8_ARRAY),
+            (&merged, Type::TIMESTAMPTZ_ARRAY),
+            (&records, Type::TEXT_ARRAY),
+        ];
+        let rows = session.ask(write, &columns).await;
         let done = rows.and_then(|rows| rows.iter().map(key_of).collect::<Result<HashSet<Key>, Failed>>());
-        has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
+        session.has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
         for Written { key, answer, .. } in batch {
             let was_written = done.as_ref().map(|done| done.contains(&key));
             // Who went away meanwhile does not wait for it.
@@ -511,23 +633,23 @@ async fn say_alive(session: Arc<Session>, suspects: Arc<AtomicUsize>, own: Strin
         tokio::time::sleep(ALIVE_EVERY).await;
         if suspects.load(Ordering::Relaxed) > 0 {
             // What fails here fails where somebody waits for it, too.
-            let _ = call(session.client.execute(SAY_ALIVE, &[&own])).await;
+            let _ = session.ask(SAY_ALIVE, &[(&own, Type::TEXT)]).await;
         }
     }
 }
 
 /// Forgets, once a day, who was not heard of for longer than the retention. What fails is done by
 /// another worker, or the next day.
-async fn sweep(address: &Address, retention: SignedDuration) {
+async fn sweep(address: &Address, home: &Home, retention: SignedDuration) {
     loop {
-        if let (Ok(session), Ok(before)) = (Session::open(address).await, Timestamp::now().checked_sub(retention)) {
-            let before = system_time(before);
-            let mut deleted = u64::MAX;
-            while deleted > 0 {
-                deleted = call(session.client.execute(SWEEP, &[&before, &SWEEP_ROUND])).await.unwrap_or(0);
-            }
+        // Its failures are nobody else's.
+        let own = Arc::new(AtomicBool::new(false));
+        let session = Session::open(address, home, &own).await;
+        if let (Ok(session), Ok(before)) = (session, Timestamp::now().checked_sub(retention)) {
+            let oldest: [Param<'_>; 2] = [(&system_time(before), Type::TIMESTAMPTZ), (&SWEEP_ROUND, Type::INT8)];
+            while session.ask(SWEEP, &oldest).await.is_ok_and(|deleted| !deleted.is_empty()) {}
             if let Ok(before) = Timestamp::now().checked_sub(FORGOTTEN_AFTER) {
-                let _ = call(session.client.execute(SWEEP_SUSPECTS, &[&system_time(before)])).await;
+                let _ = session.ask(SWEEP_SUSPECTS, &[(&system_time(before), Type::TIMESTAMPTZ)]).await;
             }
         }
         tokio::time::sleep(SWEEP_EVERY).await;

@@ -383,11 +383,27 @@ impl Records {
             // Who never kept records is not reminded of them.
             return Ok(known.filter(|known| **known != Claim::off()).map(|_| Claim::off()));
         }
+        self.compared(known).await?.advance().await.map(Some)
+    }
+
+    /// Makes sure that these are the records of which the broker knows, and no older state of them;
+    /// a shared store answers for persons from then on.
+    ///
+    /// # Errors
+    /// They are not, or the store failed.
+    pub async fn compare(&self, known: Option<&Claim>) -> Result<(), Failed> {
+        self.compared(known).await.map(drop)
+    }
+
+    async fn compared(&self, known: Option<&Claim>) -> Result<Arc<Store>, Failed> {
         let store = self.store().await?;
         if let Some(known) = known {
             store.claim().await?.follows(known, &self.settings.place)?;
         }
-        store.advance().await.map(Some)
+        if let Store::Postgres(store) = &*store {
+            store.set_compared();
+        }
+        Ok(store)
     }
 
     /// Whether the broker once knew these records as those of an integration.

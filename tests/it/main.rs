@@ -27,6 +27,7 @@ mod model;
 mod newest;
 mod observed;
 mod outside;
+mod pooler;
 mod release;
 mod reload;
 mod restarts;

@@ -88,11 +88,18 @@ pub async fn forget(
         Place::Off => None,
         _ => Some(compared(&settings, &integration).await?),
     };
+    if access.is_none() {
+        talk(
+            "no records are kept ([records] store is \"off\"): letters are removed and nothing is remembered, \
+            so an older event that is still on its way can bring the person back",
+        );
+    }
     let theirs = OfPerson::count(settings.clone(), integration.clone(), identifier).await?;
     let letters = theirs.letters;
     let question = format!(
-        "forget this person under {}: what is recorded, and {letters} dead letters? Older events of theirs will be skipped",
-        integration.name
+        "forget this person under {}: what is recorded, and {letters} dead letters?{}",
+        integration.name,
+        if access.is_some() { " Older events of theirs will be skipped" } else { "" }
     );
     if !yes && !agreed(&question, "this cannot be taken back")? {
         return Err(Failure::Failed("nothing was forgotten".to_owned()));
@@ -111,5 +118,6 @@ pub async fn forget(
         return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": removed })));
     }
     let known = if was_known { "what was recorded is gone" } else { "nothing was recorded" };
-    print(&format!("{known}, dead letters removed: {removed}; older events of this person will be skipped\n"))
+    let promise = if access.is_some() { "; older events of this person will be skipped" } else { "" };
+    print(&format!("{known}, dead letters removed: {removed}{promise}\n"))
 }

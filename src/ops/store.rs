@@ -14,7 +14,8 @@ use std::path::Path;
 /// Shows the records, and what the broker remembers of them for each integration.
 ///
 /// # Errors
-/// Problems of configuration (exit code 2); records or broker cannot be reached (1).
+/// Problems of configuration (exit code 2); the broker knows other records, or records or broker cannot
+/// be reached (1).
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let Config { settings, integrations, .. } = config::load(file, environment)?;
     let place = &settings.records.place;
@@ -31,6 +32,7 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     } else {
         format!("records  {place}\nstore    {}\nepoch    {}\npersons  {count}\n", own.store, own.epoch)
     };
+    let mut wrong = 0;
     for integration in &integrations {
         let look = look(&settings, integration).await?;
         let known = look.known();
@@ -39,9 +41,15 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
             None => Ok(()),
             Some(known) => own.follows(known, place),
         };
+        wrong += u32::from(judgement.is_err());
         text.push_str(&shown(integration, known.as_ref(), judgement.err().map(|failed| failed.to_string()), as_json));
     }
-    print(&text)
+    print(&text)?;
+    if wrong == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!("the broker knows other or newer records of {wrong} integrations")))
+    }
 }
 
 fn shown(integration: &Integration, known: Option<&Claim>, refused: Option<String>, as_json: bool) -> String {

@@ -12,7 +12,7 @@ use crate::record;
 use crate::schedule::MAX_DELAYS;
 use crate::traces::{Ending, Kind, Span, Tracer};
 use crate::verdict::{Course, Death, Retry, Skip, Verdict};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use prometheus::{Histogram, IntCounter, IntGauge};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -272,6 +272,11 @@ impl Facts {
     /// Properties of an event were left out, since nobody can know their newest value.
     pub fn unknown(&self, values: usize) {
         self.each.unknown_values.inc_by(values as u64);
+    }
+
+    /// How far the clock of the records is ahead of this machine's.
+    pub fn clock_offset(&self, offset: SignedDuration) {
+        self.metrics.store_clock_offset.set(offset.as_secs_f64());
     }
 
     /// The records could not be read or written; the event stays with the broker.

@@ -59,6 +59,7 @@ pub struct Metrics {
     pub spans_dropped: IntCounter,
     pub broker_connected: IntGauge,
     pub store_held: IntGauge,
+    pub store_clock_offset: Gauge,
     pub build_info: Gauge,
 }
 
@@ -108,12 +109,7 @@ impl Metrics {
             )?,
             consuming: gauges(&r, "consuming", "1 while the integration's queues are consumed.", &one)?,
             stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
-            unknown_values: counters(
-                &r,
-                "unknown_values_total",
-                "Values not sent because nobody can know the newest one.",
-                &one,
-            )?,
+            unknown_values: counters(&r, "unknown_values_total", "Values whose newest nobody can know.", &one)?,
             settle_failures: counters(
                 &r,
                 "settle_failures_total",
@@ -137,6 +133,7 @@ impl Metrics {
             spans_dropped: counter(&r, "spans_dropped_total", "Spans that no collector took.")?,
             broker_connected: gauge(&r, "broker_connected", "1 while the broker is connected.")?,
             store_held: gauge(&r, "store_held", "1 while the records can be used.")?,
+            store_clock_offset: seconds(&r, "store_clock_offset_seconds", "How far a shared store's clock is ahead.")?,
             build_info: build_info(&r)?,
             registry: r,
         })
@@ -255,6 +252,12 @@ fn histograms(
 ) -> prometheus::Result<HistogramVec> {
     let opts = HistogramOpts::new(name, help).namespace("consent_gate").buckets(buckets.to_vec());
     registered(r, HistogramVec::new(opts, labels)?)
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
+    let gauge = Gauge::with_opts(opts(name, help))?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
 }
 
 fn build_info(r: &Registry) -> prometheus::Result<Gauge> {

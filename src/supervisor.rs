@@ -294,6 +294,7 @@ impl Supervisor {
             self.worker.gate().expect_retries(2 * DEPTH_EVERY);
         }
         let facts = self.worker.facts();
+        facts.clock_offset(self.worker.records().clock_offset());
         facts.depth("delay", delayed);
         facts.depth("retry", retrying);
         let Queues { work, dead, aside, unreadable, .. } = &queues;

@@ -356,9 +356,8 @@ pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect
     if status == Ok(Status::Pending) {
         return Ok(Some(Skip::Pending));
     }
-    match event.kind() {
-        Kind::EventDeleted => return Ok(Some(Skip::EventDeleted)),
-        _ => {}
+    if event.kind() == Kind::EventDeleted {
+        return Ok(Some(Skip::EventDeleted));
     }
     if let Some(wanted) = &filter.organization_id
         && event.organization_id()? != Some(wanted)

@@ -23,7 +23,7 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
     let records = Records::new(settings);
     runtime.block_on(async {
         let (vouched, _) = records.vouch(&integration, None).await?;
-        let vouched = vouched.context("records are kept")?;
+        let Some(vouched) = vouched else { return Ok(()) };
         let slots: Vec<Slot> = integration.mappings.slots().cloned().collect();
         let one = |n: u64| {
             let (vouched, slots) = (&vouched, &slots);

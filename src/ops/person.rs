@@ -1,10 +1,10 @@
 //! `person`: what is recorded of somebody, and how to forget it.
 
 use super::dead::OfPerson;
+use super::store::compared;
 use super::{Failure, agreed, integration, log_access, named, print, talk};
 use crate::config::{self, Environment};
 use crate::mapping::Choice;
-use crate::record::desk::Access;
 use crate::record::{Place, Record, Version};
 use jiff::Timestamp;
 use serde_json::json;
@@ -25,7 +25,7 @@ pub async fn show(
     as_json: bool,
 ) -> Result<(), Failure> {
     let (settings, integration) = integration(name, file, environment)?;
-    let recorded = Access::open(&settings.records).await?.person(&integration.records, identifier).await?;
+    let recorded = compared(&settings, &integration).await?.person(&integration.records, identifier).await?;
     let Some(record) = recorded.record else {
         return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
     };
@@ -91,11 +91,23 @@ pub async fn forget(
     let config = config::load(file, environment)?;
     let integration = named(&config.integrations, name)?.clone();
     let settings = config.settings;
+    // Before anything is counted or asked: an answer by the wrong records would be none.
+    let access = match settings.records.place {
+        Place::Off => None,
+        _ => Some(compared(&settings, &integration).await?),
+    };
+    if access.is_none() {
+        talk(
+            "no records are kept ([records] store is \"off\"): letters are removed and nothing is remembered, \
+            so an older event that is still on its way can bring the person back",
+        );
+    }
     let theirs = OfPerson::count(settings.clone(), integration.clone(), identifier).await?;
     let letters = theirs.letters;
     let question = format!(
-        "forget this person under {}: what is recorded, and {letters} dead letters? Older events of theirs will be skipped",
-        integration.name
+        "forget this person under {}: what is recorded, and {letters} dead letters?{}",
+        integration.name,
+        if access.is_some() { " Older events of theirs will be skipped" } else { "" }
     );
     if !yes && !agreed(&question, "this cannot be taken back")? {
         return Err(Failure::Failed("nothing was forgotten".to_owned()));
@@ -104,9 +116,9 @@ pub async fn forget(
         talk(&format!("{} dead letters cannot be read and may be about anybody", theirs.unreadable));
     }
     // The record first: from then on no letter brings the person back.
-    let was_known = match settings.records.place {
-        Place::Off => false,
-        _ => Access::open(&settings.records).await?.forget(&integration, identifier).await?,
+    let was_known = match &access {
+        None => false,
+        Some(access) => access.forget(&integration, identifier).await?,
     };
     let removed = theirs.remove().await?;
     log_access(&settings, "person forget", &integration.name, 1);
@@ -114,5 +126,6 @@ pub async fn forget(
         return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": removed })));
     }
     let known = if was_known { "what was recorded is gone" } else { "nothing was recorded" };
-    print(&format!("{known}, dead letters removed: {removed}; older events of this person will be skipped\n"))
+    let promise = if access.is_some() { "; older events of this person will be skipped" } else { "" };
+    print(&format!("{known}, dead letters removed: {removed}{promise}\n"))
 }

@@ -14,7 +14,8 @@ use std::path::Path;
 /// Shows the records, and what the broker remembers of them for each integration.
 ///
 /// # Errors
-/// Problems of configuration (exit code 2); records or broker cannot be reached (1).
+/// Problems of configuration (exit code 2); the broker knows other records, or records or broker cannot
+/// be reached (1).
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let Config { settings, integrations, .. } = config::load(file, environment)?;
     let place = &settings.records.place;
@@ -31,6 +32,7 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     } else {
         format!("records  {place}\nstore    {}\nepoch    {}\npersons  {count}\n", own.store, own.epoch)
     };
+    let mut wrong = 0;
     for integration in &integrations {
         let look = look(&settings, integration).await?;
         let known = look.known();
@@ -39,9 +41,15 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
             None => Ok(()),
             Some(known) => own.follows(known, place),
         };
+        wrong += u32::from(judgement.is_err());
         text.push_str(&shown(integration, known.as_ref(), judgement.err().map(|failed| failed.to_string()), as_json));
     }
-    print(&text)
+    print(&text)?;
+    if wrong == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!("the broker knows other or newer records of {wrong} integrations")))
+    }
 }
 
 fn shown(integration: &Integration, known: Option<&Claim>, refused: Option<String>, as_json: bool) -> String {
@@ -109,6 +117,19 @@ pub async fn adopt(
     Ok(())
 }
 
+/// The way to records that are there, after they were compared with what the broker knows of them.
+///
+/// # Errors
+/// They are not those that the broker knows, or records or broker cannot be reached (exit code 1).
+pub(super) async fn compared(settings: &config::Settings, integration: &Integration) -> Result<Access, Failure> {
+    let access = Access::open(&settings.records).await?;
+    let look = look(settings, integration).await?;
+    let known = look.known();
+    look.leave().await;
+    access.compare(known.as_ref(), &settings.records.place).await?;
+    Ok(access)
+}
+
 async fn look(settings: &config::Settings, integration: &Integration) -> Result<Look, broker::Error> {
     let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
     Look::take(&settings.broker, connection, &integration.name).await
@@ -121,6 +142,9 @@ async fn look(settings: &config::Settings, integration: &Integration) -> Result<
 pub async fn reach(settings: &config::Settings) -> Result<String, String> {
     if matches!(settings.records.place, Place::Off) {
         return Ok("none are kept".to_owned());
+    }
+    if !settings.records.place.exists().await.map_err(|failed| failed.to_string())? {
+        return Ok("none yet: the worker's first start makes them".to_owned());
     }
     let access = Access::open(&settings.records).await.map_err(|failed| failed.to_string())?;
     let held = if matches!(access, Access::Desk(_)) { "held by a running worker, " } else { "" };

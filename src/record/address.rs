@@ -19,6 +19,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// The longest that a connection is waited for, for each host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After how long without a word a connection is looked at, unless the URL says otherwise.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
+
 /// How far the server is verified; the words are libpq's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
@@ -41,6 +44,7 @@ pub struct Address {
     verify: Verify,
     is_beyond_loopback: bool,
     root: Option<PathBuf>,
+    schema: Option<String>,
 }
 
 impl fmt::Debug for Address {
@@ -59,8 +63,10 @@ impl Address {
         let form = "write postgres://user:password@host:5432/database";
         let mut parsed = reqwest::Url::parse(url.expose_secret().trim())
             .map_err(|error| format!("is no address ({error}); {form}"))?;
+        let is_ours = |key: &str| matches!(key, "sslmode" | "sslrootcert" | "options");
         let (ours, theirs): (Vec<_>, Vec<_>) =
-            parsed.query_pairs().into_owned().partition(|(key, _)| matches!(key.as_str(), "sslmode" | "sslrootcert"));
+            parsed.query_pairs().into_owned().partition(|(key, _)| is_ours(key.as_str()));
+        understood(&theirs)?;
         if theirs.is_empty() {
             parsed.set_query(None);
         } else {
@@ -73,13 +79,28 @@ impl Address {
         if config.get_hosts().is_empty() {
             return Err(format!("names no host; {form}"));
         }
+        if !matches!(config.get_hostaddrs().len(), count if count == 0 || count == config.get_hosts().len()) {
+            return Err("hostaddr needs one address for each host".to_owned());
+        }
         if config.get_user().is_none_or(str::is_empty) || config.get_dbname().is_none_or(str::is_empty) {
             return Err(format!("names no user or no database; {form}"));
         }
         let of = |wanted: &str| ours.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
-        let root = of("sslrootcert").map(PathBuf::from);
-        let is_beyond_loopback = !config.get_hosts().iter().all(is_local);
+        let schema = of("options").map(schema_of).transpose()?;
+        let is_system = of("sslrootcert") == Some("system");
+        let root = of("sslrootcert").filter(|_| !is_system).map(PathBuf::from);
+        // What is connected to is the address, where there is one; the name is only verified.
+        let is_beyond_loopback = match config.get_hostaddrs() {
+            [] => !config.get_hosts().iter().all(is_local),
+            addresses => !addresses.iter().all(std::net::IpAddr::is_loopback),
+        };
         let verify = match of("sslmode") {
+            None if is_system => Verify::Name,
+            Some(mode) if is_system && mode != "verify-full" => {
+                return Err("sslrootcert=system goes with sslmode=verify-full only: anybody can have a certificate \
+                    of some public authority"
+                    .to_owned());
+            }
             None if is_beyond_loopback => Verify::Name,
             None | Some("disable") => Verify::Plain,
             Some("allow" | "prefer") => Verify::Anybody(SslMode::Prefer),
@@ -94,7 +115,8 @@ impl Address {
             }
         };
         let shown = format!("{}/{}", hosts(&config), config.get_dbname().unwrap_or_default());
-        Ok(Address { url: Arc::new(Mutex::new(parsed.as_str().into())), shown, verify, is_beyond_loopback, root })
+        let url = Arc::new(Mutex::new(parsed.as_str().into()));
+        Ok(Address { url, shown, verify, is_beyond_loopback, root, schema })
     }
 
     /// Whether it leads to the same place in the same way, whatever the role and its password.
@@ -105,8 +127,10 @@ impl Address {
             url.set_username("").and_then(|()| url.set_password(None)).ok()?;
             Some(url)
         };
-        let way = |address: &Address| (address.verify, address.root.clone(), without_role(address));
-        way(self) == way(other)
+        self.verify == other.verify
+            && self.root == other.root
+            && self.schema == other.schema
+            && without_role(self) == without_role(other)
     }
 
     /// Takes over the role and the password of another address of the same place, for the next
@@ -124,6 +148,11 @@ impl Address {
     #[must_use]
     pub fn shown(&self) -> &str {
         &self.shown
+    }
+
+    /// The schema of the tables, where one is named.
+    pub(super) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
     /// What is allowed and may still surprise.
@@ -146,7 +175,12 @@ impl Address {
         let at = |why: &dyn fmt::Display| Failed::new(format!("cannot connect to PostgreSQL at {}: {why}", self.shown));
         let url = self.url();
         let mut config: tokio_postgres::Config = url.expose_secret().parse().map_err(|_| at(&"unreadable URL"))?;
-        config.application_name("consent-gate").keepalives_idle(Duration::from_secs(30));
+        if config.get_application_name().is_none() {
+            config.application_name("consent-gate");
+        }
+        if !url.expose_secret().contains("keepalives_idle=") {
+            config.keepalives_idle(KEEPALIVES_IDLE);
+        }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
@@ -230,6 +264,69 @@ fn is_local(host: &Host) -> bool {
     match host {
         Host::Tcp(name) => crate::gate::endpoint::is_loopback(name),
         Host::Unix(_) => true,
+    }
+}
+
+/// Refuses what would mean something else here than to libpq.
+fn understood(pairs: &[(String, String)]) -> Result<(), String> {
+    const KNOWN: [&str; 16] = [
+        "application_name",
+        "channel_binding",
+        "connect_timeout",
+        "dbname",
+        "host",
+        "hostaddr",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "password",
+        "port",
+        "sslnegotiation",
+        "target_session_attrs",
+        "tcp_user_timeout",
+        "user",
+    ];
+    const REFUSED: [&str; 11] = [
+        "client_encoding",
+        "gssencmode",
+        "krbsrvname",
+        "passfile",
+        "require_auth",
+        "service",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "sslcert",
+        "sslcrl",
+        "sslkey",
+    ];
+    for (key, value) in pairs {
+        match (key.as_str(), value.as_str()) {
+            ("target_session_attrs", "any" | "read-write") | ("sslnegotiation", "postgres") => {}
+            ("target_session_attrs", _) => {
+                return Err("target_session_attrs can be read-write, or any: records are written".to_owned());
+            }
+            ("sslnegotiation", _) => return Err("sslnegotiation can be postgres only; leave it out".to_owned()),
+            (known, _) if KNOWN.contains(&known) => {}
+            (word, _) if REFUSED.contains(&word) => return Err(format!("{word} is not supported; leave it out")),
+            // It could be a part of the password: not quoted.
+            _ => return Err("names something that is not supported".to_owned()),
+        }
+    }
+    Ok(())
+}
+
+/// The schema that `options` names. It is not sent as an option: a pooler refuses those, or drops them
+/// without a word. The tables are named by it instead.
+fn schema_of(options: &str) -> Result<String, String> {
+    let path =
+        options.trim().strip_prefix("-c").map(str::trim_start).and_then(|rest| rest.strip_prefix("search_path="));
+    let is_plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    match path {
+        Some(name) if is_plain(name) => Ok(name.to_lowercase()),
+        _ => Err("options can name one schema, options=-csearch_path%3Dmine, and nothing else: \
+            a pooler drops them; set others at the role (ALTER ROLE … SET …)"
+            .to_owned()),
     }
 }
 
@@ -328,6 +425,30 @@ mod tests {
     }
 
     #[test]
+    fn words_of_libpq_mean_what_they_mean_to_libpq_or_are_refused() {
+        let verify = |url| address(url).unwrap().verify;
+        assert_eq!(verify("postgres://gate@db/db?sslrootcert=system"), Verify::Name);
+        assert_eq!(verify("postgres://gate@localhost/db?sslrootcert=system"), Verify::Name);
+        assert!(address("postgres://gate@db/db?sslrootcert=system").unwrap().root.is_none());
+        assert_eq!(verify("postgres://gate@localhost/db?hostaddr=192.0.2.7"), Verify::Name);
+        assert_eq!(verify("postgres://gate@db/db?hostaddr=127.0.0.1"), Verify::Plain);
+        assert!(address("postgres://gate@a,b/db?target_session_attrs=read-write").is_ok());
+        for (query, words) in [
+            ("sslrootcert=system&sslmode=require", "verify-full only"),
+            ("target_session_attrs=read-only", "records are written"),
+            ("target_session_attrs=prefer-standby", "target_session_attrs"),
+            ("hostaddr=127.0.0.1,127.0.0.2", "one address for each host"),
+            ("sslnegotiation=direct", "sslnegotiation"),
+            ("sslcert=client.pem", "sslcert"),
+            ("gssencmode=require", "gssencmode"),
+            ("require_auth=scram-sha-256", "require_auth"),
+        ] {
+            let why = address(&format!("postgres://gate@db/db?{query}")).unwrap_err();
+            assert!(why.contains(words), "{query}: {why}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told_without_the_password() {
         for url in [
             "postgres://gate:s3cr3t@/db",
@@ -364,9 +485,13 @@ mod tests {
     }
 
     #[test]
-    fn a_search_path_survives() {
-        let address = address("postgres://gate@127.0.0.1/db?options=-csearch_path%3Dmine&sslmode=disable").unwrap();
-        let config: tokio_postgres::Config = address.url().expose_secret().parse().unwrap();
-        assert_eq!(config.get_options(), Some("-csearch_path=mine"));
+    fn a_schema_is_no_option_of_the_session() {
+        let known = address("postgres://gate@127.0.0.1/db?options=-csearch_path%3DMine&sslmode=disable").unwrap();
+        let config: tokio_postgres::Config = known.url().expose_secret().parse().unwrap();
+        assert_eq!((config.get_options(), known.schema()), (None, Some("mine")));
+        for others in ["-cstatement_timeout%3D1", "-csearch_path%3Da,b", "-csearch_path%3Da%20-cwork_mem%3D1", ""] {
+            let why = address(&format!("postgres://gate@127.0.0.1/db?options={others}")).unwrap_err();
+            assert!(why.contains("one schema"), "{others}: {why}");
+        }
     }
 }

@@ -198,8 +198,12 @@ impl Versions {
                 for (id, is_named, which) in named {
                     ids.insert(Arc::from(id), Named { is_named, version: self.get(which)? });
                 }
-                let names = if is_of_refusals { Names::Refusals } else { Names::Grants };
-                Said::Selection(Chosen { names, rest: self.get(rest)?, ids })
+                let rest = self.get(rest)?;
+                Said::Selection(Chosen {
+                    names: if is_of_refusals { Names::Refusals } else { Names::Grants },
+                    rest,
+                    ids,
+                })
             }
         })
     }

@@ -62,17 +62,35 @@ pub enum Access {
 }
 
 impl Access {
-    /// Opens the records, or finds who holds them.
+    /// Opens records that are there, or finds who holds them: made where nobody looks for them, they
+    /// would know nobody and answer all the same.
     ///
     /// # Errors
-    /// They cannot be opened, or none are kept.
+    /// They cannot be opened, there are none, or none are kept.
     pub async fn open(settings: &Settings) -> Result<Access, Failed> {
+        if !settings.place.exists().await? {
+            let place = &settings.place;
+            let look = "look whether the settings are the worker's; its first start makes them";
+            return Err(Failed::new(format!("there are no records in {place}: {look}")));
+        }
         let records = Records::new(settings.clone());
         match (records.claim().await, &settings.place) {
             (_, Place::Off) => Err(Failed::new("no records are kept: [records] store is \"off\"")),
             (Ok(_), _) => Ok(Access::Direct(Box::new(records))),
             (Err(failed), Place::Directory(directory)) if failed.is_held() => Ok(Access::Desk(directory.clone())),
             (Err(failed), _) => Err(failed),
+        }
+    }
+
+    /// Makes sure that these are the records of which the broker knows, and no older state of them.
+    ///
+    /// # Errors
+    /// They are not, or as [`Access::ask`].
+    pub async fn compare(&self, known: Option<&Claim>, place: &Place) -> Result<(), Failed> {
+        match (self, known) {
+            (Access::Direct(records), known) => records.compare(known).await,
+            (Access::Desk(_), Some(known)) => self.claim().await?.follows(known, place),
+            (Access::Desk(_), None) => Ok(()),
         }
     }
 

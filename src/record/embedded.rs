@@ -78,6 +78,11 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
+/// Whether there is a store in a directory. What cannot be looked at is told by whoever opens it.
+pub(super) fn is_in(directory: &Path) -> bool {
+    !matches!(directory.join("version").try_exists(), Ok(false))
+}
+
 impl Embedded {
     /// Opens the store in a directory, or makes one there that only its owner can read. Runs on a
     /// thread of the runtime, which serves its writes.

@@ -31,7 +31,9 @@ impl Mapped {
     /// The same with what other documents mapped.
     #[must_use]
     pub fn beside(mut self, others: &BTreeMap<u64, Vec<Slot>>) -> Mapped {
-        others.iter().for_each(|(set, slots)| self.learn(*set, slots.iter().cloned()));
+        for (set, slots) in others {
+            self.learn(*set, slots.iter().cloned());
+        }
         self
     }
 

@@ -32,6 +32,23 @@ impl Default for Settings {
 }
 
 impl Place {
+    /// Whether there are records; where none are kept there is nothing to miss.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub async fn exists(&self) -> Result<bool, Failed> {
+        match self {
+            Place::Directory(directory) => {
+                let directory = directory.clone();
+                // A file system may hang.
+                let looked = tokio::task::spawn_blocking(move || super::embedded::is_in(&directory)).await;
+                looked.map_err(|_| Failed::closed())
+            }
+            Place::Postgres(address) => super::postgres::is_at(address).await,
+            Place::Off => Ok(true),
+        }
+    }
+
     /// Whether it is the same place, reached in the same way; roles and passwords may differ.
     #[must_use]
     pub fn is_same(&self, other: &Place) -> bool {

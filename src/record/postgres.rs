@@ -6,8 +6,8 @@
 //! sorted by key so that no two of them wait for each other in a circle.
 
 use super::address::Address;
-use super::rules::Write;
-use super::store::{IDENTITY_BYTES, Key, SECRET_BYTES, Seen};
+use super::rules::{Write, forgotten_until};
+use super::store::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, Seen, prefix_of};
 use super::suspects::FORGOTTEN_AFTER;
 use super::{Claim, Failed, Known, Note, Record};
 use crate::bytes::{hex, random};
@@ -17,11 +17,12 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 /// The longest that one answer of the database is waited for.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -29,12 +30,16 @@ pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const ROUND: usize = 256;
 /// How often records that outlived the retention are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3_600);
+const SWEEP_AGAIN: Duration = Duration::from_secs(60);
 /// The most records that one sweep's statement deletes, so that it holds up nobody.
 const SWEEP_ROUND: i64 = 10_000;
 /// How often a worker says that it lives while it handles suspects, and after how many seconds without
 /// a word it counts as dead.
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
 const DEAD_AFTER_SECONDS: f64 = 10.0;
+/// How often the database's clock is compared with this machine's, and from when on that is worth a word.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+const FAR_APART: SignedDuration = SignedDuration::from_secs(5);
 /// Any number: workers that start together make the tables one after the other.
 const MIGRATING: i64 = 0x636f_6e73_656e_7467;
 
@@ -62,27 +67,71 @@ const MIGRATIONS: [&str; 2] = [
 ",
 ];
 
-const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($1)";
+/// Around every statement, so that none depends on its session and none reaches another server than
+/// the one that was opened: behind a pooler, or a name, it may become another one while the connection
+/// stays. `$1` is when the server started; what writes asks for `is_same`.
+fn whole(body: &str) -> String {
+    format!(
+        "WITH server AS (SELECT pg_postmaster_start_time() = $1 AS is_same), done AS ({body})
+        SELECT is_same, done.* FROM server LEFT JOIN (SELECT true AS is_there, * FROM done) AS done ON true"
+    )
+}
+
+const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($2)";
 /// Writes what nobody else wrote since it was read, and says which that was.
 const WRITE: &str = "
     INSERT INTO consent_gate_records AS known (key, revision, merged, record)
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::timestamptz[], $4::text[]) ORDER BY 1
+    SELECT * FROM unnest($2::bytea[], $3::bigint[], $4::timestamptz[], $5::text[])
+    WHERE (SELECT is_same FROM server) ORDER BY 1
     ON CONFLICT (key) DO UPDATE
         SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
         WHERE known.revision = excluded.revision - 1
     RETURNING key";
+/// The same where nobody waits: a commit that is lost in a crash of the database costs a spare request.
+const WRITE_LATER: &str = "
+    INSERT INTO consent_gate_records AS known (key, revision, merged, record)
+    SELECT * FROM unnest($2::bytea[], $3::bigint[], $4::timestamptz[], $5::text[])
+    WHERE (SELECT is_same AND set_config('synchronous_commit', 'off', true) = 'off' FROM server) ORDER BY 1
+    ON CONFLICT (key) DO UPDATE
+        SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
+        WHERE known.revision = excluded.revision - 1
+    RETURNING key";
+const NOTE: &str = "SELECT value FROM consent_gate_notes WHERE name = $2";
+const KEEP_NOTE: &str = "
+    INSERT INTO consent_gate_notes SELECT $2, $3 WHERE (SELECT is_same FROM server)
+    ON CONFLICT DO NOTHING RETURNING name";
+const SET_NOTE: &str = "
+    INSERT INTO consent_gate_notes SELECT $2, $3 WHERE (SELECT is_same FROM server)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value RETURNING name";
+const ADVANCE: &str = "
+    INSERT INTO consent_gate_notes AS note SELECT 'epoch', '1' WHERE (SELECT is_same FROM server)
+    ON CONFLICT (name) DO UPDATE SET value = (note.value::bigint + 1)::text RETURNING value";
+const COUNT: &str = "SELECT count(*) FROM consent_gate_records";
 /// What is noted of a suspect, and whether its holder said lately that it lives.
 const SUSPECT: &str = "
-    SELECT deaths, holder, at, at > now() - make_interval(secs => $2) FROM consent_gate_suspects WHERE key = $1";
+    SELECT deaths, holder, at, at > now() - make_interval(secs => $3) FROM consent_gate_suspects WHERE key = $2";
 const NOTE_SUSPECT: &str = "
-    INSERT INTO consent_gate_suspects VALUES ($1, $2, $3, now())
-    ON CONFLICT (key) DO UPDATE SET deaths = excluded.deaths, holder = excluded.holder, at = excluded.at";
-const FORGET_SUSPECT: &str = "DELETE FROM consent_gate_suspects WHERE key = $1";
-const SAY_ALIVE: &str = "UPDATE consent_gate_suspects SET at = now() WHERE holder = $1";
-const SWEEP_SUSPECTS: &str = "DELETE FROM consent_gate_suspects WHERE at < $1";
+    INSERT INTO consent_gate_suspects SELECT $2, $3, $4, now() WHERE (SELECT is_same FROM server)
+    ON CONFLICT (key) DO UPDATE SET deaths = excluded.deaths, holder = excluded.holder, at = excluded.at
+    RETURNING key";
+const FORGET_SUSPECT: &str = "
+    DELETE FROM consent_gate_suspects WHERE key = $2 AND (SELECT is_same FROM server) RETURNING key";
+const SAY_ALIVE: &str = "
+    UPDATE consent_gate_suspects SET at = now() WHERE holder = $2 AND (SELECT is_same FROM server) RETURNING key";
+const SWEEP_SUSPECTS: &str = "
+    DELETE FROM consent_gate_suspects WHERE at < $2 AND (SELECT is_same FROM server) RETURNING key";
+/// Remembers up to when persons are forgotten, before they are.
+const MARK_SWEPT: &str = "
+    INSERT INTO consent_gate_notes
+    SELECT DISTINCT 'swept ' || encode(substring(key FROM 1 FOR 4), 'hex'), $3 FROM consent_gate_records
+    WHERE merged < $2 AND (SELECT is_same FROM server)
+    ON CONFLICT (name) DO UPDATE SET value = greatest(consent_gate_notes.value, excluded.value) RETURNING name";
+const SWEPT: &str = "
+    SELECT decode(substring(name FROM 7), 'hex'), value FROM consent_gate_notes
+    WHERE name LIKE 'swept %'";
 const SWEEP: &str = "
-    DELETE FROM consent_gate_records WHERE key IN
-        (SELECT key FROM consent_gate_records WHERE merged < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    DELETE FROM consent_gate_records WHERE (SELECT is_same FROM server) AND key IN
+        (SELECT key FROM consent_gate_records WHERE merged < $2 LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING key";
 
 /// An error with its cause. What the server says is its message and code only: its details can
 /// quote rows.
@@ -96,18 +145,59 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// The server that was opened, and the schema in which its tables are.
+#[derive(Clone, Debug)]
+struct Home {
+    started: SystemTime,
+    /// Quoted.
+    schema: String,
+}
+
 /// One connection, each of whose answers is waited for with an end. Dropping it ends it.
 struct Session {
     client: Client,
     connection: JoinHandle<()>,
+    home: Home,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Session {
-    async fn open(address: &Address) -> Result<Session, Failed> {
+    /// Connects, and makes sure that it reaches the same server. Statements of all sessions are to be
+    /// under way at once, which a pooler in session mode may not allow.
+    async fn open(address: &Address, home: &Home, has_failed: &Arc<AtomicBool>) -> Result<Session, Failed> {
         let (client, connection) = address.connect().await?;
-        Ok(Session { client, connection })
+        let (home, has_failed) = (home.clone(), Arc::clone(has_failed));
+        let session = Session { client, connection, home, has_failed };
+        session.ask("SELECT true", &[]).await.map_err(|failed| {
+            let pooler = "a pooler in session mode needs room for four connections of each worker, or transaction mode";
+            Failed::new(format!("{failed} ({pooler})"))
+        })?;
+        Ok(session)
+    }
+
+    /// Asks for rows; their own columns begin at [`OWN`]. Nothing is named at the server, so that each
+    /// statement may reach it by another connection of a pooler.
+    async fn ask(&self, body: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
+        let tables = format!("{}.consent_gate_", self.home.schema);
+        let statement = whole(body).replace("consent_gate_", &tables);
+        let started: Param<'_> = (&self.home.started, Type::TIMESTAMPTZ);
+        let params: Vec<Param<'_>> = std::iter::once(started).chain(params.iter().cloned()).collect();
+        let mut rows = call(self.client.query_typed(&statement, &params)).await?;
+        let is_same = rows.first().map(|row| column::<bool>(row, 0)).transpose()?.unwrap_or(false);
+        if !is_same {
+            self.has_failed.store(true, Ordering::Relaxed);
+            return Err(Failed::new("PostgreSQL: another server answers than the one that was opened"));
+        }
+        rows.retain(|row| matches!(row.try_get::<_, Option<bool>>(1), Ok(Some(true))));
+        Ok(rows)
     }
 }
+
+/// A parameter of a statement, with its type: the server is not asked for it.
+type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Where a row's own columns begin.
+const OWN: usize = 2;
 
 impl Drop for Session {
     fn drop(&mut self) {
@@ -150,6 +240,7 @@ pub struct Postgres {
     /// How many suspects this process handles.
     suspects: Arc<AtomicUsize>,
     commits: AtomicU64,
+    clock: Arc<Clock>,
     has_failed: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -172,41 +263,35 @@ impl Postgres {
     /// # Errors
     /// The database cannot be reached, or it refuses.
     pub async fn open(address: &Address, retention: SignedDuration, own: &str) -> Result<Postgres, Failed> {
-        let mut notes = Session::open(address).await?;
-        migrate(&mut notes.client).await?;
-        let secret = kept(&notes.client, "secret").await?;
-        let identity = kept::<IDENTITY_BYTES>(&notes.client, "identity").await?;
         let has_failed = Arc::new(AtomicBool::new(false));
+        let home = home(address).await?;
+        let notes = Session::open(address, &home, &has_failed).await?;
+        let secret = kept(&notes, "secret").await?;
+        let identity = kept::<IDENTITY_BYTES>(&notes, "identity").await?;
         let (reads, asked) = mpsc::unbounded_channel();
         let (durable, written) = mpsc::unbounded_channel();
         let (later, written_later) = mpsc::unbounded_channel();
-        let reading = Session::open(address).await?;
-        let read = call(reading.client.prepare(READ)).await?;
-        let writing = Session::open(address).await?;
-        let write = call(writing.client.prepare(WRITE)).await?;
-        // A commit that is lost in a crash of the database costs a spare request.
-        let lazy = Session::open(address).await?;
-        call(lazy.client.batch_execute("SET synchronous_commit = off")).await?;
-        let write_later = call(lazy.client.prepare(WRITE)).await?;
+        let reading = Session::open(address, &home, &has_failed).await?;
+        let writing = Session::open(address, &home, &has_failed).await?;
+        let lazy = Session::open(address, &home, &has_failed).await?;
         let notes = Arc::new(notes);
         let suspects = Arc::new(AtomicUsize::new(0));
+        let clock = Arc::new(Clock::default());
+        clock.measure(&notes).await?;
         let tasks = vec![
+            watched("clock", keep_time(Arc::clone(&notes), Arc::clone(&clock)), &has_failed),
             watched("suspects", say_alive(Arc::clone(&notes), Arc::clone(&suspects), own.to_owned()), &has_failed),
-            watched("records reader", serve_reads(reading, read, asked, Arc::clone(&has_failed)), &has_failed),
-            watched("records writer", serve_writes(writing, write, written, Arc::clone(&has_failed)), &has_failed),
-            watched(
-                "lazy writer",
-                serve_writes(lazy, write_later, written_later, Arc::clone(&has_failed)),
-                &has_failed,
-            ),
+            watched("records reader", serve_reads(reading, asked), &has_failed),
+            watched("records writer", serve_writes(writing, WRITE, written), &has_failed),
+            watched("lazy writer", serve_writes(lazy, WRITE_LATER, written_later), &has_failed),
             tokio::spawn(task::kept("records sweep", {
                 let address = address.clone();
-                async move || sweep(&address, retention).await
+                async move || sweep(&address, &home, retention).await
             })),
         ];
         let commits = AtomicU64::new(0);
         let identity = hex(&identity);
-        Ok(Postgres { secret, identity, reads, durable, later, notes, suspects, commits, has_failed, tasks })
+        Ok(Postgres { secret, identity, reads, durable, later, notes, suspects, commits, clock, has_failed, tasks })
     }
 
     /// Whether nothing failed so far.
@@ -217,7 +302,12 @@ impl Postgres {
 
     /// The time by the database's clock.
     pub(super) fn now(&self) -> Timestamp {
-        Timestamp::now()
+        Timestamp::now().saturating_add(self.clock_offset()).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How far the database's clock is ahead of this machine's.
+    pub(super) fn clock_offset(&self) -> SignedDuration {
+        self.clock.offset()
     }
 
     /// The key under which identifiers are hashed. It lies in the same database: whoever reads all
@@ -278,7 +368,7 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn note(&self, name: &str) -> Result<Option<String>, Failed> {
-        note(&self.notes.client, name).await
+        note(&self.notes, name).await
     }
 
     /// Writes a note; returns when it is durable.
@@ -286,9 +376,7 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
-        let upsert = "INSERT INTO consent_gate_notes VALUES ($1, $2)
-            ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-        call(self.notes.client.execute(upsert, &[&name, &text])).await.map(|_| ())
+        self.notes.ask(SET_NOTE, &[(&name, Type::TEXT), (&text, Type::TEXT)]).await.map(drop)
     }
 
     /// What is known of a suspect.
@@ -296,12 +384,13 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub(super) async fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
-        let row = call(self.notes.client.query_opt(SUSPECT, &[&&key[..], &DEAD_AFTER_SECONDS])).await?;
-        let Some(row) = row else { return Ok(Known::Deaths(0)) };
-        let at = Timestamp::try_from(column::<SystemTime>(&row, 2)?).unwrap_or(Timestamp::UNIX_EPOCH);
-        let deaths = u32::try_from(column::<i64>(&row, 0)?).unwrap_or(u32::MAX);
-        let note = Note { deaths, holder: column(&row, 1)?, at };
-        let is_alive: bool = column(&row, 3)?;
+        let of: [Param<'_>; 2] = [(&&key[..], Type::BYTEA), (&DEAD_AFTER_SECONDS, Type::FLOAT8)];
+        let rows = self.notes.ask(SUSPECT, &of).await?;
+        let Some(row) = rows.first() else { return Ok(Known::Deaths(0)) };
+        let at = Timestamp::try_from(column::<SystemTime>(row, OWN + 2)?).unwrap_or(Timestamp::UNIX_EPOCH);
+        let deaths = u32::try_from(column::<i64>(row, OWN)?).unwrap_or(u32::MAX);
+        let note = Note { deaths, holder: column(row, OWN + 1)?, at };
+        let is_alive: bool = column(row, OWN + 3)?;
         Ok(Note::known(Some(&note), own, |_| is_alive))
     }
 
@@ -311,7 +400,8 @@ impl Postgres {
     /// The database failed.
     pub(super) async fn note_suspect(&self, key: Key, note: &Note) -> Result<(), Failed> {
         let deaths = i64::from(note.deaths);
-        call(self.notes.client.execute(NOTE_SUSPECT, &[&&key[..], &deaths, &note.holder])).await.map(|_| ())
+        let of: [Param<'_>; 3] = [(&&key[..], Type::BYTEA), (&deaths, Type::INT8), (&note.holder, Type::TEXT)];
+        self.notes.ask(NOTE_SUSPECT, &of).await.map(drop)
     }
 
     /// Forgets a suspect.
@@ -319,7 +409,7 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub(super) async fn forget_suspect(&self, key: Key) -> Result<(), Failed> {
-        call(self.notes.client.execute(FORGET_SUSPECT, &[&&key[..]])).await.map(|_| ())
+        self.notes.ask(FORGET_SUSPECT, &[(&&key[..], Type::BYTEA)]).await.map(drop)
     }
 
     /// How many suspects this process handles.
@@ -341,10 +431,8 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn advance(&self) -> Result<Claim, Failed> {
-        let grow = "INSERT INTO consent_gate_notes AS note VALUES ('epoch', '1')
-            ON CONFLICT (name) DO UPDATE SET value = (note.value::bigint + 1)::text RETURNING value";
-        let row = call(self.notes.client.query_one(grow, &[])).await?;
-        let epoch: String = column(&row, 0)?;
+        let rows = self.notes.ask(ADVANCE, &[]).await?;
+        let epoch: String = rows.first().map(|row| column(row, OWN)).transpose()?.unwrap_or_default();
         Ok(Claim { store: self.identity.clone(), epoch: epoch.parse().unwrap_or(0) })
     }
 
@@ -359,28 +447,28 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn count(&self) -> Result<u64, Failed> {
-        let row = call(self.notes.client.query_one("SELECT count(*) FROM consent_gate_records", &[])).await?;
-        Ok(u64::try_from(column::<i64>(&row, 0)?).unwrap_or(0))
+        let rows = self.notes.ask(COUNT, &[]).await?;
+        let count: i64 = rows.first().map(|row| column(row, OWN)).transpose()?.unwrap_or(0);
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
-fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r tokio_postgres::Row, index: usize) -> Result<T, Failed> {
+fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, Failed> {
     row.try_get(index).map_err(|error| Failed::new(format!("PostgreSQL: {}", describe(&error))))
 }
 
-async fn note(client: &Client, name: &str) -> Result<Option<String>, Failed> {
-    let row = call(client.query_opt("SELECT value FROM consent_gate_notes WHERE name = $1", &[&name])).await?;
-    row.map(|row| column(&row, 0)).transpose()
+async fn note(session: &Session, name: &str) -> Result<Option<String>, Failed> {
+    let rows = session.ask(NOTE, &[(&name, Type::TEXT)]).await?;
+    rows.first().map(|row| column(row, OWN)).transpose()
 }
 
 /// Random bytes that the store keeps under a name; made by whoever asks for them first.
-async fn kept<const N: usize>(client: &Client, name: &str) -> Result<[u8; N], Failed> {
+async fn kept<const N: usize>(session: &Session, name: &str) -> Result<[u8; N], Failed> {
     let made = hex(&random::<N>().map_err(Failed::new)?);
-    let insert = "INSERT INTO consent_gate_notes VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    if note(client, name).await?.is_none() {
-        call(client.execute(insert, &[&name, &made])).await?;
+    if note(session, name).await?.is_none() {
+        session.ask(KEEP_NOTE, &[(&name, Type::TEXT), (&made, Type::TEXT)]).await?;
     }
-    let text = note(client, name).await?.unwrap_or_default();
+    let text = note(session, name).await?.unwrap_or_default();
     let byte = |index: usize| text.get(2 * index..2 * index + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
     let mut bytes = [0; N];
     for (index, place) in bytes.iter_mut().enumerate() {
@@ -389,15 +477,49 @@ async fn kept<const N: usize>(client: &Client, name: &str) -> Result<[u8; N], Fa
     Ok(bytes)
 }
 
+/// Whether there are tables of records.
+pub(super) async fn is_at(address: &Address) -> Result<bool, Failed> {
+    let (client, connection) = address.connect().await?;
+    let found = async { version(&client, &find(&client, address).await?.schema).await }.await;
+    connection.abort();
+    Ok(found? > 0)
+}
+
+/// Makes the tables where they are missing, and tells where they are.
+async fn home(address: &Address) -> Result<Home, Failed> {
+    let (mut client, connection) = address.connect().await?;
+    let found = async {
+        let home = find(&client, address).await?;
+        migrate(&mut client, &home.schema).await?;
+        Ok(home)
+    }
+    .await;
+    connection.abort();
+    found
+}
+
+/// Looks which server it is, and in which schema the tables are or are to be made.
+async fn find(client: &Client, address: &Address) -> Result<Home, Failed> {
+    let find = "SELECT pg_postmaster_start_time(), quote_ident(coalesce($1,
+        (SELECT nspname::text FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
+            WHERE pg_class.oid = to_regclass('consent_gate_notes')), current_schema()::text))";
+    let row = call(client.query_typed_one(find, &[(&address.schema(), Type::TEXT)])).await?;
+    let schema: Option<String> = column(&row, 1)?;
+    let remedy = "make one, or name one by options=-csearch_path%3Dmine (docs/postgresql.md)";
+    let none = || Failed::new(format!("PostgreSQL: this role finds no schema: {remedy}"));
+    Ok(Home { started: column(&row, 0)?, schema: schema.ok_or_else(none)? })
+}
+
 /// Brings the tables to this version. A role that may not make tables is enough where they are.
-async fn migrate(client: &mut Client) -> Result<(), Failed> {
+async fn migrate(client: &mut Client, schema: &str) -> Result<(), Failed> {
     let versions = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if version(client).await? == versions {
+    if version(client, schema).await? == versions {
         return Ok(());
     }
     let transaction = call(client.transaction()).await?;
-    call(transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATING])).await?;
-    let known = version(transaction.client()).await?;
+    call(transaction.execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&MIGRATING, Type::INT8)])).await?;
+    call(transaction.batch_execute(&format!("SET LOCAL search_path TO {schema}"))).await?;
+    let known = version(transaction.client(), schema).await?;
     if known > versions {
         let why = "the records belong to a newer version of consent-gate; use that one";
         return Err(Failed::new(format!("PostgreSQL: {why}")));
@@ -410,16 +532,20 @@ async fn migrate(client: &mut Client) -> Result<(), Failed> {
     }
     let upsert = "INSERT INTO consent_gate_notes VALUES ('version', $1)
         ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    call(transaction.execute(upsert, &[&versions.to_string()])).await?;
+    call(transaction.execute_typed(upsert, &[(&versions.to_string(), Type::TEXT)])).await?;
     call(transaction.commit()).await
 }
 
-async fn version(client: &Client) -> Result<i64, Failed> {
-    let found = call(client.query_one("SELECT to_regclass('consent_gate_notes') IS NOT NULL", &[])).await?;
+async fn version(client: &Client, schema: &str) -> Result<i64, Failed> {
+    let notes = format!("{schema}.consent_gate_notes");
+    let found = call(client.query_typed_one("SELECT to_regclass($1) IS NOT NULL", &[(&notes, Type::TEXT)])).await?;
     if !column::<bool>(&found, 0)? {
         return Ok(0);
     }
-    Ok(note(client, "version").await?.and_then(|version| version.parse().ok()).unwrap_or(0))
+    let query = format!("SELECT value FROM {notes} WHERE name = 'version'");
+    let row = call(client.query_typed_opt(&query, &[])).await?;
+    let version: Option<String> = row.map(|row| column(&row, 0)).transpose()?;
+    Ok(version.and_then(|version| version.parse().ok()).unwrap_or(0))
 }
 
 /// Starts a task without which the store is to be opened anew.
@@ -437,35 +563,43 @@ fn watched(
 }
 
 /// Answers reads, all of a moment in one statement.
-async fn serve_reads(
-    session: Session,
-    read: Statement,
-    mut asked: mpsc::UnboundedReceiver<Asked>,
-    has_failed: Arc<AtomicBool>,
-) {
+async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<Asked>) {
     let mut round = Vec::with_capacity(ROUND);
     while asked.recv_many(&mut round, ROUND).await > 0 {
         let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        let found = match call(session.client.query(&read, &[&keys])).await {
-            Ok(rows) => rows.iter().map(seen).collect::<Result<HashMap<Key, Seen>, Failed>>(),
-            Err(failed) => Err(failed),
-        };
-        has_failed.fetch_or(found.is_err(), Ordering::Relaxed);
+        // Asked for in this order: who is not on record may be forgotten right now.
+        let keys: [Param<'_>; 1] = [(&keys, Type::BYTEA_ARRAY)];
+        let (rows, swept) = tokio::join!(session.ask(READ, &keys), session.ask(SWEPT, &[]));
+        let found = rows.and_then(|rows| rows.iter().map(seen).collect::<Result<HashMap<Key, Seen>, Failed>>());
+        let swept =
+            swept.and_then(|rows| rows.iter().map(mark).collect::<Result<HashMap<Prefix, Timestamp>, Failed>>());
+        let found = found.and_then(|found| Ok((found, swept?)));
+        session.has_failed.fetch_or(found.is_err(), Ordering::Relaxed);
         for Asked { key, answer } in round.drain(..) {
-            let seen = found.as_ref().map(|found| found.get(&key).cloned().unwrap_or_default());
+            let seen = found.as_ref().map(|(found, swept)| {
+                let unknown = || Seen { swept: swept.get(&prefix_of(&key)).copied(), ..Seen::default() };
+                found.get(&key).cloned().unwrap_or_else(unknown)
+            });
             // Who went away meanwhile does not wait for it.
             let _ = answer.send(seen.map_err(Clone::clone));
         }
     }
 }
 
-fn seen(row: &tokio_postgres::Row) -> Result<(Key, Seen), Failed> {
-    let record: &str = column(row, 2)?;
+fn seen(row: &Row) -> Result<(Key, Seen), Failed> {
+    let record: &str = column(row, OWN + 2)?;
     // What it says is somebody's: only where it is wrong may be told.
     let record = serde_json::from_str(record)
         .map_err(|error| Failed::new(format!("a record is damaged at column {}", error.column())))?;
-    Ok((key_of(row)?, Seen { revision: column(row, 1)?, record, swept: None }))
+    Ok((key_of(row)?, Seen { revision: column(row, OWN + 1)?, record, swept: None }))
+}
+
+/// Up to when persons of an integration's records were forgotten.
+fn mark(row: &Row) -> Result<(Prefix, Timestamp), Failed> {
+    let (prefix, until): (&[u8], &str) = (column(row, OWN)?, column(row, OWN + 1)?);
+    let until = until.parse().map_err(|_| Failed::new("consent_gate_notes: up to when was swept is damaged"))?;
+    Ok((prefix_of(prefix), until))
 }
 
 /// A time as the client takes it; nothing was merged before 1970.
@@ -473,18 +607,13 @@ fn system_time(at: Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + at.duration_since(Timestamp::UNIX_EPOCH).try_into().unwrap_or(Duration::ZERO)
 }
 
-fn key_of(row: &tokio_postgres::Row) -> Result<Key, Failed> {
-    let key: &[u8] = column(row, 0)?;
+fn key_of(row: &Row) -> Result<Key, Failed> {
+    let key: &[u8] = column(row, OWN)?;
     key.try_into().map_err(|_| Failed::new("a record's key is damaged"))
 }
 
 /// Writes, all of a moment in one statement.
-async fn serve_writes(
-    session: Session,
-    write: Statement,
-    mut written: mpsc::UnboundedReceiver<Written>,
-    has_failed: Arc<AtomicBool>,
-) {
+async fn serve_writes(session: Session, write: &'static str, mut written: mpsc::UnboundedReceiver<Written>) {
     let mut round = Vec::with_capacity(ROUND);
     while written.recv_many(&mut round, ROUND).await > 0 {
         // A statement takes a row once; who comes second was overtaken.
@@ -499,14 +628,55 @@ async fn serve_writes(
         let revisions: Vec<i64> = batch.iter().map(|written| written.revision).collect();
         let merged: Vec<SystemTime> = batch.iter().map(|written| system_time(written.merged)).collect();
         let records: Vec<&str> = batch.iter().map(|written| written.record.as_str()).collect();
-        let rows = call(session.client.query(&write, &[&keys, &revisions, &merged, &records])).await;
+        let columns: [Param<'_>; 4] = [
+            (&keys, Type::BYTEA_ARRAY),
+            (&revisions, Type::INT8_ARRAY),
+            (&merged, Type::TIMESTAMPTZ_ARRAY),
+            (&records, Type::TEXT_ARRAY),
+        ];
+        let rows = session.ask(write, &columns).await;
         let done = rows.and_then(|rows| rows.iter().map(key_of).collect::<Result<HashSet<Key>, Failed>>());
-        has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
+        session.has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
         for Written { key, answer, .. } in batch {
             let was_written = done.as_ref().map(|done| done.contains(&key));
             // Who went away meanwhile does not wait for it.
             let _ = answer.send(was_written.map_err(Clone::clone));
         }
+    }
+}
+
+/// How far the database's clock is ahead of this machine's, in microseconds.
+#[derive(Debug, Default)]
+struct Clock(AtomicI64);
+
+impl Clock {
+    fn offset(&self) -> SignedDuration {
+        SignedDuration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Asks for the time; the answer is as old as half of what it took.
+    async fn measure(&self, session: &Session) -> Result<(), Failed> {
+        let before = Timestamp::now();
+        let rows = session.ask("SELECT clock_timestamp()", &[]).await?;
+        let took = Timestamp::now().duration_since(before);
+        let Some(row) = rows.first() else { return Ok(()) };
+        let theirs = Timestamp::try_from(column::<SystemTime>(row, OWN)?).unwrap_or(before);
+        let offset = theirs.duration_since(before) - took / 2;
+        let known = self.0.swap(i64::try_from(offset.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        let is_far = |offset: SignedDuration| offset.abs() > FAR_APART;
+        if is_far(offset) && !is_far(SignedDuration::from_micros(known)) {
+            let ahead = offset.as_secs_f64();
+            tracing::warn!(ahead, "the database's clock and this machine's are seconds apart: let both follow one");
+        }
+        Ok(())
+    }
+}
+
+async fn keep_time(session: Arc<Session>, clock: Arc<Clock>) {
+    loop {
+        tokio::time::sleep(MEASURE_EVERY).await;
+        // What fails here fails where somebody waits for it, too.
+        let _ = clock.measure(&session).await;
     }
 }
 
@@ -517,23 +687,30 @@ async fn say_alive(session: Arc<Session>, suspects: Arc<AtomicUsize>, own: Strin
         tokio::time::sleep(ALIVE_EVERY).await;
         if suspects.load(Ordering::Relaxed) > 0 {
             // What fails here fails where somebody waits for it, too.
-            let _ = call(session.client.execute(SAY_ALIVE, &[&own])).await;
+            let _ = session.ask(SAY_ALIVE, &[(&own, Type::TEXT)]).await;
         }
     }
 }
 
 /// Forgets, once a day, who was not heard of for longer than the retention. What fails is done by
 /// another worker, or the next day.
-async fn sweep(address: &Address, retention: SignedDuration) {
+async fn sweep(address: &Address, home: &Home, retention: SignedDuration) {
     loop {
-        if let (Ok(session), Ok(before)) = (Session::open(address).await, Timestamp::now().checked_sub(retention)) {
-            let before = system_time(before);
-            let mut deleted = u64::MAX;
-            while deleted > 0 {
-                deleted = call(session.client.execute(SWEEP, &[&before, &SWEEP_ROUND])).await.unwrap_or(0);
+        // Its failures are nobody else's.
+        let own = Arc::new(AtomicBool::new(false));
+        let session = Session::open(address, home, &own).await;
+        if let (Ok(session), Ok(before)) = (session, Timestamp::now().checked_sub(retention)) {
+            let oldest: [Param<'_>; 2] = [(&system_time(before), Type::TIMESTAMPTZ), (&SWEEP_ROUND, Type::INT8)];
+            // Written so that the later one is the greater text.
+            let until = forgotten_until(retention, Timestamp::now()).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let marked: [Param<'_>; 2] = [(&system_time(before), Type::TIMESTAMPTZ), (&until, Type::TEXT)];
+            if session.ask(MARK_SWEPT, &marked).await.is_err() {
+                tokio::time::sleep(SWEEP_AGAIN).await;
+                continue;
             }
+            while session.ask(SWEEP, &oldest).await.is_ok_and(|deleted| !deleted.is_empty()) {}
             if let Ok(before) = Timestamp::now().checked_sub(FORGOTTEN_AFTER) {
-                let _ = call(session.client.execute(SWEEP_SUSPECTS, &[&system_time(before)])).await;
+                let _ = session.ask(SWEEP_SUSPECTS, &[(&system_time(before), Type::TIMESTAMPTZ)]).await;
             }
         }
         tokio::time::sleep(SWEEP_EVERY).await;

@@ -407,10 +407,7 @@ impl Records {
             // Who never kept records is not reminded of them.
             return Ok((None, known.filter(|known| **known != Claim::off()).map(|_| Claim::off())));
         }
-        let store = self.store().await?;
-        if let Some(known) = known {
-            store.claim().await?.follows(known, &self.settings.place)?;
-        }
+        let store = self.compared(known).await?;
         let claim = store.advance().await?;
         remember_names(&store, integration).await?;
         let mapped = remember_mappings(&store, integration).await?;
@@ -424,6 +421,31 @@ impl Records {
             records: integration.records.clone(),
         };
         Ok((Some(Arc::new(vouched)), Some(claim)))
+    }
+
+    /// Makes sure that these are the records of which the broker knows, and no older state of them.
+    ///
+    /// # Errors
+    /// They are not, or the store failed.
+    pub async fn compare(&self, known: Option<&Claim>) -> Result<(), Failed> {
+        self.compared(known).await.map(drop)
+    }
+
+    async fn compared(&self, known: Option<&Claim>) -> Result<Arc<Store>, Failed> {
+        let store = self.store().await?;
+        if let Some(known) = known {
+            store.claim().await?.follows(known, &self.settings.place)?;
+        }
+        Ok(store)
+    }
+
+    /// How far the clock of the machine that holds the records is ahead of this one's.
+    #[must_use]
+    pub fn clock_offset(&self) -> SignedDuration {
+        match self.known().as_deref() {
+            Some(Store::Postgres(store)) => store.clock_offset(),
+            Some(Store::Embedded(_)) | None => SignedDuration::ZERO,
+        }
     }
 
     /// Whether the broker once knew these records as those of an integration.
@@ -583,7 +605,7 @@ impl Vouched {
         let (now, lateness, retention) = (self.store.now(now), self.lateness, self.retention);
         loop {
             let mapped = self.mapped();
-            let begin = |known: &mut Option<Record>, swept| {
+            let change = |known: &mut Option<Record>, swept| {
                 if let Some(set) = known.as_ref().and_then(|record| mapped.unknown(record)) {
                     return (Err(set), Write::Nothing);
                 }
@@ -591,7 +613,7 @@ impl Vouched {
                 let (begun, write) = rules::begin(known, Ask { id, offer, is_repair }, &around);
                 (Ok(begun), write)
             };
-            let (begun, seen) = self.store.update(key, None, begin).await?;
+            let (begun, seen) = self.store.update(key, None, change).await?;
             let ToSend { newest, outdated, unknown, .. } = match begun {
                 Ok(Begun::Send(to_send)) => to_send,
                 Ok(Begun::Erased) => return Ok(Turn::Erased),

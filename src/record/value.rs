@@ -237,8 +237,8 @@ mod tests {
     fn of_one(all: &[Said4], id: u8, names: Names) -> bool {
         let is_withdrawal = |named: bool| named == (names == Names::Refusals);
         let order = |(at, withdrawn_at, event, ids): &Said4| {
-            let named = ids.contains(&id);
-            (if is_withdrawal(named) { *withdrawn_at } else { *at }, is_withdrawal(named), event.to_string(), named)
+            let is_it = ids.contains(&id);
+            (if is_withdrawal(is_it) { *withdrawn_at } else { *at }, is_withdrawal(is_it), event.to_string(), is_it)
         };
         all.iter().map(order).max().is_some_and(|(_, _, _, named)| named)
     }

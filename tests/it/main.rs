@@ -27,6 +27,7 @@ mod model;
 mod newest;
 mod observed;
 mod outside;
+mod pooler;
 mod proxies;
 mod release;
 mod reload;

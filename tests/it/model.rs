@@ -49,7 +49,7 @@ fn never_wrong(seeds: std::ops::Range<u64>, workers: usize) {
             if seed >= seeds.end || first.lock().unwrap().is_some() {
                 return;
             }
-            if (seed - seeds.start) % 50_000 == 0 && std::io::stderr().is_terminal() {
+            if (seed - seeds.start).is_multiple_of(50_000) && std::io::stderr().is_terminal() {
                 let _ = write!(std::io::stderr(), "\r{workers} at work: {} of {total} schedules", seed - seeds.start);
             }
             let scenario = Scenario::new(seed, workers);

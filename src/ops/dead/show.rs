@@ -64,7 +64,7 @@ pub struct Asking<'s> {
 impl Asking<'_> {
     /// Finds the records; where nobody can be asked, says so.
     pub async fn open(session: &Session) -> Asking<'_> {
-        let records = Access::open(&session.settings.records).await;
+        let records = crate::ops::store::compared(&session.settings, &session.integration).await;
         if let Err(why) = &records {
             super::talk(&format!("what is newest cannot be asked ({why}); the mapping alone decides"));
         }

@@ -2,7 +2,8 @@
 
 use super::Folder;
 use std::ffi::OsString;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The database of the tests.
@@ -90,6 +91,34 @@ impl Node {
 
     pub fn kill(&self) {
         run(&mut self.script("kill"));
+    }
+
+    /// Puts a `PgBouncer` of so many connections in front of it, in place of the one before; its URL.
+    pub fn pool(&self, mode: &str, connections: u32) -> String {
+        run(self.script("pool").arg(mode).env("CONSENT_GATE_POOL_SIZE", connections.to_string()))
+    }
+
+    /// What a statement gives to the superuser.
+    pub fn sql(&self, statement: &str) -> String {
+        run(&mut psql(self.script("sql"), &[statement]))
+    }
+
+    /// Keeps a copy of the data of a node that is stopped.
+    pub fn save(&self, name: &str) {
+        let data = self.data();
+        run(Command::new("cp").arg("-a").arg(&data).arg(format!("{}.{name}", data.display())));
+    }
+
+    /// Puts that copy in place of the data of a node that is stopped.
+    pub fn replace(&self, name: &str) {
+        let data = self.data();
+        fs::remove_dir_all(&data).unwrap();
+        fs::rename(format!("{}.{name}", data.display()), &data).unwrap();
+    }
+
+    fn data(&self) -> PathBuf {
+        let node = self.folder.0.join("node");
+        fs::read_to_string(node.join("elsewhere")).map_or_else(|_| node.join("data"), |path| path.trim().into())
     }
 }
 

@@ -65,9 +65,8 @@ impl Witness {
         for (slot, said) in values {
             for (_, slots, event) in self.merged.iter().filter(|(at, ..)| *at < begun) {
                 let offered = offered(&events[*event], slot);
-                let is_older = offered.as_ref().is_some_and(|offered| match slots.contains(slot) {
-                    true => !said.covers(offered),
-                    false => is_later(offered, said),
+                let is_older = offered.as_ref().is_some_and(|offered| {
+                    if slots.contains(slot) { !said.covers(offered) } else { is_later(offered, said) }
                 });
                 if is_older && !self.is_erased(offered.as_ref(), |done| done <= begun) {
                     self.wrong.push(format!("{slot}: sent {said:?} after e{event} was merged"));
@@ -113,9 +112,8 @@ impl Witness {
             let is_left = |said: &Said| said.grant().is_none() || until.is_none() || said.latest().at > until;
             for (slot, said) in self.accepted.iter().filter(|(slot, said)| slots.contains(slot) && is_left(said)) {
                 let now = profile.get(slot.property());
-                let kept = now.is_some_and(|(now_slot, now)| match now_slot == slot {
-                    true => now.joined(said).choice() == now.choice(),
-                    false => !is_later(said, now),
+                let kept = now.is_some_and(|(now_slot, now)| {
+                    if now_slot == slot { now.joined(said).choice() == now.choice() } else { !is_later(said, now) }
                 });
                 let waits = |(came, event): &(Slot, usize)| {
                     came == slot
@@ -201,10 +199,8 @@ impl Witness {
             let latest = events[*event].at.max(events[*event].withdrawn_at);
             !slots.contains(slot) && latest >= newest.latest().at
         });
-        let is_there = now.is_some_and(|(now_slot, now)| match now_slot == slot {
-            true => **now == newest,
-            false => !is_later(&newest, now),
-        });
+        let is_there =
+            now.is_some_and(|(now_slot, now)| if now_slot == slot { **now == newest } else { !is_later(&newest, now) });
         let is_excused = may_be_outdated || waits && !was_accepted;
         (!is_there && !is_excused).then(|| format!("{slot}: {newest:?} is the newest, and the gate has {now:?}"))
     }

@@ -134,6 +134,7 @@ struct Store {
     swept: Option<Timestamp>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each happens once")]
 pub struct World<'s> {
     scenario: &'s Scenario,
     without: Without,

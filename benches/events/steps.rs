@@ -45,7 +45,7 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
     let mapped = Mapped::new(integration.mappings.slots().cloned());
     let offer = Arc::clone(&send.offer);
     let merge = move || {
-        let (lateness, retention) = (SignedDuration::from_secs(135), SignedDuration::from_hours(24));
+        let (lateness, retention) = (SignedDuration::from_secs(135), SignedDuration::MAX);
         let around = Around { now, lateness, retention, swept: None, mapped: &mapped };
         let mut record = None;
         record::begin(&mut record, Ask { id: 1, offer: &offer, is_repair: false }, &around);

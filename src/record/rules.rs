@@ -463,16 +463,32 @@ impl Record {
         if sent.is_empty() {
             return;
         }
-        while self.doubts.len() >= MOST_DOUBTS {
-            let others = self.doubts.iter().filter(|(id, _)| **id != JOINED);
-            let Some(oldest) = others.min_by_key(|(_, doubt)| doubt.at).map(|(id, _)| *id) else { break };
-            let Some(oldest) = self.doubts.remove(&oldest) else { break };
-            match self.doubts.get_mut(&JOINED) {
-                Some(joined) => joined.join(oldest),
-                None => drop(self.doubts.insert(JOINED, oldest)),
-            }
-        }
+        while self.doubts.len() >= MOST_DOUBTS && self.join_two() {}
         self.doubts.insert(id, Doubt { at: around.now, sent: sent.clone(), is_parked: false });
+    }
+
+    /// Joins two doubts, if there are two: of those that carried the same the older into the later, else the
+    /// oldest into what was joined before. That one stands for as long as anything is joined into it, so
+    /// what can be joined otherwise is.
+    fn join_two(&mut self) -> bool {
+        let mut others: Vec<(u64, Timestamp)> =
+            self.doubts.iter().filter(|(id, _)| **id != JOINED).map(|(id, doubt)| (*id, doubt.at)).collect();
+        others.sort_by_key(|(_, at)| *at);
+        let same = others.iter().enumerate().find_map(|(index, (id, _))| {
+            let sent = &self.doubts.get(id)?.sent;
+            let later = others
+                .iter()
+                .skip(index + 1)
+                .find(|(later, _)| self.doubts.get(later).is_some_and(|d| d.sent == *sent));
+            Some((*id, later?.0))
+        });
+        let Some((id, into)) = same.or_else(|| others.first().map(|(id, _)| (*id, JOINED))) else { return false };
+        let Some(doubt) = self.doubts.remove(&id) else { return false };
+        match self.doubts.get_mut(&into) {
+            Some(joined) => joined.join(doubt),
+            None => drop(self.doubts.insert(into, doubt)),
+        }
+        true
     }
 
     /// Takes note of what became of what a request carried.

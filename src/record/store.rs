@@ -16,7 +16,7 @@ use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
 /// What waits for longer between its turn and its sending is looked at again.
@@ -214,7 +214,8 @@ pub struct Records {
 /// it merges. Once they are opened anew, they are others.
 #[derive(Debug)]
 pub struct Vouched {
-    store: Arc<Store>,
+    /// Not held open: what failed must be let go before it is opened anew.
+    store: Weak<Store>,
     prefix: Prefix,
     mapped: Mutex<Arc<Mapped>>,
     lateness: SignedDuration,
@@ -239,6 +240,7 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Taken {
     by: Arc<Vouched>,
+    store: Arc<Store>,
     key: Key,
     seen: Option<Seen>,
     id: u64,
@@ -413,7 +415,7 @@ impl Records {
         let mapped = remember_mappings(&store, integration).await?;
         let vouched = Vouched {
             prefix: prefix(store.secret(), &integration.records),
-            store,
+            store: Arc::downgrade(&store),
             mapped: Mutex::new(Arc::new(mapped)),
             lateness: rules::lateness(integration),
             retention: self.retention,
@@ -558,8 +560,9 @@ impl Vouched {
         is_repair: bool,
         now: Timestamp,
     ) -> Result<Turn, Failed> {
-        let key = self.key(identifier);
-        self.turn(key, self.ids.hash_one((key, now)), offer, is_repair, now).await
+        let store = self.store()?;
+        let key = key(store.secret(), self.prefix, identifier);
+        self.turn(store, (key, self.ids.hash_one((key, now))), offer, is_repair, now).await
     }
 
     /// Erases a person: everything up to an instant, with a mark that it was. Where the erasure names
@@ -575,18 +578,15 @@ impl Vouched {
         (message, published): (&[u8], Timestamp),
         now: Timestamp,
     ) -> Result<bool, Failed> {
-        self.is_open()?;
-        let message = message_number(self.store.secret(), message);
-        erase(&self.store, self.key(identifier), Erasure { at, published, message }, self.lateness, now).await
-    }
-
-    fn key(&self, identifier: &str) -> Key {
-        key(self.store.secret(), self.prefix, identifier)
+        let store = self.store()?;
+        let message = message_number(store.secret(), message);
+        let key = key(store.secret(), self.prefix, identifier);
+        erase(&store, key, Erasure { at, published, message }, self.lateness, now).await
     }
 
     /// What failed once is compared anew before it is merged into.
-    fn is_open(&self) -> Result<(), Failed> {
-        if self.store.is_open() { Ok(()) } else { Err(Failed::closed()) }
+    fn store(&self) -> Result<Arc<Store>, Failed> {
+        self.store.upgrade().filter(|store| store.is_open()).ok_or_else(Failed::closed)
     }
 
     fn mapped(&self) -> Arc<Mapped> {
@@ -595,14 +595,13 @@ impl Vouched {
 
     async fn turn(
         self: &Arc<Self>,
-        key: Key,
-        id: u64,
+        store: Arc<Store>,
+        (key, id): (Key, u64),
         offer: &Arc<Offer>,
         is_repair: bool,
         now: Timestamp,
     ) -> Result<Turn, Failed> {
-        self.is_open()?;
-        let (now, lateness, retention) = (self.store.now(now), self.lateness, self.retention);
+        let (now, lateness, retention) = (store.now(now), self.lateness, self.retention);
         loop {
             let mapped = self.mapped();
             let change = |known: &mut Option<Record>, swept| {
@@ -613,27 +612,27 @@ impl Vouched {
                 let (begun, write) = rules::begin(known, Ask { id, offer, is_repair }, &around);
                 (Ok(begun), write)
             };
-            let (begun, seen) = self.store.update(key, None, change).await?;
+            let (begun, seen) = store.update(key, None, change).await?;
             let ToSend { newest, outdated, unknown, .. } = match begun {
                 Ok(Begun::Send(to_send)) => to_send,
                 Ok(Begun::Erased) => return Ok(Turn::Erased),
                 Ok(Begun::TooOld) => return Ok(Turn::TooOld),
                 Ok(Begun::Needless) => return Ok(Turn::Needless),
                 Err(set) => {
-                    self.learn(set).await?;
+                    self.learn(&store, set).await?;
                     continue;
                 }
             };
             let (by, offer) = (Arc::clone(self), Arc::clone(offer));
             let seen = Some(seen);
-            let taken = Taken { by, key, seen, id, offer, begun: now, is_repair, newest, outdated, unknown };
+            let taken = Taken { by, store, key, seen, id, offer, begun: now, is_repair, newest, outdated, unknown };
             return Ok(Turn::Taken(Box::new(taken)));
         }
     }
 
     /// Learns of another document's mappings, under which an event was merged.
-    async fn learn(&self, set: u64) -> Result<(), Failed> {
-        let slots = mappings(&self.store, &self.records, set).await?;
+    async fn learn(&self, store: &Store, set: u64) -> Result<(), Failed> {
+        let slots = mappings(store, &self.records, set).await?;
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut mapped).learn(set, slots);
         Ok(())
@@ -646,11 +645,11 @@ impl Taken {
     /// # Errors
     /// The store failed: the event may not be acked.
     pub async fn looked_again(self: Box<Self>, now: Timestamp) -> Result<Turn, Failed> {
-        if self.by.store.now(now).duration_since(self.begun) <= LONGEST_WAIT {
+        if self.store.now(now).duration_since(self.begun) <= LONGEST_WAIT {
             return Ok(Turn::Taken(self));
         }
         let Taken { by, key, id, offer, is_repair, .. } = *self;
-        by.turn(key, id, &offer, is_repair, now).await
+        by.turn(by.store()?, (key, id), &offer, is_repair, now).await
     }
 
     /// Whether the request carries another event's newer values.
@@ -670,7 +669,7 @@ impl Taken {
         was_resent: bool,
         now: Timestamp,
     ) -> Result<Answered, Failed> {
-        let Vouched { store, lateness, retention, ids, .. } = &*self.by;
+        let (store, Vouched { lateness, retention, ids, .. }) = (&self.store, &*self.by);
         let next = ids.hash_one((self.id, now));
         let first = ids.hash_one((next, self.id));
         let (now, mapped) = (store.now(now), self.by.mapped());

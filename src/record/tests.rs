@@ -254,6 +254,9 @@ fn doubts_beyond_the_bound_are_joined_and_none_is_dropped() {
     for second in 1..100 {
         jane.turn(&offer(second, "b", &[("news", true)]), Sent::Unknown, 0);
     }
+    for _ in 0..100 {
+        jane.turn(&offer(99, "b", &[("news", true)]), Sent::Unknown, 0);
+    }
     assert!(jane.record().doubts.len() <= 17, "{}", jane.record().doubts.len());
     let withdrawal = offer(200, "c", &[("partners", false)]);
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 100), sends_and_repairs(&[("partners", "false")]));

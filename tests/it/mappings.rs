@@ -105,7 +105,7 @@ fn ids_that_contain_underscores_take_the_longest_match_that_is_present() {
 }
 
 #[test]
-fn null_absent_and_empty_are_left_out() {
+fn null_and_absent_are_left_out_and_an_emptied_selection_is_a_withdrawal() {
     for consents in [
         json!({ "purposes": [{ "id": "newsletter", "enabled": null }] }),
         json!({ "purposes": [] }),
@@ -117,7 +117,14 @@ fn null_absent_and_empty_are_left_out() {
         assert_eq!(properties.as_object().unwrap().keys().collect::<Vec<_>>(), ["MAIL"]);
     }
     let empty = json!({ "purposes": [{ "id": "n", "values": { "t": { "value": "" } } }] });
-    assert!(sent(&with_path("consents_purposes_n_values_t_value"), &with_consents(empty)).get("X").is_none());
+    let mut document = with_path("consents_purposes_n_values_t_value");
+    assert_eq!(sent(&document, &with_consents(empty.clone()))["X"], "");
+    let mapping = |mapping: &&mut Value| mapping["id"] == "X";
+    document["mappings"].as_array_mut().unwrap().iter_mut().find(mapping).unwrap()["none"] = json!("-");
+    assert_eq!(sent(&document, &with_consents(empty))["X"], "-");
+    let emptied = json!({ "vendors": { "enabled": [], "disabled": null } });
+    assert_eq!(sent(&with_path("consents_vendors_enabled"), &with_consents(emptied.clone()))["X"], "");
+    assert!(sent(&with_path("consents_vendors_disabled"), &with_consents(emptied)).get("X").is_none());
 }
 
 #[test]
@@ -268,7 +275,7 @@ fn the_first_cause_in_the_documented_order_names_the_reason() {
     assert_eq!(code(&pending), "pending");
     assert_eq!(
         code(&|e| (e["type"] = json!("user.deleted"), entity(e, "organization_id", json!("other"))).1),
-        "user_deleted"
+        "other_organization"
     );
     assert_eq!(
         code(&|e| (e["regulation"] = json!("cpra"), entity(e, "organization_id", json!("other"))).1),

@@ -89,8 +89,10 @@ impl Scenario {
     pub fn new(seed: u64, workers: usize) -> Scenario {
         let mut random = Random::new(seed.wrapping_mul(4).wrapping_add(workers as u64));
         let is_storm = random.percent(6);
-        let count = if is_storm { 10 + random.below(5) } else { 2 + random.below(5) };
-        let events: Vec<Event> = (0..count).map(|number| event(&mut random, number)).collect();
+        let count = if is_storm { 20 + random.below(10) } else { 2 + random.below(5) };
+        // In a storm each names little, so that requests differ.
+        let named = if is_storm { 20 } else { 60 };
+        let events: Vec<Event> = (0..count).map(|number| event(&mut random, number, named)).collect();
         let swept = random.percent(6).then(|| second(3 * 3_600));
         let mut messages = Vec::new();
         for number in 0..count {
@@ -174,7 +176,7 @@ impl Scenario {
     }
 }
 
-fn event(random: &mut Random, number: usize) -> Event {
+fn event(random: &mut Random, number: usize, named: usize) -> Event {
     let mut choices = Vec::new();
     for path in PATHS {
         if path == "topics" {
@@ -182,7 +184,7 @@ fn event(random: &mut Random, number: usize) -> Event {
                 let ids = ["x", "y"].into_iter().filter(|_| random.percent(50)).map(Arc::from).collect();
                 choices.push((path, Choice::Selection(Selection { ids, names: Names::Grants })));
             }
-        } else if random.percent(60) {
+        } else if random.percent(named) {
             choices.push((path, Choice::Switch(random.percent(50))));
         }
     }

@@ -15,7 +15,7 @@ use consent_gate::record::{
     self, Around, Ask, Begun, Claim, Erasure, Mapped, Offer, Place, Record, Request, Said, Sent, Values, Write,
 };
 use consent_gate::schedule::Schedule;
-use consent_gate::verdict::{self, Course, Skip, too_early};
+use consent_gate::verdict::{self, Course, Death, Skip, too_early};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::sync::Arc;
@@ -330,10 +330,7 @@ impl<'s> World<'s> {
         let index = known.map_or(0, |(_, index)| *index);
         if self.workers[worker].document != index {
             self.workers[worker].document = index;
-            self.workers[worker].mapped = match self.without {
-                Without::Mappings => Mapped::default(),
-                _ => Mapped::new(document(index)),
-            };
+            self.workers[worker].mapped = Mapped::new(document(index));
         }
     }
 
@@ -377,8 +374,10 @@ impl<'s> World<'s> {
             Settlement::Done => {}
             Settlement::Park(delay, history) => self.queue.push(Message { subject, history, ready: self.now + delay }),
             Settlement::Recount(history) => self.queue.push(Message { subject, history, ready: self.now }),
-            Settlement::Dead(_, _) => {
-                self.has_dead_repair |= history.is_repair;
+            Settlement::Dead(reason, _) => {
+                // What was not repaired before its person was forgotten nobody can repair.
+                let is_forgotten = !self.faults && reason == Death::OlderThanRetention.code();
+                self.has_dead_repair |= history.is_repair || is_forgotten;
                 self.dead.push(subject);
             }
         }
@@ -411,9 +410,6 @@ impl<'s> World<'s> {
 
     /// Only the right records are merged into.
     fn vouch(&mut self, worker: usize) -> bool {
-        if self.without == Without::Vouching {
-            return true;
-        }
         let is_due = self.now.duration_since(self.advanced) >= SignedDuration::from_secs(30);
         if self.workers[worker].vouched == Some(self.opening) && !is_due {
             return true;
@@ -421,7 +417,7 @@ impl<'s> World<'s> {
         if let Some(known) = &self.broker
             && self.memory.claim.follows(known, &Place::Off).is_err()
         {
-            return false;
+            return self.without == Without::Vouching;
         }
         self.memory.claim.epoch += 1;
         self.disk.claim.epoch = self.memory.claim.epoch;
@@ -474,12 +470,7 @@ impl<'s> World<'s> {
         }
         let offer = self.offer(worker, *subject);
         let slots: Vec<Slot> = document(self.workers[worker].document).collect();
-        let mut mapped = self.workers[worker].mapped.clone();
-        while let Some(set) = self.memory.record.as_ref().and_then(|record| mapped.unknown(record)) {
-            let found = (0..4).find(|index| Mapped::new(document(*index)).own() == set);
-            mapped.learn(set, found.into_iter().flat_map(document));
-        }
-        self.workers[worker].mapped = mapped.clone();
+        let mapped = self.mapped(worker);
         let around = self.around(worker, &mapped);
         let ask = Ask { id, offer: &offer, is_repair: history.is_repair };
         let mut record = self.memory.record.clone();
@@ -527,6 +518,19 @@ impl<'s> World<'s> {
             ((), write)
         });
         Ok(Stage::Settle(self.decided(worker, &course, None, history, None)))
+    }
+
+    /// What a worker maps, with what it learns of other documents.
+    fn mapped(&mut self, worker: usize) -> Mapped {
+        let Worker { mapped, document: own, .. } = &mut self.workers[worker];
+        while let Some(set) = self.memory.record.as_ref().and_then(|record| mapped.unknown(record)) {
+            let found = match self.without {
+                Without::Mappings => Some(*own),
+                _ => (0..4).find(|index| Mapped::new(document(*index)).own() == set),
+            };
+            mapped.learn(set, found.into_iter().flat_map(document));
+        }
+        mapped.clone()
     }
 
     fn erase(&mut self, number: u64, at: Option<Timestamp>) {
@@ -611,7 +615,8 @@ impl<'s> World<'s> {
     /// left twice.
     fn ask(&mut self, newest: &Values) -> Result<(Outcome, bool), Crash> {
         let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
-        let lately = self.now + Duration::from_secs(1 + self.random.below(latest) as u64);
+        let late = if self.random.percent(40) { latest } else { 1 + self.random.below(latest) };
+        let lately = self.now + Duration::from_secs(late as u64);
         let taken = self.now + Duration::from_millis(self.random.below(3_000) as u64);
         if self.faults && self.random.percent(self.scenario.unanswered) {
             return match self.random.below(20) {

@@ -112,7 +112,7 @@ fn without_any_one_rule_it_does_not() {
         Swept,
         Vouching,
     ];
-    let several = [Look, CommitFirst, LookAgain, StoreClock, FurtherRepairs];
+    let several = [Look, CommitFirst, LookAgain, StoreClock];
     let unseen: Vec<String> = alone
         .map(|without| (1, without))
         .into_iter()

@@ -44,8 +44,6 @@ pub enum Without {
     NoteFirst,
     /// Nobody repairs.
     Repairs,
-    /// After a repair no other is due.
-    FurtherRepairs,
     /// Beyond the bound the oldest doubts are forgotten.
     JoinedDoubts,
     /// The order of versions counts from the arrival.
@@ -581,8 +579,7 @@ impl<'s> World<'s> {
         if outcome == Outcome::Accepted {
             self.witness.accepted(&newest);
         }
-        let is_due = ended.is_repair_due && !(history.is_repair && without == Without::FurtherRepairs);
-        let is_repair_due = turn.is_repair_due || is_due;
+        let is_repair_due = turn.is_repair_due || ended.is_repair_due;
         let moved_on = ended.moved_on.filter(|_| !matches!(without, Without::Look | Without::Records));
         if let (Some(newest), true) = (&moved_on, resends < RESENDS) {
             let (newest, begun, opening) = (newest.clone(), self.now, self.opening);
@@ -615,8 +612,7 @@ impl<'s> World<'s> {
     /// left twice.
     fn ask(&mut self, newest: &Values) -> Result<(Outcome, bool), Crash> {
         let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
-        let late = if self.random.percent(40) { latest } else { 1 + self.random.below(latest) };
-        let lately = self.now + Duration::from_secs(late as u64);
+        let lately = self.now + Duration::from_secs(1 + self.random.below(latest) as u64);
         let taken = self.now + Duration::from_millis(self.random.below(3_000) as u64);
         if self.faults && self.random.percent(self.scenario.unanswered) {
             return match self.random.below(20) {

@@ -265,7 +265,7 @@ pub struct Answered {
 }
 
 impl Records {
-    /// Records that are opened by [`Records::ready`].
+    /// Records that are opened by [`Records::open`].
     #[must_use]
     pub fn new(settings: Settings) -> Records {
         let retention = SignedDuration::try_from(settings.retention).unwrap_or(SignedDuration::MAX);

@@ -124,7 +124,7 @@ pub struct Manner {
     pub belief: Belief,
 }
 
-/// An answer as it came; of the body at most [`MAX_ANSWER`](super::MAX_ANSWER) bytes and one more.
+/// An answer as it came; of the body at most `MAX_ANSWER` bytes and one more.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply<'r> {
     pub status: u16,

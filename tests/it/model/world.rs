@@ -44,8 +44,6 @@ pub enum Without {
     NoteFirst,
     /// Nobody repairs.
     Repairs,
-    /// Beyond the bound the oldest doubts are forgotten.
-    JoinedDoubts,
     /// The order of versions counts from the arrival.
     OwnTime,
     /// Grants of an update that does not tell what it changed count from the update.
@@ -691,9 +689,6 @@ fn own(offer: &Offer) -> Values {
 /// A record as it would be without a rule.
 fn taken_away(record: Record, without: Without) -> Record {
     let change: &dyn Fn(&mut Value) = match without {
-        Without::JoinedDoubts => &|record| {
-            record.get_mut("d").and_then(Value::as_object_mut).map(|doubts| doubts.remove("0"));
-        },
         Without::DoubtsOfErased if record.erased().is_some() => &|record| {
             record.as_object_mut().map(|record| record.remove("d"));
         },

@@ -12,6 +12,12 @@ pub fn random<const N: usize>() -> Result<[u8; N], &'static str> {
     Ok(bytes)
 }
 
+/// The first eight bytes as a number; of a hash, a name that is as good as unique.
+#[must_use]
+pub fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// Bytes as lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {

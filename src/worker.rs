@@ -23,6 +23,7 @@ use crate::verdict::{self, Course, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use lapin::message::Delivery;
+use lapin::types::ShortString;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -553,8 +554,9 @@ impl Worker {
         // An erasure that names no time counts from its publication, else from its first receipt.
         let properties = &delivery.properties;
         let published = (*properties.timestamp()).and_then(|at| plan::published(at, received)).unwrap_or(received);
-        let message = format!("{:?} {:?} ", properties.timestamp(), properties.message_id());
-        let message = [message.as_bytes(), &delivery.data].concat();
+        let timestamp = properties.timestamp().unwrap_or_default().to_be_bytes();
+        let id = properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
+        let message = [&timestamp, id.as_bytes(), &delivery.data];
         let mut place = match self.join(identifier, terms) {
             Ok(place) => place,
             Err(course) => return Some(course.into()),
@@ -570,7 +572,7 @@ impl Worker {
         }
         let _beside = self.beside(terms).await;
         if let Some(vouched) = self.vouched() {
-            self.safe(vouched.erase(identifier, at, (&message, published), received).await)?;
+            self.safe(vouched.erase(identifier, at, (message, published), received).await)?;
         }
         Some(Course::NotWanted(Skip::UserDeleted).into())
     }

@@ -1,6 +1,7 @@
 //! What is mapped, and what was when a record heard of an event (pure).
 
 use super::{Record, Version};
+use crate::bytes::number;
 use crate::mapping::Slot;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +25,7 @@ impl Mapped {
             hash.update(slot.as_text());
             hash.update([0]);
         }
-        let own = hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
-        Mapped { own, slots, others: BTreeMap::new() }
+        Mapped { own: number(&hash.finalize()), slots, others: BTreeMap::new() }
     }
 
     /// The same with what other documents mapped.

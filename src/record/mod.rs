@@ -162,6 +162,12 @@ impl Record {
         self.values.iter().filter(|(_, newest)| !self.has_erased(newest.said.latest().at))
     }
 
+    /// Whether the gate accepted all of these.
+    #[must_use]
+    pub fn has_accepted(&self, values: &Values) -> bool {
+        values.keys().all(|slot| self.values.get(slot).is_some_and(|newest| newest.accepted.is_some()))
+    }
+
     /// Until when everything was erased.
     #[must_use]
     pub fn erased(&self) -> Option<Timestamp> {

@@ -568,9 +568,12 @@ async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<Asked>
     while asked.recv_many(&mut round, ROUND).await > 0 {
         let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        // Asked for in this order: who is not on record may be forgotten right now.
-        let keys: [Param<'_>; 1] = [(&keys, Type::BYTEA_ARRAY)];
-        let (rows, swept) = tokio::join!(session.ask(READ, &keys), session.ask(SWEPT, &[]));
+        let rows = session.ask(READ, &[(&keys, Type::BYTEA_ARRAY)]).await;
+        // Asked for afterwards: who is not on record may be forgotten right now.
+        let swept = match &rows {
+            Ok(rows) if rows.len() < keys.len() => session.ask(SWEPT, &[]).await,
+            _ => Ok(Vec::new()),
+        };
         let found = rows.and_then(|rows| rows.iter().map(seen).collect::<Result<HashMap<Key, Seen>, Failed>>());
         let swept =
             swept.and_then(|rows| rows.iter().map(mark).collect::<Result<HashMap<Prefix, Timestamp>, Failed>>());

@@ -89,8 +89,6 @@ pub struct ToSend {
     pub outdated: usize,
     /// What is left out, since nobody can know its newest value.
     pub unknown: Vec<Slot>,
-    /// The gate accepted all of it already.
-    pub is_accepted: bool,
 }
 
 /// Begins the turn of an event: merges it, and notes that its request may be executed from now on.
@@ -120,9 +118,8 @@ pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (
     let record = known.get_or_insert_default();
     let outdated = record.merge(&passing, around);
     let (newest, unknown) = record.newest(&passing, around.mapped);
-    let is_accepted = newest.keys().all(|slot| record.values.get(slot).is_some_and(|newest| newest.accepted.is_some()));
     record.about_to_send(id, &newest, around);
-    (Begun::Send(ToSend { newest, outdated, unknown, is_accepted }), Write::Durable)
+    (Begun::Send(ToSend { newest, outdated, unknown }), Write::Durable)
 }
 
 /// Up to when persons may be forgotten of whom nothing was heard for the retention: their events may
@@ -289,11 +286,7 @@ impl Mark {
 
     /// Notes that the contact is opted in at the gate.
     fn grant(&mut self, slot: &Slot, version: &Version) {
-        match self.granted.get_mut(slot.property()) {
-            Some(known) if *known < *version => *known = version.clone(),
-            Some(_) => {}
-            None => drop(self.granted.insert(slot.property().into(), version.clone())),
-        }
+        raise(&mut self.granted, slot.property().into(), version.clone());
     }
 
     /// Whether the contact was opted in when this was said, or before.
@@ -390,17 +383,12 @@ impl Record {
 
     fn hear(&mut self, offer: &Offer, set: u64) {
         let version = Version { at: offer.latest(), event: offer.event.clone() };
-        match self.heard.get_mut(&set) {
-            Some(heard) if *heard < version => *heard = version,
-            Some(_) => {}
-            None => drop(self.heard.insert(set, version)),
-        }
+        raise(&mut self.heard, set, version);
         while self.heard.len() > MOST_HEARD {
             let others = self.heard.iter().filter(|(other, _)| **other != set && **other != UNMAPPED);
             let Some(oldest) = others.min_by_key(|(_, heard)| *heard).map(|(other, _)| *other) else { return };
             if let Some(heard) = self.heard.remove(&oldest) {
-                let unmapped = self.heard.get(&UNMAPPED).cloned().unwrap_or_default();
-                self.heard.insert(UNMAPPED, heard.max(unmapped));
+                raise(&mut self.heard, UNMAPPED, heard);
             }
         }
     }
@@ -431,13 +419,10 @@ impl Record {
     /// What to send to make good what a late request may have spoiled: the newest of everything that
     /// it carried, beside what the event names. Of an erased person, only what may be spoiled.
     fn repair(&self, offer: &Offer, around: &Around<'_>) -> Option<Values> {
-        let standing = || self.doubts.values().filter(|doubt| doubt.stands(around.now, around.lateness));
-        if !standing().any(|doubt| self.is_spoiled_by(doubt, around.mapped)) {
-            return None;
-        }
+        self.spoiling(around).next()?;
         let (mut values, _) = self.newest(offer, around.mapped);
         values.retain(|_, said| !self.has_erased(said.latest().at));
-        for slot in standing().flat_map(|doubt| doubt.sent.keys()) {
+        for slot in self.standing(around).flat_map(|(_, doubt)| doubt.sent.keys()) {
             values.extend(self.of_property(slot, around.mapped));
         }
         Some(values)
@@ -448,9 +433,8 @@ impl Record {
     fn of_property<'r>(&'r self, slot: &'r Slot, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         let own = mapped.slots().filter(|own| own.property() == slot.property());
         let known = own.filter_map(|own| self.values.get(own).map(|newest| (own, newest)));
-        let is_new_grant = |newest: &Newest| newest.accepted.is_none() && newest.said.grant().is_some();
         let sendable = known.filter(move |(own, newest)| {
-            let is_kept = !self.has_erased(newest.said.latest().at) || !is_new_grant(newest);
+            let is_kept = !self.has_erased(newest.said.latest().at) || !newest.is_new_grant();
             is_kept && !newest.is_refused && self.is_known(own, newest, mapped)
         });
         sendable.map(|(own, newest)| (own.clone(), Arc::clone(&newest.said)))
@@ -521,6 +505,16 @@ impl Record {
         }
     }
 
+    /// Requests that may still be executed, or whose repair is on its way.
+    fn standing<'r>(&'r self, around: &'r Around<'_>) -> impl Iterator<Item = (&'r u64, &'r Doubt)> {
+        self.doubts.iter().filter(|(_, doubt)| doubt.stands(around.now, around.lateness))
+    }
+
+    /// Those of them that make a repair due.
+    fn spoiling<'r>(&'r self, around: &'r Around<'_>) -> impl Iterator<Item = (&'r u64, &'r Doubt)> {
+        self.standing(around).filter(|(_, doubt)| self.is_spoiled_by(doubt, around.mapped))
+    }
+
     /// Whether a request that is executed late would put older values back, in place of what can be
     /// sent again.
     fn is_spoiled_by(&self, doubt: &Doubt, mapped: &Mapped) -> bool {
@@ -536,16 +530,12 @@ impl Record {
 
     /// Whether a request that is executed late would put an older value of this slot back.
     fn is_in_danger(&self, slot: &Slot, around: &Around<'_>) -> bool {
-        let standing = self.doubts.values().filter(|doubt| doubt.stands(around.now, around.lateness));
-        let mut spoiling = standing.filter(|doubt| self.is_spoiled_by(doubt, around.mapped));
-        spoiling.any(|doubt| doubt.sent.keys().any(|sent| sent.property() == slot.property()))
+        self.spoiling(around).any(|(_, doubt)| doubt.sent.keys().any(|sent| sent.property() == slot.property()))
     }
 
     /// Notes that a repair follows, where one is due.
     fn park_repair(&mut self, around: &Around<'_>) -> bool {
-        let standing = self.doubts.iter().filter(|(_, doubt)| doubt.stands(around.now, around.lateness));
-        let spoiling: Vec<u64> =
-            standing.filter(|(_, doubt)| self.is_spoiled_by(doubt, around.mapped)).map(|(id, _)| *id).collect();
+        let spoiling: Vec<u64> = self.spoiling(around).map(|(id, _)| *id).collect();
         for id in &spoiling {
             if let Some(doubt) = self.doubts.get_mut(id) {
                 doubt.is_parked = true;
@@ -625,6 +615,11 @@ impl Record {
 }
 
 impl Newest {
+    /// Whether it is a grant that the gate never accepted.
+    fn is_new_grant(&self) -> bool {
+        self.accepted.is_none() && self.said.grant().is_some()
+    }
+
     /// What is left of it after an erasure; all of it while a note needs it, but for a grant that the gate
     /// never accepted: that is not given to it any more, and what it has in its place counts.
     fn after(self, erased: Timestamp, is_needed: bool, now: Timestamp) -> Option<Newest> {
@@ -637,11 +632,20 @@ impl Newest {
         if !is_needed {
             return None;
         }
-        if self.accepted.is_some() || self.said.grant().is_none() {
+        if !self.is_new_grant() {
             return Some(self);
         }
         let said = self.before.filter(|before| before.grant().is_none())?;
         Some(Newest { said, is_refused: false, accepted: Some(now), before: None })
+    }
+}
+
+/// Keeps the greater of the version that is known under a key and another.
+fn raise<K: Ord>(known: &mut LiteMap<K, Version>, key: K, version: Version) {
+    match known.get_mut(&key) {
+        Some(known) if *known < version => *known = version,
+        Some(_) => {}
+        None => drop(known.insert(key, version)),
     }
 }
 

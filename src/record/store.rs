@@ -5,6 +5,7 @@ use super::place::{Claim, Failed, Place, Settings};
 use super::postgres::Postgres;
 use super::rules::{self, Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write};
 use super::{Known, Mapped, Note, Offer, Record, Recorded, Values, rounds};
+use crate::bytes::number;
 use crate::integration::{Integration, Name};
 use crate::mapping::Slot;
 use crate::task;
@@ -566,7 +567,7 @@ impl Vouched {
     }
 
     /// Erases a person: everything up to an instant, with a mark that it was. Where the erasure names
-    /// no instant, its message counts from when it was published, as far as is known at its first
+    /// no instant, its message (timestamp, id and body) counts from when it was published, as far as is known at its first
     /// receipt. Says whether anything was known.
     ///
     /// # Errors
@@ -575,7 +576,7 @@ impl Vouched {
         &self,
         identifier: &str,
         at: Option<Timestamp>,
-        (message, published): (&[u8], Timestamp),
+        (message, published): ([&[u8]; 3], Timestamp),
         now: Timestamp,
     ) -> Result<bool, Failed> {
         let store = self.store()?;
@@ -824,9 +825,8 @@ fn key(secret: &[u8], prefix: Prefix, identifier: &str) -> Key {
 }
 
 /// Names a message among those of one person; nobody can tell from it what is in the message.
-fn message_number(secret: &[u8], message: &[u8]) -> u64 {
-    let hash = keyed(secret, [b"message".as_slice(), message]);
-    hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+fn message_number(secret: &[u8], [published, id, body]: [&[u8]; 3]) -> u64 {
+    number(&keyed(secret, [b"message", published, id, body]))
 }
 
 fn keyed<const N: usize>(secret: &[u8], parts: [&[u8]; N]) -> Key {

@@ -91,12 +91,13 @@ pub fn would(
     let around = Around { now, lateness, retention, swept, mapped: &mapped };
     let ask = Ask { id: 0, offer: &plan.offer, is_repair: false };
     // Begun on a copy: nothing is written.
-    match record::begin(&mut record.clone(), ask, &around).0 {
+    let mut begun = record.clone();
+    match record::begin(&mut begun, ask, &around).0 {
         Begun::Erased => Outlook::Skipped(Skip::Erased.code()),
         Begun::TooOld => Outlook::Invalid(Death::OlderThanRetention.code()),
         Begun::Needless => Outlook::NothingNew,
         Begun::Send(to_send) if !to_send.unknown.is_empty() => Outlook::LeftOut,
-        Begun::Send(to_send) if to_send.is_accepted => Outlook::NothingNew,
+        Begun::Send(to_send) if begun.is_some_and(|record| record.has_accepted(&to_send.newest)) => Outlook::NothingNew,
         Begun::Send(_) => Outlook::Send,
     }
 }

@@ -3,7 +3,7 @@
 //! named by its property where that is still the newest.
 
 use super::value::{Chosen, Named};
-use super::{Doubt, Mark, Newest, Record, Said, Values, Version};
+use super::{Doubt, Mark, Newest, Owed, Record, Said, Values, Version};
 use crate::mapping::{Choice, Names, Slot};
 use jiff::Timestamp;
 use litemap::LiteMap;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What every record begins with. Another layout gets another number.
-const LAYOUT: u8 = 2;
+const LAYOUT: u8 = 3;
 
 /// Room for so many bytes is made at once.
 const USUAL_BYTES: usize = 512;
@@ -31,6 +31,7 @@ struct Packed<'r> {
     origins: Vec<Origin<'r>>,
     values: Vec<(&'r str, Value<'r>)>,
     doubts: Vec<Request<'r>>,
+    owed: Option<Late<'r>>,
     heard: Vec<(u64, Which)>,
     mark: Option<Erased<'r>>,
     merged: Option<Instant>,
@@ -60,6 +61,13 @@ struct Request<'r> {
     #[serde(borrow)]
     sent: Vec<Sent<'r>>,
     is_parked: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Late<'r> {
+    at: Instant,
+    #[serde(borrow)]
+    sent: Vec<Sent<'r>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -95,13 +103,11 @@ pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
     }
     let mut doubts = Vec::with_capacity(record.doubts.len());
     for (id, Doubt { at, sent, is_parked }) in &record.doubts {
-        let sent = sent.iter().map(|(slot, carried)| {
-            let is_it = |(known, newest): (&Slot, &Newest)| known == slot && newest.said == *carried;
-            let known = record.values.iter().position(is_it);
-            known.map_or_else(|| Sent::Other(slot.as_text(), what(carried, &mut origins)), Sent::Newest)
-        });
-        doubts.push(Request { id: *id, at: instant(*at), sent: sent.collect(), is_parked: *is_parked });
+        let sent = carried(sent, record, &mut origins);
+        doubts.push(Request { id: *id, at: instant(*at), sent, is_parked: *is_parked });
     }
+    let owed = record.owed.as_ref();
+    let owed = owed.map(|Owed { at, sent }| Late { at: instant(*at), sent: carried(sent, record, &mut origins) });
     let heard = record.heard.iter().map(|(set, version)| (*set, origins.which(version))).collect();
     let mark = record.mark.as_ref().map(|Mark { at, granted, messages }| Erased {
         at: instant(*at),
@@ -109,7 +115,7 @@ pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
         messages: messages.iter().map(|(message, at)| (*message, instant(*at))).collect(),
     });
     let merged = record.merged.map(instant);
-    let packed = Packed { origins: origins.0, values, doubts, heard, mark, merged };
+    let packed = Packed { origins: origins.0, values, doubts, owed, heard, mark, merged };
     postcard::to_extend(&(LAYOUT, packed), Vec::with_capacity(USUAL_BYTES)).map_err(|_| Damaged)
 }
 
@@ -134,23 +140,15 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
     }
     let mut doubts = LiteMap::with_capacity(packed.doubts.len());
     for Request { id, at, sent, is_parked } in packed.doubts {
-        let mut carried = Values::with_capacity(sent.len());
-        for sent in sent {
-            let (slot, said) = match sent {
-                Sent::Newest(index) => {
-                    let (slot, newest) = values.get_indexed(index).ok_or(Damaged)?;
-                    (slot.clone(), Arc::clone(&newest.said))
-                }
-                Sent::Other(slot, said) => (Slot::from_text(slot), Arc::new(versions.said(said)?)),
-            };
-            carried.insert(slot, said);
-        }
-        doubts.insert(id, Doubt { at: timestamp(at)?, sent: carried, is_parked });
+        doubts.insert(id, Doubt { at: timestamp(at)?, sent: versions.carried(sent, &values)?, is_parked });
     }
+    let owed =
+        packed.owed.map(|Late { at, sent }| Ok(Owed { at: timestamp(at)?, sent: versions.carried(sent, &values)? }));
+    let owed = owed.transpose()?;
     let heard = packed.heard.into_iter().map(|(set, which)| Ok((set, versions.get(which)?)));
     let heard = heard.collect::<Result<LiteMap<u64, Version>, Damaged>>()?;
     let mark = packed.mark.map(|mark| versions.mark(mark)).transpose()?;
-    Ok(Record { values, heard, mark, doubts, merged: known(packed.merged)? })
+    Ok(Record { values, heard, mark, doubts, owed, merged: known(packed.merged)? })
 }
 
 /// The events that a record names, each once.
@@ -165,6 +163,16 @@ impl<'r> Origins<'r> {
             self.0.len() - 1
         })
     }
+}
+
+/// What a request carried.
+fn carried<'r>(sent: &'r Values, record: &'r Record, origins: &mut Origins<'r>) -> Vec<Sent<'r>> {
+    let sent = sent.iter().map(|(slot, carried)| {
+        let is_it = |(known, newest): (&Slot, &Newest)| known == slot && newest.said == *carried;
+        let known = record.values.iter().position(is_it);
+        known.map_or_else(|| Sent::Other(slot.as_text(), what(carried, origins)), Sent::Newest)
+    });
+    sent.collect()
 }
 
 fn what<'r>(said: &'r Said, origins: &mut Origins<'r>) -> What<'r> {
@@ -206,6 +214,21 @@ impl Versions {
                 })
             }
         })
+    }
+
+    fn carried(&self, sent: Vec<Sent<'_>>, values: &LiteMap<Slot, Newest>) -> Result<Values, Damaged> {
+        let mut carried = Values::with_capacity(sent.len());
+        for sent in sent {
+            let (slot, said) = match sent {
+                Sent::Newest(index) => {
+                    let (slot, newest) = values.get_indexed(index).ok_or(Damaged)?;
+                    (slot.clone(), Arc::clone(&newest.said))
+                }
+                Sent::Other(slot, said) => (Slot::from_text(slot), Arc::new(self.said(said)?)),
+            };
+            carried.insert(slot, said);
+        }
+        Ok(carried)
     }
 
     fn mark(&self, Erased { at, granted, messages }: Erased<'_>) -> Result<Mark, Damaged> {

@@ -105,6 +105,17 @@ struct Doubt {
     is_parked: bool,
 }
 
+/// Older values that the gate accepted although newer ones were known: whichever it has, the newer
+/// are owed to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Owed {
+    /// When it had accepted them. Only what was sent later makes it good.
+    #[serde(rename = "t")]
+    at: Timestamp,
+    #[serde(rename = "s", serialize_with = "crate::json::object")]
+    sent: Values,
+}
+
 /// What remains of an erased person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
@@ -134,6 +145,8 @@ pub struct Record {
     /// Requests that the gate may still execute.
     #[serde(rename = "d", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
     doubts: LiteMap<u64, Doubt>,
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    owed: Option<Owed>,
     /// When it was last merged into; retention counts from here.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     merged: Option<Timestamp>,

@@ -2,7 +2,7 @@
 //!
 //! The worker, the dry run of a replay and the model of the whole all decide here.
 
-use super::{Doubt, Mapped, Mark, Newest, Offer, Record, Said, Values, Version};
+use super::{Doubt, Mapped, Mark, Newest, Offer, Owed, Record, Said, Values, Version};
 use crate::gate::Outcome;
 use crate::integration::Integration;
 use crate::mapping::{Choice, Names, Selection, Slot};
@@ -103,23 +103,22 @@ pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (
         record.about_to_send(id, &newest, around);
         return (Begun::Send(ToSend { newest, ..ToSend::default() }), Write::Durable);
     }
-    let passing = match known {
-        None if is_too_old(offer, around) => return (Begun::TooOld, Write::Nothing),
-        None => Cow::Borrowed(offer),
-        Some(record) => match record.passing(offer, around) {
-            Some(passing) => passing,
-            None => {
-                // What waited in hand was noted before, and is not sent.
-                let was_noted = record.doubts.remove(&id).is_some();
-                return (Begun::Erased, if was_noted { Write::Later } else { Write::Nothing });
-            }
-        },
-    };
+    if known.is_none() && is_too_old(offer, around) {
+        return (Begun::TooOld, Write::Nothing);
+    }
     let record = known.get_or_insert_default();
-    let outdated = record.merge(&passing, around);
-    let (newest, unknown) = record.newest(&passing, around.mapped);
-    record.about_to_send(id, &newest, around);
-    (Begun::Send(ToSend { newest, outdated, unknown }), Write::Durable)
+    let mut to_send = ToSend::default();
+    if let Some(passing) = record.passing(offer, around) {
+        to_send.outdated = record.merge(&passing, around);
+        (to_send.newest, to_send.unknown) = record.newest(&passing, around.mapped);
+    } else if record.owing(around.mapped).next().is_none() {
+        // What waited in hand was noted before, and is not sent.
+        let was_noted = record.doubts.remove(&id).is_some();
+        return (Begun::Erased, if was_noted { Write::Later } else { Write::Nothing });
+    }
+    to_send.newest.extend(record.owing(around.mapped));
+    record.about_to_send(id, &to_send.newest, around);
+    (Begun::Send(to_send), Write::Durable)
 }
 
 /// Up to when persons may be forgotten of whom nothing was heard for the retention: their events may
@@ -209,6 +208,9 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
     }
     let before = (record.refusals(), record.mark.clone());
     record.answered(ask.offer, carried, sent, around.now);
+    if sent == Sent::Accepted {
+        record.made_good(begun, carried, around.mapped);
+    }
     record.let_go(around);
     let mut ended = Ended::default();
     if sent == Sent::Accepted {
@@ -221,6 +223,7 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         ended.moved_on = record.moved_on(carried, around.mapped);
     }
     if let Some(newest) = &ended.moved_on {
+        record.owe(carried, around.now);
         record.about_to_send(request.next, newest, around);
     }
     let is_changed = before != (record.refusals(), record.mark.clone());
@@ -263,6 +266,11 @@ pub fn erase(known: &mut Option<Record>, erasure: Erasure, now: Timestamp, laten
             if let (Some(version), false) = (sent.grant(), record.values.get(slot).is_some_and(is_made_good)) {
                 mark.grant(slot, version);
             }
+        }
+    }
+    for (slot, sent) in record.owed.iter().flat_map(|owed| &owed.sent) {
+        if let Some(version) = sent.grant().filter(|grant| grant.at <= Some(at)) {
+            mark.grant(slot, version);
         }
     }
     record.mark = Some(mark);
@@ -311,13 +319,7 @@ impl Doubt {
 
     /// Takes another one in: of each property the older value, and the later time.
     fn join(&mut self, other: Doubt) {
-        for (slot, sent) in other.sent {
-            match self.sent.get_mut(&slot) {
-                Some(known) if known.covers(&sent) => *known = sent,
-                Some(_) => {}
-                None => drop(self.sent.insert(slot, sent)),
-            }
-        }
+        take_older(&mut self.sent, other.sent);
         self.at = self.at.max(other.at);
         self.is_parked |= other.is_parked;
     }
@@ -419,13 +421,51 @@ impl Record {
     /// What to send to make good what a late request may have spoiled: the newest of everything that
     /// it carried, beside what the event names. Of an erased person, only what may be spoiled.
     fn repair(&self, offer: &Offer, around: &Around<'_>) -> Option<Values> {
-        self.spoiling(around).next()?;
+        if self.spoiling(around).next().is_none() && self.owing(around.mapped).next().is_none() {
+            return None;
+        }
         let (mut values, _) = self.newest(offer, around.mapped);
         values.retain(|_, said| !self.has_erased(said.latest().at));
         for slot in self.standing(around).flat_map(|(_, doubt)| doubt.sent.keys()) {
             values.extend(self.of_property(slot, around.mapped));
         }
+        values.extend(self.owing(around.mapped));
         Some(values)
+    }
+
+    /// What is owed to the gate: the newest of what it accepted late. A grant is not, once its person
+    /// was erased.
+    fn owing<'r>(&'r self, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
+        let late = self.owed.iter().flat_map(|owed| owed.sent.keys());
+        let newest = late.flat_map(move |slot| self.of_property(slot, mapped));
+        newest.filter(|(_, said)| !self.is_erased_grant(said))
+    }
+
+    fn is_erased_grant(&self, said: &Said) -> bool {
+        said.grant().is_some() && self.has_erased(said.latest().at)
+    }
+
+    /// Notes that the gate accepted older values than the newest: whether before or after those nobody
+    /// can know.
+    fn owe(&mut self, carried: &Values, now: Timestamp) {
+        let is_late = |(slot, sent): &(&Slot, &Arc<Said>)| {
+            self.values.get(*slot).is_some_and(|newest| !newest.is_refused && !sent.covers(&newest.said))
+        };
+        let late: Vec<_> =
+            carried.iter().filter(is_late).map(|(slot, sent)| (slot.clone(), Arc::clone(sent))).collect();
+        let owed = self.owed.get_or_insert_with(|| Owed { at: now, sent: Values::new() });
+        owed.at = owed.at.max(now);
+        take_older(&mut owed.sent, late);
+    }
+
+    /// After the gate accepted the newest in a request that was begun later, no more of it is owed.
+    fn made_good(&mut self, begun: Timestamp, carried: &Values, mapped: &Mapped) {
+        let Some(mut owed) = self.owed.take_if(|owed| begun >= owed.at) else { return };
+        owed.sent.retain(|slot, _| {
+            let mut newest = self.of_property(slot, mapped).peekable();
+            newest.peek().is_none() || newest.any(|(slot, _)| !carried.contains_key(&slot))
+        });
+        self.owed = Some(owed).filter(|owed| !owed.sent.is_empty());
     }
 
     /// The newest of a property on the paths on which it is mapped now, where it can be sent. A grant
@@ -567,7 +607,7 @@ impl Record {
     fn moved_on(&self, sent: &Values, mapped: &Mapped) -> Option<Values> {
         let known = || {
             let known = sent.iter().filter_map(|(slot, sent)| Some((slot, sent, self.values.get(slot)?)));
-            let known = known.filter(|(_, _, newest)| !newest.is_refused);
+            let known = known.filter(|(_, _, newest)| !newest.is_refused && !self.is_erased_grant(&newest.said));
             known.filter(|(slot, _, newest)| self.is_known(slot, newest, mapped))
         };
         let has_moved = known().any(|(_, sent, newest)| !sent.covers(&newest.said));
@@ -599,11 +639,20 @@ impl Record {
 
     /// Forgets what was erased, but for what a standing note needs.
     fn forget(&mut self, now: Timestamp, lateness: SignedDuration) {
-        let Record { values, doubts, mark, .. } = self;
+        let Record { values, doubts, owed, mark, .. } = self;
         doubts.retain(|_, doubt| doubt.stands(now, lateness));
         let Some(Mark { at, .. }) = mark else { return };
-        let is_needed =
-            |slot: &Slot| doubts.values().any(|doubt| doubt.sent.keys().any(|sent| sent.property() == slot.property()));
+        if let Some(Owed { sent, .. }) = owed {
+            let is_owed = |newest: &Newest| newest.said.grant().is_none() || newest.said.latest().at > Some(*at);
+            sent.retain(|slot, _| {
+                values.iter().any(|(own, newest)| own.property() == slot.property() && is_owed(newest))
+            });
+        }
+        owed.take_if(|owed| owed.sent.is_empty());
+        let is_needed = |slot: &Slot| {
+            let carried = doubts.values().map(|doubt| &doubt.sent).chain(owed.iter().map(|owed| &owed.sent));
+            carried.flat_map(Values::keys).any(|sent| sent.property() == slot.property())
+        };
         let left = std::mem::take(values).into_iter();
         *values = left
             .filter_map(|(slot, newest)| {
@@ -637,6 +686,17 @@ impl Newest {
         }
         let said = self.before.filter(|before| before.grant().is_none())?;
         Some(Newest { said, is_refused: false, accepted: Some(now), before: None })
+    }
+}
+
+/// Takes values in: of each property the older stays.
+fn take_older(known: &mut Values, other: impl IntoIterator<Item = (Slot, Arc<Said>)>) {
+    for (slot, sent) in other {
+        match known.get_mut(&slot) {
+            Some(known) if known.covers(&sent) => *known = sent,
+            Some(_) => {}
+            None => drop(known.insert(slot, sent)),
+        }
     }
 }
 

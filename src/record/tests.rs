@@ -351,6 +351,68 @@ fn no_erasure_ends_a_repair() {
     }
 }
 
+/// Two workers at once: the gate accepts an old grant although it accepted a withdrawal, and refuses
+/// what would correct that.
+fn overtaken() -> (Person, Offer) {
+    let (old, new) = (offer(0, "a", &[("news", true)]), offer(5, "b", &[("news", false)]));
+    let mut jane = Person::new();
+    let Begun::Send(ToSend { newest, .. }) = jane.begin(1, &old, false, 6) else { panic!("sent") };
+    jane.turn(&new, Sent::Accepted, 6);
+    let ended = jane.end(1, &old, (false, &newest), Sent::Accepted, [6, 7]);
+    let corrected = ended.moved_on.expect("a newer one is known");
+    jane.end(701, &old, (false, &corrected), Sent::Failed, [7, 8]);
+    (jane, old)
+}
+
+#[test]
+fn what_is_owed_to_the_gate_outlasts_an_erasure() {
+    let (mut jane, old) = overtaken();
+    jane.erase(Some(10), 1, 10);
+    let lapsed = rules::lapse(jane.record(), at(1_000_000));
+    jane.known = lapsed.or(jane.known);
+    assert_eq!(jane.turn(&old, Sent::Unknown, 1_000_000), sends(&[("news", "false")]), "however late");
+    let another = offer(1, "c", &[("other", true)]);
+    assert_eq!(jane.turn(&another, Sent::Accepted, 1_000_010), sends(&[("news", "false")]), "with any of their events");
+    assert_eq!(jane.turn(&old, Sent::Accepted, 1_000_020), Turn::Erased, "once is enough");
+}
+
+#[test]
+fn what_is_owed_to_the_gate_goes_with_the_next_request() {
+    let (mut jane, old) = overtaken();
+    let another = offer(6, "c", &[("other", true)]);
+    assert_eq!(jane.turn(&another, Sent::Accepted, 20), sends(&[("news", "false"), ("other", "true")]));
+    assert_eq!(jane.turn(&offer(7, "d", &[("other", false)]), Sent::Accepted, 30), sends(&[("other", "false")]));
+    assert_eq!(jane.turn(&old, Sent::Accepted, 40), sends(&[("news", "false")]), "its own event's turn");
+}
+
+#[test]
+fn a_request_that_was_begun_before_makes_nothing_good() {
+    let mut jane = Person::new();
+    let (old, new) = (offer(0, "a", &[("news", true)]), offer(5, "b", &[("news", false)]));
+    let Begun::Send(first) = jane.begin(1, &old, false, 6) else { panic!("sent") };
+    let Begun::Send(second) = jane.begin(2, &new, false, 6) else { panic!("sent") };
+    let ended = jane.end(1, &old, (false, &first.newest), Sent::Accepted, [6, 7]);
+    jane.end(701, &old, (false, &ended.moved_on.expect("a newer one is known")), Sent::Failed, [7, 7]);
+    // It was executed before the old one, and its answer came after.
+    jane.end(2, &new, (false, &second.newest), Sent::Accepted, [6, 8]);
+    jane.erase(Some(10), 1, 10);
+    assert_eq!(jane.turn(&old, Sent::Accepted, 20), sends(&[("news", "false")]));
+    assert!(jane.record().values.is_empty(), "nothing needs it any more");
+}
+
+#[test]
+fn a_grant_is_not_owed_once_its_person_was_erased() {
+    let (old, new) = (offer(0, "a", &[("news", false)]), offer(5, "b", &[("news", true)]));
+    let mut jane = Person::new();
+    let Begun::Send(ToSend { newest, .. }) = jane.begin(1, &old, false, 6) else { panic!("sent") };
+    jane.turn(&new, Sent::Accepted, 6);
+    assert!(jane.end(1, &old, (false, &newest), Sent::Accepted, [6, 7]).moved_on.is_some());
+    jane.erase(Some(10), 1, 10);
+    assert_eq!(jane.turn(&old, Sent::Accepted, 20), Turn::Erased);
+    let lapsed = rules::lapse(jane.record(), at(100_000)).expect("something goes");
+    assert!(lapsed.values.is_empty() && lapsed.owed.is_none());
+}
+
 #[test]
 fn what_an_erasure_kept_for_a_repair_goes_once_nothing_can_be_late() {
     let mut jane = Person::new();

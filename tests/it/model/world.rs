@@ -44,6 +44,10 @@ pub enum Without {
     NoteFirst,
     /// Nobody repairs.
     Repairs,
+    /// Beyond the bound the oldest doubts are forgotten.
+    JoinedDoubts,
+    /// What was accepted although newer was known is made good by its own event alone.
+    Owed,
     /// The order of versions counts from the arrival.
     OwnTime,
     /// Grants of an update that does not tell what it changed count from the update.
@@ -274,6 +278,8 @@ impl<'s> World<'s> {
                 self.witness.wrong.push("it never ends".to_owned());
                 return;
             }
+            // No two statements on one record have the same time.
+            self.now += Duration::from_micros(1);
             let worker = self.random.below(self.workers.len());
             match self.workers[worker].work.take() {
                 None => self.workers[worker].work = self.take(worker),
@@ -610,7 +616,9 @@ impl<'s> World<'s> {
     /// left twice.
     fn ask(&mut self, newest: &Values) -> Result<(Outcome, bool), Crash> {
         let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
-        let lately = self.now + Duration::from_secs(1 + self.random.below(latest) as u64);
+        // Often as late as can be.
+        let late = if self.random.percent(40) { latest } else { 1 + self.random.below(latest) };
+        let lately = self.now + Duration::from_secs(late as u64);
         let taken = self.now + Duration::from_millis(self.random.below(3_000) as u64);
         if self.faults && self.random.percent(self.scenario.unanswered) {
             return match self.random.below(20) {
@@ -689,6 +697,12 @@ fn own(offer: &Offer) -> Values {
 /// A record as it would be without a rule.
 fn taken_away(record: Record, without: Without) -> Record {
     let change: &dyn Fn(&mut Value) = match without {
+        Without::JoinedDoubts => &|record| {
+            record.get_mut("d").and_then(Value::as_object_mut).map(|doubts| doubts.remove("0"));
+        },
+        Without::Owed => &|record| {
+            record.as_object_mut().map(|record| record.remove("o"));
+        },
         Without::DoubtsOfErased if record.erased().is_some() => &|record| {
             record.as_object_mut().map(|record| record.remove("d"));
         },

@@ -375,7 +375,7 @@ impl Record {
             let joined = known.said.joined(&offered);
             outdated += usize::from(joined != offered);
             if joined != *known.said {
-                *known = Newest::new(joined, known.at_gate().cloned());
+                *known = known.replaced_by(joined);
             }
         }
         self.hear(offer, around.mapped.own());
@@ -664,6 +664,14 @@ impl Record {
 }
 
 impl Newest {
+    /// What is known once something newer was said. Where that is the same value, the gate accepted it
+    /// already, whatever it says of the next request.
+    fn replaced_by(&self, said: Said) -> Newest {
+        let accepted = self.accepted.filter(|_| said.choice() == self.said.choice());
+        let before = self.at_gate().filter(|_| accepted.is_none()).cloned();
+        Newest { accepted, ..Newest::new(said, before) }
+    }
+
     /// Whether it is a grant that the gate never accepted.
     fn is_new_grant(&self) -> bool {
         self.accepted.is_none() && self.said.grant().is_some()

@@ -351,6 +351,16 @@ fn no_erasure_ends_a_repair() {
     }
 }
 
+#[test]
+fn a_value_that_was_accepted_is_made_good_though_the_same_was_refused_later() {
+    let mut jane = Person::new();
+    jane.turn(&offer(0, "a", &[("news", true)]), Sent::Unknown, 0);
+    let withdrawal = offer(5, "b", &[("news", false)]);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sends_and_repairs(&[("news", "false")]));
+    jane.turn(&offer(9, "c", &[("news", false)]), Sent::Refused, 9);
+    assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 200), sends(&[("news", "false")]));
+}
+
 /// Two workers at once: the gate accepts an old grant although it accepted a withdrawal, and refuses
 /// what would correct that.
 fn overtaken() -> (Person, Offer) {

@@ -6,7 +6,7 @@
 
 mod discard;
 mod export;
-mod file;
+pub mod file;
 mod filter;
 mod import;
 mod letter;

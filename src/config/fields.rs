@@ -1,7 +1,7 @@
 //! Reads typed values out of a tree and collects every complaint on the way.
 
 use super::node::{Node, Place, Value, from_toml};
-use crate::shown::quoted;
+use crate::shown::{self, quoted};
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +15,8 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.text)
+        // What it quotes may hold anything.
+        write!(f, "{}: {}", self.place, shown::value(&self.text))
     }
 }
 
@@ -46,7 +47,7 @@ impl Problems {
 
     /// Records what works and may still surprise.
     pub fn warn(&self, place: &Place, text: impl fmt::Display) {
-        self.warnings.borrow_mut().push(format!("{place}: {text}"));
+        self.warnings.borrow_mut().push(shown::value(&format!("{place}: {text}")).into_owned());
     }
 
     /// All warnings so far, in the order found.
@@ -333,6 +334,26 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_complaint_quotes_begins_no_line_of_its_own() {
+        let problems = Problems::default();
+        let place = Place::File("acme.json".into());
+        problems.add(&place, "path \"a\nerror: b\u{202e}\" begins with no known root");
+        problems.warn(&place, "gate \"a\r\nok\"");
+        let told = problems
+            .take_warnings()
+            .into_iter()
+            .chain(problems.into_list().into_iter().map(|problem| problem.to_string()));
+        let told: Vec<String> = told.collect();
+        assert_eq!(
+            told,
+            [
+                "acme.json: gate \"a\\u000d\\u000aok\"",
+                "acme.json: path \"a\\u000aerror: b\\u202e\" begins with no known root"
+            ]
+        );
+    }
 
     #[test]
     fn durations_have_a_number_and_a_unit() {

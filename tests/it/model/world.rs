@@ -498,12 +498,12 @@ impl<'s> World<'s> {
                         ((), write)
                     });
                     self.witness.noted(&newest);
-                    self.crashes()?;
                 }
                 if !history.is_repair {
                     self.witness.merged(self.now, &slots, number);
                     self.witness.came(&slots, number);
                 }
+                self.crashes()?;
                 let (begun, opening) = (around.now, self.opening);
                 let begun = if self.without == Without::StoreClock { self.now } else { begun };
                 return Ok(Stage::Ask(Turn { id, begun, newest, is_repair_due: false, resends: 0, opening }));

@@ -28,6 +28,7 @@ mod newest;
 mod observed;
 mod outside;
 mod pooler;
+mod power;
 mod proxies;
 mod release;
 mod reload;

@@ -16,6 +16,7 @@ mod configuration;
 mod dead;
 mod delivery;
 mod documents;
+mod failover;
 mod failures;
 mod gate_simulator;
 mod half_open;

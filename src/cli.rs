@@ -78,7 +78,8 @@ pub enum Person {
     #[command(after_help = "Example:\n  consent-gate person show --integration acme jane@example.com --reveal")]
     Show(PersonShowArgs),
     /// Erase a person's record and dead letters, and skip older events of theirs from now on
-    #[command(after_help = "Example:\n  consent-gate person forget --integration acme jane@example.com")]
+    #[command(after_help = "Examples:\n  consent-gate person forget --integration acme jane@example.com\n  \
+        consent-gate person forget --integration acme --from persons.txt --yes")]
     Forget(PersonForgetArgs),
 }
 
@@ -103,8 +104,11 @@ pub struct PersonForgetArgs {
     #[arg(long, value_name = "NAME")]
     pub integration: String,
     /// The person's identifier, as in the events
-    #[arg(value_name = "IDENTIFIER")]
-    pub identifier: String,
+    #[arg(value_name = "IDENTIFIER", required_unless_present = "from", conflicts_with = "from")]
+    pub identifier: Option<String>,
+    /// Everybody in this file instead, an identifier a line; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
@@ -126,6 +130,9 @@ pub struct StoreAdoptArgs {
     /// Only for this integration
     #[arg(long, value_name = "NAME")]
     pub integration: Option<String>,
+    /// Take them though they are empty and the broker knows others: what those knew is lost
+    #[arg(long)]
+    pub lose_records: bool,
     /// Do not ask
     #[arg(long)]
     pub yes: bool,

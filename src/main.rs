@@ -73,14 +73,9 @@ async fn dispatch(cli: Cli, lines: &mut Option<Lines>) -> Result<(), Failure> {
             let (name, identifier) = (&args.integration, &args.identifier);
             ops::person::show(name, identifier, args.reveal, file, &environment, cli.json).await
         }
-        Command::Person(Person::Forget(args)) => {
-            let (name, identifier) = (&args.integration, &args.identifier);
-            ops::person::forget(name, identifier, args.yes, file, &environment, cli.json).await
-        }
+        Command::Person(Person::Forget(args)) => ops::forget::forget(args, file, &environment, cli.json).await,
         Command::Store(Store::Show) => ops::store::show(file, &environment, cli.json).await,
-        Command::Store(Store::Adopt(args)) => {
-            ops::store::adopt(args.integration.as_deref(), args.yes, file, &environment, cli.json).await
-        }
+        Command::Store(Store::Adopt(args)) => ops::store::adopt(args, file, &environment, cli.json).await,
         Command::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
         Command::Completions { shell } => ops::shell::completions(*shell),
         Command::Man { directory } => ops::shell::man(directory),

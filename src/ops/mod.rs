@@ -5,6 +5,7 @@
 pub mod check;
 pub mod dead;
 pub mod declare;
+pub mod forget;
 pub mod healthcheck;
 pub mod map;
 pub mod person;
@@ -18,6 +19,7 @@ use crate::integration::{Integration, Name};
 use crate::verdict::{self, Course};
 use crate::{record, shown, telemetry};
 use jiff::Timestamp;
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
@@ -35,6 +37,16 @@ pub enum Failure {
     Usage(String),
     /// Exit code 1.
     Failed(String),
+}
+
+impl Failure {
+    /// What is wrong, as a part of a longer text.
+    fn why(&self) -> Cow<'_, str> {
+        match self {
+            Failure::Configuration(_) => Cow::Owned(self.to_string()),
+            Failure::Usage(why) | Failure::Failed(why) => Cow::Borrowed(why),
+        }
+    }
 }
 
 impl fmt::Display for Failure {

@@ -1,11 +1,10 @@
-//! `person`: what is recorded of somebody, and how to forget it.
+//! `person show`: what is recorded of somebody.
 
-use super::dead::OfPerson;
 use super::store::compared;
-use super::{Failure, agreed, integration, log_access, named, print, talk};
-use crate::config::{self, Environment};
+use super::{Failure, integration, log_access, print};
+use crate::config::Environment;
 use crate::mapping::Choice;
-use crate::record::{Place, Record, Version};
+use crate::record::{Record, Version};
 use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
@@ -73,59 +72,4 @@ fn as_table(record: &Record, reveal: bool) -> String {
         text.push_str(&format!("erased: everything up to {at}\n"));
     }
     text
-}
-
-/// Forgets a person after asking, unless `yes`: record and dead letters, with a tombstone for what is
-/// still on its way.
-///
-/// # Errors
-/// Problems of configuration or usage (exit code 2); the records or the broker cannot be reached (1).
-pub async fn forget(
-    name: &str,
-    identifier: &str,
-    yes: bool,
-    file: Option<&Path>,
-    environment: &Environment,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let config = config::load(file, environment)?;
-    let integration = named(&config.integrations, name)?.clone();
-    let settings = config.settings;
-    // Before anything is counted or asked: an answer by the wrong records would be none.
-    let access = match settings.records.place {
-        Place::Off => None,
-        _ => Some(compared(&settings, &integration).await?),
-    };
-    if access.is_none() {
-        talk(
-            "no records are kept ([records] store is \"off\"): letters are removed and nothing is remembered, \
-            so an older event that is still on its way can bring the person back",
-        );
-    }
-    let theirs = OfPerson::count(settings.clone(), integration.clone(), identifier).await?;
-    let letters = theirs.letters;
-    let question = format!(
-        "forget this person under {}: what is recorded, and {letters} dead letters?{}",
-        integration.name,
-        if access.is_some() { " Older events of theirs will be skipped" } else { "" }
-    );
-    if !yes && !agreed(&question, "this cannot be taken back")? {
-        return Err(Failure::Failed("nothing was forgotten".to_owned()));
-    }
-    if theirs.unreadable > 0 {
-        talk(&format!("{} dead letters cannot be read and may be about anybody", theirs.unreadable));
-    }
-    // The record first: from then on no letter brings the person back.
-    let was_known = match &access {
-        None => false,
-        Some(access) => access.forget(&integration, identifier).await?,
-    };
-    let removed = theirs.remove().await?;
-    log_access(&settings, "person forget", &integration.name, 1);
-    if as_json {
-        return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": removed })));
-    }
-    let known = if was_known { "what was recorded is gone" } else { "nothing was recorded" };
-    let promise = if access.is_some() { "; older events of this person will be skipped" } else { "" };
-    print(&format!("{known}, dead letters removed: {removed}{promise}\n"))
 }

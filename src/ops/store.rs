@@ -4,6 +4,7 @@ use super::{Failure, agreed, print};
 use crate::broker;
 use crate::broker::claim::Look;
 use crate::broker::topology::{self, Declared};
+use crate::cli::StoreAdoptArgs;
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
 use crate::record::desk::Access;
@@ -72,39 +73,46 @@ fn shown(integration: &Integration, known: Option<&Claim>, refused: Option<Strin
 /// Lets the broker take these records as the right ones, after asking, unless `yes`.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); records or broker cannot be reached (1).
+/// Problems of configuration or usage, or empty records in place of known ones (exit code 2); records or
+/// broker cannot be reached (1).
 pub async fn adopt(
-    only: Option<&str>,
-    yes: bool,
+    args: &StoreAdoptArgs,
     file: Option<&Path>,
     environment: &Environment,
     as_json: bool,
 ) -> Result<(), Failure> {
     let Config { settings, integrations, .. } = config::load(file, environment)?;
     let place = &settings.records.place;
-    let adopting: Vec<&Integration> = match only {
+    let adopting: Vec<&Integration> = match &args.integration {
         None => integrations.iter().collect(),
         Some(name) => vec![super::named(&integrations, name)?],
     };
-    let own = Access::open(&settings.records).await?.claim().await?;
+    let access = Access::open(&settings.records).await?;
+    let own = access.claim().await?;
     let mut refused = Vec::new();
+    let mut lost = Vec::new();
     for integration in adopting {
         let look = look(&settings, integration).await?;
         let known = look.known();
         look.leave().await;
-        if known.as_ref().is_some_and(|known| own.follows(known, place).is_err()) {
-            refused.push(integration);
+        let Some(known) = known.filter(|known| own.follows(known, place).is_err()) else { continue };
+        refused.push(integration);
+        if known != Claim::off() {
+            lost.push(format!("{} (store {}, epoch {})", integration.name, known.store, known.epoch));
         }
     }
     let names: Vec<&str> = refused.iter().map(|integration| integration.name.as_str()).collect();
     if refused.is_empty() {
         return if as_json { Ok(()) } else { print("nothing to adopt: these are the records that the broker knows\n") };
     }
+    if !lost.is_empty() && !args.lose_records && access.count().await? == 0 {
+        return Err(Failure::Usage(would_lose(place, &lost)));
+    }
     let question = format!(
         "take {place} as the records of {}? What the former ones knew is lost: an old retry or letter can win once",
         names.join(", ")
     );
-    if !yes && !agreed(&question, "this changes which consents are known as the newest")? {
+    if !args.yes && !agreed(&question, "this changes which consents are known as the newest")? {
         return Err(Failure::Failed("nothing was adopted".to_owned()));
     }
     for integration in refused {
@@ -115,6 +123,17 @@ pub async fn adopt(
         print(&if as_json { format!("{line}\n") } else { format!("adopted  {name}\n") })?;
     }
     Ok(())
+}
+
+/// What is lost where records that know nobody take the place of others.
+fn would_lose(place: &Place, lost: &[String]) -> String {
+    format!(
+        "the records in {place} are empty, and the broker knows others: {}. With these, nobody knows any more which \
+         consents are the newest, which requests are in doubt and who was erased: an old retry, a late event or a \
+         replayed letter can bring back what was withdrawn or deleted since. Bring the others back (look first \
+         whether [records] store names the right place), or add --lose-records",
+        lost.join(", ")
+    )
 }
 
 /// The way to records that are there, after they were compared with what the broker knows of them.

@@ -78,6 +78,31 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
+/// Makes the directory where it is absent. Its name, and those of directories made above it, lie in the
+/// one above and are synced, or a cut of the power could take the whole store.
+fn make(directory: &Path) -> std::io::Result<()> {
+    let is_absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let made: Vec<&Path> = directory.ancestors().take_while(is_absent).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    for path in made {
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(above)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Syncs the names in a directory and in those below: the library syncs files and the directories that
+/// they are in, but not always the directory in which it made another one.
+fn sync_names(directory: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_names(&entry.path())?;
+        }
+    }
+    fs::File::open(directory)?.sync_all()
+}
+
 /// Whether there is a store in a directory. What cannot be looked at is told by whoever opens it.
 pub(super) fn is_in(directory: &Path) -> bool {
     !matches!(directory.join("version").try_exists(), Ok(false))
@@ -93,7 +118,7 @@ impl Embedded {
         let at = |what: &str, why: &dyn std::fmt::Display| {
             Failed::new(format!("{what} the records in {}: {why}", directory.display()))
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| at("cannot create", &e))?;
+        make(directory).map_err(|e| at("cannot create", &e))?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|e| at("cannot protect", &e))?;
         let builder =
             Database::builder(directory).worker_threads(1).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES);
@@ -112,6 +137,7 @@ impl Embedded {
         };
         let records = keyspace("records").map_err(|e| at("cannot open", &e))?;
         let notes = keyspace("notes").map_err(|e| at("cannot open", &e))?;
+        sync_names(directory).map_err(|e| at("cannot sync", &e))?;
         let secret = kept::<SECRET_BYTES>(&database, &notes, "secret").map_err(|e| at("cannot open", &e))?;
         let identity = kept::<IDENTITY_BYTES>(&database, &notes, "identity").map_err(|e| at("cannot open", &e))?;
         let shared = Arc::new(Shared::default());

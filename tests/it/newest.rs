@@ -15,7 +15,7 @@ use std::time::Duration;
 pub const JANE: &str = "jane@example.com";
 
 /// An event some seconds from now.
-fn dated(person: &str, seconds: i64, purposes: &[(&str, bool)]) -> Value {
+pub fn dated(person: &str, seconds: i64, purposes: &[(&str, bool)]) -> Value {
     let mut event = choice(person, true);
     let purposes: Vec<Value> = purposes.iter().map(|(id, on)| json!({ "id": id, "enabled": on })).collect();
     let at = Timestamp::now() + SignedDuration::from_secs(seconds);

@@ -1,14 +1,18 @@
 //! The records as a whole: lost, replaced, shared, asked by commands while a worker holds them.
 
-use super::harness::{Finished, Folder, Lab, Message, PgNode, Running, Schema, choice, note, poll_until, run};
+use super::harness::{Bench, Finished, Folder, Lab, Message, PgNode, Running, Schema, choice, note, poll_until, run};
 use super::newest::{JANE, at_gate, copy, deliver, news, quiet, shuffled};
 use serde_json::{Value, json};
 use std::fs;
 
 /// A command beside the worker, with the worker's environment.
 fn command(lab: &Lab, arguments: &[&str]) -> Finished {
+    command_with(lab, arguments, "")
+}
+
+fn command_with(lab: &Lab, arguments: &[&str], input: &str) -> Finished {
     let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    run(&lab.folder, &environment, arguments, b"")
+    run(&lab.folder, &environment, arguments, input.as_bytes())
 }
 
 /// The lines of a command that worked.
@@ -45,14 +49,18 @@ fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopt
     lab.publish(vec![news(JANE, -60, true).into()]);
     refused(&mut lab, "not those of this integration's earlier events");
     assert_eq!(lab.gate(0).outcome("accepted"), 1, "nothing is delivered in the meantime");
-    let unasked = command(&lab, &["store", "adopt"]);
+    let unasked = command(&lab, &["store", "adopt", "--lose-records"]);
     assert!(unasked.code == 2 && unasked.err.contains("add --yes"), "{}", unasked.err);
     let name = lab.integration().to_owned();
     let shown = command(&lab, &["store", "show", "--json"]);
     let line: Value = serde_json::from_str(shown.out.lines().nth(1).unwrap()).unwrap();
     assert_eq!((shown.code, &line["integration"], &line["ok"]), (1, &json!(name), &json!(false)));
     // The worker holds the records: the command asks it.
-    let adopted = lines(&lab, &["store", "adopt", "--yes", "--json"]);
+    let unmeant = command(&lab, &["store", "adopt", "--yes"]);
+    assert!(unmeant.code == 2 && unmeant.err.contains("add --lose-records"), "{}", unmeant.err);
+    assert!(unmeant.err.contains("are empty") && unmeant.err.contains("who was erased"), "{}", unmeant.err);
+    assert_eq!(command(&lab, &["store", "show"]).code, 1, "nothing was adopted");
+    let adopted = lines(&lab, &["store", "adopt", "--yes", "--lose-records", "--json"]);
     assert_eq!(adopted[0]["adopted"], name);
     lab.worker().line_with("ready: consuming");
     lab.settled(1);
@@ -181,6 +189,52 @@ fn a_person_is_shown_and_forgotten_while_the_worker_runs() {
     lab.stop();
     let after = lines(&lab, &person("show", &[]));
     assert!(after[0]["erased"].is_string(), "{after:?}");
+}
+
+#[test]
+fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
+    let mut lab = Lab::new();
+    lab.start();
+    let john = "john@example.com";
+    lab.publish(vec![news(JANE, -60, true).into(), news(john, -60, true).into()]);
+    lab.settled(2);
+    lab.bench.publish("", &lab.queue(".dead"), vec![news(john, -90, true).into()]);
+    poll_until("the letter", || (lab.bench.depth(&lab.queue(".dead")) == 1).then_some(()));
+    let name = lab.integration().to_owned();
+    let forget = |more: &[&'static str]| [&["person", "forget", "--integration", &name, "--from"][..], more].concat();
+    // One line is bad: nobody is forgotten.
+    lab.folder.write("bad.txt", format!("{JANE}\n 17\n{john}\nj\tohn\n"));
+    let bad = command(&lab, &forget(&["bad.txt", "--yes"]));
+    assert!(bad.code == 2 && bad.out.is_empty(), "{}", bad.out);
+    assert!(bad.err.contains("line 2: ") && bad.err.contains("line 4: ") && !bad.err.contains("ohn"), "{}", bad.err);
+    assert!(lines(&lab, &["person", "show", "--integration", &name, JANE, "--json"])[0]["property"].is_string());
+    let file = format!("\u{feff}{JANE}\r\n\r\nnobody@example.com\r\n{john}\r\n");
+    let unasked = command_with(&lab, &forget(&["-"]), &file);
+    assert!(unasked.code == 2 && unasked.err.contains("add --yes"), "{}", unasked.err);
+    // Another command has the letters: each line says so, and the same command goes on later.
+    let lock = Bench::hold_lock(&lab.queue(".dead.lock"));
+    let refused = command_with(&lab, &forget(&["-", "--yes"]), &file);
+    assert!(refused.code == 1 && refused.err.contains("3 of 3 persons were not forgotten"), "{}", refused.err);
+    assert!(
+        refused.out.starts_with("line 1: refused: ") && refused.out.contains("line 4: refused: "),
+        "{}",
+        refused.out
+    );
+    drop(lock);
+    lab.folder.write("persons.txt", &file);
+    let forgotten = command(&lab, &forget(&["persons.txt", "--yes"]));
+    assert_eq!(forgotten.code, 0, "{}", forgotten.err);
+    let told = "line 1: done, dead letters removed: 0\nline 3: nothing known\nline 4: done, dead letters removed: 1\n";
+    assert_eq!(forgotten.out, told);
+    assert!(forgotten.err.contains("personal data was touched") && !forgotten.err.contains('@'), "{}", forgotten.err);
+    assert!(!lab.worker().text().contains("@example.com"));
+    lab.publish([JANE, "nobody@example.com", john].map(|person| news(person, -30, true).into()).into());
+    lab.settled(5);
+    assert_eq!(lab.gate(0).outcome("accepted"), 2, "older events are skipped");
+    lab.stop();
+    // No worker: the command opens the records itself.
+    let again = lines(&lab, &forget(&["persons.txt", "--yes", "--json"]));
+    assert!(again.iter().all(|line| line["forgotten"] == true && line["was_known"] == true), "{again:?}");
 }
 
 #[test]

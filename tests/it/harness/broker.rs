@@ -285,6 +285,16 @@ impl Bench {
         });
     }
 
+    /// Holds a lock of the worker or its commands, for as long as the connection lives.
+    pub fn hold_lock(queue: &str) -> Bench {
+        let holder = Bench::at(&url());
+        holder.block_on(async {
+            let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+            holder.channel().await.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap();
+        });
+        holder
+    }
+
     pub fn declare_exchange(&self, exchange: &str, kind: ExchangeKind) {
         self.block_on(async {
             let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };

@@ -5,6 +5,7 @@ mod broker;
 mod faults;
 mod lab;
 mod postgres;
+mod power;
 mod process;
 mod way;
 
@@ -12,6 +13,7 @@ pub use broker::{Bench, Letter, Message, Node, ctl, unacked, url};
 pub use faults::library as fault_library;
 pub use lab::{Lab, PASSWORD, document};
 pub use postgres::{Node as PgNode, Schema};
+pub use power::Power;
 pub use process::{Finished, Running, run};
 pub use way::Way;
 

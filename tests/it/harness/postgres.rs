@@ -75,8 +75,12 @@ impl Node {
 
     fn script(&self, verb: &str) -> Command {
         let mut command = script();
-        command.envs(self.environment.iter().cloned()).arg(verb).arg(self.folder.0.join("node"));
+        command.envs(self.environment.iter().cloned()).arg(verb).arg(self.place());
         command
+    }
+
+    fn place(&self) -> PathBuf {
+        self.folder.0.join("node")
     }
 
     /// Starts it again, with everything that it kept.
@@ -98,6 +102,23 @@ impl Node {
         run(self.script("pool").arg(mode).env("CONSENT_GATE_POOL_SIZE", connections.to_string()))
     }
 
+    /// Starts a node that has everything of this one: from now on it commits nothing that the other lacks.
+    pub fn replica(&self) -> Node {
+        let mut node = Node { folder: Folder::new(), environment: Vec::new(), url: String::new() };
+        node.url = run(node.script("replica").arg(self.place()));
+        node
+    }
+
+    /// Lets a replica take over from the node that it follows.
+    pub fn promote(&self) {
+        run(&mut self.script("promote"));
+    }
+
+    /// Lets the `PgBouncer` in front of this node lead to another one.
+    pub fn lead_to(&self, other: &Node) {
+        run(self.script("lead").arg(other.place()));
+    }
+
     /// What a statement gives to the superuser.
     pub fn sql(&self, statement: &str) -> String {
         run(&mut psql(self.script("sql"), &[statement]))
@@ -117,7 +138,7 @@ impl Node {
     }
 
     fn data(&self) -> PathBuf {
-        let node = self.folder.0.join("node");
+        let node = self.place();
         fs::read_to_string(node.join("elsewhere")).map_or_else(|_| node.join("data"), |path| path.trim().into())
     }
 }

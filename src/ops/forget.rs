@@ -1,0 +1,265 @@
+//! `person forget`: records and dead letters of one person, or of everybody whom a file names.
+//!
+//! Each person is forgotten by itself, in the order of the file: one that fails holds up nobody, and the
+//! same command with the same file goes on where it failed.
+
+use super::dead::OfPerson;
+use super::store::compared;
+use super::{Failure, agreed, log_access, named, print, talk, usage};
+use crate::cli::PersonForgetArgs;
+use crate::config::{self, Environment, Settings};
+use crate::integration::Integration;
+use crate::record::Place;
+use crate::record::desk::Access;
+use crate::shown;
+use serde_json::json;
+use std::borrow::Cow;
+use std::io::Read;
+use std::path::Path;
+
+/// The longest identifier that a line may hold, in bytes: a longer one is another kind of file.
+const LONGEST_IDENTIFIER: usize = 4_096;
+
+/// Forgets people after asking, unless told not to: record and dead letters, with a tombstone for what
+/// is still on its way.
+///
+/// # Errors
+/// Problems of configuration or usage, with every line that names nobody (exit code 2); the records or
+/// the broker cannot be reached, or somebody was not forgotten (1).
+pub async fn forget(
+    args: &PersonForgetArgs,
+    file: Option<&Path>,
+    environment: &Environment,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let persons = args.from.as_deref().map(read).transpose()?;
+    let config = config::load(file, environment)?;
+    let integration = named(&config.integrations, &args.integration)?.clone();
+    // Before anything is counted or asked: an answer by the wrong records would be none.
+    let access = match config.settings.records.place {
+        Place::Off => None,
+        _ => Some(compared(&config.settings, &integration).await?),
+    };
+    if access.is_none() {
+        talk(
+            "no records are kept ([records] store is \"off\"): letters are removed and nothing is remembered, \
+            so an older event that is still on its way can bring the person back",
+        );
+    }
+    let forgetting = Forgetting { settings: config.settings, integration, access, yes: args.yes, as_json };
+    match (persons, &args.identifier) {
+        (Some(persons), _) => forgetting.everybody(&persons).await,
+        (None, Some(identifier)) => forgetting.one(identifier).await,
+        (None, None) => Err(Failure::Usage("name a person, or a file with --from".to_owned())),
+    }
+}
+
+/// A line that names a person.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    number: usize,
+    identifier: String,
+}
+
+/// What was there of a person.
+struct Forgotten {
+    was_known: bool,
+    letters: u32,
+    /// Letters of which nobody can say who they are about.
+    unreadable: u32,
+}
+
+struct Forgetting {
+    settings: Settings,
+    integration: Integration,
+    /// `None` where no records are kept.
+    access: Option<Access>,
+    yes: bool,
+    as_json: bool,
+}
+
+impl Forgetting {
+    async fn one(&self, identifier: &str) -> Result<(), Failure> {
+        let theirs = self.letters_of(identifier).await?;
+        self.ask(&format!("this person under {}: what is recorded, and {} dead letters", self.name(), theirs.letters))?;
+        let Forgotten { was_known, letters, unreadable } = self.erase(identifier, theirs).await?;
+        log_access(&self.settings, "person forget", &self.integration.name, 1);
+        warn_of(unreadable);
+        if self.as_json {
+            return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": letters })));
+        }
+        let known = if was_known { "what was recorded is gone" } else { "nothing was recorded" };
+        let promise = if self.access.is_some() { "; older events of this person will be skipped" } else { "" };
+        print(&format!("{known}, dead letters removed: {letters}{promise}\n"))
+    }
+
+    async fn everybody(&self, persons: &[Line]) -> Result<(), Failure> {
+        let count = persons.len();
+        self.ask(&format!("{count} persons under {}: what is recorded, and their dead letters", self.name()))?;
+        let (mut done, mut unreadable) = (0, 0);
+        for Line { number, identifier } in persons {
+            let forgotten = match self.letters_of(identifier).await {
+                Ok(theirs) => self.erase(identifier, theirs).await,
+                Err(failure) => Err(failure),
+            };
+            if let Ok(forgotten) = &forgotten {
+                done += 1;
+                unreadable = forgotten.unreadable;
+            }
+            print(&self.result(*number, forgotten))?;
+        }
+        if done > 0 {
+            log_access(&self.settings, "person forget --from", &self.integration.name, done as u64);
+        }
+        warn_of(unreadable);
+        if done == count {
+            return Ok(());
+        }
+        let refused = count - done;
+        Err(Failure::Failed(format!("{refused} of {count} persons were not forgotten; type the same again to go on")))
+    }
+
+    fn name(&self) -> &str {
+        self.integration.name.as_str()
+    }
+
+    fn ask(&self, what: &str) -> Result<(), Failure> {
+        let promise = if self.access.is_some() { " Older events of theirs will be skipped" } else { "" };
+        if !self.yes && !agreed(&format!("forget {what}?{promise}"), "this cannot be taken back")? {
+            return Err(Failure::Failed("nothing was forgotten".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn letters_of(&self, identifier: &str) -> Result<OfPerson, Failure> {
+        OfPerson::count(self.settings.clone(), self.integration.clone(), identifier).await
+    }
+
+    async fn erase(&self, identifier: &str, theirs: OfPerson) -> Result<Forgotten, Failure> {
+        let unreadable = theirs.unreadable;
+        // The record first: from then on no letter brings the person back.
+        let was_known = match &self.access {
+            None => false,
+            Some(access) => access.forget(&self.integration, identifier).await?,
+        };
+        Ok(Forgotten { was_known, letters: theirs.remove().await?, unreadable })
+    }
+
+    /// What became of the person whom a line names. The line's number stands for the identifier.
+    fn result(&self, line: usize, forgotten: Result<Forgotten, Failure>) -> String {
+        let told = match forgotten {
+            Ok(Forgotten { was_known, letters, .. }) if self.as_json => {
+                json!({ "line": line, "forgotten": true, "was_known": was_known, "letters": letters }).to_string()
+            }
+            Ok(Forgotten { was_known: false, letters: 0, .. }) => format!("line {line}: nothing known"),
+            Ok(Forgotten { letters, .. }) => format!("line {line}: done, dead letters removed: {letters}"),
+            Err(failure) if self.as_json => {
+                json!({ "line": line, "forgotten": false, "refused": failure.why() }).to_string()
+            }
+            Err(failure) => format!("line {line}: refused: {}", shown::value(&failure.why())),
+        };
+        format!("{told}\n")
+    }
+}
+
+fn warn_of(unreadable: u32) {
+    if unreadable > 0 {
+        talk(&format!("{unreadable} dead letters cannot be read and may be about anybody"));
+    }
+}
+
+/// Reads everybody whom a file or, for `-`, standard input names.
+fn read(path: &Path) -> Result<Vec<Line>, Failure> {
+    let which = path.display();
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    read.map_err(|error| {
+        Failure::Usage(format!("{which} cannot be read: {error}; name a file, or - for standard input"))
+    })?;
+    let persons = lines(&bytes).map_err(|bad| usage(bad.iter().map(|why| format!("{which}, {why}")).collect()))?;
+    if persons.is_empty() {
+        return Err(Failure::Usage(format!("{which} names nobody; write one identifier a line")));
+    }
+    Ok(persons)
+}
+
+/// The lines of a file that name somebody (pure). Blank ones, a byte order mark and the line ends of
+/// other systems change nothing.
+///
+/// # Errors
+/// Every line that is no identifier, by its number alone: what it says is personal.
+fn lines(bytes: &[u8]) -> Result<Vec<Line>, Vec<String>> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(vec!["line 1: the file is saved as UTF-16; save it as UTF-8".to_owned()]);
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let (mut persons, mut bad) = (Vec::new(), Vec::new());
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let number = index + 1;
+        match identifier(line.strip_suffix(b"\r").unwrap_or(line)) {
+            Ok(None) => {}
+            Ok(Some(identifier)) => persons.push(Line { number, identifier: identifier.to_owned() }),
+            Err(why) => bad.push(format!("line {number}: {why}")),
+        }
+    }
+    if bad.is_empty() { Ok(persons) } else { Err(bad) }
+}
+
+/// The identifier in a line, if it is not blank. What it may not be is never what events carry, so it
+/// would forget nobody and say so of somebody.
+fn identifier(line: &[u8]) -> Result<Option<&str>, &'static str> {
+    if line.len() > LONGEST_IDENTIFIER {
+        return Err("longer than 4,096 bytes, so it is no identifier");
+    }
+    let text = std::str::from_utf8(line).map_err(|_| "not UTF-8; save the file as UTF-8")?;
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    if matches!(shown::value(text), Cow::Owned(_)) {
+        return Err("it holds a character that cannot be seen; write one bare identifier a line");
+    }
+    // Of e-mail addresses they are not compared.
+    if text.trim() != text && !text.contains('@') {
+        return Err("blanks around it would be part of it; remove them");
+    }
+    if text.trim().starts_with('"') && text.trim().ends_with('"') {
+        return Err("quotes around it would be part of it; remove them");
+    }
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Vec<(usize, String)> {
+        lines(text.as_bytes()).unwrap().into_iter().map(|Line { number, identifier }| (number, identifier)).collect()
+    }
+
+    #[test]
+    fn blank_lines_line_ends_and_a_byte_order_mark_change_nothing() {
+        let named = |number, text: &str| (number, text.to_owned());
+        let persons = [named(1, "jane@example.com"), named(3, "A 17"), named(4, " John@Example.com ")];
+        assert_eq!(read("\u{feff}jane@example.com\r\n\r\nA 17\r\n John@Example.com \r\n  \r\n"), persons);
+        assert_eq!(read("jane@example.com\n\nA 17\n John@Example.com "), persons);
+        assert_eq!(read("\n \n"), []);
+    }
+
+    #[test]
+    fn every_bad_line_is_told_at_once_and_none_is_quoted() {
+        let long = "x".repeat(LONGEST_IDENTIFIER + 1);
+        let text = format!("jane@example.com\n 17\n\"17\"\nj\u{200b}ane\nj\tane\n{long}\n\u{fe}\n");
+        let mut bytes = text.into_bytes();
+        bytes.extend(b"\xff\n");
+        let bad = lines(&bytes).unwrap_err();
+        let numbers: Vec<&str> = bad.iter().map(|why| why.split(':').next().unwrap()).collect();
+        assert_eq!(numbers, ["line 2", "line 3", "line 4", "line 5", "line 6", "line 8"], "{bad:?}");
+        assert!(bad.iter().all(|why| !why.contains("17") && !why.contains("ane") && !why.contains("xx")), "{bad:?}");
+        let utf_16 = lines(b"\xff\xfej\0").unwrap_err();
+        assert!(utf_16[0].contains("UTF-16"), "{utf_16:?}");
+    }
+}

@@ -87,19 +87,51 @@ fn log_access(settings: &Settings, command: &str, integration: &Name, persons: u
     tracing::info!(user, command, integration = integration.as_str(), persons, "personal data was touched");
 }
 
+/// Columns as wide as their widest cells; one without any is left out.
+#[derive(Default)]
+struct Columns {
+    widths: Vec<usize>,
+    head: Vec<String>,
+}
+
+impl Columns {
+    /// Makes room for a row.
+    fn widen(&mut self, row: &[String]) {
+        self.widths.resize(self.widths.len().max(row.len()), 0);
+        for (width, cell) in self.widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+
+    /// Gives each column its name, but for those that nobody needs.
+    fn headed(mut self, names: &[&str]) -> Columns {
+        let name = |(width, name): (&usize, &&str)| if *width == 0 { String::new() } else { (*name).to_owned() };
+        self.head = self.widths.iter().zip(names).map(name).collect();
+        let head = self.head.clone();
+        self.widen(&head);
+        self
+    }
+
+    fn head(&self) -> String {
+        self.line(&self.head)
+    }
+
+    fn line(&self, row: &[String]) -> String {
+        let cells = row.iter().zip(&self.widths).filter(|(_, width)| **width > 0);
+        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    }
+}
+
 /// Rows in columns; the first row is the head.
 fn table(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| shown::value(cell).into_owned()).collect()).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
-    let width = |column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    let mut columns = Columns::default();
+    for row in &rows {
+        columns.widen(row);
+    }
+    rows.iter().map(|row| columns.line(row)).collect()
 }
 
 /// Writes data to standard output, without anything that a terminal would obey. A reader that went

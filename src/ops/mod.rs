@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Once;
 
 /// The largest event that a command reads: enough to show that it is too large.
-const MAX_EVENT: u64 = 2 * crate::verdict::MAX_BODY as u64;
+const MAX_EVENT: u64 = 2 * crate::event::MAX_BODY as u64;
 
 /// Why a command did not do its work; its variants are the exit codes.
 #[derive(Debug)]

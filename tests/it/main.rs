@@ -9,6 +9,7 @@
 mod harness;
 
 mod allocations;
+mod arrivals;
 mod aside;
 mod chaos;
 mod commands;

@@ -131,7 +131,7 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
 
 /// What the mapping alone says of a letter.
 pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Outlook {
-    let (_, planned) = plan(letter.body, &session.integration, now);
+    let (_, planned) = plan(letter.whole(), &session.integration, now);
     let known = super::outlook::Known::Untold;
     super::outlook::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
 }

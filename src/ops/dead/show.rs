@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 /// Instead of a value that may be somebody's.
 const HIDDEN: &str = "(hidden)";
-/// Instead of a body that is not text.
+/// Instead of a body that is not text, nor packed text.
 const BINARY: &str = "(not UTF-8; export has it)";
 
 /// Shows the letters with this id; usually it is one.
@@ -81,7 +81,7 @@ impl Asking<'_> {
         now: Timestamp,
     ) -> Result<(Result<Plan, Course>, Outlook), Failure> {
         let integration = &self.session.integration;
-        let (_, planned) = plan(letter.body, integration, now);
+        let (_, planned) = plan(letter.whole(), integration, now);
         let known = match (&self.records, &planned) {
             (Some(records), Ok(Plan::Send(send))) => {
                 Known::Told(Box::new(records.person(&integration.records, &send.identifier).await?))
@@ -146,8 +146,9 @@ impl Whole<'_, '_> {
         told.collect()
     }
 
-    fn body(&self) -> &str {
-        if self.reveal { std::str::from_utf8(self.letter.body).unwrap_or(BINARY) } else { HIDDEN }
+    fn body(&self) -> String {
+        let text = if self.reveal { self.letter.whole().text() } else { Some(HIDDEN.to_owned()) };
+        text.unwrap_or_else(|| BINARY.to_owned())
     }
 
     /// Why nothing would be sent, as far as it names only fields and types.
@@ -198,7 +199,7 @@ impl Whole<'_, '_> {
         rows.extend(headers::moved(letter.properties).map(|moved| row("moved", &format!("by the broker: {moved}"))));
         rows.extend(self.headers().into_iter().map(|(name, value)| row("header", &format!("{name}: {value}"))));
         rows.extend(self.properties().into_iter().map(|(name, value)| row("property", &format!("{name}: {value}"))));
-        rows.push(row("body", self.body()));
+        rows.push(row("body", &self.body()));
         table(&rows) + &self.history()
     }
 

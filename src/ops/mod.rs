@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, talk to standard error.
 
+mod audit;
 pub mod check;
 pub mod dead;
 pub mod declare;
@@ -14,14 +15,13 @@ pub mod store;
 
 use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, Problem, Settings};
-use crate::integration::{Integration, Name};
+use crate::integration::Integration;
 use crate::verdict::{self, Course};
-use crate::{record, shown, telemetry};
+use crate::{record, shown};
 use jiff::Timestamp;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
-use std::sync::Once;
 
 /// The largest event that a command reads: enough to show that it is too large.
 const MAX_EVENT: u64 = 2 * crate::event::MAX_BODY as u64;
@@ -77,14 +77,6 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// Leaves a line in the log of who saw or removed personal data, of how many.
-fn log_access(settings: &Settings, command: &str, integration: &Name, persons: u64) {
-    static STARTED: Once = Once::new();
-    STARTED.call_once(|| telemetry::start(settings.log));
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
-    tracing::info!(user, command, integration = integration.as_str(), persons, "personal data was touched");
 }
 
 /// Columns as wide as their widest cells; one without any is left out.

@@ -1,8 +1,10 @@
 //! `person`: what is recorded of somebody, and how to forget it.
 
+use super::audit::{audit, one_person};
 use super::dead::OfPerson;
 use super::store::compared;
-use super::{Failure, agreed, integration, log_access, named, print, talk};
+use super::{Failure, agreed, integration, named, print, talk};
+use crate::audit::Command;
 use crate::config::{self, Environment};
 use crate::mapping::Choice;
 use crate::record::{Place, Record, Version};
@@ -30,7 +32,7 @@ pub async fn show(
         return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
     };
     if reveal {
-        log_access(&settings, "person show --reveal", &integration.name, 1);
+        audit(&settings, &integration.name, Command::PersonShow, one_person()).await;
     }
     print(&if as_json { as_lines(&record, reveal) } else { as_table(&record, reveal) })
 }
@@ -115,13 +117,13 @@ pub async fn forget(
     if theirs.unreadable > 0 {
         talk(&format!("{} dead letters cannot be read and may be about anybody", theirs.unreadable));
     }
+    audit(&settings, &integration.name, Command::PersonForget, one_person()).await;
     // The record first: from then on no letter brings the person back.
     let was_known = match &access {
         None => false,
         Some(access) => access.forget(&integration, identifier).await?,
     };
     let removed = theirs.remove().await?;
-    log_access(&settings, "person forget", &integration.name, 1);
     if as_json {
         return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": removed })));
     }

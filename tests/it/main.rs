@@ -11,6 +11,7 @@ mod harness;
 mod allocations;
 mod arrivals;
 mod aside;
+mod audits;
 mod chaos;
 mod commands;
 mod configuration;

@@ -5,10 +5,11 @@
 use super::filter::Filter;
 use super::letter::Letter;
 use super::{Place, Session, letters, size, talk, when};
+use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::ListArgs;
 use crate::event::TYPES;
-use crate::ops::{Columns, Failure, log_access, print, usage};
+use crate::ops::{Columns, Failure, print, usage};
 use crate::plan::Brief;
 use crate::shown;
 use crate::verdict::Death;
@@ -48,13 +49,13 @@ pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
             Ok(false)
         })
         .await?;
+    if args.reveal && !args.group {
+        let persons = found.rows.iter().filter(|row| row.person.is_some()).count();
+        session.audit(Command::DeadList, args.pile.pile(), &filter, Some(persons as u64)).await;
+    }
     session.letters.close().await;
     if let Some(hint) = hint(found.most_returns) {
         talk(&hint);
-    }
-    if args.reveal && !args.group {
-        let persons = found.rows.iter().filter(|row| row.person.is_some()).count();
-        log_access(&session.settings, "dead list --reveal", &session.integration.name, persons as u64);
     }
     found.rows.sort_by_key(|row| row.died_ms);
     found.rows.truncate(filter.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));

@@ -7,6 +7,7 @@ use super::pace::{Rate, share};
 use super::run::{Ended, Run};
 use super::show::Asking;
 use super::{Place, Session, letters};
+use crate::audit::Command;
 use crate::cli::ReplayArgs;
 use crate::config::parse_duration;
 use crate::ops::{Failure, agreed, print, usage};
@@ -74,6 +75,7 @@ pub async fn replay(args: &ReplayArgs, place: &Place<'_>) -> Result<(), Failure>
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {
         return Err(Failure::Failed("nothing was replayed".to_owned()));
     }
+    session.audit(Command::DeadReplay, args.pile.pile(), &options.filter, Some(forecast.asked.into())).await;
     session.letters.begin_to_remove().await?;
     let ended = Run::begin(&session, &options, now).await?.finish().await;
     session.letters.close().await;

@@ -4,9 +4,10 @@ use super::filter::Filter;
 use super::letter::Letter;
 use super::outlook::{Known, Outlook, would};
 use super::{Place, Session, size, when};
+use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::{Selection, ShowArgs};
-use crate::ops::{Failure, log_access, print, table, usage};
+use crate::ops::{Failure, print, table, usage};
 use crate::plan::{Brief, Plan, plan};
 use crate::record::desk::Access;
 use crate::verdict::Course;
@@ -42,15 +43,15 @@ pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
             Ok(false)
         })
         .await?;
+    if args.reveal && !shown.is_empty() {
+        session.audit(Command::DeadShow, args.pile.pile(), &by_event, Some(shown.len() as u64)).await;
+    }
     session.letters.close().await;
     if shown.is_empty() {
         return Err(Failure::Failed(format!(
             "no letter \"{}\" among {all}; name it by its event's id, or by the 12 digits that dead list shows",
             args.id
         )));
-    }
-    if args.reveal {
-        log_access(&session.settings, "dead show --reveal", &session.integration.name, shown.len() as u64);
     }
     print(&shown.join("\n"))
 }

@@ -1,0 +1,31 @@
+//! What a command that touches personal data says of itself, before it shows or does anything.
+
+use super::talk;
+use crate::audit::{Command, Entry, Scope};
+use crate::broker;
+use crate::config::Settings;
+use crate::integration::Name;
+use crate::telemetry;
+use serde_json::json;
+use std::sync::Once;
+
+/// Tells it on standard error and to the worker. When the broker does not take it, the command goes on
+/// with a warning: a full queue must not keep an operator from an outage.
+pub async fn audit(settings: &Settings, integration: &Name, command: Command, scope: Scope) {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| telemetry::start(settings.log));
+    let entry = Entry::own(command, scope);
+    entry.log(integration.as_str());
+    let written = json!(entry).to_string();
+    if let Err(error) = broker::audit::put(&settings.broker, integration, written.as_bytes()).await {
+        talk(&format!(
+            "warning: this is not in the worker's log, only above ({error}); \
+            consent-gate declare makes the queue, a running worker empties it"
+        ));
+    }
+}
+
+/// One person, who is not named.
+pub fn one_person() -> Scope {
+    Scope { queue: "records".to_owned(), filter: "one person".to_owned(), count: Some(1) }
+}

@@ -9,17 +9,20 @@ use crate::telemetry;
 use serde_json::json;
 use std::sync::Once;
 
-/// Tells it on standard error and to the worker. When the broker does not take it, the command goes on
-/// with a warning: a full queue must not keep an operator from an outage.
+/// Tells it to the worker, and on standard error, but for a replay: that reports itself. When the broker
+/// does not take it, the command goes on with a warning: a full queue must not keep an operator from an
+/// outage.
 pub async fn audit(settings: &Settings, integration: &Name, command: Command, scope: Scope) {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| telemetry::start(settings.log));
     let entry = Entry::own(command, scope);
-    entry.log(integration.as_str());
+    if command != Command::DeadReplay {
+        entry.log(integration.as_str());
+    }
     let written = json!(entry).to_string();
     if let Err(error) = broker::audit::put(&settings.broker, integration, written.as_bytes()).await {
         talk(&format!(
-            "warning: this is not in the worker's log, only above ({error}); \
+            "warning: this is not in the worker's log ({error}); \
             consent-gate declare makes the queue, a running worker empties it"
         ));
     }

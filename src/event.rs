@@ -2,14 +2,20 @@
 //!
 //! Tolerant on purpose: unknown fields are ignored, and a field is looked at only when somebody
 //! needs it. The shapes are those of Didomi's documentation: webhook envelopes of six types, bare
-//! events, and flattened ones (`event/flat.rs`). A defect names fields and types, never values.
+//! events, and flattened ones (`event/flat.rs`). A defect names the field, what was found there by its
+//! kind, and what would be right, never a value.
 
+mod body;
 mod flat;
+mod instant;
 mod json;
 
+pub use body::{Body, MAX_BODY};
+pub use instant::{EXPECTED as AN_INSTANT, instant};
 pub use json::{Fields, Json, METADATA};
 
 use jiff::Timestamp;
+use std::borrow::Cow;
 use std::fmt;
 
 /// The types of Didomi's webhook envelopes, as they are written there.
@@ -85,10 +91,16 @@ impl Defect {
         Defect(vec![format!("{place}: {what}")])
     }
 
+    /// The defect of a place at which something else was found.
+    #[must_use]
+    pub fn expected(place: &str, expected: &str, found: &str) -> Defect {
+        Defect::at(place, format_args!("expected {expected}, found {found}"))
+    }
+
     /// The defect of a value whose type is not the one expected.
     #[must_use]
     pub fn wrong_type(place: &str, expected: &str, found: &Json<'_>) -> Defect {
-        Defect::at(place, format_args!("expected {expected}, found {}", found.type_name()))
+        Defect::expected(place, expected, found.type_name())
     }
 
     /// Both defects in one, so that all are reported together.
@@ -109,6 +121,27 @@ impl fmt::Display for Defect {
     }
 }
 
+/// Why a message cannot be read at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    Defective(Defect),
+    /// It unpacks to more than [`MAX_BODY`].
+    TooLarge(Defect),
+}
+
+impl From<Defect> for Unreadable {
+    fn from(defect: Defect) -> Unreadable {
+        Unreadable::Defective(defect)
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Unreadable::Defective(defect) | Unreadable::TooLarge(defect)) = self;
+        defect.fmt(f)
+    }
+}
+
 /// One message of the bus, decoded as far as every event needs it.
 #[derive(Clone, Debug)]
 pub struct Event<'b> {
@@ -121,11 +154,25 @@ pub struct Event<'b> {
 /// Decodes a message's body. Fields of the `unread` names are only compared: nobody may ask for them.
 ///
 /// # Errors
-/// The body is not a JSON object, or neither an envelope nor a bare event.
-pub fn decode<'b>(body: &'b [u8], unread: &[&str]) -> Result<Event<'b>, Defect> {
-    // serde_json's message would quote the body; its position is enough.
-    let value = json::read(body, unread)
-        .map_err(|e| Defect::at("body", format_args!("not JSON, at line {} column {}", e.line(), e.column())))?;
+/// The body cannot be unpacked, is not a JSON object, or neither an envelope nor a bare event.
+pub fn decode<'b>(body: impl Into<Body<'b>>, unread: &[&str]) -> Result<Event<'b>, Unreadable> {
+    Ok(shaped(parse(body.into().json()?, unread)?)?)
+}
+
+/// What is packed, or has damaged texts, is read by copying it.
+fn parse<'b>(body: Cow<'b, [u8]>, unread: &[&str]) -> Result<Json<'b>, Defect> {
+    let read = match &body {
+        Cow::Borrowed(body) => json::read(body, unread),
+        Cow::Owned(body) => json::copy(body),
+    };
+    read.or_else(|error| json::copy_damaged(&body).ok_or(error)).map_err(|error| {
+        // serde_json's message would quote the body; its position is enough.
+        let found = if error.is_eof() { "it cut off" } else { "something else" };
+        Defect::expected("body", "JSON", &format!("{found} at line {} column {}", error.line(), error.column()))
+    })
+}
+
+fn shaped(value: Json<'_>) -> Result<Event<'_>, Defect> {
     let Json::Object(fields) = value else {
         return Err(Defect::wrong_type("body", "an object", &value));
     };
@@ -139,7 +186,8 @@ pub fn decode<'b>(body: &'b [u8], unread: &[&str]) -> Result<Event<'b>, Defect> 
 
 fn bare(fields: Fields<'_>) -> Result<Event<'_>, Defect> {
     if !fields.contains_key("user") && !fields.contains_key("consents") {
-        return Err(Defect::at("body", "neither an envelope (no type) nor a consent event (no user, no consents)"));
+        let expected = "an envelope with a type, or a consent event with user or consents";
+        return Err(Defect::expected("body", expected, "an object without any of them"));
     }
     Ok(Event { kind: Kind::EventCreated, envelope_regulation: None, entity: Json::Object(fields), previous: None })
 }
@@ -173,9 +221,9 @@ impl<'b> Event<'b> {
         match &self.entity {
             Json::Object(entity) => Ok(entity),
             Json::Null if self.kind == Kind::EventUpdated || self.kind == Kind::UserUpdated => {
-                Err(Defect::at("parameters.new_entity", "missing"))
+                Err(Defect::expected("parameters.new_entity", "an object", "nothing"))
             }
-            Json::Null => Err(Defect::at("parameters.entity", "missing")),
+            Json::Null => Err(Defect::expected("parameters.entity", "an object", "nothing")),
             other => Err(Defect::wrong_type("parameters.entity", "an object", other)),
         }
     }
@@ -212,7 +260,7 @@ impl<'b> Event<'b> {
         match text(entity, "status")? {
             None | Some("confirmed") => Ok(Status::Confirmed),
             Some("pending_approval") => Ok(Status::Pending),
-            Some(_) => Err(Defect::at("status", "expected confirmed or pending_approval")),
+            Some(_) => Err(Defect::expected("status", "confirmed or pending_approval", "another text")),
         }
     }
 
@@ -243,7 +291,7 @@ impl<'b> Event<'b> {
     /// consents, else `created_at`; `updated_at` for `user.*`. `None` when undated.
     ///
     /// # Errors
-    /// A time that is not RFC 3339.
+    /// A time without an offset, or none at all.
     pub fn changed_at(&self) -> Result<Option<Timestamp>, Defect> {
         let entity = self.entity()?;
         let created = || time(entity, "created_at");
@@ -259,7 +307,7 @@ impl<'b> Event<'b> {
     /// does not tell what it changed makes no grant newer than its creation.
     ///
     /// # Errors
-    /// A time that is not RFC 3339.
+    /// A time without an offset, or none at all.
     pub fn granted_at(&self) -> Result<Option<Timestamp>, Defect> {
         if self.kind == Kind::EventUpdated && self.previous.is_none() {
             return time(self.entity()?, "created_at");
@@ -313,7 +361,8 @@ fn text<'e>(fields: &'e Fields<'_>, key: &str) -> Result<Option<&'e str>, Defect
     }
 }
 
+/// A field that is an instant, `None` when it is absent or null.
 fn time(fields: &Fields<'_>, key: &str) -> Result<Option<Timestamp>, Defect> {
     let Some(text) = text(fields, key)? else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| Defect::at(key, "not an RFC 3339 time"))
+    instant(text).map(Some).map_err(|found| Defect::expected(key, AN_INSTANT, found))
 }

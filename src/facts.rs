@@ -1,6 +1,7 @@
 //! What happened, told once: each fact is one function that both logs and counts, so that the
 //! log and the metrics cannot disagree.
 
+use crate::audit::{Command, Entry};
 use crate::broker;
 use crate::broker::inbox::Feed;
 use crate::bytes::hex;
@@ -80,6 +81,7 @@ pub fn labels(delays: usize) -> Labels {
         skips: Skip::ALL.iter().map(|skip| skip.code()).collect(),
         deaths: Death::ALL.iter().map(|death| death.code()).collect(),
         results: Outcome::ALL.iter().map(|outcome| outcome.label()).collect(),
+        commands: Command::ALL.iter().map(|command| command.code()).collect(),
         steps: (1..=delays).map(|step| step.to_string()).chain(["hold".to_owned()]).collect(),
     }
 }
@@ -355,6 +357,20 @@ impl Facts {
             letters,
             "dead letters left .dead and .aside without a command of this program: a policy of the broker deletes them, or somebody took them by other means"
         );
+    }
+
+    /// A command left an audit entry.
+    pub fn audited(&self, written: &[u8]) {
+        match Entry::read(written) {
+            Some(entry) => {
+                self.metrics.audit_entries.with_label_values(&[&self.integration, entry.command.code()]).inc();
+                entry.log(&self.integration);
+            }
+            None => tracing::warn!(
+                integration = self.integration,
+                "the audit queue held what is no entry of this version; it was dropped"
+            ),
+        }
     }
 
     /// How many messages wait in a queue.

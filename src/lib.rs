@@ -23,6 +23,7 @@ pub mod facts;
 pub mod metrics;
 
 pub mod admin;
+pub mod audit;
 mod bytes;
 pub mod fleet;
 mod json;

@@ -25,6 +25,8 @@ pub struct Labels {
     pub skips: Vec<&'static str>,
     pub deaths: Vec<&'static str>,
     pub results: Vec<&'static str>,
+    /// Commands that touch personal data.
+    pub commands: Vec<&'static str>,
     /// `1` to the number of delays, and `hold`.
     pub steps: Vec<String>,
 }
@@ -54,6 +56,7 @@ pub struct Metrics {
     pub settle_failures: IntCounterVec,
     pub exchange_missing: IntCounterVec,
     pub letters_vanished: IntCounterVec,
+    pub audit_entries: IntCounterVec,
     pub store_errors: IntCounter,
     pub reload_failures: IntCounter,
     pub spans_dropped: IntCounter,
@@ -110,12 +113,7 @@ impl Metrics {
             consuming: gauges(&r, "consuming", "1 while the integration's queues are consumed.", &one)?,
             stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
             unknown_values: counters(&r, "unknown_values_total", "Values whose newest nobody can know.", &one)?,
-            settle_failures: counters(
-                &r,
-                "settle_failures_total",
-                "Publishes or acks that failed and are tried again.",
-                &one,
-            )?,
+            settle_failures: counters(&r, "settle_failures_total", "Publishes or acks that failed.", &one)?,
             exchange_missing: counters(
                 &r,
                 "exchange_missing_total",
@@ -128,6 +126,7 @@ impl Metrics {
                 "Dead letters that left their queues, and no command of ours took them.",
                 &one,
             )?,
+            audit_entries: counters(&r, "audit_entries_total", "Looks at personal data.", &["integration", "command"])?,
             store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
             reload_failures: counter(&r, "reload_failures_total", "Changed configurations that were refused.")?,
             spans_dropped: counter(&r, "spans_dropped_total", "Spans that no collector took.")?,
@@ -152,6 +151,7 @@ impl Metrics {
         each(&self.attempts, &labels.results);
         each(&self.retries, &steps);
         each(&self.dead_lettered, &labels.deaths);
+        each(&self.audit_entries, &labels.commands);
         for path in ["first", "retry"] {
             self.consent_latency_seconds.with_label_values(&[integration, path]);
         }

@@ -1,12 +1,12 @@
 //! Steps 2 and 3 as one pure function: a message's bytes to the request that it asks for, or to
 //! why there is none. The worker, `map` and `send` all ask here, so they cannot disagree.
 
-use crate::event::{self, Defect, Event, Kind};
+use crate::event::{self, Body, Defect, Event, Kind, MAX_BODY, Unreadable};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::Property;
 use crate::record::{Offer, Said, Values};
-use crate::verdict::{self, Course, MAX_BODY, Skip};
+use crate::verdict::{self, Course, Skip};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -94,12 +94,15 @@ pub struct Brief {
 ///
 /// # Errors
 /// Why nothing is to be sent.
-pub fn plan(body: &[u8], integration: &Integration, now: Timestamp) -> (Brief, Result<Plan, Course>) {
-    if body.len() > MAX_BODY {
-        return (Brief::default(), Err(Course::TooLarge));
+pub fn plan<'b>(body: impl Into<Body<'b>>, integration: &Integration, now: Timestamp) -> (Brief, Result<Plan, Course>) {
+    let body = body.into();
+    if body.bytes.len() > MAX_BODY {
+        let defect = Defect::expected("body", "at most 1 MiB", "more");
+        return (Brief::default(), Err(Course::TooLarge(defect)));
     }
     match event::decode(body, integration.mappings.unread()) {
-        Err(defect) => (Brief::default(), Err(Course::Defective(defect))),
+        Err(Unreadable::Defective(defect)) => (Brief::default(), Err(Course::Defective(defect))),
+        Err(Unreadable::TooLarge(defect)) => (Brief::default(), Err(Course::TooLarge(defect))),
         Ok(event) => (Brief::of(&event), plan_event(&event, integration, now)),
     }
 }
@@ -121,7 +124,9 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
         (identifier, properties, checked) => {
             let defects = [checked.err(), identifier.err(), properties.err()];
             let defect = defects.into_iter().flatten().reduce(Defect::and);
-            return Err(Course::Defective(defect.unwrap_or_else(|| Defect::at("body", "cannot be understood"))));
+            return Err(Course::Defective(
+                defect.unwrap_or_else(|| Defect::expected("body", "a consent event", "something else")),
+            ));
         }
     };
     let [at, withdrawn_at] = [event.granted_at(), event.changed_at()].map(|at| at.ok().flatten());
@@ -151,12 +156,13 @@ fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<R
         (_, _, Ok(at)) if verdict::is_future_dated(at, now) => Err(Course::FutureDated),
         (Ok(_), Ok(Some(identifier)), Ok(at)) => Ok(Plan::Erase { identifier, at }),
         (organization, identifier, at) => {
-            let unnamed = matches!(identifier, Ok(None)).then(|| {
-                Defect::at(integration.mappings.identifier_path(), "missing: an erasure must name its person")
-            });
+            let unnamed = matches!(identifier, Ok(None))
+                .then(|| Defect::expected(integration.mappings.identifier_path(), "the person to erase", "nothing"));
             let defects = [organization.err(), identifier.err(), at.err(), unnamed];
             let defect = defects.into_iter().flatten().reduce(Defect::and);
-            Err(Course::Defective(defect.unwrap_or_else(|| Defect::at("body", "cannot be understood"))))
+            Err(Course::Defective(
+                defect.unwrap_or_else(|| Defect::expected("body", "a consent event", "something else")),
+            ))
         }
     })
 }

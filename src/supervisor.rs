@@ -253,6 +253,9 @@ impl Supervisor {
             () = worker.faulted() => Some("a task of an event ended by a fault".to_owned().into()),
             () = worker.records_failed() => Some(Lost::records("the records failed".to_owned())),
             trouble = self.keep_claim() => Some(trouble.into()),
+            error = broker::audit::listen(&link, &worker.integration().name, |entry| worker.facts().audited(entry)) => {
+                Some(error.to_string().into())
+            }
             () = Box::pin(self.keep_bound()) => None,
         };
         if lost.is_none() {

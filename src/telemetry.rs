@@ -2,14 +2,16 @@
 //!
 //! What may be logged: names from the configuration, codes, counts, durations, the event's type,
 //! and the fingerprint of a body. Never a body, a header's value, an identifier, a property's
-//! value, or a text from the gate. Libraries log nothing: at their finer levels they print frames
-//! and headers, so what they know is in our own errors instead. A panic's message is withheld for
-//! the same reason; its place in the code is enough to find it.
+//! value, or a text from the gate. Audit entries are written whatever the level. Libraries log
+//! nothing: at their finer levels they print frames and headers, so what they know is in our own
+//! errors instead. A panic's message is withheld for the same reason; its place in the code is
+//! enough to find it.
 //!
 //! A command writes its lines itself. The worker hands them to a thread: whoever reads its standard
 //! error may stop reading, and one thread serves all events, health and metrics. Lines for which
 //! there is no room are dropped and counted.
 
+use crate::audit;
 use crate::shown;
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -195,6 +197,7 @@ where
     };
     let only_ours = Targets::new()
         .with_target("consent_gate", LevelFilter::from_level(settings.level.0))
+        .with_target(audit::TARGET, LevelFilter::INFO)
         .with_default(LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(Clean(writer)).with_target(false);
     let layer = if json {

@@ -13,8 +13,6 @@ use crate::schedule::Schedule;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-/// The largest body that is decoded, in bytes.
-pub const MAX_BODY: usize = 1024 * 1024;
 /// How far ahead of the clock an event may be dated.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
@@ -144,8 +142,8 @@ pub enum Course {
     NotWanted(Skip),
     /// Cannot be understood.
     Defective(Defect),
-    /// Larger than [`MAX_BODY`]; not decoded.
-    TooLarge,
+    /// Larger than [`crate::event::MAX_BODY`], packed or unpacked; not decoded.
+    TooLarge(Defect),
     /// Handling it panicked.
     Panicked,
     /// Dated more than [`MAX_AHEAD`] ahead.
@@ -194,7 +192,9 @@ impl Course {
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self {
-            Course::Defective(defect) => Some(defect.to_string().chars().take(MAX_CHARS).collect()),
+            Course::Defective(defect) | Course::TooLarge(defect) => {
+                Some(defect.to_string().chars().take(MAX_CHARS).collect())
+            }
             _ => self.answer().and_then(Answer::told),
         }
     }
@@ -267,7 +267,7 @@ pub fn decide(course: &Course, history: &History, schedule: &Schedule, now: Time
     match course {
         Course::NotWanted(skip) => Verdict::Skipped(*skip),
         Course::Defective(_) => Verdict::DeadLetter(Death::Undecodable),
-        Course::TooLarge => Verdict::DeadLetter(Death::TooLarge),
+        Course::TooLarge(_) => Verdict::DeadLetter(Death::TooLarge),
         Course::Panicked => Verdict::DeadLetter(Death::Panicked),
         Course::FutureDated => Verdict::DeadLetter(Death::FutureDated),
         Course::OlderThanRetention => Verdict::DeadLetter(Death::OlderThanRetention),

@@ -9,6 +9,7 @@ use crate::broker::inbox::{Feed, Incoming};
 use crate::broker::outbox::{Outbox, Settlement};
 use crate::broker::report::Report;
 use crate::broker::standing::{Standing, Unsettled};
+use crate::event::Body;
 use crate::facts::{Facts, Fingerprint, Receipt};
 use crate::gate::{Answer, Gate, Lane, Noted, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
@@ -376,7 +377,8 @@ impl Worker {
             return Some(Course::TooEarly(at).into());
         }
         let beside = self.beside(terms).await;
-        let (brief, plan) = plan(&delivery.data, &self.integration, received);
+        let body = Body { bytes: &delivery.data, encoding: headers::encoding(&delivery.properties) };
+        let (brief, plan) = plan(body, &self.integration, received);
         drop(beside);
         let _ = told.set(brief);
         let plan = match plan {

@@ -224,6 +224,12 @@ fn obeyed(report_to: &AMQPValue) -> Option<&str> {
     text(report_to).filter(|queue| queue.starts_with(report::PREFIX) && u8::try_from(queue.len()).is_ok())
 }
 
+/// How a message's body is packed, by its own word.
+#[must_use]
+pub fn encoding(properties: &BasicProperties) -> Option<&str> {
+    properties.content_encoding().as_ref().map(ShortString::as_str)
+}
+
 /// A dead letter's reason, as whoever made it wrote it.
 #[must_use]
 pub fn reason(properties: &BasicProperties) -> Option<&str> {

@@ -6,6 +6,7 @@
 //! can wait for ever.
 
 mod addresses;
+pub mod audit;
 pub mod claim;
 pub mod headers;
 pub mod inbox;

@@ -41,6 +41,9 @@ pub struct Queues {
     /// Marks of commands that remove letters from these two, so that nobody misses those:
     /// `consent-gate.{i}.dead.marks`. Holds no event.
     pub marks: String,
+    /// What commands that touch personal data say of themselves, for the worker's log:
+    /// `consent-gate.{i}.audit`. Holds no event.
+    pub audit: String,
     /// What the broker gave up on: `consent-gate.{i}.unreadable`.
     pub unreadable: String,
     /// Held by a command that works with these: `consent-gate.{i}.dead.lock`.
@@ -62,6 +65,7 @@ impl Queues {
             aside: format!("{work}.aside"),
             letters_lock: format!("{work}.dead.lock"),
             marks: format!("{work}.dead.marks"),
+            audit: format!("{work}.audit"),
             unreadable: format!("{work}.unreadable"),
             store: format!("{work}.store"),
             lock: format!("{work}.lock"),
@@ -88,9 +92,10 @@ impl Queues {
     }
 
     /// Those that commands on dead letters need, in the order in which they are declared.
-    fn of_letters(&self) -> [(String, FieldTable); 3] {
+    fn of_letters(&self) -> [(String, FieldTable); 4] {
         [
             (self.marks.clone(), marking()),
+            (self.audit.clone(), auditing(self)),
             (self.aside.clone(), resting()),
             (self.dead.clone(), unlimited(leading_to(&self.aside))),
         ]
@@ -104,6 +109,8 @@ const DELIVERY_LIMIT: i64 = 20;
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// How long it is known that a command removed letters.
 pub const MARK_LIFE: Duration = Duration::from_secs(60);
+/// Audit entries that wait for a worker at most.
+const MOST_ENTRIES: i64 = 10_000;
 /// Marks that are kept at most.
 const MOST_MARKS: i64 = 16;
 
@@ -160,6 +167,13 @@ fn leading_to(target: &str) -> FieldTable {
 fn consumed(queues: &Queues) -> FieldTable {
     let mut arguments = leading_to(&queues.unreadable);
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
+    arguments
+}
+
+/// A queue that is consumed, and takes only so many entries.
+fn auditing(queues: &Queues) -> FieldTable {
+    let mut arguments = consumed(queues);
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MOST_ENTRIES));
     arguments
 }
 

@@ -26,7 +26,7 @@ pub(super) fn unflatten(fields: Fields<'_>) -> Result<Fields<'_>, Defect> {
     for (key, value) in fields {
         let path: Vec<&str> = key.split(SEPARATOR).collect();
         if path.len() > MAX_DEPTH {
-            return Err(Defect::at("body", "a flattened key is nested too deep"));
+            return Err(Defect::expected("body", "flattened keys of at most 24 parts", "one with more"));
         }
         insert(&mut nested, &path, value)?;
     }
@@ -49,7 +49,7 @@ fn insert<'b>(into: &mut Fields<'b>, path: &[&str], value: Json<'b>) -> Result<(
     }
     match parent {
         Json::Object(inner) => insert(inner, rest, value),
-        _ => Err(Defect::at("body", "flattened keys contradict each other")),
+        _ => Err(Defect::expected("body", "flattened keys that fit together", "one that leads through a single value")),
     }
 }
 

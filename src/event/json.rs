@@ -1,5 +1,6 @@
 //! JSON as a message has it: texts stay in its bytes wherever nothing in them is escaped, and
-//! numbers keep their digits.
+//! numbers keep their digits. A text that cannot be read (a lone surrogate, bytes that are not UTF-8, a
+//! bare control character) is the damage of its own field and not of the message.
 
 use litemap::LiteMap;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
@@ -14,6 +15,9 @@ const USUAL_FIELDS: usize = 8;
 
 /// By this name of a field `serde_json` hands over a number with all its digits.
 const NUMBER: &str = "$serde_json::private::Number";
+
+/// How a text begins that stands for one that cannot be read.
+const DAMAGED: &str = "\0damaged\0";
 
 /// The customer's own fields, whatever their names.
 pub const METADATA: &str = "metadata";
@@ -34,6 +38,8 @@ pub enum Json<'b> {
     Object(Fields<'b>),
     /// What nobody reads, as it is written.
     Unread(Unread<'b>),
+    /// A text that cannot be read: its bytes as characters, only to be compared.
+    Damaged(String),
 }
 
 /// A value that is only compared.
@@ -56,9 +62,62 @@ impl PartialEq for Unread<'_> {
 /// It is none, or nested too deep.
 pub fn read<'b>(written: &'b [u8], unread: &[&str]) -> serde_json::Result<Json<'b>> {
     let mut deserializer = serde_json::Deserializer::from_slice(written);
-    let json = Reader { unread }.deserialize(&mut deserializer)?;
+    let json = Reader { unread, is_mended: false }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(json)
+}
+
+/// The same with copies of all texts, and nothing unread.
+///
+/// # Errors
+/// As [`read`].
+pub fn copy(written: &[u8]) -> serde_json::Result<Json<'static>> {
+    copied(written, false)
+}
+
+/// The same where some texts cannot be read. `None` where that is not all that is wrong.
+#[must_use]
+pub fn copy_damaged(written: &[u8]) -> Option<Json<'static>> {
+    copied(&mended(written)?, true).ok()
+}
+
+fn copied(written: &[u8], is_mended: bool) -> serde_json::Result<Json<'static>> {
+    let mut deserializer = serde_json::Deserializer::from_reader(written);
+    let json = Reader { unread: &[], is_mended }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(json)
+}
+
+/// Puts a marked text in the place of each that cannot be read; `None` where there is none.
+fn mended(written: &[u8]) -> Option<Vec<u8>> {
+    let (mut mended, mut rest, mut is_damaged) = (Vec::with_capacity(written.len()), written, false);
+    while let Some((begin, end)) = next_text(rest) {
+        let text = rest.get(begin..end)?;
+        mended.extend_from_slice(rest.get(..begin)?);
+        if serde_json::from_slice::<Text>(text).is_ok() {
+            mended.extend_from_slice(text);
+        } else {
+            is_damaged = true;
+            let bytes = text.iter().map(|byte| char::from(*byte));
+            let marked: String = DAMAGED.chars().chain(bytes).collect();
+            mended.extend_from_slice(serde_json::Value::String(marked).to_string().as_bytes());
+        }
+        rest = rest.get(end..)?;
+    }
+    mended.extend_from_slice(rest);
+    is_damaged.then_some(mended)
+}
+
+/// Where the next text begins and ends, its quotes included.
+fn next_text(written: &[u8]) -> Option<(usize, usize)> {
+    let begin = written.iter().position(|byte| *byte == b'"')?;
+    let mut is_escaped = false;
+    let length = written.get(begin + 1..)?.iter().position(|byte| {
+        let is_end = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        is_end
+    })?;
+    Some((begin, begin + length + 2))
 }
 
 impl Json<'_> {
@@ -91,6 +150,28 @@ impl Json<'_> {
             Json::Array(_) => "a list",
             Json::Object(_) => "an object",
             Json::Unread(_) => "what was not read",
+            Json::Damaged(_) => "a damaged text (a lone surrogate, a control character, or not UTF-8)",
+        }
+    }
+
+    /// Whether it, or anything in it, is a text that cannot be read.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        match self {
+            Json::Damaged(_) => true,
+            Json::Array(items) => items.iter().any(Json::is_damaged),
+            Json::Object(fields) => fields.iter().any(|(key, value)| key.starts_with(DAMAGED) || value.is_damaged()),
+            Json::Unread(unread) => read(unread.0.get().as_bytes(), &[]).is_err(),
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => false,
+        }
+    }
+
+    /// A name of somebody or something: a text, or a whole number digit by digit.
+    #[must_use]
+    pub fn as_name(&self) -> Option<&str> {
+        match self {
+            Json::Number(number) => Some(number.as_str()).filter(|digits| !digits.contains(['.', 'e', 'E'])),
+            other => other.as_str(),
         }
     }
 }
@@ -110,6 +191,8 @@ struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
 #[derive(Clone, Copy)]
 struct Reader<'u> {
     unread: &'u [&'u str],
+    /// Texts that cannot be read are marked.
+    is_mended: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Reader<'_> {
@@ -148,7 +231,10 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Json<'de>, E> {
-        Ok(Json::String(Cow::Owned(text.to_owned())))
+        Ok(match text.strip_prefix(DAMAGED).filter(|_| self.is_mended) {
+            Some(bytes) => Json::Damaged(bytes.to_owned()),
+            None => Json::String(Cow::Owned(text.to_owned())),
+        })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json<'de>, A::Error> {
@@ -171,7 +257,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
             let value = if self.unread.contains(&&*key) {
                 Json::Unread(Unread(object.next_value()?))
             } else {
-                object.next_value_seed(if key == METADATA { Reader { unread: &[] } } else { self })?
+                object.next_value_seed(if key == METADATA { Reader { unread: &[], ..self } } else { self })?
             };
             fields.push((key, value));
             next = object.next_key()?;
@@ -229,7 +315,47 @@ mod tests {
         assert!(read(br#"{"vendors":[1,}"#, &["vendors"]).is_err());
     }
 
+    #[test]
+    fn a_text_that_cannot_be_read_is_the_damage_of_its_own_field() {
+        let body = b"{\"a\":\"caf\\ud83d\",\"b\":[\"\xff\",\"plain \\\"\\\\\"],\"c\":\"two\nlines\",\"\\ud83d\":1,\"d\":{\"e\":\"\\q\"},\"f\":\"\xc3\xa9\"}";
+        assert!(read(body, &[]).is_err());
+        let json = copy_damaged(body).unwrap();
+        for field in ["a", "b", "c", "d"] {
+            assert!(json.field(field).is_damaged(), "{field}");
+        }
+        assert!(matches!(json.field("b"), Json::Array(items) if items[1].as_str() == Some("plain \"\\")));
+        assert_eq!((json.field("f").as_str(), json.field("a").as_str()), (Some("é"), None));
+        assert_ne!(copy_damaged(br#"{"a":"\ud83d"}"#), copy_damaged(br#"{"a":"\ud83e"}"#));
+        assert_eq!(copy_damaged(br#"{"a":"\ud83d"}"#), copy_damaged(br#"{ "a" : "\ud83d" }"#));
+        let unread = read(br#"{"vendors":["\ud83d"]}"#, &["vendors"]).unwrap();
+        assert!(unread.is_damaged());
+        let forged = r#"{"a":"\u0000damaged\u0000"}"#;
+        assert!(!copy(forged.as_bytes()).unwrap().is_damaged(), "a text that says so is a text");
+    }
+
+    #[test]
+    fn damaged_texts_mend_nothing_else() {
+        for body in [&b"{\"a\":\"\xff\""[..], b"{\"a\":\"\xff\",}", b"\"\xff\" 1", b"{\"\xff}", b"{}", b"[\"\\\"]"] {
+            assert_eq!(copy_damaged(body), None, "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_names_digit_by_digit() {
+        let name = |written: &'static str| read(written.as_bytes(), &[]).unwrap().as_name().map(str::to_owned);
+        for digits in ["0", "9007199254740993", "123456789012345678901234567890", "-5"] {
+            assert_eq!(name(digits).as_deref(), Some(digits));
+        }
+        assert_eq!(["1.0", "1e3", "1E3", "true", "null", "[]"].map(name), [const { None }; 6]);
+        assert_eq!(name("\"a\"").as_deref(), Some("a"));
+    }
+
     proptest::proptest! {
+        #[test]
+        fn no_damage_panics(body in proptest::collection::vec(proptest::sample::select(b"\"\\{}[]:,u d8\xff\x01a1".to_vec()), 0..60)) {
+            let _ = copy_damaged(&body);
+        }
+
         #[test]
         fn it_reads_what_serde_json_reads(body in r#"[\[\]{}",:0-9a-c.e\\u +-]{0,40}|(\{"[ab]":([0-9]{1,30}|"[a-z]{0,3}"|\[true,null\]|\{"c":-1.50e3\})(,"[ab]":false){0,2}\})"#) {
             let ours = read(body.as_bytes(), &[]).ok().map(|json| json.to_string());

@@ -10,7 +10,7 @@ mod slot;
 pub use path::{Path, ROOTS};
 pub use slot::Slot;
 
-use crate::event::{Defect, Event, METADATA};
+use crate::event::{self, Defect, Event, METADATA};
 use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub struct Mappings {
     identifier: usize,
     unread: Vec<&'static str>,
 }
+
+/// What a field must hold that is shown by a `date_format`, for people.
+const DATED: &str = "a time with an offset, as its date_format needs";
 
 /// Fields of events that hold much and are seldom mapped.
 const SELDOM_MAPPED: [&str; 9] =
@@ -218,9 +221,14 @@ impl Mappings {
     /// The person that the event is about, as the event spells it; `None` when it names nobody.
     ///
     /// # Errors
-    /// A field on the way has a wrong type.
+    /// A field on the way has a wrong type, or what is there names nobody: a number with a fraction, a list.
     pub fn identifier(&self, event: &Event) -> Result<Option<Arc<str>>, Defect> {
         let Some(mapping) = self.list.get(self.identifier) else { return Ok(None) };
+        if let Source::Path(path) = &mapping.source
+            && let Some(found) = path.find(event)?
+        {
+            found.check_name()?;
+        }
         let text = mapping.property(event, false)?.text;
         Ok(text.ok().filter(|text| !text.trim().is_empty()))
     }
@@ -264,7 +272,7 @@ impl Mapping {
         let choice = found.as_ref().map(path::Found::choice).transpose()?;
         let text = match (&choice, &found) {
             (Some(Some(choice)), Some(found)) => {
-                self.text(choice).map_err(|what| Defect::at(&found.place(), what))?.ok_or(LeftOut::Empty)
+                self.text(choice).map_err(|told| Defect::expected(&found.place(), DATED, told))?.ok_or(LeftOut::Empty)
             }
             (Some(None), _) => Err(LeftOut::NoChoice),
             _ => Err(LeftOut::Absent),
@@ -276,15 +284,14 @@ impl Mapping {
     /// A choice as the text that this mapping sends; `None` for an empty one that is no selection.
     ///
     /// # Errors
-    /// Its `date_format` needs a time, and this is none.
+    /// Its `date_format` needs a time, and this is something else: what, for people.
     pub fn text(&self, choice: &Choice) -> Result<Option<Arc<str>>, &'static str> {
         let text = match choice {
             Choice::Switch(true) => self.texts.0.clone(),
             Choice::Switch(false) => self.texts.1.clone(),
             Choice::Text(text) => match &self.date_format {
                 Some(format) if !text.is_empty() => {
-                    let time: Timestamp = text.parse().map_err(|_| "not an RFC 3339 time, as its date_format needs")?;
-                    format_time(time, format).ok_or("a time that its date_format cannot show")?.into()
+                    format_time(event::instant(text)?, format).ok_or("one that cannot be shown so")?.into()
                 }
                 _ => text.clone(),
             },

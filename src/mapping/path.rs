@@ -137,7 +137,7 @@ impl Path {
         let entity = event.entity()?;
         let consents = |key| Ok::<_, Defect>(object(entity, "consents", "consents")?.and_then(|c| c.get(key)));
         match self.root {
-            Root::Identifier => field(event.user()?, "user", "organization_user_id", event),
+            Root::Identifier => named(event.user()?, event),
             Root::Country => field(event.user()?, "user", "country", event),
             Root::User => descend_from(event.user()?, &self.rest, "user"),
             Root::Metadata => self.metadata(event, entity),
@@ -198,10 +198,30 @@ impl<'e> Found<'e> {
         self.segments.join(".")
     }
 
+    fn damaged(&self, expected: &str) -> Defect {
+        Defect::wrong_type(&self.place(), expected, &Json::Damaged(String::new()))
+    }
+
     /// What the ids of a list of vendors stand for.
     fn names(&self) -> Names {
         let is_of_refusals = self.segments.last().is_some_and(|list| list.starts_with("disabled"));
         if is_of_refusals { Names::Refusals } else { Names::Grants }
+    }
+
+    /// Checks that the value can name a person.
+    ///
+    /// # Errors
+    /// It is neither a text nor a whole number: read as either, it could name somebody else.
+    pub fn check_name(&self) -> Result<(), Defect> {
+        match self.value {
+            Leaf::Text(_) | Leaf::Value(Json::Null) => Ok(()),
+            Leaf::Value(value) if value.as_name().is_some() => Ok(()),
+            Leaf::Value(Json::Number(_)) => {
+                Err(Defect::expected(&self.place(), NAME, "a number with a fraction or an exponent"))
+            }
+            Leaf::Value(other) | Leaf::Ids(other) => Err(Defect::wrong_type(&self.place(), NAME, other)),
+            Leaf::Switch(_) => Err(Defect::expected(&self.place(), NAME, "true or false")),
+        }
     }
 
     /// The value as a choice; `None` for `null`.
@@ -213,6 +233,7 @@ impl<'e> Found<'e> {
             Leaf::Switch(on) => return Ok(Some(Choice::Switch(on))),
             Leaf::Text(text) => return Ok(Some(Choice::Text(text.into()))),
             Leaf::Ids(Json::Null) => return Ok(None),
+            Leaf::Ids(list @ Json::Array(_)) if list.is_damaged() => return Err(self.damaged("a list of ids")),
             Leaf::Ids(Json::Array(ids)) => {
                 return Ok(Some(Choice::Selection(Selection::new(ids_of(ids), self.names()))));
             }
@@ -238,11 +259,15 @@ impl<'e> Found<'e> {
             (Json::Array(items), _) if items.iter().all(|item| item.as_str().is_some()) => {
                 Ok(Some(Choice::Text(ids_of(items).collect::<Vec<_>>().join(",").into())))
             }
+            (other, _) if other.is_damaged() => Err(self.damaged("text")),
             // The customer's own fields: nested data goes in as an escaped string.
             (other, _) => Ok(Some(Choice::Text(other.to_string().into()))),
         }
     }
 }
+
+/// What can name a person, for people.
+const NAME: &str = "a string or a whole number";
 
 /// Ids as texts; numbers are ids too.
 fn ids_of<'j>(ids: &'j [Json<'_>]) -> impl Iterator<Item = Cow<'j, str>> {
@@ -263,6 +288,16 @@ fn field<'e>(
         Some(value @ (Json::String(_) | Json::Null)) => Ok(Some(Found::at(value, segments))),
         Some(other) => Err(Defect::wrong_type(&segments.join("."), "a string", other)),
     }
+}
+
+/// The identifier of the event's user.
+fn named<'e>(user: Option<&'e Fields<'e>>, event: &Event<'_>) -> Result<Option<Found<'e>>, Defect> {
+    let key = "organization_user_id";
+    let segments: Segments<'e> = if event.kind().is_user() { smallvec![key] } else { smallvec!["user", key] };
+    let Some(value) = user.and_then(|user| user.get(key)) else { return Ok(None) };
+    let found = Found::at(value, segments);
+    found.check_name()?;
+    Ok(Some(found))
 }
 
 fn descend_from<'e>(
@@ -339,8 +374,13 @@ fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: Arguments<'_>) -> Re
             Some(id) if rest_after(rest, id).is_some() => candidates.push((id, element)),
             Some(_) => {}
             None => {
-                let place = format!("{place}[{index}]");
-                return Err(Defect::at(&place, "expected an object with an id that is a string"));
+                let (expected, id) = ("an object with an id that is a string", element.field("id"));
+                let found = match element {
+                    Json::Object(_) if *id == Json::Null => "one without an id",
+                    Json::Object(_) => id.type_name(),
+                    other => other.type_name(),
+                };
+                return Err(Defect::expected(&format!("{place}[{index}]"), expected, found));
             }
         }
     }
@@ -389,14 +429,11 @@ fn vendors<'e>(value: Option<&'e Json<'e>>, rest: &str) -> Result<Option<Found<'
 fn names_vendor(lists: &Fields<'_>, name: &str, vendor: &str) -> Result<bool, Defect> {
     match lists.get(name) {
         None | Some(Json::Null) => Ok(false),
-        Some(Json::Array(ids)) => {
-            let named = ids.iter().try_fold(false, |found, id| match id {
-                Json::String(id) => Some(found || id == vendor),
-                Json::Number(id) => Some(found || id.to_string() == vendor),
-                _ => None,
-            });
-            named.ok_or_else(|| Defect::at(&format!("consents.vendors.{name}"), "expected a list of ids"))
-        }
+        Some(Json::Array(ids)) => ids.iter().try_fold(false, |found, id| match id {
+            Json::String(id) => Ok(found || id == vendor),
+            Json::Number(id) => Ok(found || id.as_str() == vendor),
+            other => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list of ids", other)),
+        }),
         Some(other) => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list", other)),
     }
 }

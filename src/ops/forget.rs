@@ -3,9 +3,11 @@
 //! Each person is forgotten by itself, in the order of the file: one that fails holds up nobody, and the
 //! same command with the same file goes on where it failed.
 
+use super::audit::{audit, persons};
 use super::dead::OfPerson;
 use super::store::compared;
-use super::{Failure, agreed, log_access, named, print, talk, usage};
+use super::{Failure, agreed, named, print, talk, usage};
+use crate::audit::Command;
 use crate::cli::PersonForgetArgs;
 use crate::config::{self, Environment, Settings};
 use crate::integration::Integration;
@@ -82,8 +84,8 @@ impl Forgetting {
     async fn one(&self, identifier: &str) -> Result<(), Failure> {
         let theirs = self.letters_of(identifier).await?;
         self.ask(&format!("this person under {}: what is recorded, and {} dead letters", self.name(), theirs.letters))?;
+        audit(&self.settings, &self.integration.name, Command::PersonForget, persons(1)).await;
         let Forgotten { was_known, letters, unreadable } = self.erase(identifier, theirs).await?;
-        log_access(&self.settings, "person forget", &self.integration.name, 1);
         warn_of(unreadable);
         if self.as_json {
             return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": letters })));
@@ -93,11 +95,12 @@ impl Forgetting {
         print(&format!("{known}, dead letters removed: {letters}{promise}\n"))
     }
 
-    async fn everybody(&self, persons: &[Line]) -> Result<(), Failure> {
-        let count = persons.len();
+    async fn everybody(&self, named: &[Line]) -> Result<(), Failure> {
+        let count = named.len();
         self.ask(&format!("{count} persons under {}: what is recorded, and their dead letters", self.name()))?;
+        audit(&self.settings, &self.integration.name, Command::PersonForget, persons(count)).await;
         let (mut done, mut unreadable) = (0, 0);
-        for Line { number, identifier } in persons {
+        for Line { number, identifier } in named {
             let forgotten = match self.letters_of(identifier).await {
                 Ok(theirs) => self.erase(identifier, theirs).await,
                 Err(failure) => Err(failure),
@@ -107,9 +110,6 @@ impl Forgetting {
                 unreadable = forgotten.unreadable;
             }
             print(&self.result(*number, forgotten))?;
-        }
-        if done > 0 {
-            log_access(&self.settings, "person forget --from", &self.integration.name, done as u64);
         }
         warn_of(unreadable);
         if done == count {

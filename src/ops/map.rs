@@ -2,7 +2,7 @@
 
 use super::{Failure, integration, print, read_event, verdict_of};
 use crate::config::Environment;
-use crate::event;
+use crate::event::{self, Body};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::{Mapping, Property, Source};
@@ -27,9 +27,9 @@ pub fn map(
 ) -> Result<(), Failure> {
     let (_, integration) = integration(name, file, environment)?;
     let body = read_event(event)?;
-    let (brief, planned) = plan(&body, &integration, Timestamp::now());
+    let (brief, planned) = plan(Body::of_file(&body), &integration, Timestamp::now());
     let planned = planned.and_then(|plan| plan.own_request(&integration));
-    let decoded = event::decode(&body, &[]).ok();
+    let decoded = event::decode(Body::of_file(&body), &[]).ok();
     let properties = decoded.as_ref().and_then(|event| integration.mappings.properties(event, true).ok());
     let shown = Shown {
         integration: &integration,

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, talk to standard error.
 
+mod audit;
 pub mod check;
 pub mod dead;
 pub mod declare;
@@ -15,18 +16,17 @@ pub mod store;
 
 use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, Problem, Settings};
-use crate::integration::{Integration, Name};
+use crate::integration::Integration;
 use crate::verdict::{self, Course};
-use crate::{record, shown, telemetry};
+use crate::{record, shown};
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
-use std::sync::Once;
 
 /// The largest event that a command reads: enough to show that it is too large.
-const MAX_EVENT: u64 = 2 * crate::verdict::MAX_BODY as u64;
+const MAX_EVENT: u64 = 2 * crate::event::MAX_BODY as u64;
 
 /// Why a command did not do its work; its variants are the exit codes.
 #[derive(Debug)]
@@ -91,27 +91,51 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Leaves a line in the log of who saw or removed personal data, of how many.
-fn log_access(settings: &Settings, command: &str, integration: &Name, persons: u64) {
-    static STARTED: Once = Once::new();
-    STARTED.call_once(|| telemetry::start(settings.log));
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned());
-    tracing::info!(user, command, integration = integration.as_str(), persons, "personal data was touched");
+/// Columns as wide as their widest cells; one without any is left out.
+#[derive(Default)]
+struct Columns {
+    widths: Vec<usize>,
+    head: Vec<String>,
+}
+
+impl Columns {
+    /// Makes room for a row.
+    fn widen(&mut self, row: &[String]) {
+        self.widths.resize(self.widths.len().max(row.len()), 0);
+        for (width, cell) in self.widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+
+    /// Gives each column its name, but for those that nobody needs.
+    fn headed(mut self, names: &[&str]) -> Columns {
+        let name = |(width, name): (&usize, &&str)| if *width == 0 { String::new() } else { (*name).to_owned() };
+        self.head = self.widths.iter().zip(names).map(name).collect();
+        let head = self.head.clone();
+        self.widen(&head);
+        self
+    }
+
+    fn head(&self) -> String {
+        self.line(&self.head)
+    }
+
+    fn line(&self, row: &[String]) -> String {
+        let cells = row.iter().zip(&self.widths).filter(|(_, width)| **width > 0);
+        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    }
 }
 
 /// Rows in columns; the first row is the head.
 fn table(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| shown::value(cell).into_owned()).collect()).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
-    let width = |column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    let mut columns = Columns::default();
+    for row in &rows {
+        columns.widen(row);
+    }
+    rows.iter().map(|row| columns.line(row)).collect()
 }
 
 /// Writes data to standard output, without anything that a terminal would obey. A reader that went

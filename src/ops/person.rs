@@ -1,7 +1,9 @@
 //! `person show`: what is recorded of somebody.
 
+use super::audit::{audit, persons};
 use super::store::compared;
-use super::{Failure, integration, log_access, print};
+use super::{Failure, integration, print};
+use crate::audit::Command;
 use crate::config::Environment;
 use crate::mapping::Choice;
 use crate::record::{Record, Version};
@@ -29,7 +31,7 @@ pub async fn show(
         return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
     };
     if reveal {
-        log_access(&settings, "person show --reveal", &integration.name, 1);
+        audit(&settings, &integration.name, Command::PersonShow, persons(1)).await;
     }
     print(&if as_json { as_lines(&record, reveal) } else { as_table(&record, reveal) })
 }

@@ -2,6 +2,7 @@
 
 use super::{Failure, agreed, integration, print, read_event, verdict_of};
 use crate::config::Environment;
+use crate::event::Body;
 use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
 use crate::plan::plan;
@@ -27,7 +28,7 @@ pub async fn send(
 ) -> Result<(), Failure> {
     let (_, integration) = integration(name, file, environment)?;
     let body = read_event(event)?;
-    let (_, planned) = plan(&body, &integration, Timestamp::now());
+    let (_, planned) = plan(Body::of_file(&body), &integration, Timestamp::now());
     let request = planned.and_then(|plan| plan.own_request(&integration));
     let request = request.map_err(|course| Failure::Failed(not_sent(&course, &integration)))?;
     announce(&integration, &request);

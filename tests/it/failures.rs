@@ -36,7 +36,7 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
         (entity("created_at", json!(1_700_000_000)), "undecodable"),
         (entity("status", json!("perhaps")), "undecodable"),
         (entity("user", json!("jane")), "undecodable"),
-        (entity("user", json!({ "organization_user_id": 5 })), "undecodable"),
+        (entity("user", json!({ "organization_user_id": 5.5 })), "undecodable"),
         (entity("consents", json!([])), "undecodable"),
         (entity("consents", json!({ "purposes": {} })), "undecodable"),
         (entity("consents", json!({ "purposes": ["newsletter"] })), "undecodable"),

@@ -9,7 +9,9 @@
 mod harness;
 
 mod allocations;
+mod arrivals;
 mod aside;
+mod audits;
 mod chaos;
 mod commands;
 mod configuration;

@@ -147,6 +147,7 @@ fn a_renamed_integration_keeps_its_records() {
         ".dead",
         ".aside",
         ".dead.marks",
+        ".audit",
         ".unreadable",
         ".store",
         ".delay.50",

@@ -3,8 +3,9 @@
 use super::export::to_file;
 use super::filter::Filter;
 use super::{Place, Session, file, letters};
+use crate::audit::Command;
 use crate::cli::DiscardArgs;
-use crate::ops::{Failure, agreed, log_access, print, usage};
+use crate::ops::{Failure, agreed, print, usage};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::HashMap;
@@ -29,11 +30,13 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
             return Err(Failure::Failed("nothing was removed".to_owned()));
         }
     }
-    let removed = if counted.matching == 0 { 0 } else { remove(&mut session, &filter, copy.as_deref(), now).await? };
+    let removed = if counted.matching == 0 {
+        0
+    } else {
+        session.audit(Command::DeadDiscard, args.pile.pile(), &filter, Some(counted.matching.into())).await;
+        remove(&mut session, &filter, copy.as_deref(), now).await?
+    };
     session.letters.close().await;
-    if removed > 0 {
-        log_access(&session.settings, "dead discard", &session.integration.name, removed.into());
-    }
     let copy = copy.filter(|_| removed > 0);
     if place.as_json {
         let file = copy.map(|path| path.display().to_string());

@@ -4,9 +4,10 @@ use super::file::{self, Writer};
 use super::filter::Filter;
 use super::letter::Letter;
 use super::{Place, Session, letters, talk};
+use crate::audit::Command;
 use crate::broker::headers;
 use crate::cli::ExportArgs;
-use crate::ops::{Failure, log_access, print, usage};
+use crate::ops::{Failure, print, usage};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
@@ -23,6 +24,8 @@ pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure>
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
     let session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    // At the beginning, too: who ends the command has what it wrote until then.
+    session.audit(Command::DeadExport, args.pile.pile(), &filter, None).await;
     let is_stdout = args.to == Path::new("-");
     let copied = if is_stdout {
         let out = BufWriter::new(io::stdout());
@@ -30,8 +33,8 @@ pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure>
     } else {
         to_file(&session, &filter, &args.to, now, |_| {}).await?
     };
+    session.audit(Command::DeadExport, args.pile.pile(), &filter, Some(copied.into())).await;
     session.letters.close().await;
-    log_access(&session.settings, "dead export", &session.integration.name, copied.into());
     let to = args.to.display();
     match (is_stdout, place.as_json) {
         (true, _) => talk(&format!("exported {}", letters(copied))),

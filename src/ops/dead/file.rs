@@ -50,6 +50,7 @@ impl Exported {
 }
 
 /// Tells equal letters from others: 128 bits of a SHA-256 over everything.
+#[must_use]
 pub fn digest(body: &[u8], properties: &BasicProperties) -> [u8; 16] {
     let digest = Sha256::digest(Exported::encode(body, properties).to_string());
     let mut first = [0; 16];

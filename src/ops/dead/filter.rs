@@ -92,6 +92,27 @@ impl Filter {
         *self == Filter::default()
     }
 
+    /// What was asked for, for people, without naming anybody: persons and events are counted.
+    pub fn scope(&self) -> String {
+        let words = |name: &str, words: Vec<String>| (!words.is_empty()).then(|| format!("{name} {}", words.join(",")));
+        let or_none = |word: Option<String>| word.unwrap_or_else(|| NONE.to_owned());
+        let number = |count: usize| (count > 0).then(|| count.to_string()).into_iter().collect();
+        let one = |word: Option<String>| word.into_iter().collect();
+        let parts = [
+            words("reason", self.reasons.iter().map(|code| or_none(code.map(str::to_owned))).collect()),
+            words("status", self.statuses.iter().map(|code| or_none(code.map(|code| code.to_string()))).collect()),
+            words("since", one(self.since.map(|at| at.to_string()))),
+            words("until", one(self.until.map(|at| at.to_string()))),
+            words("type", self.kinds.iter().map(|kind| (*kind).to_owned()).collect()),
+            words("events", number(self.event_ids.len())),
+            words("persons", number(self.persons.len())),
+            words("attempts", one(self.attempts.as_ref().map(|range| format!("{range:?}")))),
+            words("limit", one(self.limit.map(|limit| limit.to_string()))),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { "all".to_owned() } else { parts.join("; ") }
+    }
+
     /// Begins a way through the letters.
     pub fn taking(&self) -> Taking<'_> {
         Taking { filter: self, taken: 0 }
@@ -216,6 +237,24 @@ mod tests {
         for (option, part) in [("reason", "did you mean refused?"), ("type", "did you mean event.created?")] {
             assert!(problems.iter().any(|text| text.contains(option) && text.contains(part)), "{problems:#?}");
         }
+    }
+
+    #[test]
+    fn a_scope_names_nobody() {
+        let selection = Selection {
+            reason: vec!["refused".to_owned(), "none".to_owned()],
+            status: vec!["503".to_owned()],
+            event_id: vec!["jane@example.com".to_owned()],
+            identifier: vec!["jane@example.com".to_owned(), "joe".to_owned()],
+            since: Some("2h".to_owned()),
+            attempts: Some("1..3".to_owned()),
+            limit: Some("10".to_owned()),
+            ..Selection::default()
+        };
+        let scope = Filter::new(&selection, now()).unwrap().scope();
+        let expected = "reason refused,none; status 503; since 2026-03-01T10:00:00Z; events 1; persons 2; attempts 1..=3; limit 10";
+        assert_eq!(scope, expected);
+        assert_eq!(Filter::default().scope(), "all");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One dead letter as its headers and its body tell of it, whoever made it.
 
 use crate::broker::headers::{self, History};
-use crate::event::{self, Event};
+use crate::event::{self, Body, Event};
 use crate::facts::Fingerprint;
 use crate::integration::Integration;
 use crate::verdict::Death;
@@ -46,7 +46,12 @@ impl<'d> Letter<'d> {
 
     /// The event; `None` when its body cannot be read.
     pub fn event(&self) -> Option<&Event<'d>> {
-        self.event.get_or_init(|| event::decode(self.body, &[]).ok()).as_ref()
+        self.event.get_or_init(|| event::decode(self.whole(), &[]).ok()).as_ref()
+    }
+
+    /// Body and encoding.
+    pub fn whole(&self) -> Body<'d> {
+        Body { bytes: self.body, encoding: headers::encoding(self.properties) }
     }
 
     /// The HTTP status of the last attempt's answer.

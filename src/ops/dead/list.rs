@@ -5,23 +5,31 @@
 use super::filter::Filter;
 use super::letter::Letter;
 use super::{Place, Session, letters, size, talk, when};
+use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::ListArgs;
 use crate::event::TYPES;
-use crate::ops::{Failure, log_access, print, usage};
+use crate::ops::{Columns, Failure, print, usage};
 use crate::plan::Brief;
 use crate::shown;
 use crate::verdict::Death;
 use jiff::Timestamp;
-use serde_json::json;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// So many returns of a letter deserve a word.
 const MANY_RETURNS: i64 = 10;
 /// Rows that are written at once.
 const BATCH: usize = 1_000;
-const HEAD: &str = "died                                  letter        reason                     status  attempts  size      type           event";
+/// The columns. Two are there only where a cell of theirs is: the person, who is revealed, and why the
+/// broker moved a letter.
+const HEAD: [&str; 11] =
+    ["died", "letter", "reason", "status", "attempts", "size", "type", "event", "person", "moved", "why"];
+/// Different explanations that are kept; there are few, unless somebody forges them.
+const MOST_WHYS: usize = 4_096;
+/// Instead of one more.
+const UNKEPT: &str = "(dead show tells)";
 
 /// Lists letters.
 ///
@@ -41,13 +49,13 @@ pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
             Ok(false)
         })
         .await?;
+    if args.reveal && !args.group {
+        let persons = found.rows.iter().filter(|row| row.person.is_some()).count();
+        session.audit(Command::DeadList, args.pile.pile(), &filter, Some(persons as u64)).await;
+    }
     session.letters.close().await;
     if let Some(hint) = hint(found.most_returns) {
         talk(&hint);
-    }
-    if args.reveal && !args.group {
-        let persons = found.rows.iter().filter(|row| row.person.is_some()).count();
-        log_access(&session.settings, "dead list --reveal", &session.integration.name, persons as u64);
     }
     found.rows.sort_by_key(|row| row.died_ms);
     found.rows.truncate(filter.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
@@ -72,6 +80,7 @@ struct Found {
     moved: Vec<(Moved, u32)>,
     matching: u32,
     rows: Vec<Row>,
+    whys: Whys,
     /// Of all letters, whether they match or not.
     most_returns: i64,
 }
@@ -93,6 +102,54 @@ struct Row {
     kind: Option<u8>,
     /// Why and from where the broker moved it: an index into [`Found::moved`].
     moved: Option<u8>,
+    /// What its last error says: an index into [`Whys`].
+    why: Option<u16>,
+}
+
+/// What letters say of why they died, each text kept and counted once.
+#[derive(Default)]
+struct Whys {
+    list: Vec<Why>,
+    index: HashMap<(&'static str, Arc<str>), u16>,
+}
+
+struct Why {
+    reason: &'static str,
+    text: Arc<str>,
+    letters: u32,
+}
+
+impl Whys {
+    /// Counts one; gives where in the list it is.
+    fn count(&mut self, reason: &'static str, text: &str) -> u16 {
+        let text: Arc<str> = if self.list.len() < MOST_WHYS { text.into() } else { self.known(reason, text) };
+        let next = u16::try_from(self.list.len()).unwrap_or(u16::MAX);
+        let index = *self.index.entry((reason, Arc::clone(&text))).or_insert(next);
+        if index == next {
+            self.list.push(Why { reason, text, letters: 0 });
+        }
+        if let Some(why) = self.list.get_mut(usize::from(index)) {
+            why.letters += 1;
+        }
+        index
+    }
+
+    /// The text itself where it is kept already.
+    fn known(&self, reason: &'static str, text: &str) -> Arc<str> {
+        let text: Arc<str> = text.into();
+        if self.index.contains_key(&(reason, Arc::clone(&text))) { text } else { UNKEPT.into() }
+    }
+
+    fn of(&self, row: &Row) -> Option<&str> {
+        Some(&self.list.get(usize::from(row.why?))?.text)
+    }
+
+    /// Those of a reason, the most frequent first.
+    fn under(&self, reason: &str) -> Vec<&Why> {
+        let mut whys: Vec<&Why> = self.list.iter().filter(|why| why.reason == reason).collect();
+        whys.sort_by_key(|why| std::cmp::Reverse(why.letters));
+        whys
+    }
 }
 
 impl Found {
@@ -100,8 +157,9 @@ impl Found {
         self.matching += 1;
         *self.reasons.entry(letter.reason_code()).or_default() += 1;
         let moved = headers::moved(letter.properties).and_then(|moved| self.count(moved));
+        let why = letter.history.last_error.as_deref().map(|text| self.whys.count(letter.reason_code(), text));
         if is_row {
-            self.rows.push(Row { moved, ..Row::of(letter, reveal) });
+            self.rows.push(Row { moved, why, ..Row::of(letter, reveal) });
         }
     }
 
@@ -125,24 +183,37 @@ impl Found {
     }
 
     fn print(&self, all: u32, now: Timestamp, as_json: bool) -> Result<(), Failure> {
-        if as_json {
-            let mut counts = json!({ "letters": all, "matching": self.matching, "reasons": self.reasons });
-            if !self.moved.is_empty() {
-                let moved = |(moved, count): &(Moved, u32)| json!({ "reason": moved.reason, "from": moved.queue, "letters": count });
-                counts["moved"] = self.moved.iter().map(moved).collect();
-            }
-            print(&format!("{counts}\n"))?;
-        } else {
-            print(&self.counts(all))?;
+        print(&if as_json { format!("{}\n", self.counts_json(all)) } else { self.counts(all) })?;
+        let columns = if as_json { Columns::default() } else { self.columns(now) };
+        if !as_json && !self.rows.is_empty() {
+            print(&format!("\n{}", columns.head()))?;
         }
         for batch in self.rows.chunks(BATCH) {
             let line = |row: &Row| {
-                let moved = self.moved(row);
-                if as_json { row.json(moved) } else { row.text(moved, now) }
+                let (moved, why) = (self.moved(row), self.whys.of(row));
+                if as_json { row.json(moved, why) } else { columns.line(&row.cells(moved, why, now)) }
             };
             print(&batch.iter().map(line).collect::<String>())?;
         }
         Ok(())
+    }
+
+    /// As wide as the rows need, and with a head where there are rows.
+    fn columns(&self, now: Timestamp) -> Columns {
+        let mut columns = Columns::default();
+        for row in &self.rows {
+            columns.widen(&row.cells(self.moved(row), self.whys.of(row), now));
+        }
+        columns.headed(&HEAD)
+    }
+
+    fn counts_json(&self, all: u32) -> Value {
+        let mut counts = json!({ "letters": all, "matching": self.matching, "reasons": self.reasons });
+        if !self.moved.is_empty() {
+            let moved = |(moved, count): &(Moved, u32)| json!({ "reason": moved.reason, "from": moved.queue, "letters": count });
+            counts["moved"] = self.moved.iter().map(moved).collect();
+        }
+        counts
     }
 
     fn counts(&self, all: u32) -> String {
@@ -155,12 +226,13 @@ impl Found {
         let mut text = format!("{}, {} of which match\n", letters(all), self.matching);
         for (reason, count) in &self.reasons {
             text.push_str(&format!("{count:>9}  {reason}\n"));
+            // Rows say each for themselves.
+            for why in self.whys.under(reason).iter().filter(|_| self.rows.is_empty()) {
+                text.push_str(&format!("{:>18}  {}\n", why.letters, shown::value(&why.text)));
+            }
         }
         for (moved, count) in &self.moved {
             text.push_str(&format!("{count:>9}  moved by the broker: {moved}\n"));
-        }
-        if !self.rows.is_empty() {
-            text.push_str(&format!("\n{HEAD}\n"));
         }
         text
     }
@@ -182,6 +254,7 @@ impl Row {
             reason: letter.reason,
             kind: kind.and_then(|kind| u8::try_from(kind).ok()),
             moved: None,
+            why: None,
         }
     }
 
@@ -199,7 +272,7 @@ impl Row {
         Some(parts.join("-"))
     }
 
-    fn json(&self, moved: Option<&Moved>) -> String {
+    fn json(&self, moved: Option<&Moved>, why: Option<&str>) -> String {
         let mut line = json!({
             "letter": format!("{:012x}", self.id),
             "died_at": self.died(),
@@ -209,6 +282,7 @@ impl Row {
             "bytes": self.size,
             "type": self.kind(),
             "event_id": self.event(),
+            "why": why,
         });
         if let Some(person) = &self.person {
             line["identifier"] = json!(person);
@@ -219,21 +293,22 @@ impl Row {
         format!("{line}\n")
     }
 
-    fn text(&self, moved: Option<&Moved>, now: Timestamp) -> String {
-        let died = self.died().map_or_else(|| "unknown".to_owned(), |at| when(at, now));
-        let line = format!(
-            "{died:36}  {:012x}  {:25}  {:6}  {:8}  {:8}  {:13}  {}  {}  {}",
-            self.id,
-            self.reason.map_or("none", Death::code),
-            self.status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
-            self.attempts,
+    fn cells(&self, moved: Option<&Moved>, why: Option<&str>, now: Timestamp) -> [String; HEAD.len()] {
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        [
+            self.died().map_or_else(|| "unknown".to_owned(), |at| when(at, now)),
+            format!("{:012x}", self.id),
+            self.reason.map_or("none", Death::code).to_owned(),
+            or_dash(self.status.map(|status| status.to_string())),
+            self.attempts.to_string(),
             size(self.size.into()),
-            self.kind().unwrap_or("unreadable"),
-            self.event().unwrap_or_else(|| "-".to_owned()),
-            shown::value(self.person.as_deref().unwrap_or_default()),
-            shown::value(moved.map(|moved| moved.reason.as_str()).unwrap_or_default()),
-        );
-        format!("{}\n", line.trim_end())
+            self.kind().unwrap_or("unreadable").to_owned(),
+            or_dash(self.event()),
+            self.person.as_deref().unwrap_or_default().to_owned(),
+            moved.map(|moved| moved.reason.clone()).unwrap_or_default(),
+            why.unwrap_or("-").to_owned(),
+        ]
+        .map(|cell| shown::value(&cell).into_owned())
     }
 }
 
@@ -257,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn explanations_are_kept_once_and_only_so_many() {
+        let mut whys = Whys::default();
+        assert_eq!([whys.count("refused", "a"), whys.count("refused", "b"), whys.count("refused", "a")], [0, 1, 0]);
+        assert_eq!(whys.count("undecodable", "a"), 2);
+        let told: Vec<(&str, u32)> = whys.under("refused").iter().map(|why| (&*why.text, why.letters)).collect();
+        assert_eq!(told, [("a", 2), ("b", 1)]);
+        let last = (0..10_000).map(|n| whys.count("refused", &n.to_string())).max();
+        assert_eq!((last.map(usize::from), whys.list.len()), (Some(MOST_WHYS), MOST_WHYS + 1));
+        assert_eq!((whys.count("refused", "a"), &*whys.list[MOST_WHYS].text), (0, UNKEPT));
+    }
+
+    #[test]
     fn many_returns_are_told_and_few_are_not() {
         assert_eq!(hint(9), None);
         let told = hint(12).unwrap();
@@ -277,8 +364,9 @@ mod tests {
             reason: None,
             kind: Some(6),
             moved: None,
+            why: None,
         };
-        let line: serde_json::Value = serde_json::from_str(&row.json(None)).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&row.json(None, None)).unwrap();
         assert_eq!(line["letter"], "000000000abc");
         assert_eq!(line["event_id"], "00000000-0000-4000-8000-00000000000a");
         assert_eq!((&line["type"], &line["died_at"]), (&json!("other"), &json!(null)));

@@ -19,7 +19,9 @@ mod show;
 mod track;
 mod value;
 
+use super::audit::audit;
 use super::{Failure, named, talk};
+use crate::audit::{Command, Scope};
 use crate::broker::letters::{DeadLetters, Pile};
 use crate::broker::outbox::Acks;
 use crate::cli::Dead;
@@ -124,6 +126,16 @@ impl Session {
     fn stretch(&self, read: u32) -> usize {
         let meant = self.meant.borrow();
         stretch(meant.get(usize::try_from(read).unwrap_or(usize::MAX)..).unwrap_or_default())
+    }
+
+    /// Says who does what with which letters, before it is done.
+    async fn audit(&self, command: Command, pile: Pile, filter: &Filter, count: Option<u64>) {
+        let queue = match pile {
+            Pile::Dead => "dead",
+            Pile::Aside => "aside",
+        };
+        let scope = Scope { queue: queue.to_owned(), filter: filter.scope(), count };
+        audit(&self.settings, &self.integration.name, command, scope).await;
     }
 
     /// Counts the letters that a filter takes.

@@ -7,6 +7,7 @@ use super::pace::{Rate, share};
 use super::run::{Ended, Run};
 use super::show::Asking;
 use super::{Place, Session, letters};
+use crate::audit::Command;
 use crate::cli::ReplayArgs;
 use crate::config::parse_duration;
 use crate::ops::{Failure, agreed, print, usage};
@@ -74,6 +75,7 @@ pub async fn replay(args: &ReplayArgs, place: &Place<'_>) -> Result<(), Failure>
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {
         return Err(Failure::Failed("nothing was replayed".to_owned()));
     }
+    session.audit(Command::DeadReplay, args.pile.pile(), &options.filter, Some(forecast.asked.into())).await;
     session.letters.begin_to_remove().await?;
     let ended = Run::begin(&session, &options, now).await?.finish().await;
     session.letters.close().await;
@@ -131,7 +133,7 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
 
 /// What the mapping alone says of a letter.
 pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Outlook {
-    let (_, planned) = plan(letter.body, &session.integration, now);
+    let (_, planned) = plan(letter.whole(), &session.integration, now);
     let known = super::outlook::Known::Untold;
     super::outlook::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
 }

@@ -4,9 +4,10 @@ use super::filter::Filter;
 use super::letter::Letter;
 use super::outlook::{Known, Outlook, would};
 use super::{Place, Session, size, when};
+use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::{Selection, ShowArgs};
-use crate::ops::{Failure, log_access, print, table, usage};
+use crate::ops::{Failure, print, table, usage};
 use crate::plan::{Brief, Plan, plan};
 use crate::record::desk::Access;
 use crate::verdict::Course;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 /// Instead of a value that may be somebody's.
 const HIDDEN: &str = "(hidden)";
-/// Instead of a body that is not text.
+/// Instead of a body that is not text, nor packed text.
 const BINARY: &str = "(not UTF-8; export has it)";
 
 /// Shows the letters with this id; usually it is one.
@@ -42,15 +43,15 @@ pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
             Ok(false)
         })
         .await?;
+    if args.reveal && !shown.is_empty() {
+        session.audit(Command::DeadShow, args.pile.pile(), &by_event, Some(shown.len() as u64)).await;
+    }
     session.letters.close().await;
     if shown.is_empty() {
         return Err(Failure::Failed(format!(
             "no letter \"{}\" among {all}; name it by its event's id, or by the 12 digits that dead list shows",
             args.id
         )));
-    }
-    if args.reveal {
-        log_access(&session.settings, "dead show --reveal", &session.integration.name, shown.len() as u64);
     }
     print(&shown.join("\n"))
 }
@@ -81,7 +82,7 @@ impl Asking<'_> {
         now: Timestamp,
     ) -> Result<(Result<Plan, Course>, Outlook), Failure> {
         let integration = &self.session.integration;
-        let (_, planned) = plan(letter.body, integration, now);
+        let (_, planned) = plan(letter.whole(), integration, now);
         let known = match (&self.records, &planned) {
             (Some(records), Ok(Plan::Send(send))) => {
                 Known::Told(Box::new(records.person(&integration.records, &send.identifier).await?))
@@ -146,8 +147,9 @@ impl Whole<'_, '_> {
         told.collect()
     }
 
-    fn body(&self) -> &str {
-        if self.reveal { std::str::from_utf8(self.letter.body).unwrap_or(BINARY) } else { HIDDEN }
+    fn body(&self) -> String {
+        let text = if self.reveal { self.letter.whole().text() } else { Some(HIDDEN.to_owned()) };
+        text.unwrap_or_else(|| BINARY.to_owned())
     }
 
     /// Why nothing would be sent, as far as it names only fields and types.
@@ -198,7 +200,7 @@ impl Whole<'_, '_> {
         rows.extend(headers::moved(letter.properties).map(|moved| row("moved", &format!("by the broker: {moved}"))));
         rows.extend(self.headers().into_iter().map(|(name, value)| row("header", &format!("{name}: {value}"))));
         rows.extend(self.properties().into_iter().map(|(name, value)| row("property", &format!("{name}: {value}"))));
-        rows.push(row("body", self.body()));
+        rows.push(row("body", &self.body()));
         table(&rows) + &self.history()
     }
 

@@ -275,7 +275,7 @@ impl Drop for Lab {
         self.worker = None;
         for simulated in &self.simulated {
             let delays = self.delays_ms.iter().map(|ms| format!(".delay.{ms}"));
-            for suffix in ["", ".retry", ".dead", ".aside", ".dead.marks", ".unreadable", ".store"]
+            for suffix in ["", ".retry", ".dead", ".aside", ".dead.marks", ".audit", ".unreadable", ".store"]
                 .map(str::to_owned)
                 .into_iter()
                 .chain(delays)

@@ -1,0 +1,35 @@
+//! What a command that touches personal data says of itself, before it shows or does anything.
+
+use super::talk;
+use crate::audit::{Command, Entry, Scope};
+use crate::broker;
+use crate::config::Settings;
+use crate::integration::Name;
+use crate::telemetry;
+use serde_json::json;
+use std::sync::Once;
+
+/// Tells it to the worker, and on standard error, but for a replay: that reports itself. When the broker
+/// does not take it, the command goes on with a warning: a full queue must not keep an operator from an
+/// outage.
+pub async fn audit(settings: &Settings, integration: &Name, command: Command, scope: Scope) {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| telemetry::start(settings.log));
+    let entry = Entry::own(command, scope);
+    if command != Command::DeadReplay {
+        entry.log(integration.as_str());
+    }
+    let written = json!(entry).to_string();
+    if let Err(error) = broker::audit::put(&settings.broker, integration, written.as_bytes()).await {
+        talk(&format!(
+            "warning: this is not in the worker's log ({error}); \
+            consent-gate declare makes the queue, a running worker empties it"
+        ));
+    }
+}
+
+/// So many persons, who are not named.
+pub fn persons(count: usize) -> Scope {
+    let filter = if count == 1 { "one person".to_owned() } else { format!("{count} persons") };
+    Scope { queue: "records".to_owned(), filter, count: Some(count as u64) }
+}

@@ -100,7 +100,7 @@ impl Supervisor {
         let mut after_loss = after_loss();
         let mut losses = 0;
         let mut is_silent = false;
-        let mut was_bound = false;
+        let (mut was_bound, mut stood_by) = (false, false);
         let mut watch = Watch::default();
         loop {
             let connected = tokio::select! {
@@ -132,7 +132,8 @@ impl Supervisor {
                     after_loss.next()
                 }
                 Err(Trouble::Records(error)) => {
-                    tracing::error!(integration, %error, "cannot use the records; trying again");
+                    self.tell_of_records(&error, stood_by);
+                    stood_by = error.is_held();
                     self.health.show_trouble(integration, Standing::WithoutRecords, &error.to_string());
                     after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
                 }
@@ -271,6 +272,16 @@ impl Supervisor {
         }
         link.close().await;
         lost
+    }
+
+    /// The records cannot be used. Standing by may last for days, so it is an error once.
+    fn tell_of_records(&self, error: &record::Failed, stood_by: bool) {
+        let (integration, told) = (self.name(), "cannot use the records; trying again");
+        if stood_by && error.is_held() {
+            tracing::debug!(integration, %error, "{told}");
+        } else {
+            tracing::error!(integration, %error, "{told}");
+        }
     }
 
     /// Shows how many messages wait in each queue; returns when they cannot be looked at.

@@ -113,7 +113,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.what)?;
         match &self.cause {
-            Cause::Dial(error) | Cause::Client(error) => write!(f, "{error}"),
+            Cause::Dial(error) => write!(f, "{error}{}", remedy(error)),
+            Cause::Client(error) => write!(f, "{error}"),
             Cause::TimedOut => write!(f, "no answer within {CALL_TIMEOUT:?}"),
             Cause::Refused(why) => f.write_str(why),
             Cause::TooManyBytes(most) => {
@@ -124,6 +125,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What to look at when the broker cannot be logged in to, where the error tells.
+fn remedy(error: &lapin::Error) -> &'static str {
+    match error.kind() {
+        lapin::ErrorKind::IOError(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "; nothing listens there: is the broker running, and is broker.url right?"
+        }
+        lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 403 => "; look at user and password in broker.url",
+        lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 530 => "; look at the virtual host in broker.url",
+        _ => "",
+    }
+}
 
 /// Awaits one call to the broker, bounded in time.
 async fn call<T>(what: &str, future: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {

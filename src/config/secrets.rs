@@ -102,14 +102,16 @@ pub(super) fn secret(
     required: Option<&str>,
 ) -> Option<SecretString> {
     let (key, file_key) = keys;
-    if !fields.has(key) && !fields.has(file_key) {
+    let is_missing = !fields.has(key) && !fields.has(file_key);
+    // Asked for all the same: so they are known, and a misspelt one is told.
+    let literal = fields.filled(key);
+    let file = fields.bare(file_key);
+    if is_missing {
         if let Some(remedy) = required {
             fields.missing(key, remedy);
         }
         return None;
     }
-    let literal = fields.filled(key);
-    let file = fields.bare(file_key);
     match (literal, file) {
         (Some(_), Some(file)) => {
             let why = format!("{} and {} are both written; keep one", fields.name(key), fields.name(file_key));

@@ -169,12 +169,17 @@ fn talk(text: &str) {
 /// Reads one message from a file or, for `-`, from standard input.
 fn read_event(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
-    let read = if path == Path::new("-") {
+    let is_stdin = path == Path::new("-");
+    let read = if is_stdin {
+        if io::stdin().is_terminal() {
+            talk("type or paste the event, then Ctrl-D; or name a file");
+        }
         io::stdin().lock().take(MAX_EVENT).read_to_end(&mut body)
     } else {
         std::fs::File::open(path).and_then(|file| file.take(MAX_EVENT).read_to_end(&mut body))
     };
     match read {
+        Ok(0) if is_stdin => Err(Failure::Usage("no event on standard input; name a file, or pipe one in".to_owned())),
         Ok(_) => Ok(body),
         Err(error) => Err(Failure::Usage(format!(
             "event {} cannot be read: {error}; name a file, or - for standard input",

@@ -66,6 +66,52 @@ fn an_event_that_cannot_be_read_is_told() {
     assert!(wrong.err.contains("event absent.json cannot be read"), "{}", wrong.err);
 }
 
+/// Without an event, or with a file that is not there.
+#[test]
+fn what_is_missing_is_told_with_what_to_do() {
+    let lab = Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let integration = ["--integration", lab.integration()];
+    for (arguments, part) in [
+        (&["map"][..], "error: no event on standard input; name a file, or pipe one in"),
+        (&["send", "-"], "error: no event on standard input; name a file, or pipe one in"),
+        (&["dead", "import", "absent.jsonl"], "error: absent.jsonl cannot be read: No such file or directory"),
+    ] {
+        let told = run(&lab.folder, &environment, &[arguments, &integration].concat(), b"");
+        assert_eq!(told.code, 2, "{}", told.err);
+        assert!(told.err.contains(part), "{part} in {}", told.err);
+    }
+}
+
+#[test]
+fn a_broker_that_does_not_let_a_command_in_is_told_with_what_to_look_at() {
+    let lab = Lab::new();
+    let right = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (url, part) in [
+        (right.replace("guest:guest", "guest:wrong-secret"), "look at user and password in broker.url"),
+        (right.replace("%2f", "nowhere"), "look at the virtual host in broker.url"),
+        (format!("amqp://guest:guest@{free}/%2f"), "is the broker running, and is broker.url right?"),
+    ] {
+        let mut environment: Vec<(&str, &str)> =
+            lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        environment.push(("CONSENT_GATE_BROKER__URL", &url));
+        let told = run(&lab.folder, &environment, &["dead", "list", "--integration", lab.integration()], b"");
+        assert_eq!(told.code, 1, "{}", told.err);
+        assert!(told.err.contains(part) && !told.err.contains("wrong-secret"), "{part} in {}", told.err);
+    }
+}
+
+#[test]
+fn a_misspelt_secret_key_gets_a_suggestion() {
+    let folder = Folder::new();
+    folder.write("consent-gate.toml", "[broker]\nurls = \"amqp://localhost\"\n");
+    let told = run(&folder, &[], &["check"], b"");
+    assert_eq!(told.code, 2);
+    assert!(told.err.contains("consent-gate.toml:2: unknown key broker.urls; did you mean url?"), "{}", told.err);
+}
+
 #[test]
 fn send_asks_and_without_anybody_to_ask_wants_yes() {
     let lab = Lab::new();

@@ -164,6 +164,13 @@ fn a_second_worker_on_the_same_records_stands_by_and_takes_over() {
     lab.spawn();
     let line = lab.worker().line_with("cannot use the records");
     assert!(line.contains("standing by"), "{line}");
+    // An error once, however long it stands by.
+    let told = |lab: &mut Lab, level: &str| {
+        let text = lab.worker().text();
+        text.lines().filter(|line| line.contains("cannot use the records") && line.contains(level)).count()
+    };
+    poll_until("it to look again twice", || (told(&mut lab, "DEBUG") >= 2).then_some(()));
+    assert_eq!(told(&mut lab, "ERROR"), 1);
     let (status, body) = lab.admin("/readyz");
     assert!(status == 503 && body.contains("not available"), "{body}");
     assert_eq!(lab.admin("/livez").0, 200);

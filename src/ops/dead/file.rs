@@ -130,7 +130,7 @@ impl<W: Write> Writer<W> {
 /// Why a file is no whole export.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Counted from 1.
+    /// Counted from 1; 0 where the file cannot even be opened.
     pub line: u64,
     pub why: String,
 }
@@ -150,7 +150,8 @@ pub struct Reader<R> {
 /// # Errors
 /// It cannot be read, or is none.
 pub fn open(path: &Path) -> Result<Reader<BufReader<File>>, Refused> {
-    let file = File::open(path).map_err(|error| Refused { line: 1, why: error.to_string() })?;
+    let remedy = "name a file that dead export or dead discard wrote";
+    let file = File::open(path).map_err(|error| Refused { line: 0, why: format!("{error}; {remedy}") })?;
     Reader::begin(BufReader::new(file))
 }
 

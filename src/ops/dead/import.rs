@@ -59,6 +59,9 @@ fn verify(path: &Path) -> Result<(u32, String), Failure> {
 }
 
 fn not_whole(path: &Path, Refused { line, why }: Refused) -> Failure {
+    if line == 0 {
+        return Failure::Usage(format!("{} cannot be read: {why}", path.display()));
+    }
     Failure::Failed(format!("{}, line {line}: {why}; nothing was imported", path.display()))
 }
 

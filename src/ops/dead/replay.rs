@@ -213,8 +213,14 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
     }
 }
 
+/// How long it took; how fast it was only where that says something.
 fn speed(sent: u32, seconds: f64) -> String {
-    if seconds > 0.0 { format!("  in {seconds:.1} s, {:.0}/s", f64::from(sent) / seconds) } else { String::new() }
+    let rate = || format!(", {:.0}/s", f64::from(sent) / seconds);
+    if sent == 0 {
+        String::new()
+    } else {
+        format!("  in {seconds:.1} s{}", if seconds < 1.0 { String::new() } else { rate() })
+    }
 }
 
 fn codes<K: AsRef<str>>(codes: &BTreeMap<K, u32>) -> String {
@@ -227,5 +233,17 @@ fn why_left(invalid: &BTreeMap<&'static str, u32>, untouched: u32) -> String {
         (true, _) => String::new(),
         (false, 0) => format!("{}: they would die again at once", codes(invalid)),
         (false, _) => format!("{}: they would die again at once; {untouched} not come to", codes(invalid)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_has_no_speed() {
+        assert_eq!(speed(0, 0.0), "");
+        assert_eq!(speed(1, 0.000_000_2), "  in 0.0 s");
+        assert_eq!(speed(1_000, 2.5), "  in 2.5 s, 400/s");
     }
 }

@@ -171,7 +171,12 @@ fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<R
 /// none may send 0, or milliseconds.
 #[must_use]
 pub fn published(seconds: u64, now: Timestamp) -> Option<Timestamp> {
-    let at = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    possible(Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?, now)
+}
+
+/// A time at which a message can have been on its way.
+#[must_use]
+pub fn possible(at: Timestamp, now: Timestamp) -> Option<Timestamp> {
     (EARLIEST_PUBLISHED..=now).contains(&at).then_some(at)
 }
 

@@ -553,9 +553,12 @@ impl Worker {
         received: Timestamp,
         terms: Terms,
     ) -> Option<Passage> {
-        // An erasure that names no time counts from its publication, else from its first receipt.
+        // An erasure that names no time counts from its publication, else from its first receipt; one that
+        // was replayed, from its first death.
         let properties = &delivery.properties;
-        let published = (*properties.timestamp()).and_then(|at| plan::published(at, received)).unwrap_or(received);
+        let published = (*properties.timestamp()).and_then(|at| plan::published(at, received));
+        let published = published.or_else(|| plan::possible(headers::first_died(properties)?, received));
+        let published = published.unwrap_or(received);
         let timestamp = properties.timestamp().unwrap_or_default().to_be_bytes();
         let id = properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
         let message = [&timestamp, id.as_bytes(), &delivery.data];

@@ -25,6 +25,8 @@ const HISTORY: &str = "consent-gate-history";
 const REPAIR: &str = "consent-gate-repair";
 /// When a dead letter became one.
 const DIED: &str = "consent-gate-died-ms";
+/// When it died for the first time, however often it was replayed since.
+const FIRST_DIED: &str = "consent-gate-first-died-ms";
 /// The one of ours that travels on whoever wrote it: where verdicts are reported to.
 const REPORT_TO: &str = "consent-gate-report-to";
 /// W3C Trace Context.
@@ -137,12 +139,17 @@ impl History {
     }
 
     /// Ours, the most telling first: whatever does not fit any more is left out.
-    fn headers(&self, death: Option<(&'static str, Timestamp)>) -> Vec<(&'static str, AMQPValue)> {
+    fn headers(
+        &self,
+        death: Option<(&'static str, Timestamp)>,
+        first_died: Option<Timestamp>,
+    ) -> Vec<(&'static str, AMQPValue)> {
         let time = |name, at: Option<Timestamp>| Some((name, AMQPValue::LongLongInt(at?.as_millisecond())));
         let entries: Vec<AMQPValue> = self.entries.iter().map(write_entry).collect();
         let optional = [
             death.map(|(reason, _)| (REASON, AMQPValue::LongString(reason.into()))),
             time(DIED, death.map(|(_, at)| at)),
+            time(FIRST_DIED, death.and_then(|(_, at)| first_died.is_none().then_some(at))),
             Some((ATTEMPTS, AMQPValue::LongLongInt(self.attempts.into()))),
             self.is_repair.then_some((REPAIR, AMQPValue::Boolean(true))),
             time(NOT_BEFORE, self.not_before),
@@ -180,13 +187,22 @@ pub fn for_publish(
     death: Option<(&'static str, Timestamp)>,
 ) -> BasicProperties {
     let kept = kept_headers(received.headers().as_ref());
-    let headers = history.headers(death).into_iter().fold(kept, |mut headers, (key, value)| {
+    let headers = history.headers(death, first_died(received)).into_iter().fold(kept, |mut headers, (key, value)| {
         if table_size(&headers) + 1 + key.len() + value_size(&value) <= MAX_HEADERS {
             headers.insert(key.into(), value);
         }
         headers
     });
     publishable(received, headers)
+}
+
+/// When a message that an operator gave new attempts died first: it dates an erasure that has no other
+/// date, so that one which is replayed a week later erases nothing of that week. Believed from any queue:
+/// whoever publishes there could as well set the `timestamp`, which counts the same.
+#[must_use]
+pub fn first_died(properties: &BasicProperties) -> Option<Timestamp> {
+    let ms = integer(properties.headers().as_ref()?.inner().get(FIRST_DIED)?)?;
+    Timestamp::from_millisecond(ms).ok()
 }
 
 /// The properties with which a dead letter begins anew: as if it had never been tried, with its
@@ -283,7 +299,7 @@ pub fn died(properties: &BasicProperties, history: &History) -> Option<Timestamp
 /// Whether a header is one that the worker writes, and not only named as if.
 #[must_use]
 pub fn is_own(name: &str) -> bool {
-    [ATTEMPTS, FIRST_ATTEMPT, NOT_BEFORE, REASON, LAST_ERROR, LAST_ANSWER, HISTORY, REPAIR, DIED, REPORT_TO]
+    [ATTEMPTS, FIRST_ATTEMPT, NOT_BEFORE, REASON, LAST_ERROR, LAST_ANSWER, HISTORY, REPAIR, DIED, FIRST_DIED, REPORT_TO]
         .contains(&name)
 }
 
@@ -291,7 +307,7 @@ pub fn is_own(name: &str) -> bool {
 #[must_use]
 pub fn is_impersonal(name: &str, value: &AMQPValue) -> bool {
     match name {
-        ATTEMPTS | FIRST_ATTEMPT | NOT_BEFORE | DIED => integer(value).is_some(),
+        ATTEMPTS | FIRST_ATTEMPT | NOT_BEFORE | DIED | FIRST_DIED => integer(value).is_some(),
         REPAIR => matches!(value, AMQPValue::Boolean(_)),
         LAST_ERROR => text(value).is_some(),
         REPORT_TO => obeyed(value).is_some(),
@@ -364,7 +380,12 @@ fn kept_headers(received: Option<&FieldTable>) -> FieldTable {
     let mut kept = FieldTable::default();
     for (key, value) in received.into_iter().flat_map(FieldTable::inner) {
         let name = key.as_str();
-        if !is_brokers(name) && (!name.starts_with(PREFIX) || (name == REPORT_TO && obeyed(value).is_some())) {
+        let is_obeyed = || match name {
+            REPORT_TO => obeyed(value).is_some(),
+            FIRST_DIED => integer(value).is_some(),
+            _ => false,
+        };
+        if !is_brokers(name) && (!name.starts_with(PREFIX) || is_obeyed()) {
             kept.insert(key.clone(), value.clone());
         }
     }
@@ -550,7 +571,10 @@ mod tests {
         assert_eq!((reason(&letter), report_to(&letter)), (Some("attempts_exhausted"), None));
         assert_eq!(died(&letter, &History::default()), Some(Timestamp::UNIX_EPOCH));
         let replayed = for_replay(&letter, "consent-gate.report.1");
-        assert_eq!(keys(&replayed), [ATTEMPTS, REPORT_TO, "tenant"]);
+        assert_eq!(keys(&replayed), [ATTEMPTS, FIRST_DIED, REPORT_TO, "tenant"]);
+        let again = for_publish(&replayed, &history(), Some(("crashed", Timestamp::MAX)));
+        assert_eq!(died(&again, &History::default()), Timestamp::from_millisecond(Timestamp::MAX.as_millisecond()).ok());
+        assert_eq!(first_died(&again), Some(Timestamp::UNIX_EPOCH));
         assert_eq!(report_to(&replayed), Some("consent-gate.report.1"));
         assert_eq!(report_to(&for_replay(&letter, "consent-gate.acme.dead")), None);
         assert_eq!(keys(&for_return(&letter)), keys(&letter));

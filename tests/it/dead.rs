@@ -43,6 +43,7 @@ fn letter(event: Value, reason: &str, age_ms: i64) -> Message {
         ("consent-gate-reason", AMQPValue::LongString(reason.into())),
         ("consent-gate-attempts", AMQPValue::LongLongInt(5)),
         ("consent-gate-died-ms", AMQPValue::LongLongInt(died)),
+        ("consent-gate-first-died-ms", AMQPValue::LongLongInt(died)),
         ("tenant", AMQPValue::LongString("north".into())),
     ]);
     let properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
@@ -164,6 +165,7 @@ fn foreign() -> Vec<Message> {
         ("consent-gate-attempts", AMQPValue::LongString("many".into())),
         ("consent-gate-history", AMQPValue::Boolean(true)),
         ("consent-gate-died-ms", AMQPValue::Double(0.5)),
+        ("consent-gate-first-died-ms", AMQPValue::LongString("long ago".into())),
         ("decimal", AMQPValue::DecimalValue(DecimalValue { scale: 1, value: 15 })),
         ("bytes", AMQPValue::ByteArray(vec![0, 255].into())),
         ("latin", AMQPValue::LongString(vec![0xe9].into())),
@@ -191,7 +193,7 @@ const HOSTILE: &str = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{85}\u{202e}\u{2066}\u{200b}
 fn hostile() -> Vec<Message> {
     let text = || AMQPValue::LongString(HOSTILE.into());
     let own = ["attempts", "first-attempt-ms", "not-before-ms", "reason", "last-error", "last-answer", "history"];
-    let own = own.into_iter().chain(["repair", "died-ms", "report-to", HOSTILE]);
+    let own = own.into_iter().chain(["repair", "died-ms", "first-died-ms", "report-to", HOSTILE]);
     let mut headers = FieldTable::default();
     for name in own {
         headers.insert(format!("consent-gate-{name}").into(), text());
@@ -426,6 +428,20 @@ fn an_old_opt_in_stays_behind_a_newer_opt_out() {
     put(&lab, vec![letter(news(JANE, -60, true), "refused", 0)]);
     let forecast = told(&lab, "replay", &["--dry-run"]);
     assert_eq!(forecast[0]["outlook"], "nothing_new", "without a worker the command opens the records itself");
+}
+
+#[test]
+fn an_undated_erasure_that_is_replayed_erases_nothing_of_the_time_since_it_died() {
+    let mut lab = Lab::new();
+    lab.start();
+    let entity = json!({ "id": "u", "organization_user_id": JANE });
+    put(&lab, vec![letter(json!({ "type": "user.deleted", "parameters": { "entity": entity } }), "panicked", 120_000)]);
+    let report = &told(&lab, "replay", &["--yes", "--wait"])[0];
+    assert_eq!(report["skipped"]["user_deleted"], 1, "{report}");
+    deliver(&mut lab, news(JANE, -150, true), 2);
+    assert_eq!(lab.gate(0).outcome("accepted"), 0, "what is older than the death is erased");
+    deliver(&mut lab, news(JANE, -90, true), 3);
+    assert_eq!(lab.gate(0).outcome("accepted"), 1, "a choice made since counts");
 }
 
 #[test]

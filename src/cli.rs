@@ -157,6 +157,9 @@ pub struct MapArgs {
     /// A file with one message, or - for standard input
     #[arg(value_name = "EVENT", default_value = "-")]
     pub event: PathBuf,
+    /// Look at what is recorded of the person, as the worker would: newer values go in the event's place
+    #[arg(long)]
+    pub recorded: bool,
 }
 
 /// Arguments of `send`.

@@ -1,34 +1,63 @@
 //! `map`: what an event would send, property by property, sending nothing.
 
+use super::dead::outlook::begun;
+use super::store::compared;
 use super::{Failure, integration, print, read_event, verdict_of};
+use crate::cli::MapArgs;
 use crate::config::Environment;
 use crate::event::{self, Body};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::{Mapping, Property, Source};
-use crate::plan::{Brief, plan};
-use crate::verdict::Course;
-use jiff::Timestamp;
+use crate::plan::{Brief, Plan, plan};
+use crate::record::{Begun, ToSend};
+use crate::verdict::{Course, Skip};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+
+/// Why a property is left out whose newest value nobody noted.
+const UNKNOWN: &str = "a newer event of this person came under another path, and what it says here nobody noted";
+/// Why a property is left out whose newest value the gate refused.
+const REFUSED: &str = "a newer value than this one was refused for good by the gate";
 
 /// Shows the request of one event. The values are the operator's own and shown in clear; the
 /// signature and the password never are.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2). An event that would not be sent is no error.
-pub fn map(
-    name: &str,
-    event: &Path,
+/// Problems of configuration or usage (exit code 2); the records or the broker cannot be reached (1). An
+/// event that would not be sent is no error.
+pub async fn map(
+    args: &MapArgs,
     file: Option<&Path>,
     environment: &Environment,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let (_, integration) = integration(name, file, environment)?;
-    let body = read_event(event)?;
-    let (brief, planned) = plan(Body::of_file(&body), &integration, Timestamp::now());
-    let planned = planned.and_then(|plan| plan.own_request(&integration));
+    let (settings, integration) = integration(&args.integration, file, environment)?;
+    let body = read_event(&args.event)?;
+    let now = Timestamp::now();
+    let (brief, planned) = plan(Body::of_file(&body), &integration, now);
+    let mut to_send = None;
+    let planned = match planned {
+        Ok(Plan::Send(send)) if args.recorded => {
+            let access = compared(&settings, &integration).await?;
+            let recorded = access.person(&integration.records, &send.identifier).await?;
+            let retention = SignedDuration::try_from(settings.records.retention).unwrap_or(SignedDuration::MAX);
+            match begun(&send, &recorded, &integration, retention, now).0 {
+                Begun::Send(known) => {
+                    let request = send.request(&integration, &known.newest);
+                    to_send = Some(known);
+                    Ok(request)
+                }
+                Begun::Erased => Err(Course::NotWanted(Skip::Erased)),
+                Begun::TooOld => Err(Course::OlderThanRetention),
+                Begun::Needless => Err(Course::Repaired),
+            }
+        }
+        planned => planned.and_then(|plan| plan.own_request(&integration)),
+    };
     let decoded = event::decode(Body::of_file(&body), &[]).ok();
     let properties = decoded.as_ref().and_then(|event| integration.mappings.properties(event, true).ok());
     let shown = Shown {
@@ -36,6 +65,7 @@ pub fn map(
         brief,
         outcome: planned.as_ref().map(|_| ()).map_err(Clone::clone),
         properties: integration.mappings.iter().zip(properties.unwrap_or_default()).collect(),
+        to_send,
         request: planned.ok(),
     };
     print(&if as_json { format!("{}\n", shown.json()) } else { shown.text() })
@@ -46,10 +76,41 @@ struct Shown<'i> {
     brief: Brief,
     outcome: Result<(), Course>,
     properties: Vec<(&'i Mapping, Property<'i>)>,
+    /// Where what is recorded of the person was looked at.
+    to_send: Option<ToSend>,
     request: Option<GateRequest>,
 }
 
+/// What becomes of one mapping.
+enum Told {
+    /// Sent with this text, because the event says so.
+    Own(Arc<str>),
+    /// Sent with a newer text than the event's.
+    Recorded(Arc<str>),
+    LeftOut(&'static str),
+}
+
 impl Shown<'_> {
+    fn told(&self, mapping: &Mapping, property: &Property<'_>) -> Told {
+        let own = || match &property.text {
+            Ok(text) => Told::Own(Arc::clone(text)),
+            Err(why) => Told::LeftOut(why.explain()),
+        };
+        let (Some(to_send), Some(slot)) = (&self.to_send, &mapping.slot) else { return own() };
+        if property.choice.is_none() {
+            return own();
+        }
+        if to_send.unknown.contains(slot) {
+            return Told::LeftOut(UNKNOWN);
+        }
+        let newest = to_send.newest.get(slot).and_then(|said| mapping.text(&said.choice()).ok().flatten());
+        match (newest, &property.text) {
+            (Some(newest), Ok(own)) if newest == *own => Told::Own(newest),
+            (Some(newest), _) => Told::Recorded(newest),
+            (None, _) => Told::LeftOut(REFUSED),
+        }
+    }
+
     /// Outcome, code and detail of what the worker would do.
     fn verdict(&self) -> (&'static str, &'static str, Option<String>) {
         let Err(course) = &self.outcome else { return ("sent", "", None) };
@@ -59,8 +120,11 @@ impl Shown<'_> {
 
     fn json(&self) -> Value {
         let (outcome, code, detail) = self.verdict();
-        let properties: Vec<Value> =
-            self.properties.iter().map(|(mapping, property)| property_json(mapping, property)).collect();
+        let properties: Vec<Value> = self
+            .properties
+            .iter()
+            .map(|(mapping, property)| property_json(mapping, property, self.told(mapping, property)))
+            .collect();
         let request = self.request.as_ref().map(|request| {
             let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
             json!({ "method": "POST", "url": self.integration.endpoint.url(), "headers": self.headers(), "body": body })
@@ -108,7 +172,7 @@ impl Shown<'_> {
             line(format_args!(""));
             let width = self.properties.iter().map(|(mapping, _)| mapping.id.chars().count()).max().unwrap_or(0);
             for (mapping, property) in &self.properties {
-                line(format_args!("{:width$}  {}", mapping.id, property_text(mapping, property)));
+                line(format_args!("{:width$}  {}", mapping.id, property_text(mapping, property, self.told(mapping, property))));
             }
         }
         if let Some(request) = &self.request {
@@ -128,19 +192,24 @@ fn origin(mapping: &Mapping) -> &str {
     }
 }
 
-fn property_json(mapping: &Mapping, property: &Property<'_>) -> Value {
-    match &property.text {
-        Ok(text) => json!({ "id": mapping.id, "mapping": origin(mapping), "value": text, "found_at": property.place }),
-        Err(why) => {
-            json!({ "id": mapping.id, "mapping": origin(mapping), "left_out": why.explain(), "found_at": property.place })
-        }
+fn property_json(mapping: &Mapping, property: &Property<'_>, told: Told) -> Value {
+    let (key, text, is_recorded) = match told {
+        Told::Own(text) => ("value", text, false),
+        Told::Recorded(text) => ("value", text, true),
+        Told::LeftOut(why) => ("left_out", why.into(), false),
+    };
+    let mut line = json!({ "id": mapping.id, "mapping": origin(mapping), key: text, "found_at": property.place });
+    if is_recorded {
+        line["recorded"] = json!(true);
     }
+    line
 }
 
-fn property_text(mapping: &Mapping, property: &Property<'_>) -> String {
+fn property_text(mapping: &Mapping, property: &Property<'_>, told: Told) -> String {
     let place = property.place.as_deref().unwrap_or(origin(mapping));
-    match &property.text {
-        Ok(text) => format!("{text:?}  from {place}"),
-        Err(why) => format!("left out  ({}: {})", place, why.explain()),
+    match told {
+        Told::Own(text) => format!("{text:?}  from {place}"),
+        Told::Recorded(text) => format!("{text:?}  recorded, newer than {place}"),
+        Told::LeftOut(why) => format!("left out  ({place}: {why})"),
     }
 }

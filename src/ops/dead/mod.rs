@@ -11,7 +11,7 @@ mod filter;
 mod import;
 mod letter;
 mod list;
-mod outlook;
+pub(super) mod outlook;
 mod pace;
 mod replay;
 mod run;

@@ -3,8 +3,8 @@
 
 use crate::integration::Integration;
 use crate::ops::verdict_of;
-use crate::plan::Plan;
-use crate::record::{self, Around, Ask, Begun, Mapped, Recorded};
+use crate::plan::{self, Plan};
+use crate::record::{self, Around, Ask, Begun, Mapped, Record, Recorded};
 use crate::verdict::{Course, Death, Skip};
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
@@ -85,21 +85,35 @@ pub fn would(
         }
     };
     let Known::Told(recorded) = known else { return Outlook::Send };
-    let Recorded { record, swept, mapped: others } = &**recorded;
-    let mapped = Mapped::new(integration.mappings.slots().cloned()).beside(others);
-    let (lateness, swept) = (record::lateness(integration), *swept);
-    let around = Around { now, lateness, retention, swept, mapped: &mapped };
-    let ask = Ask { id: 0, offer: &plan.offer, is_repair: false };
-    // Begun on a copy: nothing is written.
-    let mut begun = record.clone();
-    match record::begin(&mut begun, ask, &around).0 {
+    let (begun, record) = begun(plan, recorded, integration, retention, now);
+    match begun {
         Begun::Erased => Outlook::Skipped(Skip::Erased.code()),
         Begun::TooOld => Outlook::Invalid(Death::OlderThanRetention.code()),
         Begun::Needless => Outlook::NothingNew,
         Begun::Send(to_send) if !to_send.unknown.is_empty() => Outlook::LeftOut,
-        Begun::Send(to_send) if begun.is_some_and(|record| record.has_accepted(&to_send.newest)) => Outlook::NothingNew,
+        Begun::Send(to_send) if record.is_some_and(|record| record.has_accepted(&to_send.newest)) => {
+            Outlook::NothingNew
+        }
         Begun::Send(_) => Outlook::Send,
     }
+}
+
+/// How the turn of a fresh event would begin, and the record after it. Begun on a copy: nothing is written.
+pub(in crate::ops) fn begun(
+    plan: &plan::Send,
+    recorded: &Recorded,
+    integration: &Integration,
+    retention: SignedDuration,
+    now: Timestamp,
+) -> (Begun, Option<Record>) {
+    let Recorded { record, swept, mapped: others } = recorded;
+    let mapped = Mapped::new(integration.mappings.slots().cloned()).beside(others);
+    let (lateness, swept) = (record::lateness(integration), *swept);
+    let around = Around { now, lateness, retention, swept, mapped: &mapped };
+    let ask = Ask { id: 0, offer: &plan.offer, is_repair: false };
+    let mut record = record.clone();
+    let (begun, _) = record::begin(&mut record, ask, &around);
+    (begun, record)
 }
 
 #[cfg(test)]
@@ -109,7 +123,7 @@ mod tests {
     use crate::integration::Name;
     use crate::mapping::{Choice, Mapping, Mappings, Path, Source};
     use crate::plan::plan;
-    use crate::record::{Erasure, Offer, Record, Request, Sent};
+    use crate::record::{Erasure, Offer, Request, Sent};
     use crate::schedule::{OnOutage, Schedule};
     use serde_json::json;
 

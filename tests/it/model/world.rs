@@ -233,7 +233,9 @@ impl<'s> World<'s> {
                 let older =
                     self.states.iter().rfind(|(at, store)| *at <= restored.state_of && store.claim.epoch < known);
                 // The broker is half a minute behind: what is younger nobody can tell.
-                self.replace(older.map(|(_, store)| store.clone()));
+                let older = older.map(|(_, store)| store.clone());
+                self.is_mended = older.is_none();
+                self.replace(older);
             }
             if self.is_restored && !self.is_mended && self.now >= restored.mended {
                 self.is_mended = true;

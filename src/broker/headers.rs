@@ -573,7 +573,10 @@ mod tests {
         let replayed = for_replay(&letter, "consent-gate.report.1");
         assert_eq!(keys(&replayed), [ATTEMPTS, FIRST_DIED, REPORT_TO, "tenant"]);
         let again = for_publish(&replayed, &history(), Some(("crashed", Timestamp::MAX)));
-        assert_eq!(died(&again, &History::default()), Timestamp::from_millisecond(Timestamp::MAX.as_millisecond()).ok());
+        assert_eq!(
+            died(&again, &History::default()),
+            Timestamp::from_millisecond(Timestamp::MAX.as_millisecond()).ok()
+        );
         assert_eq!(first_died(&again), Some(Timestamp::UNIX_EPOCH));
         assert_eq!(report_to(&replayed), Some("consent-gate.report.1"));
         assert_eq!(report_to(&for_replay(&letter, "consent-gate.acme.dead")), None);

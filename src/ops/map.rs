@@ -29,12 +29,7 @@ const REFUSED: &str = "a newer value than this one was refused for good by the g
 /// # Errors
 /// Problems of configuration or usage (exit code 2); the records or the broker cannot be reached (1). An
 /// event that would not be sent is no error.
-pub async fn map(
-    args: &MapArgs,
-    file: Option<&Path>,
-    environment: &Environment,
-    as_json: bool,
-) -> Result<(), Failure> {
+pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let (settings, integration) = integration(&args.integration, file, environment)?;
     let body = read_event(&args.event)?;
     let now = Timestamp::now();
@@ -172,7 +167,11 @@ impl Shown<'_> {
             line(format_args!(""));
             let width = self.properties.iter().map(|(mapping, _)| mapping.id.chars().count()).max().unwrap_or(0);
             for (mapping, property) in &self.properties {
-                line(format_args!("{:width$}  {}", mapping.id, property_text(mapping, property, self.told(mapping, property))));
+                line(format_args!(
+                    "{:width$}  {}",
+                    mapping.id,
+                    property_text(mapping, property, self.told(mapping, property))
+                ));
             }
         }
         if let Some(request) = &self.request {

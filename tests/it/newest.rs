@@ -1,6 +1,6 @@
 //! Newest consent wins: through retries, reordering, crashes, replays and late execution.
 
-use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until};
+use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until, run};
 use consent_gate::config::{self, Environment};
 use consent_gate::integration::Integration;
 use consent_gate::mapping::{Choice, Slot};
@@ -106,6 +106,48 @@ fn what_the_gate_refuses_for_good_is_not_lent() {
     deliver(&mut lab, news(JANE, -60, true), 2);
     assert_eq!(at_gate(&lab, JANE), Value::Null, "neither the refused value nor the older one");
     assert_eq!(lab.gate(0).outcome("accepted"), 1, "the campaign is triggered all the same");
+}
+
+/// What `map --recorded` says would become of an event.
+fn would_send(lab: &Lab, event: &Value) -> Value {
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let arguments = ["map", "--json", "--recorded", "--integration", lab.integration()];
+    let mapped = run(&lab.folder, &environment, &arguments, event.to_string().as_bytes());
+    assert_eq!(mapped.code, 0, "{}", mapped.err);
+    serde_json::from_str(&mapped.out).unwrap()
+}
+
+#[test]
+fn what_is_recorded_is_looked_at_before_an_event_is_sent() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, false), 1);
+    let property = |shown: &Value, id: &str| {
+        let mut properties = shown["properties"].as_array().unwrap().iter();
+        properties.find(|property| property["id"] == id).unwrap().clone()
+    };
+    let older = would_send(&lab, &news(JANE, -90, true));
+    assert_eq!(older["request"]["body"]["GateInput"]["OPTIN_NEWS"], "0", "{older}");
+    assert_eq!(
+        (&property(&older, "OPTIN_NEWS")["value"], &property(&older, "OPTIN_NEWS")["recorded"]),
+        (&json!("0"), &json!(true))
+    );
+    let newer = would_send(&lab, &news(JANE, -30, true));
+    assert_eq!(newer["request"]["body"]["GateInput"]["OPTIN_NEWS"], "1", "{newer}");
+    assert_eq!(property(&newer, "OPTIN_NEWS")["recorded"], Value::Null);
+    // By another document the newer event says nothing of this path, and the older one must not win.
+    let document = lab.folder.0.join(format!("integrations/{}.json", lab.integration()));
+    let mended = fs::read_to_string(&document).unwrap().replace("purposes_newsletter_", "purposes_sms_");
+    fs::write(&document, mended).unwrap();
+    let unknown = would_send(&lab, &dated(JANE, -90, &[("sms", true)]));
+    assert_eq!(unknown["request"]["body"]["GateInput"]["OPTIN_NEWS"], Value::Null, "{unknown}");
+    let why = property(&unknown, "OPTIN_NEWS")["left_out"].as_str().unwrap_or_default().to_owned();
+    assert!(why.contains("nobody noted"), "{why}");
+    let deleted =
+        json!({ "type": "user.deleted", "parameters": { "entity": { "id": "u", "organization_user_id": JANE } } });
+    deliver(&mut lab, deleted, 2);
+    let erased = would_send(&lab, &news(JANE, -90, true));
+    assert_eq!((&erased["verdict"]["code"], &erased["request"]), (&json!("erased"), &Value::Null));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::node::{Node, Place, Value, from_toml};
 use crate::shown::{self, quoted};
+use crate::suggest::did_you_mean;
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
@@ -25,6 +26,8 @@ impl fmt::Display for Problem {
 pub struct Problems {
     list: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
+    /// Every table's name and every key that it may have, once it was read.
+    known: RefCell<Vec<(String, &'static str)>>,
 }
 
 impl Problems {
@@ -54,6 +57,12 @@ impl Problems {
     #[must_use]
     pub fn take_warnings(&self) -> Vec<String> {
         self.warnings.take()
+    }
+
+    /// Every key of every table that was read, whether it is written or not.
+    #[must_use]
+    pub fn take_known(&self) -> Vec<(String, &'static str)> {
+        self.known.take()
     }
 }
 
@@ -258,6 +267,7 @@ impl<'p> Fields<'p> {
 
     /// Reports every key that nobody asked for.
     pub fn finish(self) {
+        self.problems.known.borrow_mut().extend(self.known.iter().map(|key| (self.path.clone(), *key)));
         for (key, node) in &self.entries {
             let meant = did_you_mean(key, self.known.iter().copied());
             self.problems.add(&node.place, format!("unknown key {}{meant}", self.name(&quoted(key))));
@@ -299,15 +309,6 @@ fn list_from_variable(text: &str) -> Value {
             entries.into_iter().next().map_or(Value::Null, |(_, node)| node.value)
         }
         _ => Value::Text(text.to_owned()),
-    }
-}
-
-/// `; did you mean x?` when one of the words is close, else nothing.
-pub fn did_you_mean<'w>(written: &str, words: impl Iterator<Item = &'w str>) -> String {
-    let near = |word: &&str| strsim::damerau_levenshtein(&written.to_lowercase(), &word.to_lowercase());
-    match words.min_by_key(near) {
-        Some(word) if near(&word) <= 1 + word.len() / 4 => format!("; did you mean {word}?"),
-        _ => String::new(),
     }
 }
 

@@ -3,13 +3,15 @@
 //! This module sits above the parts that it configures: each part defines and checks what it
 //! needs, and what is collected here is where something is written and what to do about it.
 
+mod binding;
 mod document;
 mod fields;
+mod mappings;
 mod node;
 mod secrets;
 mod settings;
 
-pub use fields::{Problem, did_you_mean, parse_duration};
+pub use fields::{Problem, parse_duration};
 pub use settings::Settings;
 
 use crate::integration::{Integration, Name};

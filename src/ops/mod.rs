@@ -17,6 +17,7 @@ pub mod store;
 use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, Problem, Settings};
 use crate::integration::Integration;
+use crate::suggest::did_you_mean;
 use crate::verdict::{self, Course};
 use crate::{record, shown};
 use jiff::Timestamp;
@@ -215,7 +216,7 @@ fn integration(
 fn named<'i>(integrations: &'i [Integration], name: &str) -> Result<&'i Integration, Failure> {
     let names = || integrations.iter().map(|integration| integration.name.as_str());
     integrations.iter().find(|integration| integration.name.as_str() == name).ok_or_else(|| {
-        let meant = config::did_you_mean(name, names());
+        let meant = did_you_mean(name, names());
         Failure::Usage(format!(
             "no integration \"{name}\"; there are {}{meant}",
             names().collect::<Vec<_>>().join(", ")

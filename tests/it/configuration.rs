@@ -74,7 +74,7 @@ level = "debug"
     folder.write("integrations/Acme Shop.json", document().to_string());
     folder.write(
         "integrations/acme.json",
-        r#"{
+        r##"{
   "type_id": "salesforce",
   "authentication": { "password_file": "absent.key", "user": "x" },
   "properties": { "url": "http://gate.example.com", "gate": "", "mode": "sink" },
@@ -85,24 +85,47 @@ level = "debug"
     { "id": "SMS", "value": "consents_purposes_sms" },
     { "id": "ZIP", "value": "country_zip" },
     { "id": "DATE", "value": "created_at", "date_format": "%Q%" },
+    { "id": "DAY", "value": "updated_at", "date_format": "yyyy-MM-dd" },
+    { "id": "TIME", "value": "created_at", "date_format": "%Y%m%d %-8é" },
+    { "id": "WHEN", "value": "consents_purposes_newsletter_enabled", "date_format": "%Y" },
+    { "id": "PUSH", "value": "consents_purposes_newsletter_enable" },
+    { "id": "MADE", "value": "create_at" },
+    { "id": "ADS", "value": "consents_vendors_google_enable" },
     { "id": "SAME", "value": "consents_purposes_x_enabled", "true": "1", "false": "1" },
     { "id": "BOTH", "value": "id", "constant": "x" },
     { "value": "id" },
   ],
   "upsert_mode": false,
   "bidirectional": true,
-  "events": { "types": ["event.create"], "regulations": [] },
+  "events": { "types": ["event.create"], "regulations": [], "binding_keys": ["acme*", "#", " acme.#"] },
   "overrides": { "gate": { "timeout": "0s" }, "retries": {} },
   "identifer": "MAIL",
 }
-"#,
+"##,
     );
     folder.write("integrations/empty.json", "{}");
+    folder.write(
+        "integrations/dollar.json",
+        r#"{
+  "authentication": { "username": "${GATE_USER", "password": "$GATE_KEY" },
+  "properties": { "url": "https://$(GATE_HOST)/", "gate": "didomi" },
+  "mappings": [{ "id": "MAIL", "value": "organization_user_id" }],
+}
+"#,
+    );
     folder.write("integrations/broken.json", "{ \"type_id\": \"selligent\",\n \"mappings\": [ }");
     folder.write("integrations/.hidden.json", "not looked at");
     folder.write("integrations/README.md", "not looked at");
-    let checked =
-        check(&folder, &[("CONSENT_GATE_GATES__TIMEOUT", "5s"), ("CONSENT_GATE_GATE__CONNECT_TIMEOUT", "soon")]);
+    let environment = [
+        ("CONSENT_GATE_GATES__TIMEOUT", "5s"),
+        ("CONSENT_GATE_GATE__CONNECT_TIMEOUT", "soon"),
+        ("CONSENT_GATE_BROKER_URL", "amqp://user:hunter2@broker/%2f"),
+        ("CONSENT_GATE_RETRY_ON_OUTAGE", "hold"),
+        ("consent_gate_log__level", "debug"),
+        ("GATE_KEY", "key"),
+        ("GATE_HOST", "selligent.example.com"),
+    ];
+    let checked = check(&folder, &environment);
     assert_eq!(checked.code, 2);
     assert_eq!(checked.out, "");
     golden("check-problems.txt", &checked.err);
@@ -224,17 +247,32 @@ fn what_may_surprise_is_a_warning() {
     let mut first = document();
     first["properties"]["mode"] = json!("async");
     first["mappings"] = json!([{ "id": "MAIL", "value": "organization_user_id" }, { "id": "NEWS", "value": "consents_purposes_n_enabled" }]);
-    first["events"] = json!({ "regulations": ["gdpr", "cpra"], "types": ["event.created", "user.deleted"] });
+    first["events"] = json!({ "regulations": ["GDPR", "cpra"], "types": ["event.created", "user.deleted"] });
     let mut second = first.clone();
     second["properties"]["mode"] = json!("sync");
-    second["events"] = json!({});
+    second["authentication"]["password"] = json!("$SECRET_KEY");
+    second["mappings"].as_array_mut().unwrap().extend([
+        json!({ "id": "YES", "value": "consents_purposes_y_enabled", "true": "Y" }),
+        json!({ "id": "NO", "value": "consents_purposes_z_enabled", "false": "N" }),
+        json!({ "id": "SAME", "value": "consents_purposes_s_enabled", "true": "1" }),
+        json!({ "id": "DAY", "value": "created_at", "date_format": "%d.%m.%Y", "true": "Y", "none": "-" }),
+        json!({ "id": "FIX", "constant": "didomi", "false": "N" }),
+    ]);
+    second["events"] = json!({ "regulations": ["gpdr", "lgpd"], "binding_keys": ["acme.>", "", "#"] });
     folder.write("integrations/a.json", first.to_string());
     folder.write("integrations/b.json", second.to_string());
     folder.write(
         "consent-gate.toml",
         "[broker]\nurl = \"amqp://u:p@broker.example.com/%2f\"\n[retry]\nwindow = \"5m\"\n",
     );
-    let checked = check(&folder, &[]);
+    let environment = [
+        ("CONSENT_GATE_BROKER_ULR", "amqp://user:hunter2@broker/%2f"),
+        ("CONSENT_GATE_COLOUR", "blue"),
+        // What Kubernetes sets beside a service of that name.
+        ("CONSENT_GATE_SERVICE_HOST", "10.0.0.1"),
+        ("CONSENT_GATE_PORT_9464_TCP_ADDR", "10.0.0.1"),
+    ];
+    let checked = check(&folder, &environment);
     assert_eq!(checked.code, 0, "{}", checked.err);
     golden("check-warnings.txt", &checked.out);
 }

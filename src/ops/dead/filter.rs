@@ -2,7 +2,7 @@
 
 use super::letter::Letter;
 use crate::cli::Selection;
-use crate::config::did_you_mean;
+use crate::suggest::did_you_mean;
 use crate::config::parse_duration;
 use crate::event::TYPES;
 use crate::order::person;

@@ -25,7 +25,9 @@ pub(super) fn doubt(key: &str) -> Option<Doubt> {
         )));
     }
     if key != key.trim() {
-        return Some(Doubt::Never(format!("\"{shown}\" has blanks around it, which would have to be in the routing key")));
+        return Some(Doubt::Never(format!(
+            "\"{shown}\" has blanks around it, which would have to be in the routing key"
+        )));
     }
     let why = if key.is_empty() {
         "takes only what is published with an empty routing key; write \"#\" for everything"

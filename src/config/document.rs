@@ -249,7 +249,8 @@ fn warn_of_regulations(regulations: &At<Vec<String>>, problems: &Problems) {
     for name in &regulations.value {
         if !REGULATIONS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             let meant = did_you_mean(name, REGULATIONS.into_iter());
-            let why = "is no regulation that Didomi is known to have; if it has none of this name, nothing arrives by it";
+            let why =
+                "is no regulation that Didomi is known to have; if it has none of this name, nothing arrives by it";
             let name = quoted(name);
             problems.warn(&regulations.place, format!("events.regulations: \"{name}\" {why}{meant}"));
         }

@@ -9,7 +9,12 @@ use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Compiles the list of mappings; `None` when something is wrong, which is then reported.
-pub(super) fn compile(list: Node, identifier: Option<At<String>>, place: &Place, problems: &Problems) -> Option<Mappings> {
+pub(super) fn compile(
+    list: Node,
+    identifier: Option<At<String>>,
+    place: &Place,
+    problems: &Problems,
+) -> Option<Mappings> {
     let before = problems.count();
     let Value::List(items) = list.value else {
         problems.add(&list.place, format!("mappings: expected a list, found {}", list.value.type_name()));
@@ -122,7 +127,9 @@ fn check_format(format: &str) -> Result<(), String> {
     // Two times that have nothing in common but their zone.
     if shown_at(0, format) == shown_at(1_781_962_448, format) {
         let format = quoted(format);
-        return Err(format!("\"{format}\" has no directive for a part of a time, such as %Y, so every time looks alike"));
+        return Err(format!(
+            "\"{format}\" has no directive for a part of a time, such as %Y, so every time looks alike"
+        ));
     }
     Ok(())
 }
@@ -180,9 +187,7 @@ fn identifier_index(
             problems
                 .add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", quoted(&wanted.value)));
         }
-        let switch = found
-            .and_then(|index| mappings.get(index))
-            .is_some_and(|m| m.source.kind() == Kind::Switch);
+        let switch = found.and_then(|index| mappings.get(index)).is_some_and(|m| m.source.kind() == Kind::Switch);
         if switch {
             problems.add(
                 &wanted.place,

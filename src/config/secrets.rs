@@ -46,7 +46,8 @@ fn is_meant_as_written(text: &At<String>, key: &str, environment: &Environment, 
     // Longer than one character: a shell has variables such as $_ of its own.
     let variables = text.value.split('$').skip(1).map(variable_at).filter(|variable| variable.len() > 1);
     if let Some(variable) = variables.into_iter().find(|variable| environment.contains_key(*variable)) {
-        let whole = if bare(&text.value).trim_matches(['$', '(', ')']) == variable { "" } else { ", for a whole value" };
+        let whole =
+            if bare(&text.value).trim_matches(['$', '(', ')']) == variable { "" } else { ", for a whole value" };
         return refuse(format!("${variable} is no variable without braces; write \"${{{variable}}}\"{whole}"));
     }
     let is_alone = |begin: &str, end: &str| {

@@ -13,6 +13,7 @@ pub mod person;
 pub mod send;
 pub mod shell;
 pub mod store;
+mod worker;
 
 use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, Problem, Settings};

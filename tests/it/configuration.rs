@@ -48,12 +48,8 @@ fn the_older_form_loads() {
     assert!(checked.out.contains("at https://selligent.example.com, 1 mapped"), "{}", checked.out);
 }
 
-#[test]
-fn every_problem_is_reported_in_one_run() {
-    let folder = Folder::new();
-    folder.write(
-        "consent-gate.toml",
-        r#"[broker]
+/// Settings with a mistake in every section.
+const WRONG_SETTINGS: &str = r#"[broker]
 url = "http://localhost"
 ca_file = "absent.pem"
 [source]
@@ -69,12 +65,10 @@ on_outage = "wait"
 listen = "localhost"
 [logs]
 level = "debug"
-"#,
-    );
-    folder.write("integrations/Acme Shop.json", document().to_string());
-    folder.write(
-        "integrations/acme.json",
-        r##"{
+"#;
+
+/// A document in which hardly anything is right.
+const WRONG_DOCUMENT: &str = r##"{
   "type_id": "salesforce",
   "authentication": { "password_file": "absent.key", "user": "x" },
   "properties": { "url": "http://gate.example.com", "gate": "", "mode": "sink" },
@@ -101,8 +95,14 @@ level = "debug"
   "overrides": { "gate": { "timeout": "0s" }, "retries": {} },
   "identifer": "MAIL",
 }
-"##,
-    );
+"##;
+
+#[test]
+fn every_problem_is_reported_in_one_run() {
+    let folder = Folder::new();
+    folder.write("consent-gate.toml", WRONG_SETTINGS);
+    folder.write("integrations/Acme Shop.json", document().to_string());
+    folder.write("integrations/acme.json", WRONG_DOCUMENT);
     folder.write("integrations/empty.json", "{}");
     folder.write(
         "integrations/dollar.json",
@@ -299,6 +299,47 @@ fn check_reaches_out_only_when_asked() {
     let failed = run(&lab.folder, &environment, &["check", "--connect"], b"");
     assert_eq!(failed.code, 1);
     assert!(failed.err.contains("2 of 4 checks failed"), "{}{}", failed.out, failed.err);
+}
+
+#[test]
+fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
+    let mut lab = super::harness::Lab::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    lab.set("CONSENT_GATE_ADMIN__LISTEN", &format!("127.0.0.1:{port}"));
+    let check = |lab: &super::harness::Lab| {
+        let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        run(&lab.folder, &environment, &["check", "--connect"], b"")
+    };
+    let before = check(&lab);
+    assert_eq!(before.code, 0, "{}{}", before.out, before.err);
+    for told in ["none answers here", "none yet: the worker's first start", "its queues are not declared yet"] {
+        assert!(before.out.contains(told), "{told}: {}", before.out);
+    }
+    assert!(!lab.folder.0.join("records").exists(), "a look makes no records");
+    assert!(check(&lab).out.contains("not declared yet"), "nor queues");
+    lab.start();
+    let well = check(&lab);
+    assert_eq!(well.code, 0, "{}{}", well.out, well.err);
+    assert!(well.out.contains("knows nothing against its gate") && well.out.contains(": none\n"), "{}", well.out);
+    lab.gate(0).faults(json!([{ "status": 401 }]));
+    lab.publish(super::harness::events("refused", 1));
+    lab.settled(1);
+    let refused = check(&lab);
+    assert_eq!(refused.code, 1, "{}", refused.out);
+    assert!(refused.out.contains("its gate refuses it (401"), "{}", refused.out);
+    assert!(refused.out.contains("dead list --integration"), "{}", refused.out);
+    lab.stop();
+    // Other records, as after a disk was lost: what run refuses, check refuses.
+    std::fs::rename(lab.folder.0.join("records"), lab.folder.0.join("away")).unwrap();
+    let lost = check(&lab);
+    assert_eq!(lost.code, 1, "{}", lost.out);
+    assert!(lost.out.contains("new records would be refused"), "{}", lost.out);
+    assert!(!lab.folder.0.join("records").exists());
+    std::fs::rename(lab.folder.0.join("away"), lab.folder.0.join("records")).unwrap();
+    assert!(!check(&lab).out.contains("failed   records"));
+    lab.set("CONSENT_GATE_RECORDS__STORE", "off");
+    let off = check(&lab);
+    assert!(off.out.contains("the broker knows records of"), "{}", off.out);
 }
 
 #[test]

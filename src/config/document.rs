@@ -150,13 +150,13 @@ fn older_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endpoint>
     let mut authentication = config.table("authentication");
     let credentials = credentials(&mut authentication, context);
     authentication.finish_with_strangers();
-    let list = config.node("properties").or_else(|| missing_mappings(&config, "properties"));
+    let list = config.node("properties").or_else(|| missing_mappings(&mut config, "properties"));
     let endpoint = endpoint_of(&mut config, credentials, context);
     config.finish_with_strangers();
     (endpoint, list)
 }
 
-fn missing_mappings(fields: &Fields<'_>, key: &str) -> Option<Node> {
+fn missing_mappings(fields: &mut Fields<'_>, key: &'static str) -> Option<Node> {
     fields.missing(key, "write at least [{\"id\": \"MAIL\", \"value\": \"organization_user_id\"}]");
     None
 }

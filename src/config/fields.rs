@@ -2,7 +2,7 @@
 
 use super::node::{Node, Place, Value, from_toml};
 use crate::shown::{self, quoted};
-use crate::suggest::did_you_mean;
+use crate::suggest::{did_you_mean, nearest};
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
@@ -80,6 +80,8 @@ pub struct Fields<'p> {
     place: Place,
     entries: Vec<(String, Node)>,
     known: Vec<&'static str>,
+    /// Keys that are required and not there, with what to do.
+    missing: Vec<(&'static str, String)>,
     problems: &'p Problems,
 }
 
@@ -94,7 +96,7 @@ impl<'p> Fields<'p> {
                 Vec::new()
             }
         };
-        Fields { path: path.to_owned(), place, entries, known: Vec::new(), problems }
+        Fields { path: path.to_owned(), place, entries, known: Vec::new(), missing: Vec::new(), problems }
     }
 
     /// Where the table stands.
@@ -115,9 +117,22 @@ impl<'p> Fields<'p> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// Reports that a key is required.
-    pub fn missing(&self, key: &str, remedy: &str) {
-        self.problems.add(&self.place, format!("{} is missing; {remedy}", self.name(key)));
+    /// Reports that a key is required, once the others are read: a misspelt one is told as such, and once.
+    pub fn missing(&mut self, key: &'static str, remedy: &str) {
+        self.known.push(key);
+        self.missing.push((key, remedy.to_owned()));
+    }
+
+    /// Reports what is missing, but for what is there misspelt.
+    fn report_missing(&self) {
+        let is_misspelt = |key| self.entries.iter().any(|(written, _)| nearest(written, self.known()) == Some(key));
+        for (key, remedy) in self.missing.iter().filter(|(key, _)| !is_misspelt(*key)) {
+            self.problems.add(&self.place, format!("{} is missing; {remedy}", self.name(key)));
+        }
+    }
+
+    fn known(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().copied()
     }
 
     /// Where a key is written, without reading it.
@@ -267,9 +282,10 @@ impl<'p> Fields<'p> {
 
     /// Reports every key that nobody asked for.
     pub fn finish(self) {
+        self.report_missing();
         self.problems.known.borrow_mut().extend(self.known.iter().map(|key| (self.path.clone(), *key)));
         for (key, node) in &self.entries {
-            let meant = did_you_mean(key, self.known.iter().copied());
+            let meant = did_you_mean(key, self.known());
             self.problems.add(&node.place, format!("unknown key {}{meant}", self.name(&quoted(key))));
         }
     }
@@ -277,9 +293,10 @@ impl<'p> Fields<'p> {
     /// The same for a table to which somebody else adds keys of its own: those are warned of, and only
     /// what is nearly a known one is a mistake.
     pub fn finish_with_strangers(self) {
+        self.report_missing();
         for (key, node) in &self.entries {
             let name = self.name(&quoted(key));
-            match did_you_mean(key, self.known.iter().copied()).as_str() {
+            match did_you_mean(key, self.known()).as_str() {
                 "" => self.problems.warn(&node.place, format!("key {name} is not known here and changes nothing")),
                 meant => self.problems.add(&node.place, format!("unknown key {name}{meant}")),
             }

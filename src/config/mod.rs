@@ -32,6 +32,13 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 /// The process's environment, as an argument so that tests are exact.
 pub type Environment = std::collections::BTreeMap<String, String>;
 
+/// The folder that is the service's own, by systemd's `StateDirectory=` or by the image.
+#[must_use]
+pub fn state_directory(environment: &Environment) -> Option<PathBuf> {
+    let first = environment.get("STATE_DIRECTORY")?.split(':').next()?;
+    Some(PathBuf::from(first)).filter(|path| path.is_absolute())
+}
+
 /// Everything that `run` needs, checked.
 #[derive(Debug)]
 pub struct Config {

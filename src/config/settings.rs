@@ -396,7 +396,10 @@ fn records(
         }
         Some(directory) => Place::Directory(secrets::resolve(base, directory)),
         None => match defaults.place {
-            Place::Directory(directory) => Place::Directory(base.join(directory)),
+            Place::Directory(directory) => {
+                let folder = super::state_directory(environment).unwrap_or_else(|| base.to_owned());
+                Place::Directory(folder.join(directory))
+            }
             place => place,
         },
     };

@@ -22,6 +22,7 @@ use crate::suggest::did_you_mean;
 use crate::verdict::{self, Course};
 use crate::{record, shown};
 use jiff::Timestamp;
+use jiff::tz::{Offset, TimeZone};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
@@ -91,6 +92,14 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// A time in UTC, as files and logs have it, and beside it as the clock on this wall shows it.
+fn time(at: Timestamp) -> String {
+    let here = at.to_zoned_datetime(TimeZone::system());
+    let is_other = here.offset() != Offset::UTC;
+    let here = if is_other { format!(" ({} here)", here.strftime("%Y-%m-%d %H:%M:%S %:z")) } else { String::new() };
+    format!("{at}{here}")
 }
 
 /// Columns as wide as their widest cells; one without any is left out.

@@ -504,3 +504,13 @@ fn a_document_as_didomis_api_gives_it_back_loads() {
     assert_eq!(checked.code, 2);
     assert!(checked.err.contains("unknown key identifer; did you mean identifier?"), "{}", checked.err);
 }
+
+#[test]
+fn a_key_that_is_misspelt_is_told_once() {
+    let mut document = document();
+    let url = document["properties"].as_object_mut().unwrap().remove("url").unwrap();
+    document["properties"]["ulr"] = url;
+    let checked = check_document(&document);
+    assert_eq!((checked.code, checked.err.lines().count()), (2, 1), "{}", checked.err);
+    assert!(checked.err.contains("unknown key properties.ulr; did you mean url?"), "{}", checked.err);
+}

@@ -118,6 +118,57 @@ fn lab() -> Lab {
     lab
 }
 
+/// The functions that the runbook has an operator paste, as they stand in its table.
+fn functions() -> Vec<String> {
+    let page = fs::read_to_string(project().join("docs/runbook.md")).unwrap();
+    let quoted = page.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("consent-gate() {"));
+    quoted.map(|quoted| quoted.replace("\\|", "|")).collect()
+}
+
+#[test]
+fn every_function_to_paste_passes_on_what_is_typed() {
+    let folder = Folder::new();
+    let program = env!("CARGO_BIN_EXE_consent-gate");
+    // Stands for what enters the worker's surroundings, which takes systemd, an engine or a cluster.
+    let enter = format!(
+        "#!/bin/sh\nwhile [ \"$1\" != consent-gate ] && [ \"$1\" != /usr/local/bin/consent-gate ]; do shift; done\nshift\nexec {program} \"$@\"\n"
+    );
+    for name in ["systemd-run", "docker", "kubectl"] {
+        let path = folder.write(&format!("bin/{name}"), &enter);
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    }
+    let functions = functions();
+    assert_eq!(functions.len(), 4, "{functions:?}");
+    folder.write("event.json", "{}");
+    folder.write("acme.json", fs::read_to_string(project().join("tests/fixtures/didomi-selligent.json")).unwrap());
+    for function in functions {
+        let script = format!(
+            "PATH={}/bin:$PATH\n{function}\nconsent-gate map --integration ./acme.json - < event.json > out",
+            folder.0.display()
+        );
+        let typed = Command::new("bash").args(["-ec", &script]).current_dir(&folder.0).output().unwrap();
+        assert!(typed.status.success(), "{function}: {}", String::from_utf8_lossy(&typed.stderr));
+        let out = fs::read_to_string(folder.0.join("out")).unwrap();
+        assert!(out.contains("undecodable"), "{function}: {out}");
+    }
+}
+
+#[test]
+fn a_command_under_systemd_has_what_the_unit_gives_the_worker() {
+    let unit = fs::read_to_string(project().join("deploy/systemd/consent-gate.service")).unwrap();
+    let functions = functions();
+    let function = functions.iter().find(|function| function.contains("systemd-run")).unwrap();
+    let given: BTreeSet<&str> = function.split(" -p ").skip(1).map(|given| given.split(' ').next().unwrap()).collect();
+    // Without a name of its own a dynamic user is called as its unit.
+    assert!(given.contains("User=consent-gate"), "{given:?}");
+    for line in given.iter().filter(|line| !line.starts_with("User=")) {
+        assert!(unit.lines().any(|of_unit| of_unit == *line), "{line} is not the unit's");
+    }
+    for key in ["DynamicUser", "StateDirectory", "WorkingDirectory", "EnvironmentFile"] {
+        assert!(given.iter().any(|line| line.starts_with(&format!("{key}="))), "{key}");
+    }
+}
+
 #[test]
 fn every_command_of_the_runbook_does_what_it_says() {
     Desk::beside(lab()).types_everything();

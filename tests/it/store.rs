@@ -43,7 +43,7 @@ fn refused(lab: &mut Lab, words: &str) {
 
 #[test]
 fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let rights = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let mut lab = Lab::new();
     let records = lab.folder.0.join("records");
     fs::create_dir(&records).unwrap();
@@ -51,12 +51,12 @@ fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
     fs::create_dir(records.join("lost+found")).unwrap();
     lab.start();
     lab.stop();
-    assert_eq!(mode(&records), 0o755, "it is somebody's");
+    assert_eq!(rights(&records), 0o755, "it is somebody's");
     let made = fs::read_dir(&records).unwrap().map(|entry| entry.unwrap().path());
     let made: Vec<PathBuf> = made.filter(|path| !path.ends_with("lost+found")).collect();
     assert!(made.len() > 2, "{made:?}");
     for path in made {
-        assert_eq!(mode(&path) & 0o077, 0, "{} is its owner's alone", path.display());
+        assert_eq!(rights(&path) & 0o077, 0, "{} is its owner's alone", path.display());
     }
     lab.folder.write("shared/of-somebody", "");
     lab.set("CONSENT_GATE_RECORDS__STORE", "shared");

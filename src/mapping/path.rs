@@ -254,8 +254,13 @@ fn meant(written: &str) -> String {
     let whole = if whole { format!("consents_{joined}") } else { joined };
     let rooted = with_root(&whole).unwrap_or_else(|| whole.clone());
     let ended = with_field(&rooted);
-    let longer = rooted.starts_with("consents_").then(|| format!("{rooted}_enabled"));
-    let mut candidates = [Some(whole), Some(rooted), ended, longer].into_iter().flatten();
+    let is_consent = rooted.starts_with("consents_");
+    // `values` holds the preferences, and each has a `value`.
+    let twice = rooted.rsplit_once("_values_").filter(|(before, _)| before.contains("_values_"));
+    let chosen = twice.map(|(before, id)| format!("{before}_value_{id}"));
+    let longer = is_consent.then(|| format!("{rooted}_enabled"));
+    let purpose = (!is_consent).then(|| format!("consents_purposes_{}", ended.as_deref().unwrap_or(&rooted)));
+    let mut candidates = [Some(whole), Some(rooted), ended, chosen, longer, purpose].into_iter().flatten();
     candidates.find(|path| Path::read(path).is_ok()).map_or_else(String::new, |path| asked(&path))
 }
 
@@ -529,5 +534,50 @@ fn names_vendor(lists: &Fields<'_>, name: &str, vendor: &str) -> Result<bool, De
             other => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list of ids", other)),
         }),
         Some(other) => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list", other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_suggested_for_a_misspelt_path_is_a_path() {
+        for (written, meant) in [
+            ("consents_purposes_newsletter_enable", "consents_purposes_newsletter_enabled"),
+            ("newsletter_enable", "consents_purposes_newsletter_enabled"),
+            ("purposes_news_enabled", "consents_purposes_news_enabled"),
+            ("consent_purposes_news_enable", "consents_purposes_news_enabled"),
+            ("consents.purposes.news.enabled", "consents_purposes_news_enabled"),
+            ("consents_purposes_sms", "consents_purposes_sms_enabled"),
+            ("consents_purposes_x_values_t_valu", "consents_purposes_x_values_t_value"),
+            ("consents_purposes_x_values_t_values_sport", "consents_purposes_x_values_t_value_sport"),
+            ("consents_vendor_google_enabled", "consents_vendors_google_enabled"),
+            ("consents_vendors_google_enable", "consents_vendors_google_enabled"),
+            ("create_at", "created_at"),
+            ("Organisation_User_ID", "organization_user_id"),
+            ("usr_country", "user_country"),
+        ] {
+            let why = Path::compile(written).unwrap_err();
+            assert!(why.ends_with(&asked(meant)), "{written}: {why}");
+            assert!(Path::compile(meant).is_ok(), "{meant}");
+        }
+        for written in ["user", "country_zip", "consents_purposes", "something", ""] {
+            let why = Path::compile(written).unwrap_err();
+            assert!(!why.contains("did you mean"), "{written}: {why}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics_and_each_suggestion_is_right(
+            written in r"((consents?_?)?(purpose|channel|vendor|user|created?)s?[._])?[a-zé_.]{0,12}(_enable|_value_|_)?"
+        ) {
+            if let Err(why) = Path::compile(&written)
+                && let Some((_, meant)) = why.split_once("; did you mean ")
+            {
+                proptest::prop_assert!(Path::compile(meant.trim_end_matches('?')).is_ok(), "{}", why);
+            }
+        }
     }
 }

@@ -40,11 +40,15 @@ LABEL org.opencontainers.image.title="consent-gate" \
       org.opencontainers.image.description="Delivers Didomi consent events from RabbitMQ to Selligent through a campaign's gate" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=worker-build /src/target/release/consent-gate /usr/local/bin/consent-gate
+# For consent-gate map, and for one real trigger of a test person.
+COPY event.example.json /usr/local/share/consent-gate/event.example.json
 # What is newest of each person: mount a volume there that outlives the container.
 COPY --from=worker-build --chown=65532:65532 --chmod=700 /records /var/lib/consent-gate
 # The threshold keeps the broker client's buffers (megabytes for each connection) apart from the heap,
 # so that what nobody writes into takes no memory after a reconnect either.
-ENV CONSENT_GATE_RECORDS__STORE=/var/lib/consent-gate/records \
+# STATE_DIRECTORY is where records are kept and copies of dead letters are written, unless settings say
+# otherwise.
+ENV STATE_DIRECTORY=/var/lib/consent-gate \
     MALLOC_MMAP_THRESHOLD_=1048576
 VOLUME /var/lib/consent-gate
 # A number, so that Kubernetes can see that it is not root.

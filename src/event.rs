@@ -22,6 +22,12 @@ use std::fmt;
 pub const TYPES: [&str; 6] =
     ["event.created", "event.updated", "event.deleted", "user.created", "user.updated", "user.deleted"];
 
+/// The regulations that Didomi's programs name (its SDK for Unity, 2026), and its word for none.
+pub const REGULATIONS: [&str; 24] = [
+    "gdpr", "ccpa", "cpa", "cpra", "ctdpa", "dpdpa", "fdbr", "icdpa", "idpl", "incdpa", "kcdpa", "mcdpa", "mncdpa",
+    "modpa", "ndpa", "nhpa", "njdpa", "ocpa", "ridtppa", "tdpsa", "tipa", "ucpa", "vcdpa", "none",
+];
+
 /// The regulation of an event that names none.
 pub const DEFAULT_REGULATION: &str = "gdpr";
 

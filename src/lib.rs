@@ -30,6 +30,7 @@ mod json;
 pub mod serve;
 pub mod shown;
 pub mod shutdown;
+pub mod suggest;
 pub mod supervisor;
 pub mod systemd;
 pub mod task;

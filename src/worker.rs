@@ -331,6 +331,7 @@ impl Worker {
         let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
         let is_repair = history.is_repair;
         let attempts = history.attempts.saturating_add(attempt.is_some().into());
+        let answer = attempt.as_ref().map(|attempt| (attempt.result, attempt.status));
         let watcher = headers::report_to(&due.delivery.properties).filter(|_| !is_repair).map(str::to_owned);
         let repair_at = || Timestamp::now().checked_add(record::lateness(&self.integration)).unwrap_or(Timestamp::MAX);
         let repair_at = is_repair_due.then(repair_at);
@@ -352,7 +353,7 @@ impl Worker {
             self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
         }
         if let Some(queue) = watcher {
-            outbox.report(queue, report(&verdict, receipt.body, attempts));
+            outbox.report(queue, report(&verdict, receipt.body, attempts, answer));
         }
         true
     }
@@ -632,9 +633,11 @@ async fn guarded(deliver: impl Future<Output = Option<Passage>>) -> Option<Passa
 }
 
 /// What to tell of a verdict to who watches a replay.
-fn report(verdict: &Verdict, body: Fingerprint<'_>, attempt: u32) -> Report {
+fn report(verdict: &Verdict, body: Fingerprint<'_>, attempt: u32, answer: Option<(Outcome, Option<u16>)>) -> Report {
     let (outcome, code) = (verdict.word().to_owned(), verdict.code().to_owned());
-    Report { outcome, code, body: body.to_string(), attempt }
+    let (result, status) = answer.unzip();
+    let result = result.map(|result| result.label().to_owned());
+    Report { outcome, code, body: body.to_string(), attempt, result, status: status.flatten() }
 }
 
 fn lane(feed: Feed) -> Lane {

@@ -23,4 +23,10 @@ pub struct Report {
     pub body: String,
     /// Attempts made so far.
     pub attempt: u32,
+    /// The class of the gate's answer, when it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+    /// Its HTTP status, when there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }

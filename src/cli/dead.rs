@@ -162,7 +162,8 @@ pub struct DiscardArgs {
     pub integration: String,
     #[command(flatten)]
     pub pile: Which,
-    /// Where the copy goes; without it dead-NAME-TIME.jsonl in the working directory
+    /// Where the copy goes, - for standard output; without it dead-NAME-TIME.jsonl, in the state
+    /// directory of the service or image, else in the working directory
     #[arg(long, value_name = "FILE", conflicts_with = "no_export")]
     pub to: Option<PathBuf>,
     /// Keep no copy

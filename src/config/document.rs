@@ -1,17 +1,17 @@
 //! An integration document: the one that Didomi's documentation shows, its older form, and the
 //! optional keys.
 
-use super::fields::{At, Fields, Problems, did_you_mean};
-use super::node::{Node, Place, Value};
-use super::{Environment, Settings, secrets, settings};
-use crate::event::TYPES;
+use super::fields::{At, Fields, Problems};
+use super::node::{Node, Value};
+use super::{Environment, Settings, mappings, secrets, settings};
+use crate::event::{REGULATIONS, TYPES};
 use crate::gate::{Belief, Endpoint, Limits, Mode, endpoint};
 use crate::integration::{Integration, Name};
-use crate::mapping::{Mapping, Mappings, Path, Source, format_time};
+use crate::mapping::Mappings;
 use crate::schedule::{OnOutage, Schedule};
-use crate::shown::{is_like_address, quoted};
+use crate::shown::quoted;
+use crate::suggest::did_you_mean;
 use crate::verdict::Filter;
-use jiff::Timestamp;
 use secrecy::SecretString;
 
 /// What a document is read with.
@@ -64,7 +64,7 @@ pub(super) fn read(
     let (endpoint, list) =
         if root.has("config") { older_form(&mut root, context) } else { documented_form(&mut root, context) };
     let identifier = root.filled("identifier");
-    let mappings = list.and_then(|list| compile(list, identifier, root.place(), problems));
+    let mappings = list.and_then(|list| mappings::compile(list, identifier, root.place(), problems));
     let (filter, binding_keys) = events(root.table("events"), context, warnings);
     let records = records(&mut root);
     let overrides = root.table("overrides");
@@ -150,13 +150,13 @@ fn older_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endpoint>
     let mut authentication = config.table("authentication");
     let credentials = credentials(&mut authentication, context);
     authentication.finish_with_strangers();
-    let list = config.node("properties").or_else(|| missing_mappings(&config, "properties"));
+    let list = config.node("properties").or_else(|| missing_mappings(&mut config, "properties"));
     let endpoint = endpoint_of(&mut config, credentials, context);
     config.finish_with_strangers();
     (endpoint, list)
 }
 
-fn missing_mappings(fields: &Fields<'_>, key: &str) -> Option<Node> {
+fn missing_mappings(fields: &mut Fields<'_>, key: &'static str) -> Option<Node> {
     fields.missing(key, "write at least [{\"id\": \"MAIL\", \"value\": \"organization_user_id\"}]");
     None
 }
@@ -203,131 +203,9 @@ fn endpoint_of(
     Some(Endpoint::new(base?, mode, username, key, gate?.value).believed(belief))
 }
 
-fn compile(list: Node, identifier: Option<At<String>>, place: &Place, problems: &Problems) -> Option<Mappings> {
-    let before = problems.count();
-    let Value::List(items) = list.value else {
-        problems.add(&list.place, format!("mappings: expected a list, found {}", list.value.type_name()));
-        return None;
-    };
-    if items.is_empty() {
-        problems.add(&list.place, "mappings is empty; map at least organization_user_id");
-        return None;
-    }
-    let mut compiled: Vec<Mapping> = Vec::new();
-    for item in items {
-        let item_place = item.place.clone();
-        let Some(mapping) = mapping(Fields::open("mappings", item, problems)) else { continue };
-        if compiled.iter().any(|other| other.id == mapping.id) {
-            problems.add(&item_place, format!("mappings: {} is mapped twice; keep one", mapping.id));
-        }
-        compiled.push(mapping);
-    }
-    // A mapping that failed could be the identifier's: one complaint for it is enough.
-    if problems.count() > before {
-        return None;
-    }
-    let index = identifier_index(&compiled, identifier, place, problems)?;
-    Some(Mappings::new(compiled, index))
-}
-
-fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
-    if !fields.has("id") {
-        fields.missing("id", "write the property's name at Selligent");
-    }
-    let id = fields.filled("id");
-    if let Some(id) = id.as_ref().filter(|id| id.value.contains(char::is_control)) {
-        fields.problems().add(&id.place, "mappings.id: a property's name has no control characters");
-    }
-    let source = source(&mut fields);
-    let on = fields.filled("true").map_or_else(|| "1".to_owned(), |at| at.value);
-    let off = fields.filled("false").map_or_else(|| "0".to_owned(), |at| at.value);
-    if on == off {
-        fields.problems().add(
-            fields.place(),
-            "mappings: true and false have the same text, so a withdrawal would look like a consent",
-        );
-    }
-    let date_format = fields.filled("date_format").and_then(|format| {
-        let rendered = format_time(Timestamp::UNIX_EPOCH, &format.value);
-        if rendered.is_none_or(|text| text.is_empty()) {
-            fields
-                .problems()
-                .add(&format.place, "mappings.date_format is no strftime format; write one such as \"%Y%m%d\"");
-            return None;
-        }
-        Some(format.value)
-    });
-    let none = fields.text("none").map(|at| at.value).unwrap_or_default();
-    fields.finish_with_strangers();
-    let mapping = Mapping::new(&id?.value, source?);
-    Some(Mapping { texts: (on.into(), off.into()), none: none.into(), date_format, ..mapping })
-}
-
-fn source(fields: &mut Fields<'_>) -> Option<Source> {
-    if !fields.has("value") && !fields.has("constant") {
-        fields.missing("value", "write a Didomi property such as consents_purposes_newsletter_enabled, or a constant");
-    }
-    let constant = fields.filled("constant");
-    let value = fields.filled("value");
-    match (value, constant) {
-        (Some(_), Some(constant)) => {
-            fields.problems().add(&constant.place, "mappings: value and constant are both written; keep one");
-            None
-        }
-        (Some(value), None) => Path::compile(&value.value)
-            .map_err(|why| {
-                let why = if is_like_address(&value.value) { "an address is no path".to_owned() } else { why };
-                fields.problems().add(&value.place, format!("mappings.value: {why}"));
-            })
-            .ok()
-            .map(Source::Path),
-        (None, constant) => constant.map(|at| Source::Constant(at.value.into())),
-    }
-}
-
-fn identifier_index(
-    mappings: &[Mapping],
-    wanted: Option<At<String>>,
-    place: &Place,
-    problems: &Problems,
-) -> Option<usize> {
-    if let Some(wanted) = wanted {
-        let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
-        if found.is_none() {
-            let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| &*mapping.id));
-            problems
-                .add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", quoted(&wanted.value)));
-        }
-        let switch = found
-            .and_then(|index| mappings.get(index))
-            .is_some_and(|m| matches!(&m.source, Source::Path(path) if path.is_switch()));
-        if switch {
-            problems.add(
-                &wanted.place,
-                format!("identifier: \"{}\" is true or false, which names nobody", quoted(&wanted.value)),
-            );
-        }
-        return found;
-    }
-    let names_person =
-        |mapping: &Mapping| matches!(&mapping.source, Source::Path(path) if path.is_organization_user_id());
-    let mut candidates =
-        mappings.iter().enumerate().filter(|(_, mapping)| names_person(mapping)).map(|(index, _)| index);
-    match (candidates.next(), candidates.next()) {
-        (Some(index), None) => Some(index),
-        (Some(_), Some(_)) => {
-            problems.add(place, "organization_user_id is mapped more than once; name the property that identifies the person with \"identifier\"");
-            None
-        }
-        (None, _) => {
-            problems.add(place, "nothing identifies the person; map organization_user_id, or name a mapped property with \"identifier\"");
-            None
-        }
-    }
-}
-
 fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<String>) -> (Filter, Option<Vec<String>>) {
     let mut filter = Filter::default();
+    let problems = fields.problems();
     let mut list = |key: &'static str| {
         let at = if key == "binding_keys" { settings::binding_keys(&mut fields)? } else { fields.texts(key)? };
         if at.value.is_empty() {
@@ -341,6 +219,7 @@ fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<Stri
     };
     let binding_keys = list("binding_keys").map(|at| at.value);
     if let Some(regulations) = list("regulations") {
+        warn_of_regulations(&regulations, problems);
         filter.regulations = regulations.value;
     }
     if let Some(types) = list("types") {
@@ -363,4 +242,17 @@ fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<Stri
     filter.organization_id = fields.filled("organization_id").map(|at| at.value);
     fields.finish();
     (filter, binding_keys)
+}
+
+/// Didomi learns new ones every year, so an unknown one may be right; if it is not, every event is skipped.
+fn warn_of_regulations(regulations: &At<Vec<String>>, problems: &Problems) {
+    for name in &regulations.value {
+        if !REGULATIONS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            let meant = did_you_mean(name, REGULATIONS.into_iter());
+            let why =
+                "is no regulation that Didomi is known to have; if it has none of this name, nothing arrives by it";
+            let name = quoted(name);
+            problems.warn(&regulations.place, format!("events.regulations: \"{name}\" {why}{meant}"));
+        }
+    }
 }

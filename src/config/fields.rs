@@ -2,6 +2,7 @@
 
 use super::node::{Node, Place, Value, from_toml};
 use crate::shown::{self, quoted};
+use crate::suggest::{did_you_mean, nearest};
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
@@ -25,6 +26,8 @@ impl fmt::Display for Problem {
 pub struct Problems {
     list: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
+    /// Every table's name and every key that it may have, once it was read.
+    known: RefCell<Vec<(String, &'static str)>>,
 }
 
 impl Problems {
@@ -55,6 +58,12 @@ impl Problems {
     pub fn take_warnings(&self) -> Vec<String> {
         self.warnings.take()
     }
+
+    /// Every key of every table that was read, whether it is written or not.
+    #[must_use]
+    pub fn take_known(&self) -> Vec<(String, &'static str)> {
+        self.known.take()
+    }
 }
 
 /// A typed value and where it was written.
@@ -71,6 +80,8 @@ pub struct Fields<'p> {
     place: Place,
     entries: Vec<(String, Node)>,
     known: Vec<&'static str>,
+    /// Keys that are required and not there, with what to do.
+    missing: Vec<(&'static str, String)>,
     problems: &'p Problems,
 }
 
@@ -85,7 +96,7 @@ impl<'p> Fields<'p> {
                 Vec::new()
             }
         };
-        Fields { path: path.to_owned(), place, entries, known: Vec::new(), problems }
+        Fields { path: path.to_owned(), place, entries, known: Vec::new(), missing: Vec::new(), problems }
     }
 
     /// Where the table stands.
@@ -106,9 +117,22 @@ impl<'p> Fields<'p> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// Reports that a key is required.
-    pub fn missing(&self, key: &str, remedy: &str) {
-        self.problems.add(&self.place, format!("{} is missing; {remedy}", self.name(key)));
+    /// Reports that a key is required, once the others are read: a misspelt one is told as such, and once.
+    pub fn missing(&mut self, key: &'static str, remedy: &str) {
+        self.known.push(key);
+        self.missing.push((key, remedy.to_owned()));
+    }
+
+    /// Reports what is missing, but for what is there misspelt.
+    fn report_missing(&self) {
+        let is_misspelt = |key| self.entries.iter().any(|(written, _)| nearest(written, self.known()) == Some(key));
+        for (key, remedy) in self.missing.iter().filter(|(key, _)| !is_misspelt(*key)) {
+            self.problems.add(&self.place, format!("{} is missing; {remedy}", self.name(key)));
+        }
+    }
+
+    fn known(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().copied()
     }
 
     /// Where a key is written, without reading it.
@@ -258,8 +282,10 @@ impl<'p> Fields<'p> {
 
     /// Reports every key that nobody asked for.
     pub fn finish(self) {
+        self.report_missing();
+        self.problems.known.borrow_mut().extend(self.known.iter().map(|key| (self.path.clone(), *key)));
         for (key, node) in &self.entries {
-            let meant = did_you_mean(key, self.known.iter().copied());
+            let meant = did_you_mean(key, self.known());
             self.problems.add(&node.place, format!("unknown key {}{meant}", self.name(&quoted(key))));
         }
     }
@@ -267,9 +293,10 @@ impl<'p> Fields<'p> {
     /// The same for a table to which somebody else adds keys of its own: those are warned of, and only
     /// what is nearly a known one is a mistake.
     pub fn finish_with_strangers(self) {
+        self.report_missing();
         for (key, node) in &self.entries {
             let name = self.name(&quoted(key));
-            match did_you_mean(key, self.known.iter().copied()).as_str() {
+            match did_you_mean(key, self.known()).as_str() {
                 "" => self.problems.warn(&node.place, format!("key {name} is not known here and changes nothing")),
                 meant => self.problems.add(&node.place, format!("unknown key {name}{meant}")),
             }
@@ -299,15 +326,6 @@ fn list_from_variable(text: &str) -> Value {
             entries.into_iter().next().map_or(Value::Null, |(_, node)| node.value)
         }
         _ => Value::Text(text.to_owned()),
-    }
-}
-
-/// `; did you mean x?` when one of the words is close, else nothing.
-pub fn did_you_mean<'w>(written: &str, words: impl Iterator<Item = &'w str>) -> String {
-    let near = |word: &&str| strsim::damerau_levenshtein(&written.to_lowercase(), &word.to_lowercase());
-    match words.min_by_key(near) {
-        Some(word) if near(&word) <= 1 + word.len() / 4 => format!("; did you mean {word}?"),
-        _ => String::new(),
     }
 }
 

@@ -3,13 +3,15 @@
 //! This module sits above the parts that it configures: each part defines and checks what it
 //! needs, and what is collected here is where something is written and what to do about it.
 
+mod binding;
 mod document;
 mod fields;
+mod mappings;
 mod node;
 mod secrets;
 mod settings;
 
-pub use fields::{Problem, did_you_mean, parse_duration};
+pub use fields::{Problem, parse_duration};
 pub use settings::Settings;
 
 use crate::integration::{Integration, Name};
@@ -29,6 +31,13 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// The process's environment, as an argument so that tests are exact.
 pub type Environment = std::collections::BTreeMap<String, String>;
+
+/// The folder that is the service's own, by systemd's `StateDirectory=` or by the image.
+#[must_use]
+pub fn state_directory(environment: &Environment) -> Option<PathBuf> {
+    let first = environment.get("STATE_DIRECTORY")?.split(':').next()?;
+    Some(PathBuf::from(first)).filter(|path| path.is_absolute())
+}
 
 /// Everything that `run` needs, checked.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ pub(super) fn expand(
 ) -> Option<At<String>> {
     let text = At { value: bare(&text.value).to_owned(), place: text.place };
     let Some(variable) = text.value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
-        return Some(text);
+        return is_meant_as_written(&text, key, environment, fields).then_some(text);
     };
     match environment.get(variable).map(|value| bare(value)).filter(|value| !value.is_empty()) {
         Some(value) => Some(At { value: value.to_owned(), place: text.place }),
@@ -29,6 +29,44 @@ pub(super) fn expand(
             None
         }
     }
+}
+
+/// Whether a text that is no `${NAME}` may be meant to the letter. What is not is reported without the
+/// text, which may be a secret.
+fn is_meant_as_written(text: &At<String>, key: &str, environment: &Environment, fields: &Fields<'_>) -> bool {
+    let name = fields.name(key);
+    let refuse = |why: String| {
+        fields.problems().add(&text.place, format!("{name}: {why}"));
+        false
+    };
+    if text.value.contains("${") {
+        let why = "${…} stands for a whole value only, and would be taken as it is written";
+        return refuse(format!("{why}; put the whole value into the variable, or into a file"));
+    }
+    // Longer than one character: a shell has variables such as $_ of its own.
+    let variables = text.value.split('$').skip(1).map(variable_at).filter(|variable| variable.len() > 1);
+    if let Some(variable) = variables.into_iter().find(|variable| environment.contains_key(*variable)) {
+        let whole =
+            if bare(&text.value).trim_matches(['$', '(', ')']) == variable { "" } else { ", for a whole value" };
+        return refuse(format!("${variable} is no variable without braces; write \"${{{variable}}}\"{whole}"));
+    }
+    let is_alone = |begin: &str, end: &str| {
+        let inner = text.value.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end));
+        inner.is_some_and(|inner| inner.len() > 1 && variable_at(inner) == inner)
+    };
+    if [("$", ""), ("$(", ")"), ("%", "%"), ("{", "}"), ("{{", "}}")].iter().any(|(begin, end)| is_alone(begin, end)) {
+        let why = "looks like a variable's name and is taken as it is written; a variable is \"${NAME}\"";
+        fields.problems().warn(&text.place, format!("{name} {why}"));
+    }
+    true
+}
+
+/// The name of a variable at the beginning of a text, also in parentheses.
+fn variable_at(text: &str) -> &str {
+    let text = text.strip_prefix('(').unwrap_or(text);
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    let name = &text[..end];
+    if name.starts_with(|c: char| c.is_ascii_digit()) { "" } else { name }
 }
 
 /// Where a relative path of a file starts.

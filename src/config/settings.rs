@@ -1,6 +1,7 @@
 //! `consent-gate.toml` and the environment that wins over it.
 
-use super::fields::{At, Fields, Problems, bare, did_you_mean};
+use super::binding::{self, Doubt};
+use super::fields::{At, Fields, Problems, bare};
 use super::node::{self, Node, Value};
 use super::{Environment, secrets};
 use crate::broker::link;
@@ -12,6 +13,7 @@ use crate::record::address::Address;
 use crate::record::{self, Place};
 use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::shown::{is_like_address, quoted};
+use crate::suggest::{asked, did_you_mean, nearest};
 use crate::telemetry::{self, Format, Level};
 use crate::traces;
 use secrecy::{ExposeSecret, SecretString};
@@ -93,6 +95,35 @@ pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Prob
     tree
 }
 
+/// Complains of variables that look like settings and are none. `known` are all sections and keys.
+fn strangers(environment: &Environment, known: &[(String, &'static str)], problems: &Problems) {
+    let keys = known.iter().filter(|(section, _)| SECTIONS.contains(&section.as_str()));
+    let names: Vec<String> = keys.map(|(section, key)| format!("{section}__{key}").to_uppercase()).collect();
+    for variable in environment.keys() {
+        let upper = variable.to_uppercase();
+        let is_read = variable.strip_prefix(VARIABLE_PREFIX).is_some_and(|rest| rest.contains("__"));
+        let Some(rest) = upper.strip_prefix(VARIABLE_PREFIX).filter(|rest| !is_read && !is_service_link(rest)) else {
+            continue;
+        };
+        let place = node::Place::Variable(variable.clone());
+        let joined = |name: &str| name.split('_').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("_");
+        if let Some(right) = names.iter().find(|name| joined(name) == joined(rest)) {
+            problems.add(&place, format!("is read by nobody; write {VARIABLE_PREFIX}{right}"));
+            continue;
+        }
+        let meant = nearest(rest, names.iter().map(String::as_str));
+        let meant = meant.map_or_else(String::new, |name| asked(&format!("{VARIABLE_PREFIX}{name}")));
+        problems.warn(&place, format!("names no setting and changes nothing{meant}"));
+    }
+}
+
+/// What Kubernetes tells every pod of a service whose name begins as ours.
+fn is_service_link(rest: &str) -> bool {
+    let words: Vec<&str> = rest.split('_').collect();
+    let is_port = |words: &[&str]| words.contains(&"PORT") && (words.ends_with(&["PORT"]) || words.contains(&"TCP"));
+    is_port(&words) || rest.ends_with("SERVICE_HOST") || rest.contains("SERVICE_PORT")
+}
+
 fn set(sections: &mut Vec<(String, Node)>, section: &str, key: &str, node: Node) {
     let index = sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
         sections.push((section.to_owned(), Node { value: Value::Table(Vec::new()), place: node.place.clone() }));
@@ -141,6 +172,7 @@ pub(super) fn read(
         shutdown_deadline,
     };
     root.finish();
+    strangers(environment, &problems.take_known(), problems);
     settings
 }
 
@@ -239,7 +271,19 @@ fn fits_amqp<T>(fields: &Fields<'_>, key: &str, at: &At<T>, name: &str) -> bool 
 /// A list of keys that each fit.
 pub(super) fn binding_keys(fields: &mut Fields<'_>) -> Option<At<Vec<String>>> {
     let keys = fields.texts("binding_keys")?;
-    let fit = keys.value.iter().all(|key| fits_amqp(fields, "binding_keys", &keys, key));
+    let mut fit = true;
+    for key in &keys.value {
+        fit &= fits_amqp(fields, "binding_keys", &keys, key);
+        let told = |why| format!("{}: {why}", fields.name("binding_keys"));
+        match binding::doubt(key) {
+            Some(Doubt::Never(why)) => {
+                fields.problems().add(&keys.place, told(why));
+                fit = false;
+            }
+            Some(Doubt::Hardly(why)) => fields.problems().warn(&keys.place, told(why)),
+            None => {}
+        }
+    }
     fit.then_some(keys)
 }
 
@@ -352,7 +396,10 @@ fn records(
         }
         Some(directory) => Place::Directory(secrets::resolve(base, directory)),
         None => match defaults.place {
-            Place::Directory(directory) => Place::Directory(base.join(directory)),
+            Place::Directory(directory) => {
+                let folder = super::state_directory(environment).unwrap_or_else(|| base.to_owned());
+                Place::Directory(folder.join(directory))
+            }
             place => place,
         },
     };

@@ -7,7 +7,7 @@
 mod path;
 mod slot;
 
-pub use path::{Path, ROOTS};
+pub use path::{Kind, Path, ROOTS};
 pub use slot::Slot;
 
 use crate::event::{self, Defect, Event, METADATA};
@@ -26,6 +26,17 @@ pub enum Source {
     Path(Path),
     /// The same text for every event.
     Constant(Arc<str>),
+}
+
+impl Source {
+    /// What kind of value it gives.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Source::Path(path) => path.kind(),
+            Source::Constant(_) => Kind::Constant,
+        }
+    }
 }
 
 /// One property of the profile and how its text is made.

@@ -6,9 +6,11 @@
 
 use super::{Choice, Names, Selection};
 use crate::event::{Defect, Event, Fields, Json, METADATA, object};
+use crate::suggest::{asked, distance};
 use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
-use std::fmt::Arguments;
+use std::cmp::Reverse;
+use std::fmt::{self, Arguments};
 
 /// The roots that a path can begin with.
 pub const ROOTS: [&str; 12] = [
@@ -25,6 +27,9 @@ pub const ROOTS: [&str; 12] = [
     "regulation",
     "id",
 ];
+
+/// The fields in which the path of a consent ends.
+const FIELDS: [&str; 4] = ["enabled", "enabled_li", "value", "from_propagation"];
 
 /// The lists of `consents.vendors`.
 const VENDOR_LISTS: [&str; 4] = ["enabled", "disabled", "enabled_li", "disabled_li"];
@@ -68,6 +73,39 @@ const ROOT_KINDS: [Root; 12] = [
     Root::Id,
 ];
 
+/// What kind of value a path leads to, as far as its spelling tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Time,
+    Text,
+    Switch,
+    Selection,
+    Constant,
+    /// Fields of the customer's own, and paths that can be read in two ways.
+    Any,
+}
+
+impl Kind {
+    /// Whether a value may be of this kind.
+    #[must_use]
+    pub fn may_be(self, kind: Kind) -> bool {
+        self == kind || self == Kind::Any
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Time => "a time",
+            Kind::Text => "a text",
+            Kind::Switch => "true or false",
+            Kind::Selection => "a list of ids",
+            Kind::Constant => "a constant",
+            Kind::Any => "anything",
+        })
+    }
+}
+
 /// What a path led to in one event.
 #[derive(Debug)]
 pub struct Found<'e> {
@@ -93,6 +131,10 @@ impl Path {
     /// # Errors
     /// What is wrong with it and what to write instead, for people.
     pub fn compile(written: &str) -> Result<Path, String> {
+        Path::read(written).map_err(|why| why + &meant(written))
+    }
+
+    fn read(written: &str) -> Result<Path, String> {
         let (root, rest) = ROOTS
             .iter()
             .zip(ROOT_KINDS)
@@ -116,11 +158,23 @@ impl Path {
         self.root == Root::Identifier
     }
 
-    /// Whether the path leads to true or false.
+    /// What kind of value the path leads to.
     #[must_use]
-    pub fn is_switch(&self) -> bool {
-        let consent = matches!(self.root, Root::Purposes | Root::Channels | Root::Vendors);
-        consent && (self.rest.ends_with("_enabled") || self.rest.ends_with("_enabled_li"))
+    pub fn kind(&self) -> Kind {
+        let rest = self.rest.as_str();
+        match self.root {
+            Root::CreatedAt | Root::UpdatedAt => Kind::Time,
+            Root::Identifier | Root::Country | Root::Regulation | Root::Id | Root::Tcfcs => Kind::Text,
+            Root::User | Root::Metadata => Kind::Any,
+            Root::Vendors if VENDOR_LISTS.contains(&rest) => Kind::Selection,
+            Root::Vendors => Kind::Switch,
+            Root::Purposes | Root::Channels if rest.contains("_metadata_") => Kind::Any,
+            Root::Purposes | Root::Channels => match (rest.contains("_value_"), rest.ends_with("_value")) {
+                (true, true) => Kind::Any,
+                (false, true) => Kind::Selection,
+                (_, false) => Kind::Switch,
+            },
+        }
     }
 
     /// Whether the path may lead through a field of this name: it spells all of them, `channels` also as
@@ -179,12 +233,57 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
     if !needs_more && !rest.is_empty() {
         return Err(format!("path \"{written}\" goes on after a single value; fields of the user are written user_…"));
     }
-    let ends = ["_enabled", "_enabled_li", "_value", "_from_propagation"].iter().any(|field| rest.ends_with(field));
+    let ends = FIELDS.iter().any(|field| rest.strip_suffix(field).is_some_and(|before| before.ends_with('_')));
     let within = ["_value_", "_metadata_"].iter().any(|field| rest.contains(field));
-    if matches!(root, Root::Purposes | Root::Channels) && !ends && !within {
-        return Err(format!("path \"{written}\" ends in no field; did you mean {written}_enabled?"));
+    let is_without_field = match root {
+        Root::Purposes | Root::Channels => !ends && !within,
+        // A vendor's id alone stands for the vendor, but not one that ends as a misspelt field.
+        Root::Vendors => !ends && !VENDOR_LISTS.contains(&rest) && with_field(rest).is_some(),
+        _ => false,
+    };
+    if is_without_field {
+        return Err(format!("path \"{written}\" ends in no field, such as _enabled"));
     }
     Ok(())
+}
+
+/// A question for a path that is right and near to what was written.
+fn meant(written: &str) -> String {
+    let joined = written.replace('.', "_");
+    let whole = ["purposes_", "channels_", "vendors_"].iter().any(|list| joined.starts_with(list));
+    let whole = if whole { format!("consents_{joined}") } else { joined };
+    let rooted = with_root(&whole).unwrap_or_else(|| whole.clone());
+    let ended = with_field(&rooted);
+    let is_consent = rooted.starts_with("consents_");
+    // `values` holds the preferences, and each has a `value`.
+    let twice = rooted.rsplit_once("_values_").filter(|(before, _)| before.contains("_values_"));
+    let chosen = twice.map(|(before, id)| format!("{before}_value_{id}"));
+    let longer = is_consent.then(|| format!("{rooted}_enabled"));
+    let purpose = (!is_consent).then(|| format!("consents_purposes_{}", ended.as_deref().unwrap_or(&rooted)));
+    let mut candidates = [Some(whole), Some(rooted), ended, chosen, longer, purpose].into_iter().flatten();
+    candidates.find(|path| Path::read(path).is_ok()).map_or_else(String::new, |path| asked(&path))
+}
+
+/// With the known root in place of one that is nearly so.
+fn with_root(written: &str) -> Option<String> {
+    let near = |root: &&'static str| {
+        let count = root.split('_').count();
+        let end = written.match_indices('_').nth(count - 1).map_or(written.len(), |(at, _)| at);
+        Some((distance(&written[..end], root)?, *root, &written[end..]))
+    };
+    let nearest = ROOTS.iter().filter_map(near).min_by_key(|(distance, root, _)| (*distance, Reverse(root.len())));
+    nearest.map(|(_, root, rest)| format!("{root}{rest}"))
+}
+
+/// With the field of a consent at its end in place of one that is nearly so.
+fn with_field(written: &str) -> Option<String> {
+    let near = |field: &&'static str| {
+        let count = field.split('_').count();
+        let begin = written.rmatch_indices('_').nth(count - 1).map(|(at, _)| at + 1)?;
+        Some((distance(&written[begin..], field)?, *field, &written[..begin]))
+    };
+    let nearest = FIELDS.iter().filter_map(near).min_by_key(|(distance, _, _)| *distance);
+    nearest.map(|(_, field, before)| format!("{before}{field}"))
 }
 
 impl<'e> Found<'e> {
@@ -386,7 +485,7 @@ fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: Arguments<'_>) -> Re
     }
     // The longest id first; of two elements with one id the last, as in a merge.
     candidates.reverse();
-    candidates.sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
+    candidates.sort_by_key(|(id, _)| Reverse(id.len()));
     for (id, element) in candidates {
         let deeper = rest_after(rest, id).unwrap_or_default();
         if let Some(found) = descend(element, deeper, format_args!("{place}[{id}]"))? {
@@ -435,5 +534,50 @@ fn names_vendor(lists: &Fields<'_>, name: &str, vendor: &str) -> Result<bool, De
             other => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list of ids", other)),
         }),
         Some(other) => Err(Defect::wrong_type(&format!("consents.vendors.{name}"), "a list", other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_suggested_for_a_misspelt_path_is_a_path() {
+        for (written, meant) in [
+            ("consents_purposes_newsletter_enable", "consents_purposes_newsletter_enabled"),
+            ("newsletter_enable", "consents_purposes_newsletter_enabled"),
+            ("purposes_news_enabled", "consents_purposes_news_enabled"),
+            ("consent_purposes_news_enable", "consents_purposes_news_enabled"),
+            ("consents.purposes.news.enabled", "consents_purposes_news_enabled"),
+            ("consents_purposes_sms", "consents_purposes_sms_enabled"),
+            ("consents_purposes_x_values_t_valu", "consents_purposes_x_values_t_value"),
+            ("consents_purposes_x_values_t_values_sport", "consents_purposes_x_values_t_value_sport"),
+            ("consents_vendor_google_enabled", "consents_vendors_google_enabled"),
+            ("consents_vendors_google_enable", "consents_vendors_google_enabled"),
+            ("create_at", "created_at"),
+            ("Organisation_User_ID", "organization_user_id"),
+            ("usr_country", "user_country"),
+        ] {
+            let why = Path::compile(written).unwrap_err();
+            assert!(why.ends_with(&asked(meant)), "{written}: {why}");
+            assert!(Path::compile(meant).is_ok(), "{meant}");
+        }
+        for written in ["user", "country_zip", "consents_purposes", "something", ""] {
+            let why = Path::compile(written).unwrap_err();
+            assert!(!why.contains("did you mean"), "{written}: {why}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics_and_each_suggestion_is_right(
+            written in r"((consents?_?)?(purpose|channel|vendor|user|created?)s?[._])?[a-zé_.]{0,12}(_enable|_value_|_)?"
+        ) {
+            if let Err(why) = Path::compile(&written)
+                && let Some((_, meant)) = why.split_once("; did you mean ")
+            {
+                proptest::prop_assert!(Path::compile(meant.trim_end_matches('?')).is_ok(), "{}", why);
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `check`: is everything written as it must be, and with `--connect` within reach?
 
-use super::{Failure, print};
+use super::{Failure, print, worker};
 use crate::broker::link;
 use crate::broker::source::{Unreadable, unreadable};
 use crate::broker::topology::Source;
@@ -15,15 +15,15 @@ use std::path::Path;
 const CLOCK_WARNING_SECONDS: i64 = 60;
 
 /// One thing that was looked at.
-struct Finding {
-    what: String,
-    result: Result<String, String>,
+pub(super) struct Finding {
+    pub what: String,
+    pub result: Result<String, String>,
     /// It works, and may still surprise.
-    is_doubtful: bool,
+    pub is_doubtful: bool,
 }
 
 impl Finding {
-    fn new(what: String, result: Result<String, String>) -> Finding {
+    pub fn new(what: String, result: Result<String, String>) -> Finding {
         Finding { what, result, is_doubtful: false }
     }
 }
@@ -41,14 +41,19 @@ pub async fn check(
     let config = config::load(file, environment)?;
     let mut findings: Vec<Finding> = config.integrations.iter().map(described).collect();
     if connect {
-        findings.push(broker(&config).await);
+        let broker = broker(&config).await;
+        let is_broker_reached = broker.result.is_ok();
+        findings.push(broker);
         if let Source::Queue(queue) = &config.settings.source {
             findings.push(source(&config, queue).await);
         }
-        let records = format!("records {}", config.settings.records.place);
-        findings.push(Finding::new(records, super::store::reach(&config.settings).await));
+        findings.push(super::store::reach(&config, is_broker_reached).await);
         for integration in &config.integrations {
             findings.push(gate(integration).await);
+        }
+        findings.extend(worker::local(&config).await);
+        for integration in config.integrations.iter().filter(|_| is_broker_reached) {
+            findings.push(worker::letters(&config, integration).await);
         }
     }
     report(&config, &findings, as_json)?;

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::config::{self, Environment};
+use reqwest::StatusCode;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -9,22 +10,45 @@ use std::time::Duration;
 /// The longest that a worker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+
 /// Asks once.
 ///
 /// # Errors
 /// The worker is not there or not ready (exit code 1).
 pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let settings = config::load_settings(file, environment)?;
-    let url = format!("http://{}/readyz", reachable(settings.admin));
-    let failed = |why: String| Failure::Failed(format!("{url}: {why}"));
-    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().tls_certs_only([]).build();
-    let client = client.map_err(|e| failed(e.to_string()))?;
-    let response = client.get(&url).send().await.map_err(|_| failed("no worker answers".to_owned()))?;
-    if response.status().is_success() {
+    let (status, _) = ask(settings.admin).await.map_err(Failure::Failed)?;
+    if status.is_success() {
         Ok(())
     } else {
-        Err(failed(format!("not ready (status {})", response.status().as_u16())))
+        let url = url(settings.admin);
+        Err(Failure::Failed(format!("{url}: not ready (status {})", status.as_u16())))
     }
+}
+
+/// The local worker's `/readyz`: status and body.
+///
+/// # Errors
+/// Nobody answers there.
+pub(super) async fn ask(admin: SocketAddr) -> Result<(StatusCode, Vec<u8>), String> {
+    let url = url(admin);
+    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().tls_certs_only([]).build();
+    let client = client.map_err(|e| format!("{url}: {e}"))?;
+    let nobody = |_| format!("{url}: no worker answers");
+    let mut response = client.get(&url).send().await.map_err(nobody)?;
+    let mut body = Vec::new();
+    while body.len() < LONGEST_ANSWER
+        && let Some(chunk) = response.chunk().await.map_err(nobody)?
+    {
+        body.extend_from_slice(&chunk);
+    }
+    Ok((response.status(), body))
+}
+
+fn url(admin: SocketAddr) -> String {
+    format!("http://{}/readyz", reachable(admin))
 }
 
 /// An address that listens everywhere is asked on loopback.

@@ -156,7 +156,7 @@ impl Shown<'_> {
             self.brief.kind.unwrap_or("unknown"),
             self.brief.id.as_deref().unwrap_or("(no id)")
         ));
-        let changed = self.brief.changed_at.map_or_else(|| "unknown".to_owned(), |at| at.to_string());
+        let changed = self.brief.changed_at.map_or_else(|| "unknown".to_owned(), super::time);
         line(format_args!("changed      {changed}"));
         match (code, detail) {
             ("", _) => line(format_args!("verdict      would be {outcome}")),

@@ -13,13 +13,16 @@ pub mod person;
 pub mod send;
 pub mod shell;
 pub mod store;
+mod worker;
 
 use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, Problem, Settings};
 use crate::integration::Integration;
+use crate::suggest::did_you_mean;
 use crate::verdict::{self, Course};
 use crate::{record, shown};
 use jiff::Timestamp;
+use jiff::tz::{Offset, TimeZone};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
@@ -89,6 +92,14 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// A time in UTC, as files and logs have it, and beside it as the clock on this wall shows it.
+fn time(at: Timestamp) -> String {
+    let here = at.to_zoned_datetime(TimeZone::system());
+    let is_other = here.offset() != Offset::UTC;
+    let here = if is_other { format!(" ({} here)", here.strftime("%Y-%m-%d %H:%M:%S %:z")) } else { String::new() };
+    format!("{at}{here}")
 }
 
 /// Columns as wide as their widest cells; one without any is left out.
@@ -215,7 +226,7 @@ fn integration(
 fn named<'i>(integrations: &'i [Integration], name: &str) -> Result<&'i Integration, Failure> {
     let names = || integrations.iter().map(|integration| integration.name.as_str());
     integrations.iter().find(|integration| integration.name.as_str() == name).ok_or_else(|| {
-        let meant = config::did_you_mean(name, names());
+        let meant = did_you_mean(name, names());
         Failure::Usage(format!(
             "no integration \"{name}\"; there are {}{meant}",
             names().collect::<Vec<_>>().join(", ")

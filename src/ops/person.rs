@@ -58,7 +58,7 @@ fn as_lines(record: &Record, reveal: bool) -> String {
 }
 
 fn as_table(record: &Record, reveal: bool) -> String {
-    let time = |at: Option<Timestamp>, none: &str| at.map_or_else(|| none.to_owned(), |at| at.to_string());
+    let time = |at: Option<Timestamp>, none: &str| at.map_or_else(|| none.to_owned(), super::time);
     let head = ["property", "path", "value", "changed at", "by event", "accepted by the gate at"].map(str::to_owned);
     let mut rows = vec![head.to_vec()];
     for (slot, newest) in record.values() {
@@ -71,7 +71,7 @@ fn as_table(record: &Record, reveal: bool) -> String {
     }
     let mut text = if rows.len() > 1 { super::table(&rows) } else { "no choice is recorded\n".to_owned() };
     if let Some(at) = record.erased() {
-        text.push_str(&format!("erased: everything up to {at}\n"));
+        text.push_str(&format!("erased: everything up to {}\n", super::time(at)));
     }
     text
 }

@@ -1,14 +1,15 @@
 //! `store`: which records are these, and does the broker know them?
 
+use super::check::Finding;
 use super::{Failure, agreed, print};
-use crate::broker;
 use crate::broker::claim::Look;
-use crate::broker::topology::{self, Declared};
+use crate::broker::topology::{self, Declared, Queues};
+use crate::broker::{self, link};
 use crate::cli::StoreAdoptArgs;
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
 use crate::record::desk::Access;
-use crate::record::{Claim, Place};
+use crate::record::{Claim, Failed, Place};
 use serde_json::json;
 use std::path::Path;
 
@@ -154,19 +155,71 @@ async fn look(settings: &config::Settings, integration: &Integration) -> Result<
     Look::take(&settings.broker, connection, &integration.name).await
 }
 
-/// Whether the records can be used; for `check --connect`.
-///
-/// # Errors
-/// Why they cannot.
-pub async fn reach(settings: &config::Settings) -> Result<String, String> {
+/// Whether the records can be used, and whether `run` would take them as those that the broker knows; for
+/// `check --connect`. Makes nothing.
+pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
+    let place = &config.settings.records.place;
+    let what = format!("records {place}");
+    let (told, own) = match held(&config.settings).await {
+        Ok(found) => found,
+        Err(failed) => return Finding::new(what, Err(failed.to_string())),
+    };
+    let (mut refused, mut doubts) = (Vec::new(), Vec::new());
+    for integration in config.integrations.iter().filter(|_| is_broker_reached) {
+        let name = &integration.name;
+        match known(&config.settings, integration).await {
+            Ok(Some(known)) if matches!(place, Place::Off) && known != Claim::off() => doubts.push(format!(
+                "the broker knows records of {name}, store {}, epoch {}, which no worker may use again after one without any",
+                known.store, known.epoch
+            )),
+            Ok(Some(known)) if !matches!(place, Place::Off) => {
+                refused.extend(judged(own.as_ref(), &known, place).err().map(|why| format!("{name}: {why}")));
+            }
+            Ok(_) => {}
+            Err(error) => doubts.push(format!("{name}: not compared with what the broker knows: {error}")),
+        }
+    }
+    let parts = std::iter::once(told).chain(refused.iter().cloned()).chain(doubts.iter().cloned());
+    let told = parts.collect::<Vec<_>>().join("; ");
+    let result = if refused.is_empty() { Ok(told) } else { Err(told) };
+    Finding { is_doubtful: !doubts.is_empty(), ..Finding::new(what, result) }
+}
+
+/// What is there, for people, and which store it is.
+async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>), Failed> {
     if matches!(settings.records.place, Place::Off) {
-        return Ok("none are kept".to_owned());
+        return Ok(("none are kept".to_owned(), None));
     }
-    if !settings.records.place.exists().await.map_err(|failed| failed.to_string())? {
-        return Ok("none yet: the worker's first start makes them".to_owned());
+    if !settings.records.place.exists().await? {
+        return Ok(("none yet: the worker's first start makes them".to_owned(), None));
     }
-    let access = Access::open(&settings.records).await.map_err(|failed| failed.to_string())?;
+    let access = Access::open(&settings.records).await?;
     let held = if matches!(access, Access::Desk(_)) { "held by a running worker, " } else { "" };
-    let claim = access.claim().await.map_err(|failed| failed.to_string())?;
-    Ok(format!("{held}store {}, epoch {}", claim.store, claim.epoch))
+    let claim = access.claim().await?;
+    Ok((format!("{held}store {}, epoch {}", claim.store, claim.epoch), Some(claim)))
+}
+
+/// What the broker knows of an integration's records, without making a queue for it.
+async fn known(settings: &config::Settings, integration: &Integration) -> Result<Option<Claim>, broker::Error> {
+    let queue = Queues::of(&integration.name).store;
+    if topology::depth_if_there(&settings.broker, &queue).await?.is_none() {
+        return Ok(None);
+    }
+    let connection = link::dial_to_declare(&settings.broker).await?;
+    let look = Look::take(&settings.broker, connection, &integration.name).await?;
+    let known = look.known();
+    look.leave().await;
+    Ok(known)
+}
+
+/// What `run` would say of these records, or of new ones where there are none.
+fn judged(own: Option<&Claim>, known: &Claim, place: &Place) -> Result<(), String> {
+    match own {
+        Some(own) => own.follows(known, place).map_err(|failed| failed.to_string()),
+        None if *known == Claim::off() => known.follows(known, place).map_err(|failed| failed.to_string()),
+        None => Err(format!(
+            "the broker knows store {}, epoch {}, and new records would be refused; look whether [records] store names the right place, and bring those back",
+            known.store, known.epoch
+        )),
+    }
 }

@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 /// The socket's name in the store's directory.
-const SOCKET: &str = "commands.sock";
+pub(super) const SOCKET: &str = "commands.sock";
 /// The longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 1024 * 1024;
 /// The longest that one question or answer takes.
@@ -260,7 +260,7 @@ fn listen(directory: &Path) -> std::io::Result<std::os::unix::net::UnixListener>
         _ => {}
     }
     let listener = std::os::unix::net::UnixListener::bind(&path)?;
-    // The directory is its owner's alone already.
+    // Nobody else could connect meanwhile: the process makes everything for its owner alone.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)

@@ -10,9 +10,10 @@ use super::{Claim, Failed, Known, Note, Record, compact};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
+use nix::sys::stat::{Mode, umask};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,17 +79,37 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
-/// Makes the directory where it is absent. Its name, and those of directories made above it, lie in the
+/// Makes the directory where it is absent, for its owner alone. One that is there keeps its rights: it is
+/// somebody's, and what is made in it can be read by its owner alone anyway. One that holds other things
+/// would be shared with them, and is taken for a mistake. The name of what is made, and those of directories made above it, lie in the
 /// one above and are synced, or a cut of the power could take the whole store.
 fn make(directory: &Path) -> std::io::Result<()> {
     let is_absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let made: Vec<&Path> = directory.ancestors().take_while(is_absent).collect();
+    if made.is_empty() && !is_in(directory) && holds_others(directory)? {
+        let why = "it holds other files and no records; name a directory of their own, such as one below it";
+        return Err(std::io::Error::other(why));
+    }
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     for path in made {
         let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::File::open(above)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Whether there is something in a directory that is not of a store, nor of one that was begun.
+fn holds_others(directory: &Path) -> std::io::Result<bool> {
+    const OWN: [&str; 4] = ["lock", "keyspaces", super::desk::SOCKET, "lost+found"];
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let is_own = OWN.iter().any(|own| name == *own) || Path::new(&name).extension().is_some_and(|end| end == "jnl");
+        if !is_own {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Syncs the names in a directory and in those below: the library syncs files and the directories that
@@ -119,7 +140,6 @@ impl Embedded {
             Failed::new(format!("{what} the records in {}: {why}", directory.display()))
         };
         make(directory).map_err(|e| at("cannot create", &e))?;
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(|e| at("cannot protect", &e))?;
         let builder =
             Database::builder(directory).worker_threads(1).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES);
         let opened = catch_unwind(AssertUnwindSafe(|| builder.open()));

@@ -48,12 +48,8 @@ fn the_older_form_loads() {
     assert!(checked.out.contains("at https://selligent.example.com, 1 mapped"), "{}", checked.out);
 }
 
-#[test]
-fn every_problem_is_reported_in_one_run() {
-    let folder = Folder::new();
-    folder.write(
-        "consent-gate.toml",
-        r#"[broker]
+/// Settings with a mistake in every section.
+const WRONG_SETTINGS: &str = r#"[broker]
 url = "http://localhost"
 ca_file = "absent.pem"
 [source]
@@ -69,12 +65,10 @@ on_outage = "wait"
 listen = "localhost"
 [logs]
 level = "debug"
-"#,
-    );
-    folder.write("integrations/Acme Shop.json", document().to_string());
-    folder.write(
-        "integrations/acme.json",
-        r#"{
+"#;
+
+/// A document in which hardly anything is right.
+const WRONG_DOCUMENT: &str = r##"{
   "type_id": "salesforce",
   "authentication": { "password_file": "absent.key", "user": "x" },
   "properties": { "url": "http://gate.example.com", "gate": "", "mode": "sink" },
@@ -85,24 +79,53 @@ level = "debug"
     { "id": "SMS", "value": "consents_purposes_sms" },
     { "id": "ZIP", "value": "country_zip" },
     { "id": "DATE", "value": "created_at", "date_format": "%Q%" },
+    { "id": "DAY", "value": "updated_at", "date_format": "yyyy-MM-dd" },
+    { "id": "TIME", "value": "created_at", "date_format": "%Y%m%d %-8é" },
+    { "id": "WHEN", "value": "consents_purposes_newsletter_enabled", "date_format": "%Y" },
+    { "id": "PUSH", "value": "consents_purposes_newsletter_enable" },
+    { "id": "MADE", "value": "create_at" },
+    { "id": "ADS", "value": "consents_vendors_google_enable" },
     { "id": "SAME", "value": "consents_purposes_x_enabled", "true": "1", "false": "1" },
     { "id": "BOTH", "value": "id", "constant": "x" },
     { "value": "id" },
   ],
   "upsert_mode": false,
   "bidirectional": true,
-  "events": { "types": ["event.create"], "regulations": [] },
+  "events": { "types": ["event.create"], "regulations": [], "binding_keys": ["acme*", "#", " acme.#"] },
   "overrides": { "gate": { "timeout": "0s" }, "retries": {} },
   "identifer": "MAIL",
 }
+"##;
+
+#[test]
+fn every_problem_is_reported_in_one_run() {
+    let folder = Folder::new();
+    folder.write("consent-gate.toml", WRONG_SETTINGS);
+    folder.write("integrations/Acme Shop.json", document().to_string());
+    folder.write("integrations/acme.json", WRONG_DOCUMENT);
+    folder.write("integrations/empty.json", "{}");
+    folder.write(
+        "integrations/dollar.json",
+        r#"{
+  "authentication": { "username": "${GATE_USER", "password": "$GATE_KEY" },
+  "properties": { "url": "https://$(GATE_HOST)/", "gate": "didomi" },
+  "mappings": [{ "id": "MAIL", "value": "organization_user_id" }],
+}
 "#,
     );
-    folder.write("integrations/empty.json", "{}");
     folder.write("integrations/broken.json", "{ \"type_id\": \"selligent\",\n \"mappings\": [ }");
     folder.write("integrations/.hidden.json", "not looked at");
     folder.write("integrations/README.md", "not looked at");
-    let checked =
-        check(&folder, &[("CONSENT_GATE_GATES__TIMEOUT", "5s"), ("CONSENT_GATE_GATE__CONNECT_TIMEOUT", "soon")]);
+    let environment = [
+        ("CONSENT_GATE_GATES__TIMEOUT", "5s"),
+        ("CONSENT_GATE_GATE__CONNECT_TIMEOUT", "soon"),
+        ("CONSENT_GATE_BROKER_URL", "amqp://user:hunter2@broker/%2f"),
+        ("CONSENT_GATE_RETRY_ON_OUTAGE", "hold"),
+        ("consent_gate_log__level", "debug"),
+        ("GATE_KEY", "key"),
+        ("GATE_HOST", "selligent.example.com"),
+    ];
+    let checked = check(&folder, &environment);
     assert_eq!(checked.code, 2);
     assert_eq!(checked.out, "");
     golden("check-problems.txt", &checked.err);
@@ -224,17 +247,32 @@ fn what_may_surprise_is_a_warning() {
     let mut first = document();
     first["properties"]["mode"] = json!("async");
     first["mappings"] = json!([{ "id": "MAIL", "value": "organization_user_id" }, { "id": "NEWS", "value": "consents_purposes_n_enabled" }]);
-    first["events"] = json!({ "regulations": ["gdpr", "cpra"], "types": ["event.created", "user.deleted"] });
+    first["events"] = json!({ "regulations": ["GDPR", "cpra"], "types": ["event.created", "user.deleted"] });
     let mut second = first.clone();
     second["properties"]["mode"] = json!("sync");
-    second["events"] = json!({});
+    second["authentication"]["password"] = json!("$SECRET_KEY");
+    second["mappings"].as_array_mut().unwrap().extend([
+        json!({ "id": "YES", "value": "consents_purposes_y_enabled", "true": "Y" }),
+        json!({ "id": "NO", "value": "consents_purposes_z_enabled", "false": "N" }),
+        json!({ "id": "SAME", "value": "consents_purposes_s_enabled", "true": "1" }),
+        json!({ "id": "DAY", "value": "created_at", "date_format": "%d.%m.%Y", "true": "Y", "none": "-" }),
+        json!({ "id": "FIX", "constant": "didomi", "false": "N" }),
+    ]);
+    second["events"] = json!({ "regulations": ["gpdr", "lgpd"], "binding_keys": ["acme.>", "", "#"] });
     folder.write("integrations/a.json", first.to_string());
     folder.write("integrations/b.json", second.to_string());
     folder.write(
         "consent-gate.toml",
         "[broker]\nurl = \"amqp://u:p@broker.example.com/%2f\"\n[retry]\nwindow = \"5m\"\n",
     );
-    let checked = check(&folder, &[]);
+    let environment = [
+        ("CONSENT_GATE_BROKER_ULR", "amqp://user:hunter2@broker/%2f"),
+        ("CONSENT_GATE_COLOUR", "blue"),
+        // What Kubernetes sets beside a service of that name.
+        ("CONSENT_GATE_SERVICE_HOST", "10.0.0.1"),
+        ("CONSENT_GATE_PORT_9464_TCP_ADDR", "10.0.0.1"),
+    ];
+    let checked = check(&folder, &environment);
     assert_eq!(checked.code, 0, "{}", checked.err);
     golden("check-warnings.txt", &checked.out);
 }
@@ -261,6 +299,47 @@ fn check_reaches_out_only_when_asked() {
     let failed = run(&lab.folder, &environment, &["check", "--connect"], b"");
     assert_eq!(failed.code, 1);
     assert!(failed.err.contains("2 of 4 checks failed"), "{}{}", failed.out, failed.err);
+}
+
+#[test]
+fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
+    let mut lab = super::harness::Lab::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    lab.set("CONSENT_GATE_ADMIN__LISTEN", &format!("127.0.0.1:{port}"));
+    let check = |lab: &super::harness::Lab| {
+        let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        run(&lab.folder, &environment, &["check", "--connect"], b"")
+    };
+    let before = check(&lab);
+    assert_eq!(before.code, 0, "{}{}", before.out, before.err);
+    for told in ["none answers here", "none yet: the worker's first start", "its queues are not declared yet"] {
+        assert!(before.out.contains(told), "{told}: {}", before.out);
+    }
+    assert!(!lab.folder.0.join("records").exists(), "a look makes no records");
+    assert!(check(&lab).out.contains("not declared yet"), "nor queues");
+    lab.start();
+    let well = check(&lab);
+    assert_eq!(well.code, 0, "{}{}", well.out, well.err);
+    assert!(well.out.contains("knows nothing against its gate") && well.out.contains(": none\n"), "{}", well.out);
+    lab.gate(0).faults(json!([{ "status": 401 }]));
+    lab.publish(super::harness::events("refused", 1));
+    lab.settled(1);
+    let refused = check(&lab);
+    assert_eq!(refused.code, 1, "{}", refused.out);
+    assert!(refused.out.contains("its gate refuses it (401"), "{}", refused.out);
+    assert!(refused.out.contains("dead list --integration"), "{}", refused.out);
+    lab.stop();
+    // Other records, as after a disk was lost: what run refuses, check refuses.
+    std::fs::rename(lab.folder.0.join("records"), lab.folder.0.join("away")).unwrap();
+    let lost = check(&lab);
+    assert_eq!(lost.code, 1, "{}", lost.out);
+    assert!(lost.out.contains("new records would be refused"), "{}", lost.out);
+    assert!(!lab.folder.0.join("records").exists());
+    std::fs::rename(lab.folder.0.join("away"), lab.folder.0.join("records")).unwrap();
+    assert!(!check(&lab).out.contains("failed   records"));
+    lab.set("CONSENT_GATE_RECORDS__STORE", "off");
+    let off = check(&lab);
+    assert!(off.out.contains("the broker knows records of"), "{}", off.out);
 }
 
 #[test]
@@ -424,4 +503,14 @@ fn a_document_as_didomis_api_gives_it_back_loads() {
     let checked = check_document(&document);
     assert_eq!(checked.code, 2);
     assert!(checked.err.contains("unknown key identifer; did you mean identifier?"), "{}", checked.err);
+}
+
+#[test]
+fn a_key_that_is_misspelt_is_told_once() {
+    let mut document = document();
+    let url = document["properties"].as_object_mut().unwrap().remove("url").unwrap();
+    document["properties"]["ulr"] = url;
+    let checked = check_document(&document);
+    assert_eq!((checked.code, checked.err.lines().count()), (2, 1), "{}", checked.err);
+    assert!(checked.err.contains("unknown key properties.ulr; did you mean url?"), "{}", checked.err);
 }

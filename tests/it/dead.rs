@@ -551,6 +551,54 @@ fn an_export_is_whole_or_refused_and_an_import_can_be_resumed() {
 }
 
 #[test]
+fn a_copy_of_what_is_discarded_goes_to_standard_output_or_to_the_state_directory() {
+    let mut lab = Lab::new();
+    lab.declare();
+    put(&lab, letters("p", 3));
+    let piped = dead(&lab, "discard", &["--yes", "--limit", "2", "--to", "-"]);
+    assert_eq!(piped.code, 0, "{}", piped.err);
+    assert!(piped.err.contains("removed 2 letters of 3"), "{}", piped.err);
+    lab.folder.write("copy.jsonl", &piped.out);
+    let imported = dead(&lab, "import", &["copy.jsonl"]);
+    assert_eq!((imported.code, lab.bench.depth(&lab.queue(".dead"))), (0, 3), "{}", imported.err);
+    let state = lab.folder.0.join("state");
+    fs::create_dir(&state).unwrap();
+    lab.set("STATE_DIRECTORY", state.to_str().unwrap());
+    let file = told(&lab, "discard", &["--yes"])[0]["file"].as_str().unwrap().to_owned();
+    assert!(file.starts_with(state.to_str().unwrap()) && fs::metadata(&file).unwrap().len() > 0, "{file}");
+    put(&lab, letters("p", 1));
+    lab.set("STATE_DIRECTORY", "/proc/1");
+    let refused = dead(&lab, "discard", &["--yes"]);
+    assert!(refused.code != 0 && refused.err.contains("--to - for standard output"), "{}", refused.err);
+    assert_eq!(lab.bench.depth(&lab.queue(".dead")), 1, "without a copy nothing is removed");
+}
+
+#[test]
+fn a_replay_that_stops_says_how_its_letters_failed_and_a_forecast_how_many_stay() {
+    let mut lab = Lab::new();
+    lab.start();
+    put(&lab, letters("p", 3));
+    let mut broken = letter(choice("jane@example.com", true), "undecodable", 0);
+    broken.body = b"{".to_vec();
+    put(&lab, vec![broken]);
+    let forecast = dead(&lab, "replay", &["--dry-run"]);
+    assert!(forecast.out.contains("3 of 4 letters would be replayed"), "{}", forecast.out);
+    assert!(!forecast.out.contains("unreadable"), "{}", forecast.out);
+    lab.gate(0).faults(json!([{ "status": 401 }]));
+    let stopped = dead(&lab, "replay", &["--yes"]);
+    assert_eq!(stopped.code, 1, "{}", stopped.out);
+    assert!(stopped.err.contains("(3 misconfigured with status 401)"), "{}", stopped.err);
+    let alert = format!("consent_gate_misconfigured{{integration=\"{}\"}}", lab.integration());
+    assert_eq!(lab.metric(&alert), 1.0);
+    lab.gate(0).faults(json!([]));
+    lab.settled(3);
+    put(&lab, letters("q", 1));
+    let cure = ["--yes", "--wait", "--reason", "attempts_exhausted", "--limit", "1"];
+    assert_eq!(dead(&lab, "replay", &cure).code, 0);
+    assert_eq!(lab.metric(&alert), 0.0, "one letter is enough, nobody waits for a fresh consent");
+}
+
+#[test]
 fn what_is_discarded_asks_and_keeps_a_copy() {
     let lab = Lab::new();
     lab.declare();

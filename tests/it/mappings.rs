@@ -244,6 +244,22 @@ fn a_mapping_alone_finds_what_it_finds_beside_all_others() {
 }
 
 #[test]
+fn the_sample_event_maps_by_the_sample_document_and_times_are_shown_here_too() {
+    let folder = Folder::new();
+    let sample = |name: &str| std::fs::read_to_string(project().join(name)).unwrap();
+    folder.write("integrations/acme.json", sample("integration.example.json"));
+    let event = sample("event.example.json");
+    // An hour ahead of UTC.
+    for (zone, shown) in [("CET-1", "10:26:21Z (2026-11-20 11:26:21 +01:00 here)\n"), ("UTC", "10:26:21Z\n")] {
+        let environment = [("ACME_GATE_KEY", "key"), ("TZ", zone)];
+        let mapped = run(&folder, &environment, &["map", "--integration", "acme", "-"], event.as_bytes());
+        assert!(mapped.code == 0 && mapped.out.contains("would be sent"), "{}{}", mapped.out, mapped.err);
+        assert!(mapped.out.contains(shown), "{}", mapped.out);
+        assert!(!mapped.out.contains("left out"), "it has what the document maps: {}", mapped.out);
+    }
+}
+
+#[test]
 fn a_changed_date_is_judged_as_an_instant() {
     let mut event = super::harness::choice("jane@example.com", true);
     event["parameters"]["entity"]["created_at"] = json!("2026-01-01T00:30:00+02:00");

@@ -75,6 +75,7 @@ fn a_release_is_whole_and_the_same_each_time() {
         "CHANGELOG.md",
         "consent-gate.example.toml",
         "integration.example.json",
+        "event.example.json",
         "completions/consent-gate.bash",
         "completions/_consent-gate",
         "completions/consent-gate.fish",

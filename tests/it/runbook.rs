@@ -1,11 +1,12 @@
 //! Every command of the runbook, typed for real beside a running worker.
 
-use super::harness::{Lab, Message, choice, person, poll_until, project, run};
+use super::harness::{Folder, Lab, Message, choice, person, poll_until, project};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::{Command, Stdio};
 
 /// What the runbook says to type: lines of its blocks, and what it quotes with all arguments.
 fn commands() -> BTreeSet<String> {
@@ -26,40 +27,154 @@ fn letter(reason: &str) -> (String, Message) {
     (id, Message { body: event.to_string().into_bytes(), properties })
 }
 
-#[test]
-fn every_command_of_the_runbook_does_what_it_says() {
-    let mut lab = Lab::new();
-    lab.start();
-    lab.publish(vec![choice(&person("known", 0), true).into()]);
-    lab.settled(1);
-    let started: Value = serde_json::from_str(&lab.worker().line_with("\"starting\"")).unwrap();
-    lab.set("CONSENT_GATE_ADMIN__LISTEN", started["admin"].as_str().unwrap());
-    let event = lab.folder.write("event.json", choice(&person("sent", 0), true).to_string());
-    let commands = commands();
-    assert!(commands.len() > 15, "{commands:?}");
-    for command in commands {
-        let words: Vec<&str> = command.split(' ').collect();
-        let after = |flag: &str| words.iter().skip_while(|word| **word != flag).nth(1).copied();
-        let (id, letter) = letter(after("--reason").unwrap_or("attempts_exhausted"));
-        lab.bench.publish("", &lab.queue(".dead"), vec![letter]);
-        poll_until("the letter", || (lab.bench.depth(&lab.queue(".dead")) > 0).then_some(()));
-        let known = person("known", 0);
-        let mut arguments: Vec<&str> = words[1..]
-            .iter()
-            .map(|word| match *word {
-                "acme" => lab.integration(),
+/// A lab whose commands are typed as the runbook says, in a shell of the operator's own.
+struct Desk {
+    lab: Lab,
+    /// The operator's folder.
+    folder: Folder,
+    _state: Option<Folder>,
+    /// What the function runs that the runbook has the operator paste.
+    function: String,
+}
+
+impl Desk {
+    /// Beside the worker, in its folder, with its variables.
+    fn beside(mut lab: Lab) -> Desk {
+        lab.start();
+        let prefix = format!("env -C '{}' {}", lab.folder.0.display(), env!("CARGO_BIN_EXE_consent-gate"));
+        Desk { lab, folder: Folder::new(), _state: None, function: prefix }
+    }
+
+    /// Within an image, or systemd's unit: another user, a folder that is read-only, only the variables
+    /// that are set there, and a state directory.
+    fn within(mut lab: Lab) -> Desk {
+        const NOBODY: &str = "65534";
+        let state = Folder::new();
+        let is_root = nix::unistd::geteuid().is_root();
+        let enter: &[&str] = if is_root {
+            chown(&state.0, Some(NOBODY.parse().unwrap()), None).unwrap();
+            &["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]
+        } else {
+            &["env"]
+        };
+        lab.set("STATE_DIRECTORY", state.0.to_str().unwrap());
+        lab.start_by(&[&["env", "-u", "HOME"], enter].concat());
+        fs::set_permissions(&lab.folder.0, Permissions::from_mode(0o555)).unwrap();
+        let variables = lab.environment.iter().map(|(name, value)| format!("{name}='{value}'"));
+        let (place, variables) = (lab.folder.0.display(), variables.collect::<Vec<_>>().join(" "));
+        let (enter, program) = (enter.join(" "), env!("CARGO_BIN_EXE_consent-gate"));
+        let function = format!("env -i -C '{place}' PATH=\"$PATH\" {variables} {enter} {program}");
+        Desk { lab, folder: Folder::new(), _state: Some(state), function }
+    }
+
+    /// Types a line, and asserts that it did what it was to do.
+    fn types(&self, line: &str) {
+        let script = format!("consent-gate() {{ {} \"$@\"; }}\n{line}\n", self.function);
+        let mut bash = Command::new("bash");
+        bash.args(["-ec", &script]).current_dir(&self.folder.0).stdin(Stdio::null());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSENT_GATE_")) {
+            bash.env_remove(name);
+        }
+        let done = bash.envs(&self.lab.environment).output().unwrap();
+        let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(done.status.success(), "{line}\n{}{}", told(&done.stdout), told(&done.stderr));
+    }
+
+    /// Every command of the runbook, each with a letter to work on.
+    fn types_everything(mut self) {
+        self.lab.publish(vec![choice(&person("known", 0), true).into()]);
+        self.lab.settled(1);
+        self.folder.write("event.json", choice(&person("sent", 0), true).to_string());
+        let commands = commands();
+        assert!(commands.len() > 15, "{commands:?}");
+        for command in commands {
+            let words: Vec<&str> = command.split(' ').collect();
+            let reason = words.iter().skip_while(|word| **word != "--reason").nth(1).copied();
+            let (id, letter) = letter(reason.unwrap_or("attempts_exhausted"));
+            self.lab.bench.publish("", &self.lab.queue(".dead"), vec![letter]);
+            poll_until("the letter", || (self.lab.bench.depth(&self.lab.queue(".dead")) > 0).then_some(()));
+            let known = person("known", 0);
+            let typed = words.iter().map(|word| match *word {
+                "acme" => self.lab.integration(),
                 "ID" => &id,
                 "IDENTIFIER" => &known,
-                "event.json" => event.to_str().unwrap(),
                 word => word,
-            })
-            .collect();
-        let asks = ["dead replay", "dead discard", "send ", "store adopt"].iter().any(|asks| command.contains(asks));
-        if asks && !command.contains("--dry-run") {
-            arguments.push("--yes");
+            });
+            let mut typed = typed.collect::<Vec<_>>().join(" ");
+            let asking = ["dead replay", "dead discard", "send", "store adopt"];
+            if let Some(asks) = asking.iter().find(|asks| typed.contains(**asks) && !typed.contains("--dry-run")) {
+                typed = typed.replacen(asks, &format!("{asks} --yes"), 1);
+            }
+            self.types(&typed);
         }
-        let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let done = run(&lab.folder, &environment, &arguments, b"");
-        assert_eq!(done.code, 0, "{command}\n{}{}", done.out, done.err);
     }
+}
+
+/// A lab whose commands know where its worker listens: a port that was free a moment ago.
+fn lab() -> Lab {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut lab = Lab::new();
+    lab.set("CONSENT_GATE_ADMIN__LISTEN", &free.to_string());
+    lab
+}
+
+/// The functions that the runbook has an operator paste, as they stand in its table.
+fn functions() -> Vec<String> {
+    let page = fs::read_to_string(project().join("docs/runbook.md")).unwrap();
+    let quoted = page.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("consent-gate() {"));
+    quoted.map(|quoted| quoted.replace("\\|", "|")).collect()
+}
+
+#[test]
+fn every_function_to_paste_passes_on_what_is_typed() {
+    let folder = Folder::new();
+    let program = env!("CARGO_BIN_EXE_consent-gate");
+    // Stands for what enters the worker's surroundings, which takes systemd, an engine or a cluster.
+    let enter = format!(
+        "#!/bin/sh\nwhile [ \"$1\" != consent-gate ] && [ \"$1\" != /usr/local/bin/consent-gate ]; do shift; done\nshift\nexec {program} \"$@\"\n"
+    );
+    for name in ["systemd-run", "docker", "kubectl"] {
+        let path = folder.write(&format!("bin/{name}"), &enter);
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    }
+    let functions = functions();
+    assert_eq!(functions.len(), 4, "{functions:?}");
+    folder.write("event.json", "{}");
+    folder.write("acme.json", fs::read_to_string(project().join("tests/fixtures/didomi-selligent.json")).unwrap());
+    for function in functions {
+        let script = format!(
+            "PATH={}/bin:$PATH\n{function}\nconsent-gate map --integration ./acme.json - < event.json > out",
+            folder.0.display()
+        );
+        let typed = Command::new("bash").args(["-ec", &script]).current_dir(&folder.0).output().unwrap();
+        assert!(typed.status.success(), "{function}: {}", String::from_utf8_lossy(&typed.stderr));
+        let out = fs::read_to_string(folder.0.join("out")).unwrap();
+        assert!(out.contains("undecodable"), "{function}: {out}");
+    }
+}
+
+#[test]
+fn a_command_under_systemd_has_what_the_unit_gives_the_worker() {
+    let unit = fs::read_to_string(project().join("deploy/systemd/consent-gate.service")).unwrap();
+    let functions = functions();
+    let function = functions.iter().find(|function| function.contains("systemd-run")).unwrap();
+    let given: BTreeSet<&str> = function.split(" -p ").skip(1).map(|given| given.split(' ').next().unwrap()).collect();
+    // Without a name of its own a dynamic user is called as its unit.
+    assert!(given.contains("User=consent-gate"), "{given:?}");
+    for line in given.iter().filter(|line| !line.starts_with("User=")) {
+        assert!(unit.lines().any(|of_unit| of_unit == *line), "{line} is not the unit's");
+    }
+    for key in ["DynamicUser", "StateDirectory", "WorkingDirectory", "EnvironmentFile"] {
+        assert!(given.iter().any(|line| line.starts_with(&format!("{key}="))), "{key}");
+    }
+}
+
+#[test]
+fn every_command_of_the_runbook_does_what_it_says() {
+    Desk::beside(lab()).types_everything();
+}
+
+#[test]
+fn and_does_so_as_another_user_in_a_folder_that_is_read_only() {
+    Desk::within(lab()).types_everything();
 }

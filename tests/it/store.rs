@@ -4,6 +4,8 @@ use super::harness::{Bench, Finished, Folder, Lab, Message, PgNode, Running, Sch
 use super::newest::{JANE, at_gate, copy, deliver, news, quiet, shuffled};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 /// A command beside the worker, with the worker's environment.
 fn command(lab: &Lab, arguments: &[&str]) -> Finished {
@@ -37,6 +39,42 @@ fn refused(lab: &mut Lab, words: &str) {
     assert!(line.contains(words) && line.contains("store adopt"), "{line}");
     let (status, body) = lab.admin("/readyz");
     assert!(status == 503 && body.contains("not available"), "{body}");
+}
+
+#[test]
+fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
+    let rights = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut lab = Lab::new();
+    let records = lab.folder.0.join("records");
+    fs::create_dir(&records).unwrap();
+    fs::set_permissions(&records, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(records.join("lost+found")).unwrap();
+    lab.start();
+    lab.stop();
+    assert_eq!(rights(&records), 0o755, "it is somebody's");
+    let made = fs::read_dir(&records).unwrap().map(|entry| entry.unwrap().path());
+    let made: Vec<PathBuf> = made.filter(|path| !path.ends_with("lost+found")).collect();
+    assert!(made.len() > 2, "{made:?}");
+    for path in made {
+        assert_eq!(rights(&path) & 0o077, 0, "{} is its owner's alone", path.display());
+    }
+    lab.folder.write("shared/of-somebody", "");
+    lab.set("CONSENT_GATE_RECORDS__STORE", "shared");
+    lab.spawn();
+    lab.worker().line_with("holds other files and no records");
+    let shared = fs::read_dir(lab.folder.0.join("shared")).unwrap();
+    assert_eq!(shared.count(), 1, "nothing was made there");
+    lab.stop();
+    // Below systemd's or the image's folder, which settings may overrule.
+    lab.environment.remove("CONSENT_GATE_RECORDS__STORE");
+    let state = lab.folder.0.join("state");
+    lab.set("STATE_DIRECTORY", state.to_str().unwrap());
+    let shown = command(&lab, &["check", "--connect"]);
+    assert!(shown.out.contains("state/records"), "{}", shown.out);
+    lab.folder.write("store-url", "off");
+    lab.set("CONSENT_GATE_RECORDS__STORE_FILE", "store-url");
+    let shown = command(&lab, &["check", "--connect"]);
+    assert!(shown.out.contains("records off"), "{}", shown.out);
 }
 
 #[test]

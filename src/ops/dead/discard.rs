@@ -1,10 +1,11 @@
 //! `dead discard`: letters removed for good, after a copy was written.
 
-use super::export::to_file;
+use super::export::{is_stdout, to};
 use super::filter::Filter;
-use super::{Place, Session, file, letters};
+use super::{Place, Session, file, letters, talk};
 use crate::audit::Command;
 use crate::cli::DiscardArgs;
+use crate::config;
 use crate::ops::{Failure, agreed, print, usage};
 use jiff::Timestamp;
 use serde_json::json;
@@ -21,7 +22,8 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
     let mut session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let counted = session.count(&filter).await?;
-    let copy = (!args.no_export).then(|| args.to.clone().unwrap_or_else(|| default_file(&args.integration, now)));
+    let copy =
+        (!args.no_export).then(|| args.to.clone().unwrap_or_else(|| default_file(place, &args.integration, now)));
     if counted.matching > 0 {
         let kept = copy.as_deref().map_or_else(|| "without a copy".to_owned(), copied_to);
         let which = if filter.is_all() { "all " } else { "" };
@@ -38,6 +40,10 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
     };
     session.letters.close().await;
     let copy = copy.filter(|_| removed > 0);
+    if copy.as_deref().is_some_and(is_stdout) {
+        talk(&format!("removed {} of {}", letters(removed), counted.all));
+        return Ok(());
+    }
     if place.as_json {
         let file = copy.map(|path| path.display().to_string());
         let left = counted.all.saturating_sub(removed);
@@ -47,12 +53,18 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
     print(&format!("removed {} of {}{copied}\n", letters(removed), counted.all))
 }
 
-fn default_file(integration: &str, now: Timestamp) -> PathBuf {
-    format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%S%.3fZ")).into()
+/// Beside the records where systemd or the image names that folder: all others may be read-only there.
+fn default_file(place: &Place<'_>, integration: &str, now: Timestamp) -> PathBuf {
+    let name = format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%S%.3fZ"));
+    config::state_directory(place.environment).unwrap_or_default().join(name)
 }
 
 fn copied_to(path: &Path) -> String {
-    format!("with a copy in {}", path.display())
+    if is_stdout(path) {
+        "with a copy on standard output".to_owned()
+    } else {
+        format!("with a copy in {}", path.display())
+    }
 }
 
 /// With a copy, exactly what is in it is removed, once it is safe on the disk.
@@ -63,7 +75,7 @@ async fn remove(session: &mut Session, filter: &Filter, copy: Option<&Path>, now
     };
     let mut copied: HashMap<[u8; 16], u32> = HashMap::new();
     let digest = |letter: &super::Letter<'_>| file::digest(letter.body, &super::export::own(letter.properties));
-    to_file(session, filter, path, now, |letter| *copied.entry(digest(letter)).or_default() += 1).await?;
+    to(session, filter, path, now, |letter| *copied.entry(digest(letter)).or_default() += 1).await?;
     session
         .remove(|letter| {
             let left = copied.get_mut(&digest(letter)).filter(|left| **left > 0);

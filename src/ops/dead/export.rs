@@ -26,13 +26,8 @@ pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure>
     let session = Session::open(&args.integration, args.pile.pile(), place).await?;
     // At the beginning, too: who ends the command has what it wrote until then.
     session.audit(Command::DeadExport, args.pile.pile(), &filter, None).await;
-    let is_stdout = args.to == Path::new("-");
-    let copied = if is_stdout {
-        let out = BufWriter::new(io::stdout());
-        copy(&session, &filter, Writer::begin(out, &args.integration, now), |_| {}).await.map(|(count, _)| count)?
-    } else {
-        to_file(&session, &filter, &args.to, now, |_| {}).await?
-    };
+    let is_stdout = is_stdout(&args.to);
+    let copied = to(&session, &filter, &args.to, now, |_| {}).await?;
     session.audit(Command::DeadExport, args.pile.pile(), &filter, Some(copied.into())).await;
     session.letters.close().await;
     let to = args.to.display();
@@ -44,11 +39,34 @@ pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure>
     Ok(())
 }
 
-/// Copies letters to a new file, durably. What cannot be finished is removed.
+/// Whether a file stands for standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Copies letters to a new file, durably, or to standard output.
 ///
 /// # Errors
 /// The file exists (exit code 2) or cannot be written, or the broker is gone (1).
-pub async fn to_file(
+pub async fn to(
+    session: &Session,
+    filter: &Filter,
+    path: &Path,
+    now: Timestamp,
+    seen: impl FnMut(&Letter<'_>),
+) -> Result<u32, Failure> {
+    if !is_stdout(path) {
+        return to_file(session, filter, path, now, seen).await;
+    }
+    let writer = Writer::begin(BufWriter::new(io::stdout()), session.integration.name.as_str(), now);
+    Ok(copy(session, filter, writer, seen).await?.0)
+}
+
+/// Copies letters to a new file, durably with its name. What cannot be finished is removed.
+///
+/// # Errors
+/// The file exists (exit code 2) or cannot be written, or the broker is gone (1).
+async fn to_file(
     session: &Session,
     filter: &Filter,
     path: &Path,
@@ -56,13 +74,14 @@ pub async fn to_file(
     seen: impl FnMut(&Letter<'_>),
 ) -> Result<u32, Failure> {
     let file = file::create(path).map_err(|error| {
-        let remedy = "name a file that does not exist yet, in a folder that does";
+        let remedy = "name one by --to that does not exist yet, in a folder that can be written to, or --to - for standard output";
         Failure::Usage(format!("{} cannot be created: {error}; {remedy}", path.display()))
     })?;
     let name = session.integration.name.as_str();
     let copied = copy(session, filter, Writer::begin(BufWriter::new(file), name, now), seen).await;
     let durable = copied.and_then(|(count, out)| {
-        out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(unwritten)?;
+        let written = out.into_inner().map_err(io::IntoInnerError::into_error);
+        written.and_then(|file| file::settle(&file, path)).map_err(unwritten)?;
         Ok(count)
     });
     durable.inspect_err(|_| {

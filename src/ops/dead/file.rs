@@ -79,6 +79,16 @@ pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
+/// Waits until a new file and its name are on the disk: without the name a cut of the power could take it.
+///
+/// # Errors
+/// They are not, and may be lost.
+pub fn settle(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
 /// Writes an export.
 pub struct Writer<W> {
     out: W,

@@ -302,7 +302,7 @@ impl Row {
             or_dash(self.status.map(|status| status.to_string())),
             self.attempts.to_string(),
             size(self.size.into()),
-            self.kind().unwrap_or("unreadable").to_owned(),
+            or_dash(self.kind().map(str::to_owned)),
             or_dash(self.event()),
             self.person.as_deref().unwrap_or_default().to_owned(),
             moved.map(|moved| moved.reason.clone()).unwrap_or_default(),

@@ -36,6 +36,11 @@ impl Outlook {
         }
     }
 
+    /// Whether a replay leaves it where it is.
+    pub fn stays(self) -> bool {
+        matches!(self, Outlook::Invalid(_))
+    }
+
     /// The reason's code, if there is one.
     pub fn code(self) -> Option<&'static str> {
         match self {

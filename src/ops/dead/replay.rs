@@ -95,9 +95,16 @@ impl Forecast {
         *self.outlooks.entry(outlook).or_default() += 1;
     }
 
+    /// How many would go, and of how many where some would stay.
+    fn going(&self) -> String {
+        let stay: u32 = self.outlooks.iter().filter(|(outlook, _)| outlook.stays()).map(|(_, count)| count).sum();
+        let all = letters(self.asked);
+        if stay == 0 { all } else { format!("{} of {all}", self.asked - stay) }
+    }
+
     fn summary(&self) -> String {
         let parts: Vec<String> = self.outlooks.iter().map(|(outlook, count)| format!("{count} {outlook}")).collect();
-        format!("{} ({})", letters(self.asked), parts.join(", "))
+        format!("{} ({})", self.going(), parts.join(", "))
     }
 
     fn text(&self, as_json: bool) -> String {
@@ -110,7 +117,7 @@ impl Forecast {
             return "no letter matches; nothing to replay\n".to_owned();
         }
         let rows = self.outlooks.iter().map(|(outlook, count)| format!("{count:>9}  {outlook}\n"));
-        format!("{} would be replayed\n{}", letters(self.asked), rows.collect::<String>())
+        format!("{} would be replayed\n{}", self.going(), rows.collect::<String>())
     }
 }
 
@@ -125,7 +132,7 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
             }
             let outlook = by_mapping(&letter, session, now);
             forecast.add(outlook);
-            Ok(!matches!(outlook, Outlook::Invalid(_)))
+            Ok(!outlook.stays())
         })
         .await?;
     Ok(forecast)
@@ -166,7 +173,7 @@ fn dry_row(letter: &Letter<'_>, outlook: Outlook, as_json: bool) -> String {
         });
         return format!("{line}\n");
     }
-    let (kind, id) = (brief.kind.unwrap_or("unreadable"), brief.id.unwrap_or_else(|| "-".to_owned()));
+    let (kind, id) = (brief.kind.unwrap_or("-"), brief.id.unwrap_or_else(|| "-".to_owned()));
     format!("{}  {:25}  {kind:13}  {id:36}  {outlook}\n", letter.id(), letter.reason_code())
 }
 
@@ -175,14 +182,14 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
     let track = &ended.track;
     let left_invalid: u32 = ended.invalid.values().sum();
     let untouched = asked.saturating_sub(track.sent() + left_invalid);
-    let stopped = ended.stopped.as_ref().map(ToString::to_string);
+    let stopped = ended.stopped.as_ref().map(|why| format!("{why}{}", failed(&track.failures)));
     if as_json {
         print(&format!(
             "{}\n",
             json!({
                 "asked": asked, "sent": track.sent(), "delivered": track.delivered, "skipped": track.skipped,
                 "dead_again": track.dead, "on_their_way": track.open(), "still_invalid": ended.invalid,
-                "untouched": untouched, "stopped": stopped, "seconds": ended.seconds,
+                "first_attempts_failed": track.failures, "untouched": untouched, "stopped": stopped, "seconds": ended.seconds,
             })
         ))?;
     } else {
@@ -213,13 +220,18 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
     }
 }
 
+/// What became of first attempts that failed.
+fn failed(failures: &BTreeMap<String, u32>) -> String {
+    if failures.is_empty() { String::new() } else { format!("; failed first attempts:{}", codes(failures)) }
+}
+
 /// How long it took; how fast it was only where that says something.
 fn speed(sent: u32, seconds: f64) -> String {
     let rate = || format!(", {:.0}/s", f64::from(sent) / seconds);
     if sent == 0 {
         String::new()
     } else {
-        format!("  in {seconds:.1} s{}", if seconds < 1.0 { String::new() } else { rate() })
+        format!("  in {seconds:.1} s{}", if seconds < 1.0 || sent < 2 { String::new() } else { rate() })
     }
 }
 
@@ -241,9 +253,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_has_no_speed() {
+    fn a_moment_and_a_single_letter_have_no_speed() {
         assert_eq!(speed(0, 0.0), "");
         assert_eq!(speed(1, 0.000_000_2), "  in 0.0 s");
+        assert_eq!(speed(1, 60.0), "  in 60.0 s");
         assert_eq!(speed(1_000, 2.5), "  in 2.5 s, 400/s");
     }
 }

@@ -189,7 +189,7 @@ impl Whole<'_, '_> {
             row("died", &time(letter.died)),
             row(
                 "event",
-                &format!("{} {}", brief.kind.unwrap_or("unreadable"), brief.id.as_deref().unwrap_or("(no id)")),
+                &format!("{} {}", brief.kind.unwrap_or("(cannot be read)"), brief.id.as_deref().unwrap_or("(no id)")),
             ),
             row("changed", &time(brief.changed_at)),
             row("attempts", &letter.history.attempts.to_string()),

@@ -30,6 +30,8 @@ pub struct Track {
     pub skipped: BTreeMap<String, u32>,
     /// By reason.
     pub dead: BTreeMap<String, u32>,
+    /// First attempts that failed, by what became of them.
+    pub failures: BTreeMap<String, u32>,
     /// Reports of letters that wait because the gate is down or paused.
     pub holds: u32,
     /// All reports of its letters.
@@ -70,7 +72,11 @@ impl Track {
         if (is_first && told.tried < told.sent) || told.tried < told.ended {
             told.tried += 1;
             self.tried += 1;
-            self.latest.push_back(!matches!(report.outcome.as_str(), "delivered" | "skipped"));
+            let has_failed = !matches!(report.outcome.as_str(), "delivered" | "skipped");
+            if has_failed {
+                *self.failures.entry(failure(report)).or_default() += 1;
+            }
+            self.latest.push_back(has_failed);
             if self.latest.len() > WINDOW {
                 self.latest.pop_front();
             }
@@ -111,6 +117,16 @@ impl Track {
     }
 }
 
+/// Result and status of an attempt that failed; the reason where the gate was not asked.
+fn failure(report: &Report) -> String {
+    let what = report.result.as_deref().unwrap_or(&report.code);
+    match (what, report.status) {
+        ("", None) => "for no reason told".to_owned(),
+        (what, None) => what.to_owned(),
+        (what, Some(status)) => format!("{what} with status {status}"),
+    }
+}
+
 fn key(body: &str) -> u64 {
     u64::from_str_radix(body, 16).unwrap_or_default()
 }
@@ -120,7 +136,27 @@ mod tests {
     use super::*;
 
     fn report(body: &str, outcome: &str, code: &str, attempt: u32) -> Report {
-        Report { outcome: outcome.to_owned(), code: code.to_owned(), body: body.to_owned(), attempt }
+        let (outcome, code, body) = (outcome.to_owned(), code.to_owned(), body.to_owned());
+        Report { outcome, code, body, attempt, result: None, status: None }
+    }
+
+    #[test]
+    fn failures_are_told_by_result_and_status() {
+        let mut track = Track::default();
+        let refused = |body| Report {
+            result: Some("misconfigured".to_owned()),
+            status: Some(401),
+            ..report(body, "retry", "", 1)
+        };
+        for body in ["a", "b", "c", "d"] {
+            track.send(body);
+        }
+        for told in [refused("a"), refused("b"), report("c", "dead_lettered", "undecodable", 0)] {
+            track.hear(&told);
+        }
+        track.hear(&report("d", "delivered", "", 1));
+        let told: Vec<(&str, u32)> = track.failures.iter().map(|(why, count)| (why.as_str(), *count)).collect();
+        assert_eq!(told, [("misconfigured with status 401", 2), ("undecodable", 1)]);
     }
 
     #[test]

@@ -155,6 +155,13 @@ impl Lab {
         self.worker = Some(Running::start(program, &self.folder, &self.environment, &["run"]));
     }
 
+    /// Starts the worker by another program, whose words these are, and waits until it consumes.
+    pub fn start_by(&mut self, words: &[&str]) {
+        let words = [words, &[env!("CARGO_BIN_EXE_consent-gate"), "run"]].concat();
+        self.worker = Some(Running::start(words[0], &self.folder, &self.environment, &words[1..]));
+        self.worker().line_with("ready: consuming");
+    }
+
     /// Starts the worker with a pipe as its standard error, of which only the first lines are read.
     /// Waits until it consumes.
     pub fn start_with_pipe(&mut self) -> BufReader<ChildStderr> {

@@ -1,0 +1,95 @@
+//! What a binding key can mean (pure).
+//!
+//! A routing key is words between dots. In a binding key `*` stands for one word and `#` for any number of
+//! them, each alone between dots; anywhere else they are characters as all others.
+
+use crate::shown::quoted;
+
+/// Why a key takes nothing, or less than it looks like.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Nobody can mean it.
+    Never(String),
+    /// Somebody's routing keys may be so.
+    Hardly(String),
+}
+
+/// What is strange about a binding key.
+pub(super) fn doubt(key: &str) -> Option<Doubt> {
+    let shown = quoted(key);
+    let words: Vec<&str> = key.split('.').collect();
+    if words.iter().any(|word| word.len() > 1 && word.contains(['*', '#'])) {
+        return Some(Doubt::Never(format!(
+            "\"{shown}\" has a star or hash beside other characters, which stands for nothing there; write it alone between dots, as in \"{}\"",
+            spaced(&words)
+        )));
+    }
+    if key != key.trim() {
+        return Some(Doubt::Never(format!(
+            "\"{shown}\" has blanks around it, which would have to be in the routing key"
+        )));
+    }
+    let why = if key.is_empty() {
+        "takes only what is published with an empty routing key; write \"#\" for everything"
+    } else if words.contains(&"") {
+        "has nothing before, behind or between its dots, so it takes only routing keys that have nothing there either; remove a dot"
+    } else if words.iter().any(|word| matches!(*word, ">" | "+")) {
+        "has + or > as a word, which are characters as all others here; * stands for one word, # for any number of them"
+    } else if key.contains(char::is_whitespace) || key.contains([',', ';']) {
+        "has a blank, comma or semicolon, which would have to be in the routing key; several keys are several texts of the list"
+    } else if key.contains('/') {
+        "has slashes, which separate nothing here; words are separated by dots"
+    } else {
+        return None;
+    };
+    Some(Doubt::Hardly(format!("\"{shown}\" {why}")))
+}
+
+/// The same words with every star and hash alone.
+fn spaced(words: &[&str]) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for mut word in words.iter().copied() {
+        while let Some(at) = word.find(['*', '#']) {
+            parts.extend(Some(word[..at].trim_end_matches(['/', '-', '_', ':'])).filter(|part| !part.is_empty()));
+            let wild = &word[at..=at];
+            if parts.last() != Some(&wild) {
+                parts.push(wild);
+            }
+            word = word[at + 1..].trim_start_matches(['/', '-', '_', ':']);
+        }
+        parts.extend(Some(word).filter(|part| !part.is_empty()));
+    }
+    quoted(&parts.join(".")).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_for_words_stands_alone() {
+        for (key, meant) in [
+            ("acme*", "acme.*"),
+            ("acme.*.event*", "acme.*.event.*"),
+            ("acme/#", "acme.#"),
+            ("#acme", "#.acme"),
+            ("acme.**", "acme.*"),
+            ("acme_*_x", "acme.*.x"),
+        ] {
+            let Some(Doubt::Never(why)) = doubt(key) else { panic!("{key}: {:?}", doubt(key)) };
+            assert!(why.ends_with(&format!("as in \"{meant}\"")), "{why}");
+            assert_eq!(doubt(meant), None, "{meant}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_meant_is_only_warned_of() {
+        for key in ["", ".acme", "acme.", "acme..x", ".*", "acme.>", "+.acme", "a, b", "a;b", "acme/x"] {
+            assert!(matches!(doubt(key), Some(Doubt::Hardly(_))), "{key}: {:?}", doubt(key));
+        }
+        assert!(matches!(doubt(" acme.#"), Some(Doubt::Never(_))));
+        for key in ["#", "*", "acme.#", "acme.*.x", "a-b_c.d:e", "acme.#.x.*", "é.日本"] {
+            assert_eq!(doubt(key), None, "{key}");
+        }
+    }
+}

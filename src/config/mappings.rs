@@ -1,0 +1,214 @@
+//! The mappings of an integration document, and what in them can be read and hardly be meant.
+
+use super::fields::{At, Fields, Problems};
+use super::node::{Node, Place, Value};
+use crate::mapping::{Kind, Mapping, Mappings, Path, Source, format_time};
+use crate::shown::{is_like_address, quoted};
+use crate::suggest::did_you_mean;
+use jiff::Timestamp;
+use std::sync::Arc;
+
+/// Compiles the list of mappings; `None` when something is wrong, which is then reported.
+pub(super) fn compile(
+    list: Node,
+    identifier: Option<At<String>>,
+    place: &Place,
+    problems: &Problems,
+) -> Option<Mappings> {
+    let before = problems.count();
+    let Value::List(items) = list.value else {
+        problems.add(&list.place, format!("mappings: expected a list, found {}", list.value.type_name()));
+        return None;
+    };
+    if items.is_empty() {
+        problems.add(&list.place, "mappings is empty; map at least organization_user_id");
+        return None;
+    }
+    let mut compiled: Vec<Mapping> = Vec::new();
+    for item in items {
+        let item_place = item.place.clone();
+        let Some(mapping) = mapping(Fields::open("mappings", item, problems)) else { continue };
+        if compiled.iter().any(|other| other.id == mapping.id) {
+            problems.add(&item_place, format!("mappings: {} is mapped twice; keep one", mapping.id));
+        }
+        compiled.push(mapping);
+    }
+    // A mapping that failed could be the identifier's: one complaint for it is enough.
+    if problems.count() > before {
+        return None;
+    }
+    let index = identifier_index(&compiled, identifier, place, problems)?;
+    Some(Mappings::new(compiled, index))
+}
+
+fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
+    if !fields.has("id") {
+        fields.missing("id", "write the property's name at Selligent");
+    }
+    let id = fields.filled("id");
+    if let Some(id) = id.as_ref().filter(|id| id.value.contains(char::is_control)) {
+        fields.problems().add(&id.place, "mappings.id: a property's name has no control characters");
+    }
+    let source = source(&mut fields);
+    let kind = source.as_ref().map(Source::kind);
+    let texts = switch_texts(&mut fields, kind);
+    let date_format = date_format(&mut fields, kind);
+    let none = fields.text("none");
+    if let Some((none, kind)) = none.as_ref().zip(kind.filter(|kind| !kind.may_be(Kind::Selection))) {
+        warn_of_no_use("none", &none.place, kind, &fields);
+    }
+    fields.finish_with_strangers();
+    let mapping = Mapping::new(&id?.value, source?);
+    let none = none.map(|at| at.value).unwrap_or_default().into();
+    Some(Mapping { texts, none, date_format, ..mapping })
+}
+
+/// The texts for true and for false.
+fn switch_texts(fields: &mut Fields<'_>, kind: Option<Kind>) -> (Arc<str>, Arc<str>) {
+    const DEFAULTS: (&str, &str) = ("1", "0");
+    let (on, off) = (fields.filled("true"), fields.filled("false"));
+    if let Some(kind) = kind.filter(|kind| !kind.may_be(Kind::Switch)) {
+        for (key, at) in [("true", &on), ("false", &off)] {
+            if let Some(at) = at {
+                warn_of_no_use(key, &at.place, kind, fields);
+            }
+        }
+    } else {
+        let alone = |written: &Option<At<String>>, other: &Option<At<String>>, default| {
+            written.clone().filter(|at| other.is_none() && at.value != default)
+        };
+        let refusal = format!("so a withdrawal is sent as \"{}\"; write \"false\" too", DEFAULTS.1);
+        let consent = format!("so a consent is sent as \"{}\"; write \"true\" too", DEFAULTS.0);
+        for (key, missing, told, at) in [
+            ("true", "false", refusal, alone(&on, &off, DEFAULTS.0)),
+            ("false", "true", consent, alone(&off, &on, DEFAULTS.1)),
+        ] {
+            if let Some(at) = at {
+                fields.problems().warn(&at.place, format!("mappings: \"{key}\" without \"{missing}\", {told}"));
+            }
+        }
+    }
+    let on = on.map_or_else(|| DEFAULTS.0.to_owned(), |at| at.value);
+    let off = off.map_or_else(|| DEFAULTS.1.to_owned(), |at| at.value);
+    if on == off {
+        fields.problems().add(
+            fields.place(),
+            "mappings: true and false have the same text, so a withdrawal would look like a consent",
+        );
+    }
+    (on.into(), off.into())
+}
+
+fn warn_of_no_use(key: &str, place: &Place, kind: Kind, fields: &Fields<'_>) {
+    fields.problems().warn(place, format!("mappings.{key} changes nothing here: the value is {kind}; remove it"));
+}
+
+fn date_format(fields: &mut Fields<'_>, kind: Option<Kind>) -> Option<String> {
+    let format = fields.filled("date_format")?;
+    let complain = |why: &str| fields.problems().add(&format.place, format!("mappings.date_format{why}"));
+    if let Some(kind) = kind.filter(|kind| !kind.may_be(Kind::Time)) {
+        complain(&format!(" is for times, and the value is {kind}; remove it"));
+        return None;
+    }
+    match check_format(&format.value) {
+        Ok(()) => Some(format.value),
+        Err(why) => {
+            complain(&format!(": {why}; write one such as \"%Y%m%d\""));
+            None
+        }
+    }
+}
+
+/// Whether a format shows times, each in its own way.
+fn check_format(format: &str) -> Result<(), String> {
+    if let Some(unknown) = directives(format).find(|directive| shown_at(0, directive).is_none()) {
+        return Err(format!("\"{}\" is no directive of strftime", quoted(unknown)));
+    }
+    // Two times that have nothing in common but their zone.
+    if shown_at(0, format) == shown_at(1_781_962_448, format) {
+        let format = quoted(format);
+        return Err(format!(
+            "\"{format}\" has no directive for a part of a time, such as %Y, so every time looks alike"
+        ));
+    }
+    Ok(())
+}
+
+fn shown_at(second: i64, format: &str) -> Option<String> {
+    format_time(Timestamp::from_second(second).ok()?, format).filter(|text| !text.is_empty())
+}
+
+/// Each `%` with its flags, width and letter.
+fn directives(format: &str) -> impl Iterator<Item = &str> {
+    let mut rest = format;
+    std::iter::from_fn(move || {
+        rest = rest.get(rest.find('%')?..)?;
+        let is_before_letter = |c: char| c.is_ascii_digit() || "-_^#.:".contains(c);
+        let letter = rest.char_indices().skip(1).find(|(_, c)| !is_before_letter(*c));
+        let end = letter.map_or(rest.len(), |(at, c)| at + c.len_utf8());
+        let (directive, behind) = rest.split_at(end);
+        rest = behind;
+        Some(directive)
+    })
+}
+
+fn source(fields: &mut Fields<'_>) -> Option<Source> {
+    if !fields.has("value") && !fields.has("constant") {
+        fields.missing("value", "write a Didomi property such as consents_purposes_newsletter_enabled, or a constant");
+    }
+    let constant = fields.filled("constant");
+    let value = fields.filled("value");
+    match (value, constant) {
+        (Some(_), Some(constant)) => {
+            fields.problems().add(&constant.place, "mappings: value and constant are both written; keep one");
+            None
+        }
+        (Some(value), None) => Path::compile(&value.value)
+            .map_err(|why| {
+                let why = if is_like_address(&value.value) { "an address is no path".to_owned() } else { why };
+                fields.problems().add(&value.place, format!("mappings.value: {why}"));
+            })
+            .ok()
+            .map(Source::Path),
+        (None, constant) => constant.map(|at| Source::Constant(at.value.into())),
+    }
+}
+
+fn identifier_index(
+    mappings: &[Mapping],
+    wanted: Option<At<String>>,
+    place: &Place,
+    problems: &Problems,
+) -> Option<usize> {
+    if let Some(wanted) = wanted {
+        let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
+        if found.is_none() {
+            let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| &*mapping.id));
+            problems
+                .add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", quoted(&wanted.value)));
+        }
+        let switch = found.and_then(|index| mappings.get(index)).is_some_and(|m| m.source.kind() == Kind::Switch);
+        if switch {
+            problems.add(
+                &wanted.place,
+                format!("identifier: \"{}\" is true or false, which names nobody", quoted(&wanted.value)),
+            );
+        }
+        return found;
+    }
+    let names_person =
+        |mapping: &Mapping| matches!(&mapping.source, Source::Path(path) if path.is_organization_user_id());
+    let mut candidates =
+        mappings.iter().enumerate().filter(|(_, mapping)| names_person(mapping)).map(|(index, _)| index);
+    match (candidates.next(), candidates.next()) {
+        (Some(index), None) => Some(index),
+        (Some(_), Some(_)) => {
+            problems.add(place, "organization_user_id is mapped more than once; name the property that identifies the person with \"identifier\"");
+            None
+        }
+        (None, _) => {
+            problems.add(place, "nothing identifies the person; map organization_user_id, or name a mapped property with \"identifier\"");
+            None
+        }
+    }
+}

@@ -338,15 +338,12 @@ impl Record {
             .choices
             .iter()
             .filter_map(|(slot, choice)| {
-                let said = Said::offered(choice, offer);
-                if said.after(mark.at).as_ref() == Some(&said) {
+                // Of a selection, what is not later is left out when it is merged.
+                if is_later(Said::offered(choice, offer).latest().at) {
                     return Some((slot.clone(), choice.clone()));
                 }
                 let withdrawal = withdrawal(choice)?;
                 let said = Said::offered(&withdrawal, offer);
-                if is_later(said.latest().at) {
-                    return Some((slot.clone(), withdrawal));
-                }
                 let takes_back = |known: &Newest| {
                     known.said.grant().is_none() || known.said.joined(&said).choice() != known.said.choice()
                 };
@@ -368,6 +365,9 @@ impl Record {
         let mut outdated = 0;
         for (slot, choice) in &offer.choices {
             let offered = Said::offered(choice, offer);
+            let erased = self.mark.as_ref().map(|mark| mark.at);
+            // A withdrawal that passes though it is not later passes whole.
+            let offered = erased.and_then(|erased| offered.after(erased)).unwrap_or(offered);
             let Some(known) = self.values.get_mut(slot) else {
                 self.values.insert(slot.clone(), Newest::new(offered, None));
                 continue;

@@ -149,6 +149,32 @@ fn an_old_event_still_counts_for_what_nobody_changed_since() {
 }
 
 #[test]
+fn of_a_selection_an_erasure_takes_grants_away_and_makes_no_withdrawals_of_them() {
+    // Named before the erasure by an event whose withdrawals are later, and granted by another since.
+    let mut partly = topics(0, "b", &["y"]);
+    partly.withdrawn_at = Some(at(80));
+    let since = topics(60, "c", &["x", "y"]);
+    for order in [
+        ["partly", "since", "erasure"],
+        ["since", "partly", "erasure"],
+        ["partly", "erasure", "since"],
+        ["since", "erasure", "partly"],
+        ["erasure", "partly", "since"],
+        ["erasure", "since", "partly"],
+    ] {
+        let mut jane = Person::new();
+        for (step, what) in (100..).zip(order) {
+            match what {
+                "partly" => drop(jane.turn(&partly, Sent::Accepted, step)),
+                "since" => drop(jane.turn(&since, Sent::Accepted, step)),
+                _ => drop(jane.erase(Some(40), 1, step)),
+            }
+        }
+        assert_eq!(jane.turn(&since, Sent::Accepted, 200), sends(&[("topics", "y")]), "{order:?}");
+    }
+}
+
+#[test]
 fn ties_stay_with_the_withdrawal_then_the_greater_id() {
     let wins = |first: &Offer, second: &Offer| {
         let mut jane = Person::new();

@@ -159,7 +159,9 @@ impl Said {
         }
     }
 
-    /// Takes away what was said up to an instant; `None` where nothing remains.
+    /// Takes away what was said up to an instant; `None` where nothing remains. An id whose grant is taken
+    /// away while the others stay withdrawn by something later was not withdrawn by that: of it nothing is
+    /// known since the erasure.
     #[must_use]
     pub(super) fn after(&self, erased: Timestamp) -> Option<Said> {
         let is_left = |version: &Version| version.at > Some(erased);
@@ -168,7 +170,14 @@ impl Said {
             Said::One(..) => Some(self.clone()),
             Said::Selection(chosen) => {
                 let mut left = chosen.clone();
-                left.ids.retain(|_, named| is_left(&named.version));
+                let is_grants = chosen.names == Names::Grants;
+                if is_left(&chosen.rest) {
+                    for (_, named) in left.ids.iter_mut().filter(|(_, named)| is_grants && !is_left(&named.version)) {
+                        *named = Named { is_named: false, version: Version { at: Some(erased), event: None } };
+                    }
+                } else {
+                    left.ids.retain(|_, named| is_left(&named.version));
+                }
                 Some(Said::Selection(left))
             }
         }

@@ -57,6 +57,15 @@ fn reach_by(lab: &Lab, url: &str) {
     lab.folder.write(&file, document.to_string());
 }
 
+/// Gives the integration a proxy of its own.
+fn override_proxy(lab: &Lab, proxy: &str) {
+    let file = format!("integrations/{}.json", lab.integration());
+    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    document["overrides"]["gate"]["proxy"] = proxy.into();
+    lab.folder.write(&file, document.to_string());
+}
+
 fn command(lab: &Lab, arguments: &[&str], input: &[u8]) -> Finished {
     let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     run(&lab.folder, &environment, arguments, input)
@@ -143,10 +152,26 @@ fn only_what_is_written_decides_whether_a_proxy_is_asked() {
     lab.set("CONSENT_GATE_GATE__NO_PROXY", "[\"127.0.0.0/8\"]");
     assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "but not for these hosts");
     lab.environment.remove("CONSENT_GATE_GATE__NO_PROXY");
-    let file = format!("integrations/{}.json", lab.integration());
-    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
-    let mut document: Value = serde_json::from_str(&text).unwrap();
-    document["overrides"]["gate"]["proxy"] = "none".into();
-    lab.folder.write(&file, document.to_string());
+    override_proxy(&lab, "none");
     assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "nor for this customer");
+}
+
+#[test]
+fn a_proxy_is_read_from_a_file_and_a_customer_may_have_another() {
+    let mut lab = Lab::new();
+    let nobody = format!("http://worker:{PASSWORD}@127.0.0.1:{}", free_port());
+    // As an editor on Windows saves it.
+    let file = lab.folder.write("proxy", format!("\u{feff}{nobody}\r\n"));
+    lab.set("CONSENT_GATE_GATE__PROXY_FILE", file.to_str().unwrap());
+    let event = choice("jane@example.com", true).to_string();
+    let send = ["send", "--yes", "--integration", lab.integration(), "-"].map(str::to_owned);
+    let send: Vec<&str> = send.iter().map(String::as_str).collect();
+    let refused = command(&lab, &send, event.as_bytes());
+    assert_eq!(refused.code, 1, "nobody listens where the file leads");
+    assert!(!format!("{}{}", refused.out, refused.err).contains(PASSWORD), "{}{}", refused.out, refused.err);
+    let proxy = Proxy::start(free_port(), &["worker", PASSWORD]);
+    override_proxy(&lab, &proxy.url(PASSWORD));
+    let sent = command(&lab, &send, event.as_bytes());
+    assert_eq!(sent.code, 0, "{}{}", sent.out, sent.err);
+    assert!(proxy.log().contains("POST"), "the customer's own was asked");
 }

@@ -247,7 +247,7 @@ fn a_lost_connection(watched: &mut Watched, node: &Node) {
 
 /// While it drains, it takes nothing more and says so.
 fn stopping(watched: &mut Watched) {
-    watched.lab.gate(0).faults(json!([{ "latency_ms": 5_000 }]));
+    watched.lab.gate(0).faults(json!([{ "latency_ms": 9_000 }]));
     watched.lab.publish(events("last", 1));
     let busy = Truth { in_flight: 1, limit: 2, ..AT_REST };
     watched.says("while a request is under way", READY, &[(0, busy), (1, AT_REST)]);

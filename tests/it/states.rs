@@ -253,8 +253,9 @@ fn stopping(watched: &mut Watched) {
     watched.says("while a request is under way", READY, &[(0, busy), (1, AT_REST)]);
     watched.lab.worker().signal("TERM");
     let words = Words { state: "stopping", ..READY };
-    let [first, second] = [busy, AT_REST].map(|truth| Truth { is_consuming: false, ..truth });
-    watched.says("while it drains", words, &[(0, first), (1, second)]);
+    // The other one had nothing in hand: nobody serves it any more.
+    let over = Truth { is_consuming: false, limit: 0, ..AT_REST };
+    watched.says("while it drains", words, &[(0, Truth { is_consuming: false, ..busy }), (1, over)]);
     assert_eq!(watched.lab.worker().ended(), Some(0));
     assert_eq!(watched.lab.gate(0).outcome("accepted"), 1 + 5 * 20 + 1, "all of them, each once");
 }
@@ -298,4 +299,28 @@ fn a_mapping_that_is_changed_while_the_breaker_is_open_ends_what_is_said_of_the_
     change(&mut lab, 0, |document| document["mappings"][1]["true"] = json!("YES"));
     lab.settled(20);
     assert_eq!(gate(&mut lab), (0.0, 0.0, "ok".to_owned()));
+}
+
+#[test]
+fn who_skips_everything_says_so_once_until_the_document_is_mended() {
+    let mut lab = Lab::with(&[&|document| document["events"] = json!({ "regulations": ["cpra"] })]);
+    lab.start();
+    let skips = format!("consent_gate_skips_everything{{integration=\"{}\"}}", lab.integration());
+    lab.publish(events("a", 999));
+    lab.settled(999);
+    assert_eq!(lab.metric(&skips), 0.0);
+    lab.publish(events("b", 50));
+    lab.settled(1049);
+    let line: Value = serde_json::from_str(&lab.worker().line_with("every event in a long row was skipped")).unwrap();
+    assert_eq!(
+        (&line["level"], &line["events"], &line["reason"]),
+        (&json!("WARN"), &json!(1000), &json!("other_regulation"))
+    );
+    assert_eq!((said(&mut lab, "every event in a long row was skipped"), lab.metric(&skips)), (1, 1.0));
+    change(&mut lab, 0, |document| document["events"]["regulations"] = json!(["gdpr"]));
+    poll_until("the mended document", || (said(&mut lab, "ready: consuming") == 2).then_some(()));
+    assert_eq!(lab.metric(&skips), 0.0);
+    lab.publish(events("c", 1));
+    lab.settled(1050);
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 1);
 }

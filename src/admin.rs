@@ -186,6 +186,7 @@ impl Health {
 
     /// A sign of life of the one that supervises an integration's connections. Says whether it
     /// completed the whole: all are consuming now.
+    #[expect(clippy::must_use_candidate, reason = "it is shown whether or not anybody asks that")]
     pub fn show(&self, integration: &str, standing: Standing) -> bool {
         self.sign(integration, standing, None)
     }

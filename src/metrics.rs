@@ -63,6 +63,7 @@ pub struct Metrics {
 }
 
 /// How one integration is at the moment of a look.
+#[expect(clippy::struct_excessive_bools, reason = "each is a gauge of its own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct State {
     pub in_flight: usize,
@@ -85,6 +86,9 @@ pub struct Whole {
     /// The integrations that are served, by name.
     pub integrations: Vec<(String, State)>,
 }
+
+/// A gauge of one integration, and what it shows.
+type Shown<'s> = (&'s IntGaugeVec, fn(&State) -> i64);
 
 /// The gauges of [`Whole`], made anew for each page.
 #[derive(Clone, Debug)]
@@ -133,7 +137,9 @@ impl States {
         self.broker_connected.set(whole.is_connected.into());
         self.store_held.set(whole.holds_store.into());
         let of_one = self.of_one();
-        of_one.iter().for_each(|(family, _)| family.reset());
+        for (family, _) in &of_one {
+            family.reset();
+        }
         self.queue_messages.reset();
         for (name, state) in &whole.integrations {
             for (family, value) in &of_one {
@@ -146,7 +152,7 @@ impl States {
     }
 
     /// Those that hang on nothing but the integration, and what they show.
-    fn of_one(&self) -> [(&IntGaugeVec, fn(&State) -> i64); 7] {
+    fn of_one(&self) -> [Shown<'_>; 7] {
         [
             (&self.in_flight, |state| count(state.in_flight)),
             (&self.concurrency_limit, |state| count(state.concurrency_limit)),

@@ -1,6 +1,9 @@
 //! Seen from outside: `/metrics`, `/livez` and `/readyz`.
 
-use crate::metrics::Metrics;
+use crate::facts::Seen;
+use crate::gate;
+use crate::metrics::{Metrics, State, Whole};
+use crate::worker::Worker;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -12,7 +15,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,10 +38,14 @@ pub enum Standing {
     Disconnected,
     /// The broker is there and refuses its queues.
     Refused,
-    /// The records cannot be used: another worker holds them, or they failed.
+    /// Another worker holds the records; this one takes over when that one ends.
+    StandingBy,
+    /// The records cannot be used.
     WithoutRecords,
     /// Its task ended by a fault and is started anew after a pause.
     Faulted,
+    /// Nothing new is taken; what is in hand is finished.
+    Draining,
     /// Everything is declared, and its queues are consumed.
     Consuming,
 }
@@ -49,79 +56,180 @@ struct Sign {
     /// Why it is no other.
     why: Option<String>,
     at: Instant,
+    seen: Arc<Seen>,
+    /// Who serves it, by the document of the moment, last; requests of those before may still end.
+    workers: Vec<Weak<Worker>>,
 }
 
-/// What the worker knows of itself, for `/readyz` and `/livez`.
+impl Sign {
+    fn new() -> Sign {
+        let (seen, workers) = (Arc::default(), Vec::new());
+        Sign { standing: Standing::Disconnected, why: None, at: Instant::now(), seen, workers }
+    }
+
+    /// How it is right now: whoever knows is asked.
+    fn state(&self) -> State {
+        let workers: Vec<Arc<Worker>> = self.workers.iter().filter_map(Weak::upgrade).collect();
+        let seen = State {
+            in_flight: workers.iter().map(|worker| worker.gate().under_way()).sum(),
+            is_consuming: self.standing == Standing::Consuming,
+            last_event: self.seen.heard(),
+            waiting: self.seen.waiting(),
+            ..State::default()
+        };
+        let Some(worker) = self.workers.last().and_then(Weak::upgrade) else { return seen };
+        State {
+            concurrency_limit: worker.gate().limit(),
+            is_breaker_open: matches!(worker.gate().state(), gate::State::Open { .. }),
+            is_misconfigured: worker.gate().is_misconfigured(),
+            skips_everything: worker.facts().skips_everything(),
+            ..seen
+        }
+    }
+
+    /// What is known against its gate. That shows here, in metrics and alerts, and does not make the worker
+    /// unready.
+    fn gate(&self) -> &'static str {
+        match self.state() {
+            State { is_misconfigured: true, .. } => "misconfigured",
+            State { is_breaker_open: true, .. } => "down",
+            _ => "ok",
+        }
+    }
+}
+
+/// What the worker knows of itself, for `/metrics`, `/readyz` and `/livez`.
 #[derive(Clone, Debug)]
 pub struct Health {
-    signs: Arc<Mutex<BTreeMap<String, Sign>>>,
+    known: Arc<Mutex<Known>>,
     metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    signs: BTreeMap<String, Sign>,
+    is_stopping: bool,
+}
+
+impl Known {
+    fn those(&self, wanted: Standing) -> Vec<&str> {
+        let those = self.signs.iter().filter(|(_, sign)| sign.standing == wanted);
+        those.map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn has(&self, wanted: Standing) -> bool {
+        self.signs.values().any(|sign| sign.standing == wanted)
+    }
+
+    fn all_consume(&self) -> bool {
+        self.signs.values().all(|sign| sign.standing == Standing::Consuming)
+    }
+
+    /// Without records nobody connects for longer than to look.
+    fn is_connected(&self) -> bool {
+        !self.has(Standing::Disconnected) && self.holds_store()
+    }
+
+    fn holds_store(&self) -> bool {
+        !self.has(Standing::StandingBy) && !self.has(Standing::WithoutRecords)
+    }
+
+    /// The whole in a word.
+    fn state(&self) -> &'static str {
+        if self.is_stopping {
+            "stopping"
+        } else if self.has(Standing::StandingBy) {
+            "standby"
+        } else if self.all_consume() {
+            "ready"
+        } else {
+            "not ready"
+        }
+    }
 }
 
 impl Health {
     /// Nobody is served until [`Health::show`] says so.
     #[must_use]
     pub fn new(metrics: Metrics) -> Health {
-        Health { signs: Arc::default(), metrics }
+        Health { known: Arc::default(), metrics }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The process is to stop: nobody should count on it any more.
+    pub fn stop(&self) {
+        self.known().is_stopping = true;
     }
 
     /// An integration is not served any more.
     pub fn forget(&self, integration: &str) {
-        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
-        signs.remove(integration);
-        self.gauge(&signs);
+        self.known().signs.remove(integration);
+    }
+
+    /// What was seen of an integration, for as long as it is served.
+    #[must_use]
+    pub fn seen(&self, integration: &str) -> Arc<Seen> {
+        let mut known = self.known();
+        Arc::clone(&known.signs.entry(integration.to_owned()).or_insert_with(Sign::new).seen)
+    }
+
+    /// This worker serves the integration from now on.
+    pub fn served_by(&self, integration: &str, worker: &Arc<Worker>) {
+        let mut known = self.known();
+        let sign = known.signs.entry(integration.to_owned()).or_insert_with(Sign::new);
+        sign.workers.retain(|before| before.strong_count() > 0);
+        sign.workers.push(Arc::downgrade(worker));
     }
 
     /// A sign of life of the one that supervises an integration's connections. Says whether it
     /// completed the whole: all are consuming now.
+    #[expect(clippy::must_use_candidate, reason = "it is shown whether or not anybody asks that")]
     pub fn show(&self, integration: &str, standing: Standing) -> bool {
-        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = |signs: &BTreeMap<String, Sign>| signs.values().all(|sign| sign.standing == Standing::Consuming);
-        let before = all(&signs);
-        signs.insert(integration.to_owned(), Sign { standing, why: None, at: Instant::now() });
-        let consuming = i64::from(standing == Standing::Consuming);
-        self.metrics.consuming.with_label_values(&[integration]).set(consuming);
-        self.gauge(&signs);
-        !before && all(&signs)
+        self.sign(integration, standing, None)
     }
 
     /// The same of one that cannot consume, and why.
     pub fn show_trouble(&self, integration: &str, standing: Standing, why: &str) {
-        self.show(integration, standing);
-        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sign) = signs.get_mut(integration) {
-            sign.why = Some(why.to_owned());
-        }
+        self.sign(integration, standing, Some(why.to_owned()));
     }
 
-    fn gauge(&self, signs: &BTreeMap<String, Sign>) {
-        let is_away = |sign: &Sign| !matches!(sign.standing, Standing::Refused | Standing::Consuming);
-        let without = |sign: &Sign| sign.standing == Standing::WithoutRecords;
-        self.metrics.broker_connected.set(i64::from(!signs.values().any(is_away)));
-        self.metrics.store_held.set(i64::from(!signs.values().any(without)));
+    fn sign(&self, integration: &str, standing: Standing, why: Option<String>) -> bool {
+        let mut known = self.known();
+        let before = known.all_consume();
+        let sign = known.signs.entry(integration.to_owned()).or_insert_with(Sign::new);
+        (sign.standing, sign.why, sign.at) = (standing, why, Instant::now());
+        !before && known.all_consume()
+    }
+
+    /// The page that Prometheus scrapes.
+    #[must_use]
+    pub fn page(&self) -> String {
+        // Held for as long as the page is made: one at a time.
+        let known = self.known();
+        let integrations = known.signs.iter().map(|(name, sign)| (name.clone(), sign.state())).collect();
+        let (is_connected, holds_store) = (known.is_connected(), known.holds_store());
+        self.metrics.page(&Whole { is_connected, holds_store, integrations })
     }
 
     fn ready(&self) -> (StatusCode, String) {
-        let signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
-        let those = |wanted| -> Vec<&str> {
-            let those = signs.iter().filter(|(_, sign)| sign.standing == wanted);
-            those.map(|(name, _)| name.as_str()).collect()
-        };
-        let ready = those(Standing::Consuming).len() == signs.len();
-        let gates: serde_json::Map<_, _> = signs.keys().map(|name| (name.clone(), self.gate(name).into())).collect();
-        let (refused, disconnected) = (those(Standing::Refused), those(Standing::Disconnected));
-        let faulted = those(Standing::Faulted);
+        let known = self.known();
+        let ready = known.all_consume() && !known.is_stopping;
+        let gates: BTreeMap<&str, &str> = known.signs.iter().map(|(name, sign)| (name.as_str(), sign.gate())).collect();
         let reasons: BTreeMap<&str, &str> =
-            signs.iter().filter_map(|(name, sign)| Some((name.as_str(), sign.why.as_deref()?))).collect();
-        let records = if those(Standing::WithoutRecords).is_empty() { "held" } else { "not available" };
-        let broker = if disconnected.is_empty() { "connected" } else { "not connected" };
+            known.signs.iter().filter_map(|(name, sign)| Some((name.as_str(), sign.why.as_deref()?))).collect();
+        let records = if known.holds_store() { "held" } else { "not available" };
+        let broker = if known.is_connected() { "connected" } else { "not connected" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": ready,
+            "state": known.state(),
             "broker": broker,
             "records": records,
-            "refused": refused,
-            "faulted": faulted,
+            "refused": known.those(Standing::Refused),
+            "faulted": known.those(Standing::Faulted),
             "reasons": reasons,
             "gates": gates,
         });
@@ -137,22 +245,12 @@ impl Health {
     /// Whether everything still moves. A broker or a gate that is away is no reason to restart; a
     /// supervisor that fell silent is.
     fn alive(&self) -> (StatusCode, String) {
-        let signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         let is_silent = |sign: &Sign| sign.at.elapsed() > LONGEST_SILENCE;
         let silent: Vec<&str> =
-            signs.iter().filter(|(_, sign)| is_silent(sign)).map(|(name, _)| name.as_str()).collect();
+            known.signs.iter().filter(|(_, sign)| is_silent(sign)).map(|(name, _)| name.as_str()).collect();
         let status = if silent.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, json!({ "alive": silent.is_empty(), "silent": silent }).to_string())
-    }
-
-    /// A gate that refuses shows here, in metrics and alerts, but does not make the worker unready.
-    fn gate(&self, name: &str) -> &'static str {
-        let is = |family: &prometheus::IntGaugeVec| family.with_label_values(&[name]).get() == 1;
-        match (is(&self.metrics.breaker_open), is(&self.metrics.misconfigured)) {
-            (_, true) => "misconfigured",
-            (true, false) => "down",
-            (false, false) => "ok",
-        }
     }
 }
 
@@ -200,7 +298,7 @@ fn respond(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>
     const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
     let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, TEXT, health.metrics.page()),
+        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, TEXT, health.page()),
         (&Method::GET | &Method::HEAD, path @ ("/livez" | "/readyz")) => {
             let (status, body) = if path == "/livez" { health.alive() } else { health.ready() };
             (status, JSON, body)

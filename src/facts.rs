@@ -6,17 +6,20 @@ use crate::broker;
 use crate::broker::inbox::Feed;
 use crate::bytes::hex;
 use crate::gate::{Answer, Change, Lane, Outcome};
+use crate::hearing::{Row, Silence};
 use crate::integration::Integration;
-use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics};
+use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics, QUEUES};
 use crate::plan::Brief;
 use crate::record;
 use crate::schedule::MAX_DELAYS;
 use crate::traces::{Ending, Kind, Span, Tracer};
 use crate::verdict::{Course, Death, Retry, Skip, Verdict};
 use jiff::{SignedDuration, Timestamp};
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The facts of one integration.
 #[derive(Clone, Debug)]
@@ -25,13 +28,36 @@ pub struct Facts {
     metrics: Metrics,
     each: Each,
     tracer: Tracer,
+    seen: Arc<Seen>,
+    row: Arc<Mutex<Row>>,
+    silence: Arc<Mutex<Silence>>,
+}
+
+/// What was last seen of an integration, whichever document serves it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// When the last event came, in seconds since the epoch; 0 for none.
+    heard: AtomicI64,
+    waiting: [AtomicU32; QUEUES.len()],
+}
+
+impl Seen {
+    /// When the last event came, in seconds since the epoch; 0 for none.
+    #[must_use]
+    pub fn heard(&self) -> i64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// How many messages waited at the last look, in the order of [`QUEUES`].
+    #[must_use]
+    pub fn waiting(&self) -> [u32; QUEUES.len()] {
+        self.waiting.each_ref().map(|waiting| waiting.load(Ordering::Relaxed))
+    }
 }
 
 /// The series that change with every event: to find them by their labels costs more than to count.
 #[derive(Clone, Debug)]
 struct Each {
-    in_flight: IntGauge,
-    misconfigured: IntGauge,
     stale_values: IntCounter,
     unknown_values: IntCounter,
     gate_request_seconds: Histogram,
@@ -45,8 +71,6 @@ impl Each {
         let one = [integration];
         let latency = |path| metrics.consent_latency_seconds.with_label_values(&[integration, path]);
         Each {
-            in_flight: metrics.in_flight.with_label_values(&one),
-            misconfigured: metrics.misconfigured.with_label_values(&one),
             stale_values: metrics.stale_values.with_label_values(&one),
             unknown_values: metrics.unknown_values.with_label_values(&one),
             gate_request_seconds: metrics.gate_request_seconds.with_label_values(&one),
@@ -100,23 +124,40 @@ impl fmt::Display for Fingerprint<'_> {
 impl Facts {
     /// The facts of one integration.
     #[must_use]
-    pub fn of(integration: &Integration, metrics: &Metrics, tracer: &Tracer) -> Facts {
+    pub fn of(integration: &Integration, metrics: &Metrics, tracer: &Tracer, seen: Arc<Seen>) -> Facts {
         let name = integration.name.to_string();
-        let each = Each::of(&name, metrics);
-        let facts = Facts { integration: name, metrics: metrics.clone(), each, tracer: tracer.clone() };
-        facts.limited(integration.limits.first());
-        facts
+        Facts {
+            each: Each::of(&name, metrics),
+            integration: name,
+            metrics: metrics.clone(),
+            tracer: tracer.clone(),
+            seen,
+            row: Arc::default(),
+            silence: Arc::new(Mutex::new(Silence::new(Timestamp::now()))),
+        }
     }
 
-    /// So many requests may be under way at once from now on.
-    pub fn limited(&self, requests: usize) {
-        let requests = i64::try_from(requests).unwrap_or(i64::MAX);
-        self.metrics.concurrency_limit.with_label_values(&[&self.integration]).set(requests);
+    /// An event came.
+    pub fn heard(&self, at: Timestamp) {
+        self.seen.heard.fetch_max(at.as_second(), Ordering::Relaxed);
     }
 
-    /// A request left (1) or its answer came (-1).
-    pub fn in_flight(&self, change: i64) {
-        self.each.in_flight.add(change);
+    /// Nothing else came while the queues were consumed, since `consuming`.
+    pub fn listened(&self, consuming: Timestamp, now: Timestamp) {
+        let heard = Timestamp::from_second(self.seen.heard()).ok();
+        let told = self.silence.lock().unwrap_or_else(PoisonError::into_inner).look(heard, consuming, now);
+        let Some(since) = told else { return };
+        tracing::warn!(
+            integration = self.integration,
+            %since,
+            "no event has come for a day; does anybody publish, and do exchange and binding keys fit what is published?"
+        );
+    }
+
+    /// Whether every event in a long row was skipped.
+    #[must_use]
+    pub fn skips_everything(&self) -> bool {
+        self.row.lock().unwrap_or_else(PoisonError::into_inner).is_everything()
     }
 
     /// A delivery or a request begins, as a part of this trace.
@@ -134,11 +175,6 @@ impl Facts {
             self.each.attempts.iter().filter(|(each, _)| *each == outcome).for_each(|(_, attempts)| attempts.inc());
         }
         self.each.gate_request_seconds.observe(answer.duration.as_secs_f64());
-        match answer.outcome {
-            Outcome::Accepted | Outcome::Rejected | Outcome::Refused => self.misconfigured(false),
-            Outcome::Misconfigured => self.misconfigured(true),
-            Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate | Outcome::UnexpectedStatus => {}
-        }
         let duration_ms = answer.duration.as_millis();
         tracing::trace!(integration = name, result, status = answer.status, duration_ms, "gate answered");
         let Some(span) = span else { return };
@@ -171,16 +207,13 @@ impl Facts {
         self.tracer.end(span, Ending { kind: Kind::Consumer, name: "consent", attributes, is_error });
     }
 
-    fn misconfigured(&self, now: bool) {
-        self.each.misconfigured.set(i64::from(now));
-    }
-
     /// A verdict was carried out, and the broker knows.
     pub fn settled(&self, verdict: &Verdict, course: &Course, receipt: &Receipt<'_>, now: Timestamp) {
         let name = self.integration.as_str();
         if let Some(outcome) = verdict.outcome() {
             self.metrics.events.with_label_values(&[name, outcome]).inc();
         }
+        self.judged(verdict, now);
         let Brief { kind, id, .. } = &receipt.brief;
         let (kind, event_id, body) = (kind.unwrap_or("unknown"), id.as_deref(), receipt.body);
         let trace_id = receipt.trace.as_deref().and_then(|trace| trace.split('-').nth(1));
@@ -232,6 +265,18 @@ impl Facts {
                 );
             }
         }
+    }
+
+    /// Everything that is skipped is told once.
+    fn judged(&self, verdict: &Verdict, now: Timestamp) {
+        let told = self.row.lock().unwrap_or_else(PoisonError::into_inner).settled(verdict, now);
+        let Some(skipping) = told else { return };
+        tracing::warn!(
+            integration = self.integration,
+            events = skipping.events,
+            reason = skipping.reason.code(),
+            "every event in a long row was skipped, most of them for this reason; is there a typo in the document?"
+        );
     }
 
     fn retried(&self, step: &str) {
@@ -290,20 +335,15 @@ impl Facts {
     /// An answer of the gate changed what is consumed.
     pub fn gate_changed(&self, change: Change) {
         let name = self.integration.as_str();
-        let is_open = self.metrics.breaker_open.with_label_values(&[name]);
         match change {
             Change::Paused(pause) => {
                 tracing::warn!(integration = name, ?pause, "the gate asks to be left alone; pausing");
             }
             Change::Opened => {
-                is_open.set(1);
                 tracing::warn!(integration = name, "the gate is down; consuming stops, and probes look for its return");
             }
             Change::ProbeFailed(next) => tracing::warn!(integration = name, ?next, "the gate is still down"),
-            Change::Closed => {
-                is_open.set(0);
-                tracing::info!(integration = name, "the gate is back; consuming goes on");
-            }
+            Change::Closed => tracing::info!(integration = name, "the gate is back; consuming goes on"),
         }
     }
 
@@ -373,8 +413,9 @@ impl Facts {
         }
     }
 
-    /// How many messages wait in a queue.
+    /// How many messages wait in a queue of [`QUEUES`].
     pub fn depth(&self, queue: &str, messages: u32) {
-        self.metrics.queue_messages.with_label_values(&[&self.integration, queue]).set(i64::from(messages));
+        let waiting = QUEUES.iter().zip(&self.seen.waiting).filter(|(each, _)| **each == queue);
+        waiting.for_each(|(_, waiting)| waiting.store(messages, Ordering::Relaxed));
     }
 }

@@ -92,6 +92,8 @@ impl Fleet {
                     if was_served { changes.changed += 1 } else { changes.added += 1 }
                 }
                 None => {
+                    // At once, so that nobody is ready without it.
+                    self.harbour.health.show(name.as_str(), Standing::Disconnected);
                     let (sender, orders) = watch::channel(Some(order));
                     self.berths.spawn(berth(self.harbour.clone(), name.clone(), orders));
                     self.orders.insert(name, sender);
@@ -156,7 +158,6 @@ async fn follow(
             serve(&harbour, &order, &unsettled, &mut orders).await;
         } else {
             harbour.health.forget(name.as_str());
-            harbour.metrics.rest(name.as_str());
             tokio::select! {
                 () = harbour.shutdown.wait() => {}
                 _ = orders.changed() => {}
@@ -175,18 +176,20 @@ async fn serve(
     let Order { settings, integration } = order;
     let (in_a_hurry, hurry) = shutdown::channel();
     let (stop, stopping) = shutdown::channel();
-    let facts = Facts::of(integration, &harbour.metrics, &harbour.tracer);
+    let name = integration.name.as_str();
+    let facts = Facts::of(integration, &harbour.metrics, &harbour.tracer, harbour.health.seen(name));
     let (records, quarantine) = (Arc::clone(&harbour.records), harbour.quarantine.clone());
     let stops = Stops { stopping: stopping.clone(), hurry };
     let supervisor = match Worker::new(integration.clone(), facts, records, stops, Arc::clone(unsettled), quarantine) {
-        Ok(worker) => Supervisor {
-            settings: Arc::clone(settings),
-            worker: Arc::new(worker),
-            health: harbour.health.clone(),
-            shutdown: stopping,
-        },
+        Ok(worker) => {
+            let (settings, worker) = (Arc::clone(settings), Arc::new(worker));
+            harbour.health.served_by(name, &worker);
+            Supervisor { settings, worker, health: harbour.health.clone(), shutdown: stopping }
+        }
         Err(error) => {
-            tracing::error!(integration = integration.name.as_str(), error = format!("{error:#}"), "cannot be served");
+            let error = format!("{error:#}");
+            tracing::error!(integration = name, error, "cannot be served");
+            harbour.health.show_trouble(name, Standing::Disconnected, &error);
             // Its document may change, and so may the machine's certificates.
             tokio::select! {
                 () = harbour.shutdown.wait() => {}
@@ -219,13 +222,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fault_takes_down_its_own_integration_until_it_is_served_anew() {
         let metrics = Metrics::new(|| 0).unwrap();
-        let health = Health::new(metrics.clone());
+        let health = Health::new(metrics);
         let (_trigger, shutdown) = shutdown::channel();
         health.show("shop", Standing::Consuming);
-        let consuming = |name: &str| metrics.consuming.with_label_values(&[name]).get();
+        let consumes = |health: &Health, name: &str| {
+            health.page().contains(&format!("consent_gate_consuming{{integration=\"{name}\"}} 1\n"))
+        };
         let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
         let serve = || {
-            let (health, seen, before) = (health.clone(), Arc::clone(&seen), consuming("acme"));
+            let (health, seen, before) = (health.clone(), Arc::clone(&seen), consumes(&health, "acme"));
             let serve = async move {
                 health.show("acme", Standing::Consuming);
                 tokio::task::yield_now().await;
@@ -237,7 +242,7 @@ mod tests {
         };
         serve_in_spite_of_faults(&health, &shutdown, "acme", serve).await;
         let seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        assert_eq!(*seen, [0, 0, 0], "down in between");
-        assert_eq!((consuming("acme"), consuming("shop")), (1, 1));
+        assert_eq!(*seen, [false, false, false], "down in between");
+        assert!(consumes(&health, "acme") && consumes(&health, "shop"));
     }
 }

@@ -20,6 +20,7 @@ pub mod verdict;
 
 pub mod broker;
 pub mod facts;
+pub mod hearing;
 pub mod metrics;
 
 pub mod admin;

@@ -2,6 +2,9 @@
 //!
 //! Every metric is exposed whatever the configuration, and every series of its closed label set
 //! exists from the start, at 0. This module takes labels as texts and knows nobody's types.
+//!
+//! Counters count as things happen. How an integration *is* nobody notes here: whoever asks for the page
+//! gives it along, so that no gauge can outlive what it told of.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -45,12 +48,7 @@ pub struct Metrics {
     pub late_events: IntCounterVec,
     pub parked: IntCounterVec,
     pub returned: IntCounterVec,
-    pub queue_messages: IntGaugeVec,
-    pub in_flight: IntGaugeVec,
-    pub concurrency_limit: IntGaugeVec,
-    pub breaker_open: IntGaugeVec,
-    pub misconfigured: IntGaugeVec,
-    pub consuming: IntGaugeVec,
+    states: States,
     pub stale_values: IntCounterVec,
     pub unknown_values: IntCounterVec,
     pub settle_failures: IntCounterVec,
@@ -60,10 +58,115 @@ pub struct Metrics {
     pub store_errors: IntCounter,
     pub reload_failures: IntCounter,
     pub spans_dropped: IntCounter,
-    pub broker_connected: IntGauge,
-    pub store_held: IntGauge,
     pub store_clock_offset: Gauge,
     pub build_info: Gauge,
+}
+
+/// How one integration is at the moment of a look.
+#[expect(clippy::struct_excessive_bools, reason = "each is a gauge of its own")]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct State {
+    pub in_flight: usize,
+    pub concurrency_limit: usize,
+    pub is_breaker_open: bool,
+    pub is_misconfigured: bool,
+    pub is_consuming: bool,
+    pub skips_everything: bool,
+    /// When the last event came, in seconds since the epoch; 0 for none.
+    pub last_event: i64,
+    /// How many messages wait, in the order of [`QUEUES`].
+    pub waiting: [u32; QUEUES.len()],
+}
+
+/// How the process is at the moment of a look.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Whole {
+    pub is_connected: bool,
+    pub holds_store: bool,
+    /// The integrations that are served, by name.
+    pub integrations: Vec<(String, State)>,
+}
+
+/// A gauge of one integration, and what it shows.
+type Shown<'s> = (&'s IntGaugeVec, fn(&State) -> i64);
+
+/// The gauges of [`Whole`], made anew for each page.
+#[derive(Clone, Debug)]
+struct States {
+    queue_messages: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    concurrency_limit: IntGaugeVec,
+    breaker_open: IntGaugeVec,
+    misconfigured: IntGaugeVec,
+    consuming: IntGaugeVec,
+    skips_everything: IntGaugeVec,
+    last_event: IntGaugeVec,
+    broker_connected: IntGauge,
+    store_held: IntGauge,
+}
+
+impl States {
+    fn new(r: &Registry) -> prometheus::Result<States> {
+        let one = ["integration"];
+        Ok(States {
+            queue_messages: gauges(r, "queue_messages", "Messages waiting, by queue.", &["integration", "queue"])?,
+            in_flight: gauges(r, "in_flight", "Gate requests under way.", &one)?,
+            concurrency_limit: gauges(r, "concurrency_limit", "Gate requests allowed at once.", &one)?,
+            breaker_open: gauges(r, "breaker_open", "1 while consuming pauses for an outage.", &one)?,
+            misconfigured: gauges(
+                r,
+                "misconfigured",
+                "1 while the gate refuses the integration (401, 403, 404, 3xx).",
+                &one,
+            )?,
+            consuming: gauges(r, "consuming", "1 while the integration's queues are consumed.", &one)?,
+            skips_everything: gauges(r, "skips_everything", "1 while every event in a long row is skipped.", &one)?,
+            last_event: gauges(
+                r,
+                "last_event_timestamp_seconds",
+                "When the last event came, since the worker's start; 0 for none.",
+                &one,
+            )?,
+            broker_connected: gauge(r, "broker_connected", "1 while the broker is connected.")?,
+            store_held: gauge(r, "store_held", "1 while the records can be used.")?,
+        })
+    }
+
+    /// Shows this and nothing else.
+    fn show(&self, whole: &Whole) {
+        self.broker_connected.set(whole.is_connected.into());
+        self.store_held.set(whole.holds_store.into());
+        let of_one = self.of_one();
+        for (family, _) in &of_one {
+            family.reset();
+        }
+        self.queue_messages.reset();
+        for (name, state) in &whole.integrations {
+            for (family, value) in &of_one {
+                family.with_label_values(&[name]).set(value(state));
+            }
+            for (queue, waiting) in QUEUES.iter().zip(state.waiting) {
+                self.queue_messages.with_label_values(&[name.as_str(), queue]).set(waiting.into());
+            }
+        }
+    }
+
+    /// Those that hang on nothing but the integration, and what they show.
+    fn of_one(&self) -> [Shown<'_>; 7] {
+        [
+            (&self.in_flight, |state| count(state.in_flight)),
+            (&self.concurrency_limit, |state| count(state.concurrency_limit)),
+            (&self.breaker_open, |state| state.is_breaker_open.into()),
+            (&self.misconfigured, |state| state.is_misconfigured.into()),
+            (&self.consuming, |state| state.is_consuming.into()),
+            (&self.skips_everything, |state| state.skips_everything.into()),
+            (&self.last_event, |state| state.last_event),
+        ]
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Metrics {
@@ -100,17 +203,7 @@ impl Metrics {
             late_events: counters(&r, "late_events_total", "Accepted events over an hour old at receipt.", &one)?,
             parked: counters(&r, "parked_total", "Messages published to a delay queue.", &one)?,
             returned: counters(&r, "returned_total", "Messages whose delay was over and that came back.", &one)?,
-            queue_messages: gauges(&r, "queue_messages", "Messages waiting, by queue.", &["integration", "queue"])?,
-            in_flight: gauges(&r, "in_flight", "Gate requests under way.", &one)?,
-            concurrency_limit: gauges(&r, "concurrency_limit", "Gate requests allowed at once.", &one)?,
-            breaker_open: gauges(&r, "breaker_open", "1 while consuming pauses for an outage.", &one)?,
-            misconfigured: gauges(
-                &r,
-                "misconfigured",
-                "1 while the gate refuses the integration (401, 403, 404, 3xx).",
-                &one,
-            )?,
-            consuming: gauges(&r, "consuming", "1 while the integration's queues are consumed.", &one)?,
+            states: States::new(&r)?,
             stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
             unknown_values: counters(&r, "unknown_values_total", "Values whose newest nobody can know.", &one)?,
             settle_failures: counters(&r, "settle_failures_total", "Publishes or acks that failed.", &one)?,
@@ -130,15 +223,13 @@ impl Metrics {
             store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
             reload_failures: counter(&r, "reload_failures_total", "Changed configurations that were refused.")?,
             spans_dropped: counter(&r, "spans_dropped_total", "Spans that no collector took.")?,
-            broker_connected: gauge(&r, "broker_connected", "1 while the broker is connected.")?,
-            store_held: gauge(&r, "store_held", "1 while the records can be used.")?,
             store_clock_offset: seconds(&r, "store_clock_offset_seconds", "How far a shared store's clock is ahead.")?,
             build_info: build_info(&r)?,
             registry: r,
         })
     }
 
-    /// Creates every series of one integration, at 0; those that exist stay.
+    /// Creates every counter of one integration, at 0; those that exist stay.
     pub fn prepare(&self, integration: &str, labels: &Labels) {
         let each = |family: &IntCounterVec, values: &[&str]| {
             for value in values {
@@ -155,9 +246,6 @@ impl Metrics {
         for path in ["first", "retry"] {
             self.consent_latency_seconds.with_label_values(&[integration, path]);
         }
-        for queue in QUEUES {
-            self.queue_messages.with_label_values(&[integration, queue]);
-        }
         self.gate_request_seconds.with_label_values(&[integration]);
         let counters = [
             &self.late_events,
@@ -170,29 +258,12 @@ impl Metrics {
         for family in counters.into_iter().chain([&self.exchange_missing, &self.letters_vanished]) {
             family.with_label_values(&[integration]);
         }
-        for family in self.gauges() {
-            family.with_label_values(&[integration]);
-        }
     }
 
-    /// Those that hang on nothing but the integration.
-    fn gauges(&self) -> [&IntGaugeVec; 5] {
-        [&self.in_flight, &self.concurrency_limit, &self.breaker_open, &self.misconfigured, &self.consuming]
-    }
-
-    /// Shows that an integration is not served any more; what was counted stays.
-    pub fn rest(&self, integration: &str) {
-        for queue in QUEUES {
-            self.queue_messages.with_label_values(&[integration, queue]).set(0);
-        }
-        for family in self.gauges() {
-            family.with_label_values(&[integration]).set(0);
-        }
-    }
-
-    /// The page that Prometheus scrapes.
+    /// The page that Prometheus scrapes, while everything is like this. One page at a time.
     #[must_use]
-    pub fn page(&self) -> String {
+    pub fn page(&self, whole: &Whole) -> String {
+        self.states.show(whole);
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }

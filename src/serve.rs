@@ -52,7 +52,7 @@ pub async fn run(
     let (exporter, tracer) = exporter.unzip();
     let tracer = tracer.unwrap_or_default();
     serve_beside(listener, &health, &records);
-    let harbour = Harbour { metrics: metrics.clone(), tracer, health, records, quarantine, shutdown };
+    let harbour = Harbour { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
     let mut fleet = Fleet::new(harbour);
     fleet.serve(&settings, integrations);
     let (file, environment) = (file.map(Path::to_owned), environment.clone());
@@ -74,6 +74,7 @@ pub async fn run(
             loaded = reload.loaded() => reload.end(loaded, &mut fleet, &metrics),
         }
     }
+    health.stop();
     systemd::notify(sd_notify::NotifyState::Stopping);
     trigger.stop();
     match tokio::time::timeout(deadline, fleet.drained()).await {

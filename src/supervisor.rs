@@ -20,6 +20,7 @@ use crate::record;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd::notify;
 use crate::worker::Worker;
+use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -100,7 +101,8 @@ impl Supervisor {
         let mut after_loss = after_loss();
         let mut losses = 0;
         let mut is_silent = false;
-        let (mut was_bound, mut stood_by) = (false, false);
+        let mut was_bound = false;
+        let mut told = None;
         let mut watch = Watch::default();
         loop {
             let connected = tokio::select! {
@@ -112,6 +114,7 @@ impl Supervisor {
             let pause = match connected {
                 Ok((link, inbox)) => {
                     was_bound = true;
+                    told = None;
                     after_failure = self::after_failure();
                     let since = Instant::now();
                     let Some(Lost { why, standing }) =
@@ -132,9 +135,11 @@ impl Supervisor {
                     after_loss.next()
                 }
                 Err(Trouble::Records(error)) => {
-                    self.tell_of_records(&error, stood_by);
-                    stood_by = error.is_held();
-                    self.health.show_trouble(integration, Standing::WithoutRecords, &error.to_string());
+                    let why = error.to_string();
+                    self.tell_of_records(&error, told.as_ref() == Some(&why));
+                    let standing = if error.is_held() { Standing::StandingBy } else { Standing::WithoutRecords };
+                    self.health.show_trouble(integration, standing, &why);
+                    told = Some(why);
                     after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
                 }
                 Err(Trouble::Broker(error)) => {
@@ -260,6 +265,7 @@ impl Supervisor {
             () = Box::pin(self.keep_bound()) => None,
         };
         if lost.is_none() {
+            self.health.show_trouble(self.name(), Standing::Draining, "finishing what is in hand");
             // What was not looked at yet goes back to its queue with the connection.
             for incoming in inbox.stop().await.unwrap_or_default() {
                 // Else many reloads in a row bring it to the broker's own limit.
@@ -274,22 +280,25 @@ impl Supervisor {
         lost
     }
 
-    /// The records cannot be used. Standing by may last for days, so it is an error once.
-    fn tell_of_records(&self, error: &record::Failed, stood_by: bool) {
-        let (integration, told) = (self.name(), "cannot use the records; trying again");
-        if stood_by && error.is_held() {
-            tracing::debug!(integration, %error, "{told}");
-        } else {
-            tracing::error!(integration, %error, "{told}");
+    /// The records cannot be used, for a reason that was told already or not: it may last for days, and
+    /// `/readyz` says it all the while. To stand by is no fault.
+    fn tell_of_records(&self, error: &record::Failed, was_told: bool) {
+        let integration = self.name();
+        match (was_told, error.is_held()) {
+            (false, true) => tracing::info!(integration, why = %error, "standby: another worker holds the records"),
+            (false, false) => tracing::error!(integration, %error, "cannot use the records; trying again"),
+            (true, _) => tracing::debug!(integration, %error, "still without the records"),
         }
     }
 
     /// Shows how many messages wait in each queue; returns when they cannot be looked at.
     async fn watch_depths(&self, link: &Link, watch: &mut Watch) -> Error {
+        let consuming = Timestamp::now();
         loop {
             if let Err(error) = self.look_at_depths(link, watch).await {
                 return error;
             }
+            self.worker.facts().listened(consuming, Timestamp::now());
             self.show(Standing::Consuming);
             tokio::time::sleep(DEPTH_EVERY).await;
         }

@@ -318,6 +318,7 @@ impl Worker {
             return is_settled;
         }
         let received = Timestamp::now();
+        self.facts.heard(received);
         let told = OnceLock::new();
         let published = traceparent(&incoming.due.delivery.properties);
         let span = self.facts.begun(published.as_deref());
@@ -522,17 +523,12 @@ impl Worker {
             Some(span) => request.traced(Some(span.traceparent())),
             None => request,
         };
-        self.facts.in_flight(1);
         let answer = self.gate.send(&request, at).await;
-        self.facts.in_flight(-1);
         drop(slot);
         self.facts.attempted(&answer, span);
-        let Noted { change, is_down, limit } = self.gate.note(&answer, terms.pass);
+        let Noted { change, is_down } = self.gate.note(&answer, terms.pass);
         if let Some(change) = change {
             self.facts.gate_changed(change);
-        }
-        if let Some(limit) = limit {
-            self.facts.limited(limit);
         }
         let answered = match turn {
             Some(turn) => {

@@ -4,7 +4,7 @@
 //! `on_outage = "hold"` a run of failures opens it until a probe is answered: one request now and
 //! then shows whether the endpoint is back. What shuts it spends nobody's attempts.
 
-use super::{Answer, Pass};
+use super::{Answer, Outcome, Pass};
 use crate::schedule::OnOutage;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -45,6 +45,7 @@ pub struct Breaker {
     failures: u32,
     paused_until: Option<Instant>,
     open: Option<Open>,
+    is_misconfigured: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,7 @@ impl Breaker {
     /// gate asks for: after that one look is fair.
     #[must_use]
     pub fn new(on_outage: OnOutage, longest_pause: Duration) -> Breaker {
-        Breaker { on_outage, longest_pause, failures: 0, paused_until: None, open: None }
+        Breaker { on_outage, longest_pause, failures: 0, paused_until: None, open: None, is_misconfigured: false }
     }
 
     /// What the gate is ready for.
@@ -71,9 +72,21 @@ impl Breaker {
         }
     }
 
+    /// Whether the gate refuses the integration, as far as its answers told; what is no proper answer
+    /// tells nothing of that.
+    #[must_use]
+    pub fn is_misconfigured(&self) -> bool {
+        self.is_misconfigured
+    }
+
     /// Takes note of an answer.
     pub fn answered(&mut self, answer: &Answer, pass: Pass, now: Instant) -> Option<Change> {
         let outage = if answer.outcome.blames_endpoint() { self.failed(pass, now) } else { self.worked() };
+        match answer.outcome {
+            Outcome::Accepted | Outcome::Rejected | Outcome::Refused => self.is_misconfigured = false,
+            Outcome::Misconfigured => self.is_misconfigured = true,
+            Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate | Outcome::UnexpectedStatus => {}
+        }
         let pause = answer.retry_after.map(|wait| wait.min(self.longest_pause));
         let until = pause.map(|pause| now + pause);
         let is_longer = until > self.paused_until;
@@ -110,7 +123,6 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::Outcome;
 
     fn answer(outcome: Outcome) -> Answer {
         Answer { outcome, ..Answer::unavailable(String::new()) }
@@ -172,6 +184,22 @@ mod tests {
             let (mut breaker, now) = open();
             assert_eq!(breaker.answered(&answer(outcome), Pass::Usual, now), Some(Change::Closed));
             assert_eq!(breaker.state(now), State::Closed);
+        }
+    }
+
+    #[test]
+    fn only_a_proper_answer_ends_a_refusal_of_the_integration() {
+        let (mut breaker, now) = breaker(OnOutage::DeadLetter);
+        assert!(!breaker.is_misconfigured(), "nobody was asked yet");
+        breaker.answered(&answer(Outcome::Misconfigured), Pass::Usual, now);
+        for outcome in [Outcome::Unavailable, Outcome::Throttled, Outcome::NotTheGate, Outcome::UnexpectedStatus] {
+            breaker.answered(&answer(outcome), Pass::Usual, now);
+            assert!(breaker.is_misconfigured());
+        }
+        for outcome in [Outcome::Accepted, Outcome::Rejected, Outcome::Refused] {
+            breaker.answered(&answer(Outcome::Misconfigured), Pass::Usual, now);
+            breaker.answered(&answer(outcome), Pass::Usual, now);
+            assert!(!breaker.is_misconfigured());
         }
     }
 

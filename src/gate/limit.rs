@@ -42,14 +42,6 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
-    /// How many requests may be under way at first.
-    #[must_use]
-    pub fn first(&self) -> usize {
-        if self.is_adaptive { Concurrency::new(self.max_in_flight).limit() } else { self.max_in_flight }
-    }
-}
-
 /// Who asks for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
@@ -142,19 +134,15 @@ impl Limit {
         slots.retries_until = slots.retries_until.max(Some(until));
     }
 
-    /// Takes note of an answer, and gives the new limit if that is another now. `is_served` is false
-    /// for answers that show that the gate cannot.
-    pub(super) fn answered(&self, is_served: bool) -> Option<usize> {
+    /// Takes note of an answer. `is_served` is false for answers that show that the gate cannot.
+    pub(super) fn answered(&self, is_served: bool) {
         let now = Instant::now();
         let mut slots = lock(&self.slots);
         let is_full = !slots.waiting_retry.is_empty() || !slots.waiting_fresh.is_empty();
-        let search = slots.search.as_mut()?;
-        if !search.answered(is_served, is_full, now) {
-            return None;
+        let Some(search) = &mut slots.search else { return };
+        if search.answered(is_served, is_full, now) {
+            give(slots, &self.slots);
         }
-        let limit = search.limit();
-        give(slots, &self.slots);
-        Some(limit)
     }
 
     fn take(&self, lane: Lane) -> Result<Slot, oneshot::Receiver<Slot>> {
@@ -284,12 +272,11 @@ mod tests {
         for one in &mut waiting {
             assert!(one.as_mut().now_or_never().is_none());
         }
-        let mut risen = None;
-        while risen.is_none() {
+        while limit.now() == 16 {
             tokio::time::advance(Duration::from_millis(5)).await;
-            risen = limit.answered(true);
+            limit.answered(true);
         }
-        assert_eq!(risen, Some(32));
+        assert_eq!(limit.now(), 32);
         held.extend(waiting.iter_mut().filter_map(|one| one.as_mut().now_or_never()));
         assert_eq!(held.len(), 32);
     }

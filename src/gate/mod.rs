@@ -40,6 +40,7 @@ use limit::Limit;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use signature::Signer;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -61,6 +62,23 @@ pub struct Gate {
     state: watch::Sender<State>,
     patience: Duration,
     connections: Connections,
+    under_way: AtomicUsize,
+}
+
+/// A request that is under way; dropping it ends that, however it ends.
+struct UnderWay<'g>(&'g AtomicUsize);
+
+impl<'g> UnderWay<'g> {
+    fn new(count: &'g AtomicUsize) -> UnderWay<'g> {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnderWay(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How an event may pass.
@@ -83,8 +101,6 @@ pub struct Noted {
     pub change: Option<Change>,
     /// The gate is known to be down.
     pub is_down: bool,
-    /// How many requests may be under way from now on, where that is another number.
-    pub limit: Option<usize>,
 }
 
 impl Gate {
@@ -105,7 +121,8 @@ impl Gate {
         // Read once: for each request it would cost more than signing it.
         let url = reqwest::Url::parse(&endpoint.url())?;
         let (limit, signer) = (Limit::new(&limits), Signer::default());
-        Ok(Gate { endpoint, url, signer, limits, limit, breaker, state, patience, connections })
+        let under_way = AtomicUsize::new(0);
+        Ok(Gate { endpoint, url, signer, limits, limit, breaker, state, patience, connections, under_way })
     }
 
     /// The proxy on the way to it, as it may be shown.
@@ -207,14 +224,26 @@ impl Gate {
             self.state.send_replace(state);
         }
         let is_overload = matches!(answer.outcome, Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate);
-        let limit = self.limit.answered(!is_overload);
-        Noted { change, is_down: matches!(state, State::Open { .. }), limit }
+        self.limit.answered(!is_overload);
+        Noted { change, is_down: matches!(state, State::Open { .. }) }
     }
 
     /// How many requests may be under way at once now.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit.now()
+    }
+
+    /// How many requests are under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Whether it refuses the integration, as far as its answers told.
+    #[must_use]
+    pub fn is_misconfigured(&self) -> bool {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured()
     }
 
     /// Retries are expected within this time: slots are kept for them.
@@ -225,6 +254,7 @@ impl Gate {
     /// Sends one request, signed with `now`, and classifies the answer. Where the connection turns out
     /// to have been closed meanwhile, it is sent once more on a new one.
     pub async fn send(&self, request: &GateRequest, now: Timestamp) -> Answer {
+        let _under_way = UnderWay::new(&self.under_way);
         let started = Instant::now();
         let exchanged = tokio::time::timeout(self.limits.timeout, self.exchange(request, now)).await;
         let timed_out = |_| Answer::unavailable(format!("no answer within {:?}", self.limits.timeout));

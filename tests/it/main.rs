@@ -39,6 +39,7 @@ mod restarts;
 mod retries;
 mod rights;
 mod runbook;
+mod states;
 mod store;
 mod supervisor;
 mod surroundings;

@@ -204,17 +204,16 @@ fn a_second_worker_on_the_same_records_stands_by_and_takes_over() {
     deliver(&mut lab, news(JANE, -1, false), 1);
     let first = lab.worker.take();
     lab.spawn();
-    let line = lab.worker().line_with("cannot use the records");
-    assert!(line.contains("standing by"), "{line}");
-    // An error once, however long it stands by.
-    let told = |lab: &mut Lab, level: &str| {
-        let text = lab.worker().text();
-        text.lines().filter(|line| line.contains("cannot use the records") && line.contains(level)).count()
-    };
-    poll_until("it to look again twice", || (told(&mut lab, "DEBUG") >= 2).then_some(()));
-    assert_eq!(told(&mut lab, "ERROR"), 1);
+    let line = lab.worker().line_with("standby: another worker holds the records");
+    assert!(line.contains("standing by") && line.contains("INFO"), "{line}");
+    // Told once, however long it stands by, and nothing is wrong.
+    let told = |lab: &mut Lab, words: &str| lab.worker().text().matches(words).count();
+    poll_until("it to look again twice", || (told(&mut lab, "still without the records") >= 2).then_some(()));
+    assert_eq!((told(&mut lab, "standby: "), told(&mut lab, "ERROR"), told(&mut lab, "WARN")), (1, 0, 0));
     let (status, body) = lab.admin("/readyz");
-    assert!(status == 503 && body.contains("not available"), "{body}");
+    for part in ["\"state\":\"standby\"", "another worker holds them", "not available"] {
+        assert!(status == 503 && body.contains(part), "{part} in {body}");
+    }
     assert_eq!(lab.admin("/livez").0, 200);
     first.unwrap().signal("KILL");
     lab.worker().line_with("ready: consuming");

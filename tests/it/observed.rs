@@ -171,6 +171,47 @@ fn every_alert_says_how_bad_it_is_and_what_it_is() {
 }
 
 #[test]
+fn the_operators_rules_are_the_same_as_prometheus() {
+    let path = project().join("deploy/kubernetes/monitoring/rules.yaml");
+    let indent = |line: &str| if line.trim().is_empty() { line.to_owned() } else { format!("  {line}") };
+    let same: String = read(RULES).split_inclusive('\n').map(indent).collect();
+    let head = "\
+# Made of deploy/prometheus/rules/consent-gate.yml; a test compares the two, and UPDATE_GOLDEN=1 writes it anew.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: consent-gate
+  labels:
+    app.kubernetes.io/name: consent-gate
+spec:
+";
+    let expected = format!("{head}{same}");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &expected).unwrap();
+    }
+    assert!(fs::read_to_string(&path).unwrap() == expected, "differs; UPDATE_GOLDEN=1 writes {}", path.display());
+}
+
+/// What tells environments apart.
+const KEPT: &str = "job, namespace, environment";
+
+#[test]
+fn every_rule_keeps_jobs_namespaces_and_environments_apart() {
+    let rules = read(RULES);
+    let code = rules.lines().map(|line| line.split(" # ").next().unwrap_or_default());
+    let code: String = code.filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n");
+    for word in ["sum", "max", "min", "avg", "count", "group", "on", "by"] {
+        for (at, _) in code.match_indices(&format!(" {word} (")) {
+            let rest = &code[at + word.len() + 3..];
+            assert!(rest.starts_with(KEPT), "{word} ({}", rest.split('\n').next().unwrap_or_default());
+        }
+        for bare in [format!(" {word}("), format!("({word}(")] {
+            assert!(word == "by" || !code.contains(&bare), "{bare} adds up whatever there is");
+        }
+    }
+}
+
+#[test]
 fn links_within_the_runbook_lead_somewhere() {
     let (page, anchors) = (read(RUNBOOK), anchors());
     for link in behind(&page, "](#", &[')']) {

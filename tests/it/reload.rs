@@ -13,12 +13,12 @@ const RELOADS: usize = 100;
 /// What memory may grow by in [`RELOADS`]: the records of 5,000 more people, and what is fragmented.
 const MOST_GROWN_KIB: u64 = 24 * 1024;
 
-fn file(lab: &Lab, index: usize) -> std::path::PathBuf {
+pub fn file(lab: &Lab, index: usize) -> std::path::PathBuf {
     lab.folder.0.join(format!("integrations/{}.json", lab.simulated[index].integration))
 }
 
 /// Writes an integration's document anew and has it read.
-fn change(lab: &mut Lab, index: usize, change: impl Fn(&mut Value)) {
+pub fn change(lab: &mut Lab, index: usize, change: impl Fn(&mut Value)) {
     let path = file(lab, index);
     let mut document: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     change(&mut document);
@@ -27,7 +27,7 @@ fn change(lab: &mut Lab, index: usize, change: impl Fn(&mut Value)) {
 }
 
 /// How often the worker said so.
-fn said(lab: &mut Lab, words: &str) -> usize {
+pub fn said(lab: &mut Lab, words: &str) -> usize {
     lab.worker().text().matches(words).count()
 }
 

@@ -1,0 +1,201 @@
+//! Whether events still come, and whether any of them is for the gate (pure: the clock is an argument).
+//!
+//! A typo in a document or in a binding costs every consent in silence: nothing fails, since to skip is
+//! a verdict and no event is no fault. So what is skipped in a row is counted, and a day without an event
+//! is noticed.
+
+use crate::verdict::{Death, Skip, Verdict};
+use jiff::{SignedDuration, Timestamp};
+
+/// So many in a row are everything, once nothing else came for [`LONG_ROW`]. Most of a bus may be guests
+/// or somebody else's events, so a number alone says little.
+const ROW: u32 = 100;
+const LONG_ROW: SignedDuration = SignedDuration::from_hours(1);
+/// So many are everything however fast they came.
+const WHATEVER_THE_TIME: u32 = 1_000;
+/// Who heard nothing for so long hears nothing.
+const SILENCE: SignedDuration = SignedDuration::from_hours(24);
+/// What waited at the broker is in hand so soon after consuming began.
+const ARRIVED: SignedDuration = SignedDuration::from_mins(1);
+
+/// The reasons that a typo in a document or at the publisher gives, too. The others are as usual however
+/// often they come.
+const DOUBTFUL: [Skip; 4] = [Skip::OtherOrganization, Skip::OtherRegulation, Skip::UnwantedType, Skip::NoIdentifier];
+
+/// The events that were skipped since the last one that was for the gate.
+#[derive(Debug, Default)]
+pub struct Row {
+    since: Option<Timestamp>,
+    /// How many for each reason of [`DOUBTFUL`].
+    skipped: [u32; DOUBTFUL.len()],
+    is_everything: bool,
+}
+
+/// Everything is skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipping {
+    /// How many in a row.
+    pub events: u32,
+    /// Why most of them were.
+    pub reason: Skip,
+}
+
+impl Row {
+    /// Takes note of a verdict. Says so once when it makes a row into everything.
+    pub fn settled(&mut self, verdict: &Verdict, now: Timestamp) -> Option<Skipping> {
+        match verdict {
+            Verdict::Skipped(skip) => self.skipped(*skip, now),
+            Verdict::DeadLetter(
+                Death::Undecodable | Death::TooLarge | Death::Panicked | Death::FutureDated | Death::Crashed,
+            ) => None, // never compared with the document
+            Verdict::Delivered | Verdict::Retry(_) | Verdict::Hold(_) | Verdict::DeadLetter(_) => {
+                *self = Row::default();
+                None
+            }
+        }
+    }
+
+    fn skipped(&mut self, skip: Skip, now: Timestamp) -> Option<Skipping> {
+        let index = DOUBTFUL.iter().position(|doubtful| *doubtful == skip)?;
+        self.skipped[index] = self.skipped[index].saturating_add(1);
+        let since = *self.since.get_or_insert(now);
+        let events = self.skipped.iter().fold(0, |sum: u32, count| sum.saturating_add(*count));
+        let is_long = events >= ROW && now.duration_since(since) >= LONG_ROW;
+        if self.is_everything || !(is_long || events >= WHATEVER_THE_TIME) {
+            return None;
+        }
+        self.is_everything = true;
+        let most = DOUBTFUL.iter().zip(self.skipped).max_by_key(|(_, count)| *count);
+        most.map(|(reason, _)| Skipping { events, reason: *reason })
+    }
+
+    /// Whether everything is skipped.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.is_everything
+    }
+}
+
+/// How long nothing has come.
+#[derive(Debug)]
+pub struct Silence {
+    begun: Timestamp,
+    told: Option<Timestamp>,
+}
+
+impl Silence {
+    /// Nothing can have come before a worker began.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Silence {
+        Silence { begun: now, told: None }
+    }
+
+    /// Looks while the queues are consumed, since `consuming`. Says once of each silence since when it is.
+    pub fn look(&mut self, heard: Option<Timestamp>, consuming: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let since = heard.map_or(self.begun, |heard| heard.max(self.begun));
+        let is_silent = now.duration_since(since) >= SILENCE && now.duration_since(consuming) >= ARRIVED;
+        if !is_silent || self.told == Some(since) {
+            return None;
+        }
+        self.told = Some(since);
+        Some(since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Retry;
+    use std::time::Duration;
+
+    const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+
+    fn at(minutes: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes)
+    }
+
+    /// So many of one reason, a minute apart; the number of the one at which it was told.
+    fn told(row: &mut Row, skip: Skip, count: u32, from: i64, apart: SignedDuration) -> Vec<(u32, Skipping)> {
+        let mut now = at(from);
+        let mut told = Vec::new();
+        for n in 1..=count {
+            told.extend(row.settled(&Verdict::Skipped(skip), now).map(|skipping| (n, skipping)));
+            now += apart;
+        }
+        told
+    }
+
+    #[test]
+    fn a_row_that_lasts_is_told_once_with_the_reason_of_most() {
+        let mut row = Row::default();
+        assert!(told(&mut row, Skip::NoIdentifier, 40, 0, MINUTE).is_empty());
+        let told_of = told(&mut row, Skip::OtherRegulation, 500, 40, MINUTE);
+        assert_eq!(told_of, [(60, Skipping { events: 100, reason: Skip::OtherRegulation })]);
+        assert!(row.is_everything());
+    }
+
+    #[test]
+    fn a_hundred_at_once_are_not_everything_until_an_hour_went_by() {
+        let mut row = Row::default();
+        assert!(told(&mut row, Skip::UnwantedType, 999, 0, SignedDuration::ZERO).is_empty());
+        assert!(!row.is_everything());
+        assert!(told(&mut row, Skip::UnwantedType, 1, 59, MINUTE).len() == 1, "the thousandth, however fast");
+        let mut row = Row::default();
+        told(&mut row, Skip::UnwantedType, 99, 0, SignedDuration::ZERO);
+        assert_eq!(told(&mut row, Skip::UnwantedType, 2, 60, MINUTE).len(), 1, "an hour after the first");
+    }
+
+    #[test]
+    fn reasons_that_are_usual_are_never_a_row_and_end_none() {
+        for skip in Skip::ALL.into_iter().filter(|skip| !DOUBTFUL.contains(skip)) {
+            let mut row = Row::default();
+            assert!(told(&mut row, skip, 5_000, 0, MINUTE).is_empty(), "{skip:?}");
+            told(&mut row, Skip::OtherOrganization, 99, 0, MINUTE);
+            told(&mut row, skip, 1, 100, MINUTE);
+            assert_eq!(told(&mut row, Skip::OtherOrganization, 1, 101, MINUTE).len(), 1, "{skip:?}");
+        }
+    }
+
+    #[test]
+    fn one_event_for_the_gate_ends_a_row_and_the_next_one_is_told_again() {
+        let retry = Verdict::Retry(Retry { step: 1, delay: Duration::ZERO, not_before: None });
+        for verdict in
+            [Verdict::Delivered, retry, Verdict::Hold(Duration::ZERO), Verdict::DeadLetter(Death::Misconfigured)]
+        {
+            let mut row = Row::default();
+            assert_eq!(told(&mut row, Skip::NoIdentifier, 200, 0, MINUTE).len(), 1);
+            row.settled(&verdict, at(200));
+            assert!(!row.is_everything(), "{verdict:?}");
+            assert_eq!(
+                told(&mut row, Skip::NoIdentifier, 200, 201, MINUTE),
+                [(100, Skipping { events: 100, reason: Skip::NoIdentifier })]
+            );
+        }
+        let mut row = Row::default();
+        told(&mut row, Skip::NoIdentifier, 99, 0, MINUTE);
+        row.settled(&Verdict::DeadLetter(Death::Undecodable), at(99));
+        assert_eq!(told(&mut row, Skip::NoIdentifier, 1, 100, MINUTE).len(), 1, "nobody knows whom it was for");
+    }
+
+    #[test]
+    fn a_day_without_an_event_is_told_once_and_the_next_one_again() {
+        let day = SILENCE.as_hours() * 60;
+        let mut silence = Silence::new(at(0));
+        assert_eq!(silence.look(None, at(0), at(day - 1)), None);
+        assert_eq!(silence.look(None, at(0), at(day)), Some(at(0)));
+        assert_eq!(silence.look(None, at(0), at(3 * day)), None, "once");
+        let heard = Some(at(3 * day));
+        assert_eq!(silence.look(heard, at(0), at(4 * day - 1)), None);
+        assert_eq!(silence.look(heard, at(0), at(4 * day)), Some(at(3 * day)));
+    }
+
+    #[test]
+    fn nobody_is_silent_who_has_only_just_begun_to_consume_or_was_served_by_another_document() {
+        let day = SILENCE.as_hours() * 60;
+        let mut silence = Silence::new(at(0));
+        assert_eq!(silence.look(None, at(2 * day), at(2 * day)), None, "what waited is on its way");
+        assert_eq!(silence.look(None, at(2 * day), at(2 * day + 1)), Some(at(0)));
+        let mut silence = Silence::new(at(day));
+        assert_eq!(silence.look(Some(at(1)), at(day), at(day + 60)), None);
+    }
+}

@@ -131,7 +131,7 @@ impl Stage {
         }
         for integration in &self.integrations {
             let delays = DELAYS_SECONDS.map(|seconds| format!(".delay.{}", seconds * 1000));
-            for suffix in ["", ".retry", ".dead", ".aside", ".dead.marks", ".audit", ".unreadable"]
+            for suffix in ["", ".retry", ".dead", ".aside", ".dead.marks", ".audit", ".unreadable", ".store"]
                 .map(str::to_owned)
                 .into_iter()
                 .chain(delays)

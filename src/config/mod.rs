@@ -16,6 +16,7 @@ pub use settings::Settings;
 
 use crate::integration::{Integration, Name};
 use crate::shown::quoted;
+use crate::suggest;
 use fields::Problems;
 use node::{Node, Place, Value};
 use std::ffi::OsStr;
@@ -62,6 +63,33 @@ pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     settings::check_together(&settings, &integrations, &problems, &mut warnings);
     warnings.extend(problems.take_warnings());
     finish(Config { settings, integrations, warnings }, problems)
+}
+
+/// One integration, or the names of those that are there.
+#[derive(Debug)]
+pub enum One {
+    Found(Box<Settings>, Box<Integration>),
+    Unknown(Vec<String>),
+}
+
+/// Loads the settings and one integration by its name: what is wrong with another's document keeps no
+/// command from this one.
+///
+/// # Errors
+/// Every problem found in what is loaded.
+pub fn load_one(name: &str, file: Option<&Path>, environment: &Environment) -> Result<One, Vec<Problem>> {
+    let problems = Problems::default();
+    let (tree, base) = settings_tree(file, environment, &problems);
+    let settings = settings::read(tree, &base, environment, &problems, &mut Vec::new());
+    let paths = documents(&settings, &problems, &mut Vec::new());
+    let Some(path) = paths.iter().find(|path| path.file_stem() == Some(OsStr::new(name))) else {
+        let stem = |path: &PathBuf| Some(path.file_stem()?.to_string_lossy().into_owned());
+        return finish(One::Unknown(paths.iter().filter_map(stem).collect()), problems);
+    };
+    match document_at(path, &settings, environment, &problems, &mut Vec::new()) {
+        Some(integration) => finish(One::Found(Box::new(settings), Box::new(integration)), problems),
+        None => Err(problems.into_list()),
+    }
 }
 
 /// Loads only the settings, for commands that need no integration.
@@ -117,6 +145,12 @@ fn load_directory(
     problems: &Problems,
     warnings: &mut Vec<String>,
 ) -> Vec<Integration> {
+    let paths = documents(settings, problems, warnings);
+    paths.iter().filter_map(|path| document_at(path, settings, environment, problems, warnings)).collect()
+}
+
+/// The documents in the directory of integrations, in the order of their names.
+fn documents(settings: &Settings, problems: &Problems, warnings: &mut Vec<String>) -> Vec<PathBuf> {
     let directory = &settings.integrations;
     let shown = directory.display().to_string();
     let place = Place::File(quoted(&shown).into());
@@ -130,20 +164,33 @@ fn load_directory(
             return Vec::new();
         }
     };
-    let mut paths: Vec<PathBuf> =
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_document(path)).collect();
+    let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let (mut paths, others): (Vec<PathBuf>, Vec<PathBuf>) = found.partition(|path| is_document(path));
     paths.sort();
+    warnings.extend(others.iter().filter(|path| is_nearly_document(path)).map(|path| {
+        format!(
+            "{}: left out, since its name does not end in .json; if it is an integration, rename it",
+            quoted(&path.display().to_string())
+        )
+    }));
     if paths.is_empty() {
         problems
             .add(&place, "holds no integration; put one *.json per customer there, its stem is the integration's name");
     }
-    paths.iter().filter_map(|path| document_at(path, settings, environment, problems, warnings)).collect()
+    paths
 }
 
 /// `*.json` that does not begin with a dot.
 fn is_document(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && path.extension() == Some(OsStr::new("json"))
+}
+
+/// Named so that somebody may take it for a document: `acme.JSON`, `acme.jsn`, `acme.json.txt`.
+fn is_nearly_document(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+    !name.starts_with('.') && (name.contains(".json") || suggest::distance(end, "json").is_some())
 }
 
 fn document_at(

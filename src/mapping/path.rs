@@ -249,7 +249,7 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
 
 /// A question for a path that is right and near to what was written.
 fn meant(written: &str) -> String {
-    let joined = written.replace('.', "_");
+    let joined = written.replace('.', "_").trim_end_matches('_').to_owned();
     let whole = ["purposes_", "channels_", "vendors_"].iter().any(|list| joined.starts_with(list));
     let whole = if whole { format!("consents_{joined}") } else { joined };
     let rooted = with_root(&whole).unwrap_or_else(|| whole.clone());
@@ -258,9 +258,10 @@ fn meant(written: &str) -> String {
     // `values` holds the preferences, and each has a `value`.
     let twice = rooted.rsplit_once("_values_").filter(|(before, _)| before.contains("_values_"));
     let chosen = twice.map(|(before, id)| format!("{before}_value_{id}"));
+    let valued = rooted.contains("_values_").then(|| format!("{rooted}_value"));
     let longer = is_consent.then(|| format!("{rooted}_enabled"));
     let purpose = (!is_consent).then(|| format!("consents_purposes_{}", ended.as_deref().unwrap_or(&rooted)));
-    let mut candidates = [Some(whole), Some(rooted), ended, chosen, longer, purpose].into_iter().flatten();
+    let mut candidates = [Some(whole), Some(rooted), ended, chosen, valued, longer, purpose].into_iter().flatten();
     candidates.find(|path| Path::read(path).is_ok()).map_or_else(String::new, |path| asked(&path))
 }
 
@@ -550,6 +551,8 @@ mod tests {
             ("consent_purposes_news_enable", "consents_purposes_news_enabled"),
             ("consents.purposes.news.enabled", "consents_purposes_news_enabled"),
             ("consents_purposes_sms", "consents_purposes_sms_enabled"),
+            ("consents_purposes_newsletter_enabled_", "consents_purposes_newsletter_enabled"),
+            ("consents_purposes_x_values_t", "consents_purposes_x_values_t_value"),
             ("consents_purposes_x_values_t_valu", "consents_purposes_x_values_t_value"),
             ("consents_purposes_x_values_t_values_sport", "consents_purposes_x_values_t_value_sport"),
             ("consents_vendor_google_enabled", "consents_vendors_google_enabled"),

@@ -6,10 +6,10 @@
 use super::audit::{audit, persons};
 use super::dead::OfPerson;
 use super::store::compared;
-use super::{Failure, agreed, named, print, talk, usage};
+use super::{Failure, agreed, integration, is_somebody, print, talk, usage};
 use crate::audit::Command;
 use crate::cli::PersonForgetArgs;
-use crate::config::{self, Environment, Settings};
+use crate::config::{Environment, Settings};
 use crate::integration::Integration;
 use crate::record::Place;
 use crate::record::desk::Access;
@@ -35,12 +35,12 @@ pub async fn forget(
     as_json: bool,
 ) -> Result<(), Failure> {
     let persons = args.from.as_deref().map(read).transpose()?;
-    let config = config::load(file, environment)?;
-    let integration = named(&config.integrations, &args.integration)?.clone();
+    args.identifier.as_deref().map_or(Ok(()), is_somebody)?;
+    let (settings, integration) = integration(&args.integration, file, environment)?;
     // Before anything is counted or asked: an answer by the wrong records would be none.
-    let access = match config.settings.records.place {
+    let access = match settings.records.place {
         Place::Off => None,
-        _ => Some(compared(&config.settings, &integration).await?),
+        _ => Some(compared(&settings, &integration).await?),
     };
     if access.is_none() {
         talk(
@@ -48,7 +48,7 @@ pub async fn forget(
             so an older event that is still on its way can bring the person back",
         );
     }
-    let forgetting = Forgetting { settings: config.settings, integration, access, yes: args.yes, as_json };
+    let forgetting = Forgetting { settings, integration, access, yes: args.yes, as_json };
     match (persons, &args.identifier) {
         (Some(persons), _) => forgetting.everybody(&persons).await,
         (None, Some(identifier)) => forgetting.one(identifier).await,

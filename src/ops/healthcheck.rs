@@ -2,7 +2,9 @@
 
 use super::Failure;
 use crate::config::{self, Environment};
+use crate::shown::quoted;
 use reqwest::StatusCode;
+use serde_json::Value;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -19,13 +21,22 @@ const LONGEST_ANSWER: usize = 1024 * 1024;
 /// The worker is not there or not ready (exit code 1).
 pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let settings = config::load_settings(file, environment)?;
-    let (status, _) = ask(settings.admin).await.map_err(Failure::Failed)?;
+    let (status, body) = ask(settings.admin).await.map_err(Failure::Failed)?;
     if status.is_success() {
         Ok(())
     } else {
         let url = url(settings.admin);
-        Err(Failure::Failed(format!("{url}: not ready (status {})", status.as_u16())))
+        Err(Failure::Failed(format!("{url}: not ready (status {}){}", status.as_u16(), why(&body))))
     }
+}
+
+/// What the worker says of it, in so far as it is one.
+fn why(body: &[u8]) -> String {
+    let told: Value = serde_json::from_slice(body).unwrap_or_default();
+    let state = told["state"].as_str().map(|state| format!(": {}", quoted(state)));
+    let reasons = told["reasons"].as_object().into_iter().flatten();
+    let reasons = reasons.filter_map(|(name, why)| Some(format!("; {}: {}", quoted(name), quoted(why.as_str()?))));
+    state.into_iter().chain(reasons).collect()
 }
 
 /// The local worker's `/readyz`: status and body.

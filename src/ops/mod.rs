@@ -16,7 +16,7 @@ pub mod store;
 mod worker;
 
 use crate::broker::{self, headers::History};
-use crate::config::{self, Environment, Problem, Settings};
+use crate::config::{self, Environment, One, Problem, Settings};
 use crate::integration::Integration;
 use crate::suggest::did_you_mean;
 use crate::verdict::{self, Course};
@@ -217,19 +217,29 @@ fn integration(
         let integration = config::load_document(Path::new(name), &settings, environment)?;
         return Ok((settings, integration));
     }
-    let loaded = config::load(config, environment)?;
-    let integration = named(&loaded.integrations, name)?.clone();
-    Ok((loaded.settings, integration))
+    match config::load_one(name, config, environment)? {
+        One::Found(settings, integration) => Ok((*settings, *integration)),
+        One::Unknown(names) => Err(unknown(name, names.iter().map(String::as_str))),
+    }
+}
+
+/// An identifier that a command was given, which an empty variable of a shell is not.
+fn is_somebody(identifier: &str) -> Result<(), Failure> {
+    if identifier.trim().is_empty() {
+        return Err(Failure::Usage("the identifier is empty; name the person as the events do".to_owned()));
+    }
+    Ok(())
 }
 
 /// Finds an integration by name.
 fn named<'i>(integrations: &'i [Integration], name: &str) -> Result<&'i Integration, Failure> {
-    let names = || integrations.iter().map(|integration| integration.name.as_str());
-    integrations.iter().find(|integration| integration.name.as_str() == name).ok_or_else(|| {
-        let meant = did_you_mean(name, names());
-        Failure::Usage(format!(
-            "no integration \"{name}\"; there are {}{meant}",
-            names().collect::<Vec<_>>().join(", ")
-        ))
-    })
+    let names = integrations.iter().map(|integration| integration.name.as_str());
+    integrations.iter().find(|integration| integration.name.as_str() == name).ok_or_else(|| unknown(name, names))
+}
+
+/// What to say of a name that no integration has.
+fn unknown<'n>(name: &str, names: impl Iterator<Item = &'n str> + Clone) -> Failure {
+    let meant = did_you_mean(name, names.clone());
+    let known = names.collect::<Vec<_>>().join(", ");
+    Failure::Usage(format!("no integration \"{name}\"; known: {known}{meant}"))
 }

@@ -2,7 +2,7 @@
 
 use super::audit::{audit, persons};
 use super::store::compared;
-use super::{Failure, integration, print};
+use super::{Failure, integration, is_somebody, print};
 use crate::audit::Command;
 use crate::config::Environment;
 use crate::mapping::Choice;
@@ -25,6 +25,7 @@ pub async fn show(
     environment: &Environment,
     as_json: bool,
 ) -> Result<(), Failure> {
+    is_somebody(identifier)?;
     let (settings, integration) = integration(name, file, environment)?;
     let recorded = compared(&settings, &integration).await?.person(&integration.records, identifier).await?;
     let Some(record) = recorded.record else {

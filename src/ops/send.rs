@@ -83,7 +83,11 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
     let status = answer.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
     let said = shown::value(answer.said.as_deref().unwrap_or("(nothing)"));
     let result = answer.told().unwrap_or_else(|| answer.outcome.label().to_owned());
-    print(&format!("status   {status} after {ms} ms\nanswer   {said}\nresult   {result}\nverdict  {outcome} {code}\n"))
+    let verdict = [outcome, code].join(" ");
+    print(&format!(
+        "status   {status} after {ms} ms\nanswer   {said}\nresult   {result}\nverdict  {}\n",
+        verdict.trim_end()
+    ))
 }
 
 fn remedy(outcome: Outcome) -> &'static str {

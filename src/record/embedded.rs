@@ -86,9 +86,8 @@ impl std::fmt::Debug for Embedded {
 fn make(directory: &Path) -> std::io::Result<()> {
     let is_absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let made: Vec<&Path> = directory.ancestors().take_while(is_absent).collect();
-    if made.is_empty() && !is_in(directory) && holds_others(directory)? {
-        let why = "it holds other files and no records; name a directory of their own, such as one below it";
-        return Err(std::io::Error::other(why));
+    if made.is_empty() {
+        looked_at(directory)?;
     }
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -100,6 +99,18 @@ fn make(directory: &Path) -> std::io::Result<()> {
 }
 
 /// Whether there is something in a directory that is not of a store, nor of one that was begun.
+/// Whether a directory holds a store; one that is there and holds other things is none and cannot become one.
+pub(super) fn looked_at(directory: &Path) -> std::io::Result<bool> {
+    if is_in(directory) {
+        return Ok(true);
+    }
+    if directory.exists() && holds_others(directory)? {
+        let why = "it holds other files and no records; name a directory of their own, such as one below it";
+        return Err(std::io::Error::other(why));
+    }
+    Ok(false)
+}
+
 fn holds_others(directory: &Path) -> std::io::Result<bool> {
     const OWN: [&str; 4] = ["lock", "keyspaces", super::desk::SOCKET, "lost+found"];
     for entry in fs::read_dir(directory)? {

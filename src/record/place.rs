@@ -41,8 +41,11 @@ impl Place {
             Place::Directory(directory) => {
                 let directory = directory.clone();
                 // A file system may hang.
-                let looked = tokio::task::spawn_blocking(move || super::embedded::is_in(&directory)).await;
-                looked.map_err(|_| Failed::closed())
+                let looking = directory.clone();
+                let looked = tokio::task::spawn_blocking(move || super::embedded::looked_at(&looking)).await;
+                let looked = looked.map_err(|_| Failed::closed())?;
+                looked
+                    .map_err(|why| Failed::new(format!("cannot create the records in {}: {why}", directory.display())))
             }
             Place::Postgres(address) => super::postgres::is_at(address).await,
             Place::Off => Ok(true),

@@ -53,7 +53,42 @@ fn an_unknown_integration_is_told_with_those_that_are_there() {
     let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let wrong = run(&lab.folder, &environment, &["map", "--integration", "acme"], b"{}");
     assert_eq!(wrong.code, 2);
-    assert!(wrong.err.contains(&format!("there are {}", lab.integration())), "{}", wrong.err);
+    assert!(wrong.err.contains(&format!("known: {}", lab.integration())), "{}", wrong.err);
+}
+
+#[test]
+fn what_is_wrong_with_one_document_keeps_no_command_from_another() {
+    let lab = Lab::new();
+    lab.declare();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    lab.folder.write("integrations/broken.json", "{ \"type_id\": ");
+    let event = choice("jane@example.com", true).to_string();
+    for arguments in [&["map"][..], &["dead", "list"], &["dead", "export", "--to", "-"]] {
+        let done = run(
+            &lab.folder,
+            &environment,
+            &[arguments, &["--integration", lab.integration()]].concat(),
+            event.as_bytes(),
+        );
+        assert_eq!(done.code, 0, "{arguments:?}: {}", done.err);
+    }
+    let checked = run(&lab.folder, &environment, &["check"], b"");
+    assert!(checked.code == 2 && checked.err.contains("broken.json"), "{}", checked.err);
+    let wrong = run(&lab.folder, &environment, &["dead", "list", "--integration", "broken"], b"");
+    assert!(wrong.code == 2 && wrong.err.contains("broken.json"), "{}", wrong.err);
+}
+
+#[test]
+fn an_empty_identifier_is_nobody() {
+    let lab = Lab::new();
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    for arguments in [&["person", "forget", "--yes"][..], &["person", "show"]] {
+        for nobody in ["", "   "] {
+            let more = ["--integration", lab.integration(), nobody];
+            let wrong = run(&lab.folder, &environment, &[arguments, &more].concat(), b"");
+            assert!(wrong.code == 2 && wrong.err.contains("the identifier is empty"), "{}{}", wrong.out, wrong.err);
+        }
+    }
 }
 
 #[test]

@@ -261,6 +261,7 @@ fn what_may_surprise_is_a_warning() {
     second["events"] = json!({ "regulations": ["gpdr", "lgpd"], "binding_keys": ["acme.>", "", "#"] });
     folder.write("integrations/a.json", first.to_string());
     folder.write("integrations/b.json", second.to_string());
+    folder.write("integrations/c.JSON", second.to_string());
     folder.write(
         "consent-gate.toml",
         "[broker]\nurl = \"amqp://u:p@broker.example.com/%2f\"\n[retry]\nwindow = \"5m\"\n",

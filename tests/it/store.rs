@@ -60,6 +60,9 @@ fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
     }
     lab.folder.write("shared/of-somebody", "");
     lab.set("CONSENT_GATE_RECORDS__STORE", "shared");
+    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let checked = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    assert!(checked.code == 1 && checked.out.contains("holds other files and no records"), "{}", checked.out);
     lab.spawn();
     lab.worker().line_with("holds other files and no records");
     let shared = fs::read_dir(lab.folder.0.join("shared")).unwrap();

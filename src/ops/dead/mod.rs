@@ -20,12 +20,12 @@ mod track;
 mod value;
 
 use super::audit::audit;
-use super::{Failure, named, talk};
+use super::{Failure, integration, talk};
 use crate::audit::{Command, Scope};
 use crate::broker::letters::{DeadLetters, Pile};
 use crate::broker::outbox::Acks;
 use crate::cli::Dead;
-use crate::config::{self, Environment, Settings};
+use crate::config::{Environment, Settings};
 use crate::integration::Integration;
 use filter::Filter;
 use jiff::Timestamp;
@@ -71,9 +71,8 @@ struct Session {
 impl Session {
     /// Loads the configuration, and takes hold.
     async fn open(name: &str, pile: Pile, place: &Place<'_>) -> Result<Session, Failure> {
-        let config = config::load(place.file, place.environment)?;
-        let integration = named(&config.integrations, name)?.clone();
-        Session::hold(config.settings, integration, pile).await
+        let (settings, integration) = integration(name, place.file, place.environment)?;
+        Session::hold(settings, integration, pile).await
     }
 
     /// Takes hold of an integration's letters.

@@ -222,7 +222,11 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
 
 /// What became of first attempts that failed.
 fn failed(failures: &BTreeMap<String, u32>) -> String {
-    if failures.is_empty() { String::new() } else { format!("; failed first attempts:{}", codes(failures)) }
+    if failures.is_empty() {
+        String::new()
+    } else {
+        format!("; failed first attempts: {}", codes(failures).trim_start())
+    }
 }
 
 /// How long it took; how fast it was only where that says something.

@@ -117,11 +117,11 @@ impl<'a> Reader<'a> {
         }
         let path = self.file.parent().unwrap_or(Path::new("")).join(file);
         match fs::read_to_string(&path) {
-            Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+            Ok(text) if stripped(&text).is_empty() => {
                 self.complain(file_key, &format!("{} is empty", path.display()));
                 String::new()
             }
-            Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
+            Ok(text) => stripped(&text).to_owned(),
             Err(error) => {
                 self.complain(file_key, &format!("{}: {error}", path.display()));
                 String::new()
@@ -132,9 +132,9 @@ impl<'a> Reader<'a> {
     /// The variable's value where the whole text reads `${VARIABLE}`, else the text itself.
     fn resolved(&mut self, key: &str, literal: String, environment: &Environment) -> String {
         let Some(variable) = variable(&literal) else {
-            return literal;
+            return stripped(&literal).to_owned();
         };
-        let value = environment(variable).filter(|value| !value.is_empty());
+        let value = environment(variable).map(|value| stripped(&value).to_owned()).filter(|value| !value.is_empty());
         if value.is_none() {
             let what = format!("the environment variable {variable} is not set");
             self.complain(key, &what);
@@ -189,4 +189,9 @@ fn variable(text: &str) -> Option<&str> {
     let name = text.strip_prefix("${")?.strip_suffix('}')?;
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     (!name.is_empty() && name.bytes().all(word)).then_some(name)
+}
+
+/// A secret without what an editor or a copy left around it: blanks, line ends and a byte order mark.
+fn stripped(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}')
 }

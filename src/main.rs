@@ -64,7 +64,7 @@ async fn dispatch(cli: Cli, lines: &mut Option<Lines>) -> Result<(), Failure> {
         }
         Command::Check(args) => ops::check::check(file, &environment, args.connect, cli.json).await,
         Command::Declare => ops::declare::declare(file, &environment, cli.json).await,
-        Command::Map(args) => ops::map::map(&args, file, &environment, cli.json).await,
+        Command::Map(args) => ops::map::map(args, file, &environment, cli.json).await,
         Command::Send(args) => {
             ops::send::send(&args.integration, &args.event, args.yes, file, &environment, cli.json).await
         }

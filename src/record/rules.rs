@@ -598,7 +598,23 @@ impl Record {
             .map(|(id, _)| *id)
             .collect();
         for id in made_good {
-            self.doubts.remove(&id);
+            if let Some(doubt) = self.doubts.remove(&id) {
+                self.may_have(&doubt);
+            }
+        }
+    }
+
+    /// A grant that was never answered may be at the gate for good, where nothing was accepted since: what
+    /// the gate refuses for good repairs nothing.
+    fn may_have(&mut self, doubt: &Doubt) {
+        for (slot, sent) in &doubt.sent {
+            let Some(newest) = self.values.get_mut(slot).filter(|newest| newest.accepted.is_none()) else {
+                continue;
+            };
+            let is_older = |before: &Arc<Said>| !before.covers(sent);
+            if sent.grant().is_some() && newest.before.as_ref().is_none_or(is_older) {
+                newest.before = Some(Arc::clone(sent));
+            }
         }
     }
 
@@ -619,20 +635,12 @@ impl Record {
         self.values.values().filter(|newest| newest.is_refused).count()
     }
 
-    /// Lets go of notes that lapsed, and of what was erased and is not needed by a note any more. A
-    /// grant that was never answered may be at the gate for good.
+    /// Lets go of notes that lapsed, and of what was erased and is not needed by a note any more.
     fn let_go(&mut self, around: &Around<'_>) {
         let Around { now, lateness, .. } = *around;
-        for doubt in self.doubts.values().filter(|doubt| !doubt.stands(now, lateness)) {
-            for (slot, sent) in &doubt.sent {
-                let Some(newest) = self.values.get_mut(slot).filter(|newest| newest.accepted.is_none()) else {
-                    continue;
-                };
-                let is_older = |before: &Arc<Said>| !before.covers(sent);
-                if sent.grant().is_some() && newest.before.as_ref().is_none_or(is_older) {
-                    newest.before = Some(Arc::clone(sent));
-                }
-            }
+        let lapsed: Vec<Doubt> = self.doubts.values().filter(|doubt| !doubt.stands(now, lateness)).cloned().collect();
+        for doubt in &lapsed {
+            self.may_have(doubt);
         }
         self.forget(now, lateness);
     }

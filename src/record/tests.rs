@@ -175,6 +175,21 @@ fn of_a_selection_an_erasure_takes_grants_away_and_makes_no_withdrawals_of_them(
 }
 
 #[test]
+fn a_grant_that_no_repair_could_take_back_is_taken_back_after_an_erasure() {
+    let mut jane = Person::new();
+    let late = LATENESS.as_secs();
+    jane.turn(&offer(20, "a", &[("news", true), ("partners", true)]), Sent::Unknown, 30);
+    let withdrawal = offer(100, "b", &[("partners", false)]);
+    jane.turn(&withdrawal, Sent::Refused, 110);
+    let again = offer(100, "c", &[("news", true)]);
+    assert_eq!(jane.turn(&again, Sent::Accepted, 120), sends_and_repairs(&[("news", "true")]));
+    // The repair cannot carry what was refused for good.
+    assert_eq!(jane.turn_of(&again, true, Sent::Accepted, 120 + late), sends(&[("news", "true")]));
+    jane.erase(None, 1, 2_000);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 3_000), sends(&[("partners", "false")]), "replayed");
+}
+
+#[test]
 fn ties_stay_with_the_withdrawal_then_the_greater_id() {
     let wins = |first: &Offer, second: &Offer| {
         let mut jane = Person::new();

@@ -171,7 +171,7 @@ fn a_proxy_is_read_from_a_file_and_a_customer_may_have_another() {
     assert!(!format!("{}{}", refused.out, refused.err).contains(PASSWORD), "{}{}", refused.out, refused.err);
     let proxy = Proxy::start(free_port(), &["worker", PASSWORD]);
     override_proxy(&lab, &proxy.url(PASSWORD));
-    let sent = command(&lab, &send, event.as_bytes());
-    assert_eq!(sent.code, 0, "{}{}", sent.out, sent.err);
+    let passed = command(&lab, &send, event.as_bytes());
+    assert_eq!(passed.code, 0, "{}{}", passed.out, passed.err);
     assert!(proxy.log().contains("POST"), "the customer's own was asked");
 }

@@ -102,7 +102,8 @@ impl Desk {
             });
             let mut typed = typed.collect::<Vec<_>>().join(" ");
             let asking = ["dead replay", "dead discard", "send", "store adopt"];
-            if let Some(asks) = asking.iter().find(|asks| typed.contains(**asks) && !typed.contains("--dry-run")) {
+            let asks_nothing = ["--dry-run", "--yes"].iter().any(|flag| typed.contains(flag));
+            if let Some(asks) = asking.iter().find(|asks| typed.contains(**asks) && !asks_nothing) {
                 typed = typed.replacen(asks, &format!("{asks} --yes"), 1);
             }
             self.types(&typed);

@@ -6,6 +6,7 @@ use consent_gate::metrics::Metrics;
 use consent_gate::ops::{self, Failure};
 use consent_gate::telemetry::{self, Lines};
 use consent_gate::{config, serve};
+use nix::sys::stat::{Mode, umask};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,6 +19,11 @@ fn main() -> ExitCode {
     // Nobody else installs one, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
+    // Records, copies and sockets are their owner's alone; manual pages are for everybody. Once, for the whole
+    // process, and so not where the records are made: whoever else uses the library makes files of its own.
+    if !matches!(cli.command, Command::Man { .. }) {
+        umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    }
     let mut lines = None;
     // One thread for all tasks: the client of the broker has threads of its own, and hand-overs
     // between more of ours cost more than they bring (docs/rabbitmq.md).

@@ -10,7 +10,6 @@ use super::{Claim, Failed, Known, Note, Record, compact};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
-use nix::sys::stat::{Mode, umask};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -80,16 +79,16 @@ impl std::fmt::Debug for Embedded {
 }
 
 /// Makes the directory where it is absent, for its owner alone. One that is there keeps its rights: it is
-/// somebody's, and what is made in it can be read by its owner alone anyway. One that holds other things
-/// would be shared with them, and is taken for a mistake. The name of what is made, and those of directories made above it, lie in the
-/// one above and are synced, or a cut of the power could take the whole store.
+/// somebody's, and the program makes files for their owner alone anyway. One that holds other things
+/// would be shared with them, and is taken for a mistake. The name of what is made, and those of
+/// directories made above it, lie in the one above and are synced, or a cut of the power could take the
+/// whole store.
 fn make(directory: &Path) -> std::io::Result<()> {
     let is_absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let made: Vec<&Path> = directory.ancestors().take_while(is_absent).collect();
     if made.is_empty() {
         looked_at(directory)?;
     }
-    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     for path in made {
         let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -98,7 +97,6 @@ fn make(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether there is something in a directory that is not of a store, nor of one that was begun.
 /// Whether a directory holds a store; one that is there and holds other things is none and cannot become one.
 pub(super) fn looked_at(directory: &Path) -> std::io::Result<bool> {
     if is_in(directory) {
@@ -111,6 +109,7 @@ pub(super) fn looked_at(directory: &Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
+/// Whether there is something in a directory that is not of a store, nor of one that was begun.
 fn holds_others(directory: &Path) -> std::io::Result<bool> {
     const OWN: [&str; 4] = ["lock", "keyspaces", super::desk::SOCKET, "lost+found"];
     for entry in fs::read_dir(directory)? {

@@ -380,11 +380,7 @@ fn kept_headers(received: Option<&FieldTable>) -> FieldTable {
     let mut kept = FieldTable::default();
     for (key, value) in received.into_iter().flat_map(FieldTable::inner) {
         let name = key.as_str();
-        let is_obeyed = || match name {
-            REPORT_TO => obeyed(value).is_some(),
-            FIRST_DIED => integer(value).is_some(),
-            _ => false,
-        };
+        let is_obeyed = || [REPORT_TO, FIRST_DIED].contains(&name) && is_impersonal(name, value);
         if !is_brokers(name) && (!name.starts_with(PREFIX) || is_obeyed()) {
             kept.insert(key.clone(), value.clone());
         }

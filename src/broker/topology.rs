@@ -334,19 +334,14 @@ pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, Error> {
     Ok(look(channel, queue).await?.message_count())
 }
 
-/// How many messages wait in a queue, on a connection of its own; `None` where there is no such queue.
-/// Makes none.
+/// How many messages wait in a queue; `None` where there is no such queue. Makes none.
 ///
 /// # Errors
 /// The broker refuses or is gone.
-pub async fn depth_if_there(settings: &link::Settings, queue: &str) -> Result<Option<u32>, Error> {
-    let connection = link::dial_to_declare(settings).await?;
+pub async fn depth_if_there(connection: &Connection, queue: &str) -> Result<Option<u32>, Error> {
     let channel = call("open a channel", connection.create_channel()).await?;
     match depth(&channel, queue).await {
-        Ok(depth) => {
-            close(&connection).await;
-            Ok(Some(depth))
-        }
+        Ok(depth) => Ok(Some(depth)),
         Err(error) if error.code() == Some(404) => Ok(None),
         Err(error) => Err(error),
     }

@@ -57,8 +57,7 @@ pub struct Config {
 pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Vec<Problem>> {
     let problems = Problems::default();
     let mut warnings = Vec::new();
-    let (tree, base) = settings_tree(file, environment, &problems);
-    let settings = settings::read(tree, &base, environment, &problems, &mut warnings);
+    let settings = read_settings(file, environment, &problems, &mut warnings);
     let integrations = load_directory(&settings, environment, &problems, &mut warnings);
     settings::check_together(&settings, &integrations, &problems, &mut warnings);
     warnings.extend(problems.take_warnings());
@@ -79,8 +78,7 @@ pub enum One {
 /// Every problem found in what is loaded.
 pub fn load_one(name: &str, file: Option<&Path>, environment: &Environment) -> Result<One, Vec<Problem>> {
     let problems = Problems::default();
-    let (tree, base) = settings_tree(file, environment, &problems);
-    let settings = settings::read(tree, &base, environment, &problems, &mut Vec::new());
+    let settings = read_settings(file, environment, &problems, &mut Vec::new());
     let paths = documents(&settings, &problems, &mut Vec::new());
     let Some(path) = paths.iter().find(|path| path.file_stem() == Some(OsStr::new(name))) else {
         let stem = |path: &PathBuf| Some(path.file_stem()?.to_string_lossy().into_owned());
@@ -98,8 +96,7 @@ pub fn load_one(name: &str, file: Option<&Path>, environment: &Environment) -> R
 /// Every problem found.
 pub fn load_settings(file: Option<&Path>, environment: &Environment) -> Result<Settings, Vec<Problem>> {
     let problems = Problems::default();
-    let (tree, base) = settings_tree(file, environment, &problems);
-    let settings = settings::read(tree, &base, environment, &problems, &mut Vec::new());
+    let settings = read_settings(file, environment, &problems, &mut Vec::new());
     finish(settings, problems)
 }
 
@@ -116,6 +113,16 @@ pub fn load_document(path: &Path, settings: &Settings, environment: &Environment
 
 fn finish<T>(loaded: T, problems: Problems) -> Result<T, Vec<Problem>> {
     if problems.count() == 0 { Ok(loaded) } else { Err(problems.into_list()) }
+}
+
+fn read_settings(
+    file: Option<&Path>,
+    environment: &Environment,
+    problems: &Problems,
+    warnings: &mut Vec<String>,
+) -> Settings {
+    let (tree, base) = settings_tree(file, environment, problems);
+    settings::read(tree, &base, environment, problems, warnings)
 }
 
 /// Reads the settings file with the environment laid over it. Gives the tree and the folder that

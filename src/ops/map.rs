@@ -2,7 +2,7 @@
 
 use super::dead::outlook::begun;
 use super::store::compared;
-use super::{Failure, integration, print, read_event, verdict_of};
+use super::{Failure, integration, print, read_event, retention, verdict_of};
 use crate::cli::MapArgs;
 use crate::config::Environment;
 use crate::event::{self, Body};
@@ -10,9 +10,9 @@ use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::{Mapping, Property, Source};
 use crate::plan::{Brief, Plan, plan};
-use crate::record::{Begun, ToSend};
-use crate::verdict::{Course, Skip};
-use jiff::{SignedDuration, Timestamp};
+use crate::record::ToSend;
+use crate::verdict::Course;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -39,17 +39,11 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
         Ok(Plan::Send(send)) if args.recorded => {
             let access = compared(&settings, &integration).await?;
             let recorded = access.person(&integration.records, &send.identifier).await?;
-            let retention = SignedDuration::try_from(settings.records.retention).unwrap_or(SignedDuration::MAX);
-            match begun(&send, &recorded, &integration, retention, now).0 {
-                Begun::Send(known) => {
-                    let request = send.request(&integration, &known.newest);
-                    to_send = Some(known);
-                    Ok(request)
-                }
-                Begun::Erased => Err(Course::NotWanted(Skip::Erased)),
-                Begun::TooOld => Err(Course::OlderThanRetention),
-                Begun::Needless => Err(Course::Repaired),
-            }
+            begun(&send, &recorded, &integration, retention(&settings), now).map(|(known, _)| {
+                let request = send.request(&integration, &known.newest);
+                to_send = Some(known);
+                request
+            })
         }
         planned => planned.and_then(|plan| plan.own_request(&integration)),
     };

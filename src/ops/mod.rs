@@ -21,8 +21,8 @@ use crate::integration::Integration;
 use crate::suggest::did_you_mean;
 use crate::verdict::{self, Course};
 use crate::{record, shown};
-use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
+use jiff::{SignedDuration, Timestamp};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
@@ -204,6 +204,11 @@ fn verdict_of(course: &Course, integration: &Integration) -> (&'static str, &'st
     let verdict = verdict::decide(course, &History::default(), &integration.schedule, Timestamp::now());
     // Only what a worker would try again has no outcome yet.
     (verdict.outcome().unwrap_or("retried"), verdict.code())
+}
+
+/// How long records are kept.
+fn retention(settings: &Settings) -> SignedDuration {
+    SignedDuration::try_from(settings.records.retention).unwrap_or(SignedDuration::MAX)
 }
 
 /// Finds an integration by name, or loads one by its file.

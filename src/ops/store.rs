@@ -202,10 +202,11 @@ async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>), Fa
 /// What the broker knows of an integration's records, without making a queue for it.
 async fn known(settings: &config::Settings, integration: &Integration) -> Result<Option<Claim>, broker::Error> {
     let queue = Queues::of(&integration.name).store;
-    if topology::depth_if_there(&settings.broker, &queue).await?.is_none() {
+    let connection = link::dial_to_declare(&settings.broker).await?;
+    if topology::depth_if_there(&connection, &queue).await?.is_none() {
+        topology::close(&connection).await;
         return Ok(None);
     }
-    let connection = link::dial_to_declare(&settings.broker).await?;
     let look = Look::take(&settings.broker, connection, &integration.name).await?;
     let known = look.known();
     look.leave().await;

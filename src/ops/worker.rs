@@ -4,6 +4,7 @@
 use super::check::Finding;
 use super::healthcheck;
 use crate::broker::topology::{self, Queues};
+use crate::broker::{self, link};
 use crate::config::Config;
 use crate::integration::Integration;
 use serde_json::Value;
@@ -60,7 +61,7 @@ fn with_reason(state: &str, reason: Option<&str>) -> String {
 pub(super) async fn letters(config: &Config, integration: &Integration) -> Finding {
     let name = &integration.name;
     let queue = Queues::of(name).dead;
-    let (told, is_doubtful) = match topology::depth_if_there(&config.settings.broker, &queue).await {
+    let (told, is_doubtful) = match depth(config, &queue).await {
         Ok(Some(0)) => ("none".to_owned(), false),
         Ok(Some(count)) => (format!("{count}; why, says consent-gate dead list --integration {name} --group"), true),
         Ok(None) => {
@@ -69,6 +70,13 @@ pub(super) async fn letters(config: &Config, integration: &Integration) -> Findi
         Err(error) => (format!("cannot be counted: {error}"), true),
     };
     Finding { is_doubtful, ..Finding::new(format!("dead letters of {name}"), Ok(told)) }
+}
+
+async fn depth(config: &Config, queue: &str) -> Result<Option<u32>, broker::Error> {
+    let connection = link::dial_to_declare(&config.settings.broker).await?;
+    let depth = topology::depth_if_there(&connection, queue).await;
+    topology::close(&connection).await;
+    depth
 }
 
 #[cfg(test)]

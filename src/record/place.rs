@@ -39,9 +39,8 @@ impl Place {
     pub async fn exists(&self) -> Result<bool, Failed> {
         match self {
             Place::Directory(directory) => {
-                let directory = directory.clone();
-                // A file system may hang.
                 let looking = directory.clone();
+                // A file system may hang.
                 let looked = tokio::task::spawn_blocking(move || super::embedded::looked_at(&looking)).await;
                 let looked = looked.map_err(|_| Failed::closed())?;
                 looked

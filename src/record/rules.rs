@@ -362,10 +362,9 @@ impl Record {
     /// Merges an event's choices; per property and path the newer version stays. Gives how many
     /// choices were outdated.
     fn merge(&mut self, offer: &Offer, around: &Around<'_>) -> usize {
-        let mut outdated = 0;
+        let (mut outdated, erased) = (0, self.erased());
         for (slot, choice) in &offer.choices {
             let offered = Said::offered(choice, offer);
-            let erased = self.mark.as_ref().map(|mark| mark.at);
             // A withdrawal that passes though it is not later passes whole.
             let offered = erased.and_then(|erased| offered.after(erased)).unwrap_or(offered);
             let Some(known) = self.values.get_mut(slot) else {
@@ -597,17 +596,14 @@ impl Record {
             })
             .map(|(id, _)| *id)
             .collect();
-        for id in made_good {
-            if let Some(doubt) = self.doubts.remove(&id) {
-                self.may_have(&doubt);
-            }
-        }
+        self.drop_doubts(&made_good);
     }
 
-    /// A grant that was never answered may be at the gate for good, where nothing was accepted since: what
-    /// the gate refuses for good repairs nothing.
-    fn may_have(&mut self, doubt: &Doubt) {
-        for (slot, sent) in &doubt.sent {
+    /// Drops notes whose requests spoil nothing any more. A grant that was never answered may be at the gate
+    /// for good, where nothing was accepted since: what the gate refuses for good repairs nothing.
+    fn drop_doubts(&mut self, ids: &[u64]) {
+        let dropped: Vec<Doubt> = ids.iter().filter_map(|id| self.doubts.remove(id)).collect();
+        for (slot, sent) in dropped.iter().flat_map(|doubt| &doubt.sent) {
             let Some(newest) = self.values.get_mut(slot).filter(|newest| newest.accepted.is_none()) else {
                 continue;
             };
@@ -638,10 +634,9 @@ impl Record {
     /// Lets go of notes that lapsed, and of what was erased and is not needed by a note any more.
     fn let_go(&mut self, around: &Around<'_>) {
         let Around { now, lateness, .. } = *around;
-        let lapsed: Vec<Doubt> = self.doubts.values().filter(|doubt| !doubt.stands(now, lateness)).cloned().collect();
-        for doubt in &lapsed {
-            self.may_have(doubt);
-        }
+        let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.stands(now, lateness));
+        let lapsed: Vec<u64> = lapsed.map(|(id, _)| *id).collect();
+        self.drop_doubts(&lapsed);
         self.forget(now, lateness);
     }
 

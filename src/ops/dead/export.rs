@@ -44,7 +44,8 @@ pub fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Copies letters to a new file, durably, or to standard output.
+/// Copies letters to a new file, durably with its name, or to standard output. What cannot be finished is
+/// removed.
 ///
 /// # Errors
 /// The file exists (exit code 2) or cannot be written, or the broker is gone (1).
@@ -55,29 +56,15 @@ pub async fn to(
     now: Timestamp,
     seen: impl FnMut(&Letter<'_>),
 ) -> Result<u32, Failure> {
-    if !is_stdout(path) {
-        return to_file(session, filter, path, now, seen).await;
+    let name = session.integration.name.as_str();
+    if is_stdout(path) {
+        let writer = Writer::begin(BufWriter::new(io::stdout()), name, now);
+        return Ok(copy(session, filter, writer, seen).await?.0);
     }
-    let writer = Writer::begin(BufWriter::new(io::stdout()), session.integration.name.as_str(), now);
-    Ok(copy(session, filter, writer, seen).await?.0)
-}
-
-/// Copies letters to a new file, durably with its name. What cannot be finished is removed.
-///
-/// # Errors
-/// The file exists (exit code 2) or cannot be written, or the broker is gone (1).
-async fn to_file(
-    session: &Session,
-    filter: &Filter,
-    path: &Path,
-    now: Timestamp,
-    seen: impl FnMut(&Letter<'_>),
-) -> Result<u32, Failure> {
     let file = file::create(path).map_err(|error| {
         let remedy = "name one by --to that does not exist yet, in a folder that can be written to, or --to - for standard output";
         Failure::Usage(format!("{} cannot be created: {error}; {remedy}", path.display()))
     })?;
-    let name = session.integration.name.as_str();
     let copied = copy(session, filter, Writer::begin(BufWriter::new(file), name, now), seen).await;
     let durable = copied.and_then(|(count, out)| {
         let written = out.into_inner().map_err(io::IntoInnerError::into_error);

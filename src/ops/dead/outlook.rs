@@ -4,8 +4,8 @@
 use crate::integration::Integration;
 use crate::ops::verdict_of;
 use crate::plan::{self, Plan};
-use crate::record::{self, Around, Ask, Begun, Mapped, Record, Recorded};
-use crate::verdict::{Course, Death, Skip};
+use crate::record::{self, Around, Ask, Begun, Mapped, Record, Recorded, ToSend};
+use crate::verdict::{Course, Skip};
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
 
@@ -79,46 +79,46 @@ pub fn would(
     retention: SignedDuration,
     now: Timestamp,
 ) -> Outlook {
+    let ended = |course: &Course| match verdict_of(course, integration) {
+        ("skipped", code) => Outlook::Skipped(code),
+        (_, code) => Outlook::Invalid(code),
+    };
     let plan = match plan {
         Ok(Plan::Send(plan)) => plan,
         Ok(Plan::Erase { .. }) => return Outlook::Skipped(Skip::UserDeleted.code()),
-        Err(course) => {
-            return match verdict_of(course, integration) {
-                ("skipped", code) => Outlook::Skipped(code),
-                (_, code) => Outlook::Invalid(code),
-            };
-        }
+        Err(course) => return ended(course),
     };
     let Known::Told(recorded) = known else { return Outlook::Send };
-    let (begun, record) = begun(plan, recorded, integration, retention, now);
-    match begun {
-        Begun::Erased => Outlook::Skipped(Skip::Erased.code()),
-        Begun::TooOld => Outlook::Invalid(Death::OlderThanRetention.code()),
-        Begun::Needless => Outlook::NothingNew,
-        Begun::Send(to_send) if !to_send.unknown.is_empty() => Outlook::LeftOut,
-        Begun::Send(to_send) if record.is_some_and(|record| record.has_accepted(&to_send.newest)) => {
-            Outlook::NothingNew
-        }
-        Begun::Send(_) => Outlook::Send,
+    match begun(plan, recorded, integration, retention, now) {
+        Err(Course::Repaired) => Outlook::NothingNew,
+        Err(course) => ended(&course),
+        Ok((to_send, _)) if !to_send.unknown.is_empty() => Outlook::LeftOut,
+        Ok((to_send, Some(record))) if record.has_accepted(&to_send.newest) => Outlook::NothingNew,
+        Ok(_) => Outlook::Send,
     }
 }
 
-/// How the turn of a fresh event would begin, and the record after it. Begun on a copy: nothing is written.
+/// What a fresh event would send and the record after it, or what it would come to without that. Begun on a
+/// copy: nothing is written.
 pub(in crate::ops) fn begun(
     plan: &plan::Send,
     recorded: &Recorded,
     integration: &Integration,
     retention: SignedDuration,
     now: Timestamp,
-) -> (Begun, Option<Record>) {
+) -> Result<(ToSend, Option<Record>), Course> {
     let Recorded { record, swept, mapped: others } = recorded;
     let mapped = Mapped::new(integration.mappings.slots().cloned()).beside(others);
     let (lateness, swept) = (record::lateness(integration), *swept);
     let around = Around { now, lateness, retention, swept, mapped: &mapped };
     let ask = Ask { id: 0, offer: &plan.offer, is_repair: false };
     let mut record = record.clone();
-    let (begun, _) = record::begin(&mut record, ask, &around);
-    (begun, record)
+    match record::begin(&mut record, ask, &around).0 {
+        Begun::Send(to_send) => Ok((to_send, record)),
+        Begun::Erased => Err(Course::NotWanted(Skip::Erased)),
+        Begun::TooOld => Err(Course::OlderThanRetention),
+        Begun::Needless => Err(Course::Repaired),
+    }
 }
 
 #[cfg(test)]

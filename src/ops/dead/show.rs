@@ -7,11 +7,11 @@ use super::{Place, Session, size, when};
 use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::{Selection, ShowArgs};
-use crate::ops::{Failure, print, table, usage};
+use crate::ops::{Failure, print, retention, table, usage};
 use crate::plan::{Brief, Plan, plan};
 use crate::record::desk::Access;
 use crate::verdict::Course;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
@@ -89,9 +89,7 @@ impl Asking<'_> {
             }
             _ => Known::Untold,
         };
-        let retention =
-            SignedDuration::try_from(self.session.settings.records.retention).unwrap_or(SignedDuration::MAX);
-        let outlook = would(&planned, &known, integration, retention, now);
+        let outlook = would(&planned, &known, integration, retention(&self.session.settings), now);
         Ok((planned, outlook))
     }
 }

@@ -100,10 +100,9 @@ fn a_person_is_forgotten_with_the_letters_that_were_put_aside() {
     lab.start();
     put(&lab, letters("p", 1));
     lab.bench.publish("", &lab.queue(".aside"), letters("p", 2));
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let (name, who) = (lab.integration().to_owned(), person("p", 0));
     let arguments = ["person", "forget", "--integration", &name, &who, "--yes", "--json"];
-    let forgotten = super::harness::run(&lab.folder, &environment, &arguments, b"");
+    let forgotten = lab.run(&arguments, b"");
     assert!(forgotten.out.contains(r#""letters":2"#), "{}{}", forgotten.out, forgotten.err);
     assert_eq!((lab.bench.depth(&lab.queue(".dead")), lab.bench.depth(&lab.queue(".aside"))), (0, 1));
 }
@@ -215,7 +214,6 @@ fn a_broker_that_forgot_the_records_is_told_them_again_and_says_so() {
     lab.start();
     assert!(lab.worker().text().contains(forgotten), "{}", lab.worker().text());
     assert_eq!(lab.bench.depth(&lab.queue(".store")), 1);
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let shown = super::harness::run(&lab.folder, &environment, &["store", "show"], b"");
+    let shown = lab.run(&["store", "show"], b"");
     assert!(shown.out.contains(": right"), "{}{}", shown.out, shown.err);
 }

@@ -1,16 +1,15 @@
 //! Who looked at personal data is in the worker's log, whatever its level.
 
 use super::dead::{dead, letters, put};
-use super::harness::{Finished, Lab, person, poll_until, run};
+use super::harness::{Finished, Lab, person, poll_until};
 use super::newest::{JANE, deliver, news};
 use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 fn command(lab: &Lab, arguments: &[&str]) -> Finished {
-    let mut environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     // What anybody may claim to be.
-    environment.extend([("USER", "somebody-else"), ("SUDO_USER", "somebody-else"), ("LOGNAME", "somebody-else")]);
-    run(&lab.folder, &environment, arguments, b"")
+    let claimed = ["USER", "SUDO_USER", "LOGNAME"].map(|name| (name, "somebody-else"));
+    lab.run_with(&claimed, arguments, b"")
 }
 
 /// What a command leaves: codes, counts and filters.

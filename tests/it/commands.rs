@@ -50,8 +50,7 @@ fn a_misspelling_gets_a_suggestion_and_exit_code_2() {
 fn an_unknown_integration_is_told_with_those_that_are_there() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let wrong = run(&lab.folder, &environment, &["map", "--integration", "acme"], b"{}");
+    let wrong = lab.run(&["map", "--integration", "acme"], b"{}");
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains(&format!("known: {}", lab.integration())), "{}", wrong.err);
 }
@@ -60,32 +59,25 @@ fn an_unknown_integration_is_told_with_those_that_are_there() {
 fn what_is_wrong_with_one_document_keeps_no_command_from_another() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     lab.folder.write("integrations/broken.json", "{ \"type_id\": ");
     let event = choice("jane@example.com", true).to_string();
     for arguments in [&["map"][..], &["dead", "list"], &["dead", "export", "--to", "-"]] {
-        let done = run(
-            &lab.folder,
-            &environment,
-            &[arguments, &["--integration", lab.integration()]].concat(),
-            event.as_bytes(),
-        );
+        let done = lab.run(&[arguments, &["--integration", lab.integration()]].concat(), event.as_bytes());
         assert_eq!(done.code, 0, "{arguments:?}: {}", done.err);
     }
-    let checked = run(&lab.folder, &environment, &["check"], b"");
+    let checked = lab.run(&["check"], b"");
     assert!(checked.code == 2 && checked.err.contains("broken.json"), "{}", checked.err);
-    let wrong = run(&lab.folder, &environment, &["dead", "list", "--integration", "broken"], b"");
+    let wrong = lab.run(&["dead", "list", "--integration", "broken"], b"");
     assert!(wrong.code == 2 && wrong.err.contains("broken.json"), "{}", wrong.err);
 }
 
 #[test]
 fn an_empty_identifier_is_nobody() {
     let lab = Lab::new();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     for arguments in [&["person", "forget", "--yes"][..], &["person", "show"]] {
         for nobody in ["", "   "] {
             let more = ["--integration", lab.integration(), nobody];
-            let wrong = run(&lab.folder, &environment, &[arguments, &more].concat(), b"");
+            let wrong = lab.run(&[arguments, &more].concat(), b"");
             assert!(wrong.code == 2 && wrong.err.contains("the identifier is empty"), "{}{}", wrong.out, wrong.err);
         }
     }
@@ -95,8 +87,7 @@ fn an_empty_identifier_is_nobody() {
 fn an_event_that_cannot_be_read_is_told() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let wrong = run(&lab.folder, &environment, &["map", "--integration", lab.integration(), "absent.json"], b"");
+    let wrong = lab.run(&["map", "--integration", lab.integration(), "absent.json"], b"");
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains("event absent.json cannot be read"), "{}", wrong.err);
 }
@@ -106,14 +97,13 @@ fn an_event_that_cannot_be_read_is_told() {
 fn what_is_missing_is_told_with_what_to_do() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let integration = ["--integration", lab.integration()];
     for (arguments, part) in [
         (&["map"][..], "error: no event on standard input; name a file, or pipe one in"),
         (&["send", "-"], "error: no event on standard input; name a file, or pipe one in"),
         (&["dead", "import", "absent.jsonl"], "error: absent.jsonl cannot be read: No such file or directory"),
     ] {
-        let told = run(&lab.folder, &environment, &[arguments, &integration].concat(), b"");
+        let told = lab.run(&[arguments, &integration].concat(), b"");
         assert_eq!(told.code, 2, "{}", told.err);
         assert!(told.err.contains(part), "{part} in {}", told.err);
     }
@@ -129,10 +119,11 @@ fn a_broker_that_does_not_let_a_command_in_is_told_with_what_to_look_at() {
         (right.replace("%2f", "nowhere"), "look at the virtual host in broker.url"),
         (format!("amqp://guest:guest@{free}/%2f"), "is the broker running, and is broker.url right?"),
     ] {
-        let mut environment: Vec<(&str, &str)> =
-            lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        environment.push(("CONSENT_GATE_BROKER__URL", &url));
-        let told = run(&lab.folder, &environment, &["dead", "list", "--integration", lab.integration()], b"");
+        let told = lab.run_with(
+            &[("CONSENT_GATE_BROKER__URL", &url)],
+            &["dead", "list", "--integration", lab.integration()],
+            b"",
+        );
         assert_eq!(told.code, 1, "{}", told.err);
         assert!(told.err.contains(part) && !told.err.contains("wrong-secret"), "{part} in {}", told.err);
     }
@@ -151,9 +142,8 @@ fn a_misspelt_secret_key_gets_a_suggestion() {
 fn send_asks_and_without_anybody_to_ask_wants_yes() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let event = choice("jane@example.com", true).to_string();
-    let unasked = run(&lab.folder, &environment, &["send", "--integration", lab.integration(), "-"], event.as_bytes());
+    let unasked = lab.run(&["send", "--integration", lab.integration(), "-"], event.as_bytes());
     assert_eq!(unasked.code, 2);
     assert!(unasked.err.contains("add --yes"), "{}", unasked.err);
     assert_eq!(lab.gate(0).outcome("accepted"), 0);
@@ -163,9 +153,8 @@ fn send_asks_and_without_anybody_to_ask_wants_yes() {
 fn send_shows_who_answered_in_the_gates_place() {
     let lab = Lab::new();
     lab.gate(0).faults(json!([{ "in_place": "firewall" }]));
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let arguments = ["send", "--yes", "--integration", lab.integration(), "-"];
-    let sent = run(&lab.folder, &environment, &arguments, choice("jane@example.com", true).to_string().as_bytes());
+    let sent = lab.run(&arguments, choice("jane@example.com", true).to_string().as_bytes());
     assert_eq!(sent.code, 1);
     assert!(sent.out.contains("Request Rejected"), "{}", sent.out);
     assert!(sent.out.contains("result   not_the_gate: status 200, not the gate's answer: a page"), "{}", sent.out);
@@ -176,10 +165,9 @@ fn send_shows_who_answered_in_the_gates_place() {
 fn send_tells_a_wrong_key_from_a_good_one() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let event = choice("jane@example.com", true).to_string();
     let arguments = ["send", "--json", "--yes", "--integration", lab.integration(), "-"];
-    let sent = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    let sent = lab.run(&arguments, event.as_bytes());
     assert_eq!(sent.code, 0, "{}", sent.err);
     let told: Value = serde_json::from_str(&sent.out).unwrap();
     assert_eq!(
@@ -189,7 +177,7 @@ fn send_tells_a_wrong_key_from_a_good_one() {
     let file = format!("integrations/{}.json", lab.integration());
     let document = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap().replace("s3cr3t-encryption-key", "wrong");
     lab.folder.write(&file, document);
-    let refused = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    let refused = lab.run(&arguments, event.as_bytes());
     assert_eq!(refused.code, 1);
     let told: Value = serde_json::from_str(&refused.out).unwrap();
     assert_eq!((&told["result"], &told["status"]), (&json!("misconfigured"), &json!(401)));
@@ -201,11 +189,10 @@ fn send_tells_a_wrong_key_from_a_good_one() {
 fn an_event_that_is_not_for_the_gate_is_not_sent() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let mut event = choice("jane@example.com", true);
     event["parameters"]["entity"]["status"] = json!("pending_approval");
     let arguments = ["send", "--yes", "--integration", lab.integration(), "-"];
-    let sent = run(&lab.folder, &environment, &arguments, event.to_string().as_bytes());
+    let sent = lab.run(&arguments, event.to_string().as_bytes());
     assert_eq!(sent.code, 1);
     assert!(sent.err.contains("skipped (pending)"), "{}", sent.err);
 }

@@ -282,8 +282,7 @@ fn what_may_surprise_is_a_warning() {
 fn check_reaches_out_only_when_asked() {
     let mut lab = super::harness::Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let reached = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    let reached = lab.run(&["check", "--connect"], b"");
     assert_eq!(reached.code, 0, "{}{}", reached.out, reached.err);
     assert!(reached.out.contains("reached and logged in") && reached.out.contains("gate's host"), "{}", reached.out);
     assert_eq!(lab.gate(0).outcome("accepted"), 0, "nothing was triggered");
@@ -295,9 +294,8 @@ fn check_reaches_out_only_when_asked() {
     document["properties"]["url"] = json!(format!("http://{free}"));
     lab.folder.write(&format!("integrations/{}.json", lab.integration()), document.to_string());
     lab.set("CONSENT_GATE_BROKER__URL", &format!("amqp://guest:guest@{free}/%2f"));
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    assert_eq!(run(&lab.folder, &environment, &["check"], b"").code, 0, "without --connect nobody is asked");
-    let failed = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    assert_eq!(lab.run(&["check"], b"").code, 0, "without --connect nobody is asked");
+    let failed = lab.run(&["check", "--connect"], b"");
     assert_eq!(failed.code, 1);
     assert!(failed.err.contains("2 of 4 checks failed"), "{}{}", failed.out, failed.err);
 }
@@ -307,10 +305,7 @@ fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     let mut lab = super::harness::Lab::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     lab.set("CONSENT_GATE_ADMIN__LISTEN", &format!("127.0.0.1:{port}"));
-    let check = |lab: &super::harness::Lab| {
-        let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        run(&lab.folder, &environment, &["check", "--connect"], b"")
-    };
+    let check = |lab: &super::harness::Lab| lab.run(&["check", "--connect"], b"");
     let before = check(&lab);
     assert_eq!(before.code, 0, "{}{}", before.out, before.err);
     for told in ["none answers here", "none yet: the worker's first start", "its queues are not declared yet"] {

@@ -1,8 +1,6 @@
 //! Dead letters in an operator's hands: seen, replayed, copied and removed, whatever dies meanwhile.
 
-use super::harness::{
-    Finished, Lab, Message, Random, Running, Way, choice, events, note, person, poll_until, run, unique,
-};
+use super::harness::{Finished, Lab, Message, Random, Running, Way, choice, events, note, person, poll_until, unique};
 use super::newest::{JANE, at_gate, deliver, news};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldTable};
@@ -14,8 +12,7 @@ use std::time::{Duration, Instant};
 
 /// A command on the first integration's letters.
 pub fn dead(lab: &Lab, verb: &str, more: &[&str]) -> Finished {
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    run(&lab.folder, &environment, &[&["dead", verb, "--integration", lab.integration()][..], more].concat(), b"")
+    lab.run(&[&["dead", verb, "--integration", lab.integration()][..], more].concat(), b"")
 }
 
 /// The lines of one that worked.
@@ -637,9 +634,8 @@ fn a_person_is_forgotten_with_their_letters() {
         vec![letter(news(JANE, -30, true), "refused", 0), letter(news("Jane@Example.COM", -30, true), "refused", 0)],
     );
     put(&lab, vec![b"broken".to_vec().into()]);
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let arguments = ["person", "forget", "--integration", lab.integration(), JANE, "--yes", "--json"];
-    let forgotten = run(&lab.folder, &environment, &arguments, b"");
+    let forgotten = lab.run(&arguments, b"");
     assert_eq!(forgotten.out.trim(), r#"{"forgotten":true,"letters":2,"was_known":true}"#, "{}", forgotten.err);
     assert!(forgotten.err.contains("1 dead letters cannot be read"), "{}", forgotten.err);
     assert_eq!(told(&lab, "list", &["--group"])[0]["letters"], 6);

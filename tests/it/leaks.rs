@@ -67,8 +67,7 @@ fn a_brokers_password_is_not_shown_when_it_cannot_be_used() {
     let line = lab.worker().line_with("cannot use the broker");
     assert!(line.contains("ACCESS") || line.contains("refused"), "it says why: {line}");
     assert_clean("the log", &lab.worker().text());
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let checked = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    let checked = lab.run(&["check", "--connect"], b"");
     assert_eq!(checked.code, 1);
     assert_clean("check", &(checked.out + &checked.err));
 }
@@ -77,16 +76,15 @@ fn a_brokers_password_is_not_shown_when_it_cannot_be_used() {
 fn send_masks_every_value_and_the_signature() {
     let lab = Lab::new();
     lab.declare();
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let event = choice(PERSON, true).to_string();
     let arguments = ["send", "--integration", lab.integration(), "-", "--yes"];
-    let sent = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    let sent = lab.run(&arguments, event.as_bytes());
     assert_eq!(sent.code, 0, "{}", sent.err);
     assert!(sent.out.contains("status   200"), "{}", sent.out);
     assert!(sent.err.contains("properties MAIL, OPTIN_NEWS, SOURCE"), "{}", sent.err);
     assert_clean("send", &(sent.out + &sent.err).replace("hmac api_user:***", ""));
     lab.gate(0).faults(json!([{ "status": 400, "error": format!("{PERSON} is refused") }]));
-    let refused = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    let refused = lab.run(&arguments, event.as_bytes());
     assert_eq!(refused.code, 1);
     assert_clean("send", &(refused.out + &refused.err).replace("hmac api_user:***", ""));
 }

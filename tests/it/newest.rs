@@ -1,6 +1,6 @@
 //! Newest consent wins: through retries, reordering, crashes, replays and late execution.
 
-use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until, run};
+use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until};
 use consent_gate::config::{self, Environment};
 use consent_gate::integration::Integration;
 use consent_gate::mapping::{Choice, Slot};
@@ -110,9 +110,8 @@ fn what_the_gate_refuses_for_good_is_not_lent() {
 
 /// What `map --recorded` says would become of an event.
 fn would_send(lab: &Lab, event: &Value) -> Value {
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let arguments = ["map", "--json", "--recorded", "--integration", lab.integration()];
-    let mapped = run(&lab.folder, &environment, &arguments, event.to_string().as_bytes());
+    let mapped = lab.run(&arguments, event.to_string().as_bytes());
     assert_eq!(mapped.code, 0, "{}", mapped.err);
     serde_json::from_str(&mapped.out).unwrap()
 }

@@ -1,12 +1,7 @@
 //! Records in PostgreSQL behind a pooler, and a server that becomes another one behind it.
 
-use super::harness::{Lab, PgNode, poll_until, run};
+use super::harness::{Lab, PgNode, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
-
-fn command(lab: &Lab, arguments: &[&str]) -> super::harness::Finished {
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    run(&lab.folder, &environment, arguments, b"")
-}
 
 #[test]
 fn records_behind_a_pooler_need_nothing_of_the_session() {
@@ -22,7 +17,7 @@ fn records_behind_a_pooler_need_nothing_of_the_session() {
         lab.publish(events(-1, false).chain(events(-60, true)).collect());
         lab.settled(600);
         assert!(people.iter().all(|person| at_gate(&lab, person) == "0"));
-        let shown = command(&lab, &["person", "show", "--integration", lab.integration(), &people[0]]);
+        let shown = lab.run(&["person", "show", "--integration", lab.integration(), &people[0]], b"");
         assert!(shown.out.contains("OPTIN_NEWS"), "{}{}", shown.out, shown.err);
         lab.stop();
         assert!(!lab.worker().text().contains("cannot use the records"), "{}", lab.worker().text());
@@ -68,7 +63,7 @@ fn a_server_that_became_another_one_behind_its_pooler_gets_nothing_merged() {
     for arguments in [["person", "show"], ["person", "forget"]] {
         let name = lab.integration().to_owned();
         let yes: &[&str] = if arguments[1] == "forget" { &["--yes"] } else { &[] };
-        let refused = command(&lab, &[&arguments[..], &["--integration", &name, JANE], yes].concat());
+        let refused = lab.run(&[&arguments[..], &["--integration", &name, JANE], yes].concat(), b"");
         assert!(refused.code == 1 && refused.err.contains("an older state"), "{}{}", refused.out, refused.err);
     }
     assert_eq!(node.sql(state), before, "nor by a command");

@@ -1,8 +1,7 @@
 //! Gates behind an HTTP proxy: a real one, with a password, with TLS through it, and away for a while.
 
-use super::harness::{Finished, Folder, Lab, choice, poll_until, project, run};
+use super::harness::{Folder, Lab, choice, poll_until, project};
 use super::tls::{address, certificates, in_front_of};
-use serde_json::Value;
 use std::net::TcpListener;
 use std::process::Command;
 
@@ -50,25 +49,12 @@ fn free_port() -> u16 {
 
 /// Has the integration reach its gate by another url.
 fn reach_by(lab: &Lab, url: &str) {
-    let file = format!("integrations/{}.json", lab.integration());
-    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
-    let mut document: Value = serde_json::from_str(&text).unwrap();
-    document["properties"]["url"] = url.into();
-    lab.folder.write(&file, document.to_string());
+    lab.edit(0, |document| document["properties"]["url"] = url.into());
 }
 
 /// Gives the integration a proxy of its own.
 fn override_proxy(lab: &Lab, proxy: &str) {
-    let file = format!("integrations/{}.json", lab.integration());
-    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
-    let mut document: Value = serde_json::from_str(&text).unwrap();
-    document["overrides"]["gate"]["proxy"] = proxy.into();
-    lab.folder.write(&file, document.to_string());
-}
-
-fn command(lab: &Lab, arguments: &[&str], input: &[u8]) -> Finished {
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    run(&lab.folder, &environment, arguments, input)
+    lab.edit(0, |document| document["overrides"]["gate"]["proxy"] = proxy.into());
 }
 
 #[test]
@@ -81,7 +67,7 @@ fn requests_pass_a_proxy_that_asks_for_a_password_and_tls_goes_through_it() {
     reach_by(&lab, &format!("localhost:{port}"));
     lab.set("CONSENT_GATE_GATE__CA_FILE", authority.to_str().unwrap());
     lab.set("CONSENT_GATE_GATE__PROXY", &proxy.url("wrong"));
-    let refused = command(&lab, &["check", "--connect"], b"");
+    let refused = lab.run(&["check", "--connect"], b"");
     assert!(
         refused.code == 1 && refused.out.contains("the proxy does not lead to the gate; check its user and password"),
         "{}",
@@ -89,12 +75,12 @@ fn requests_pass_a_proxy_that_asks_for_a_password_and_tls_goes_through_it() {
     );
     let event = choice("jane@example.com", true).to_string();
     let send = ["send", "--yes", "--integration", lab.integration(), "-"];
-    let refused = command(&lab, &send, event.as_bytes());
+    let refused = lab.run(&send, event.as_bytes());
     assert!(refused.code == 1 && refused.out.contains("misconfigured"), "{}", refused.out);
     assert!(proxy.log().contains("CONNECT"), "it was asked");
     assert_eq!(lab.gate(0).outcome("accepted"), 0);
     lab.set("CONSENT_GATE_GATE__PROXY", &proxy.url(PASSWORD));
-    let reached = command(&lab, &["check", "--connect"], b"");
+    let reached = lab.run(&["check", "--connect"], b"");
     assert!(reached.out.contains(&format!("through the proxy 127.0.0.1:{}: reached", proxy.port)), "{}", reached.out);
     lab.start();
     lab.publish(vec![event.into_bytes().into()]);
@@ -145,15 +131,15 @@ fn only_what_is_written_decides_whether_a_proxy_is_asked() {
     let event = choice("jane@example.com", true).to_string();
     let send = ["send", "--yes", "--integration", lab.integration(), "-"].map(str::to_owned);
     let send: Vec<&str> = send.iter().map(String::as_str).collect();
-    assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "the environment's are nobody's wish");
+    assert_eq!(lab.run(&send, event.as_bytes()).code, 0, "the environment's are nobody's wish");
     lab.set("NO_PROXY", "*");
     lab.set("CONSENT_GATE_GATE__PROXY", &nobody);
-    assert_eq!(command(&lab, &send, event.as_bytes()).code, 1, "ours is");
+    assert_eq!(lab.run(&send, event.as_bytes()).code, 1, "ours is");
     lab.set("CONSENT_GATE_GATE__NO_PROXY", "[\"127.0.0.0/8\"]");
-    assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "but not for these hosts");
+    assert_eq!(lab.run(&send, event.as_bytes()).code, 0, "but not for these hosts");
     lab.environment.remove("CONSENT_GATE_GATE__NO_PROXY");
     override_proxy(&lab, "none");
-    assert_eq!(command(&lab, &send, event.as_bytes()).code, 0, "nor for this customer");
+    assert_eq!(lab.run(&send, event.as_bytes()).code, 0, "nor for this customer");
 }
 
 #[test]
@@ -166,12 +152,12 @@ fn a_proxy_is_read_from_a_file_and_a_customer_may_have_another() {
     let event = choice("jane@example.com", true).to_string();
     let send = ["send", "--yes", "--integration", lab.integration(), "-"].map(str::to_owned);
     let send: Vec<&str> = send.iter().map(String::as_str).collect();
-    let refused = command(&lab, &send, event.as_bytes());
+    let refused = lab.run(&send, event.as_bytes());
     assert_eq!(refused.code, 1, "nobody listens where the file leads");
     assert!(!format!("{}{}", refused.out, refused.err).contains(PASSWORD), "{}{}", refused.out, refused.err);
     let proxy = Proxy::start(free_port(), &["worker", PASSWORD]);
     override_proxy(&lab, &proxy.url(PASSWORD));
-    let passed = command(&lab, &send, event.as_bytes());
+    let passed = lab.run(&send, event.as_bytes());
     assert_eq!(passed.code, 0, "{}{}", passed.out, passed.err);
     assert!(proxy.log().contains("POST"), "the customer's own was asked");
 }

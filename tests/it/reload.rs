@@ -13,16 +13,9 @@ const RELOADS: usize = 100;
 /// What memory may grow by in [`RELOADS`]: the records of 5,000 more people, and what is fragmented.
 const MOST_GROWN_KIB: u64 = 24 * 1024;
 
-pub fn file(lab: &Lab, index: usize) -> std::path::PathBuf {
-    lab.folder.0.join(format!("integrations/{}.json", lab.simulated[index].integration))
-}
-
 /// Writes an integration's document anew and has it read.
 pub fn change(lab: &mut Lab, index: usize, change: impl Fn(&mut Value)) {
-    let path = file(lab, index);
-    let mut document: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    change(&mut document);
-    fs::write(&path, document.to_string()).unwrap();
+    lab.edit(index, change);
     lab.worker().signal("HUP");
 }
 
@@ -54,7 +47,7 @@ fn a_changed_document_is_served_and_a_bad_one_is_refused() {
 fn a_rotated_secret_is_used_without_a_restart_or_a_signal() {
     let mut lab = Lab::new();
     let key = lab.folder.write("integrations/.key", "wrong");
-    let path = file(&lab, 0);
+    let path = lab.file(0);
     let mut document: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     document["authentication"] = json!({ "username": "api_user", "password_file": ".key" });
     fs::write(&path, document.to_string()).unwrap();
@@ -71,7 +64,7 @@ fn a_rotated_secret_is_used_without_a_restart_or_a_signal() {
 #[test]
 fn an_integration_comes_and_goes_and_others_do_not_notice() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
-    let (here, aside) = (file(&lab, 1), lab.folder.0.join("aside.json"));
+    let (here, aside) = (lab.file(1), lab.folder.0.join("aside.json"));
     fs::rename(&here, &aside).unwrap();
     lab.start();
     let second = lab.simulated[1].integration.clone();

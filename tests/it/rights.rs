@@ -1,7 +1,7 @@
 //! The least rights at the broker, as `deploy/rabbitmq/permissions` gives them: enough, and no more.
 
 use super::dead::{letters, put, told};
-use super::harness::{Bench, Lab, choice, ctl, person, poll_until, project, run, unique, url};
+use super::harness::{Bench, Lab, choice, ctl, person, poll_until, project, unique, url};
 use super::newest::{JANE, news};
 use lapin::ExchangeKind;
 use lapin::options::{
@@ -67,8 +67,7 @@ impl Drop for Host {
 }
 
 fn check(lab: &Lab) -> String {
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let checked = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    let checked = lab.run(&["check", "--connect"], b"");
     assert_eq!(checked.code, 0, "{}{}", checked.out, checked.err);
     checked.out
 }
@@ -97,8 +96,7 @@ fn the_worker_and_its_commands_need_no_more_than_the_documented_rights() {
     assert_eq!(told(&lab, "import", &["one.jsonl"])[0]["imported"], 1);
     assert_eq!(told(&lab, "replay", &["--yes", "--wait"])[0]["delivered"], 3);
     assert_eq!(told(&lab, "replay", &["--aside", "--yes", "--wait"])[0]["delivered"], 2);
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let shown = run(&lab.folder, &environment, &["store", "show"], b"");
+    let shown = lab.run(&["store", "show"], b"");
     assert!(shown.out.contains(": right"), "{}{}", shown.out, shown.err);
     let text = lab.worker().text();
     assert!(!text.contains("ACCESS_REFUSED") && !text.contains("cannot look after"), "{text}");

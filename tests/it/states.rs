@@ -2,7 +2,7 @@
 //! kind of change.
 
 use super::harness::{Lab, Node, events, poll_until};
-use super::reload::{change, file, said};
+use super::reload::{change, said};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -210,7 +210,7 @@ fn every_gauge_and_every_word_is_the_truth_after_every_kind_of_change() {
 }
 
 fn a_reload_that_fails(watched: &mut Watched) {
-    let path = file(&watched.lab, 0);
+    let path = watched.lab.file(0);
     let right = fs::read_to_string(&path).unwrap();
     fs::write(&path, "{}").unwrap();
     watched.lab.worker().signal("HUP");
@@ -219,7 +219,7 @@ fn a_reload_that_fails(watched: &mut Watched) {
 }
 
 fn removed_and_back(watched: &mut Watched) {
-    let (here, aside) = (file(&watched.lab, 0), watched.lab.folder.0.join("aside.json"));
+    let (here, aside) = (watched.lab.file(0), watched.lab.folder.0.join("aside.json"));
     fs::rename(&here, &aside).unwrap();
     watched.lab.worker().signal("HUP");
     watched.says("after its removal", READY, &[(1, AT_REST)]);
@@ -272,7 +272,7 @@ fn gate(lab: &mut Lab) -> (f64, f64, String) {
 #[test]
 fn a_key_that_is_mended_while_the_breaker_is_open_ends_what_is_said_of_the_old_one() {
     let mut lab = lab_at(&super::harness::url(), 1);
-    let path = file(&lab, 0);
+    let path = lab.file(0);
     let right = fs::read_to_string(&path).unwrap();
     let mut wrong: Value = serde_json::from_str(&right).unwrap();
     wrong["authentication"]["password"] = json!("wrong");

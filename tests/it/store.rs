@@ -1,6 +1,6 @@
 //! The records as a whole: lost, replaced, shared, asked by commands while a worker holds them.
 
-use super::harness::{Bench, Finished, Folder, Lab, Message, PgNode, Running, Schema, choice, note, poll_until, run};
+use super::harness::{Bench, Finished, Folder, Lab, Message, PgNode, Running, Schema, choice, note, poll_until};
 use super::newest::{JANE, at_gate, copy, deliver, news, quiet, shuffled};
 use serde_json::{Value, json};
 use std::fs;
@@ -9,12 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A command beside the worker, with the worker's environment.
 fn command(lab: &Lab, arguments: &[&str]) -> Finished {
-    command_with(lab, arguments, "")
-}
-
-fn command_with(lab: &Lab, arguments: &[&str], input: &str) -> Finished {
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    run(&lab.folder, &environment, arguments, input.as_bytes())
+    lab.run(arguments, b"")
 }
 
 /// The lines of a command that worked.
@@ -60,8 +55,7 @@ fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
     }
     lab.folder.write("shared/of-somebody", "");
     lab.set("CONSENT_GATE_RECORDS__STORE", "shared");
-    let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let checked = run(&lab.folder, &environment, &["check", "--connect"], b"");
+    let checked = command(&lab, &["check", "--connect"]);
     assert!(checked.code == 1 && checked.out.contains("holds other files and no records"), "{}", checked.out);
     lab.spawn();
     lab.worker().line_with("holds other files and no records");
@@ -251,11 +245,11 @@ fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
     assert!(bad.err.contains("line 2: ") && bad.err.contains("line 4: ") && !bad.err.contains("ohn"), "{}", bad.err);
     assert!(lines(&lab, &["person", "show", "--integration", &name, JANE, "--json"])[0]["property"].is_string());
     let file = format!("\u{feff}{JANE}\r\n\r\nnobody@example.com\r\n{john}\r\n");
-    let unasked = command_with(&lab, &forget(&["-"]), &file);
+    let unasked = lab.run(&forget(&["-"]), file.as_bytes());
     assert!(unasked.code == 2 && unasked.err.contains("add --yes"), "{}", unasked.err);
     // Another command has the letters: each line says so, and the same command goes on later.
     let lock = Bench::hold_lock(&lab.queue(".dead.lock"));
-    let refused = command_with(&lab, &forget(&["-", "--yes"]), &file);
+    let refused = lab.run(&forget(&["-", "--yes"]), file.as_bytes());
     assert!(refused.code == 1 && refused.err.contains("3 of 3 persons were not forgotten"), "{}", refused.err);
     assert!(
         refused.out.starts_with("line 1: refused: ") && refused.out.contains("line 4: refused: "),
@@ -361,12 +355,7 @@ fn a_database_is_verified_before_anything_is_told() {
     lab.start();
     lab.stop();
     let url = |host: &str, mode: &str| node.url.replace("127.0.0.1", host).replace("sslmode=disable", mode);
-    let checked = |url: &str| {
-        let mut environment: Vec<(&str, &str)> =
-            lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        environment.push(("CONSENT_GATE_RECORDS__STORE", url));
-        run(&lab.folder, &environment, &["store", "show"], b"")
-    };
+    let checked = |url: &str| lab.run_with(&[("CONSENT_GATE_RECORDS__STORE", url)], &["store", "show"], b"");
     let trusted = format!("&sslrootcert={}", cert.display());
     for (host, mode, works) in [
         ("localhost", format!("sslmode=verify-full{trusted}"), true),

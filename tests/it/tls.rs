@@ -1,6 +1,6 @@
 //! TLS is verified, at the broker and at the gate: a test puts it in front of the real ones.
 
-use super::harness::{Lab, choice, poll_until, run};
+use super::harness::{Lab, choice, poll_until};
 use super::traces::Collector;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -69,13 +69,12 @@ fn a_gate_whose_certificate_nobody_vouches_for_gets_nothing() {
     lab.folder.write(&file, document.to_string());
     let event = choice("jane@example.com", true).to_string();
     let arguments = ["send", "--yes", "--integration", lab.integration(), "-"];
-    let mut environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let unknown = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    let unknown = lab.run(&arguments, event.as_bytes());
     assert_eq!(unknown.code, 1);
     assert!(unknown.out.contains("certificate") && unknown.out.contains("unavailable"), "{}", unknown.out);
     assert_eq!(lab.gate(0).requests()["total"], 0, "not a byte of it left");
-    environment.push(("SSL_CERT_FILE", authority.to_str().unwrap()));
-    let known = run(&lab.folder, &environment, &arguments, event.as_bytes());
+    let trusted = [("SSL_CERT_FILE", authority.to_str().unwrap())];
+    let known = lab.run_with(&trusted, &arguments, event.as_bytes());
     assert_eq!(known.code, 0, "{}{}", known.out, known.err);
     assert_eq!(lab.gate(0).outcome("accepted"), 1);
 }
@@ -108,10 +107,7 @@ fn a_broker_is_trusted_only_by_its_authority_and_its_name() {
     let (authority, config) = certificates();
     let authority = lab.folder.write("authority.pem", authority);
     let port = in_front_of(&lab, address(&lab.environment["CONSENT_GATE_BROKER__URL"]), config);
-    let check = |lab: &Lab| {
-        let environment: Vec<(&str, &str)> = lab.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        run(&lab.folder, &environment, &["check", "--connect"], b"")
-    };
+    let check = |lab: &Lab| lab.run(&["check", "--connect"], b"");
     lab.set("CONSENT_GATE_BROKER__URL", &format!("amqps://guest:guest@localhost:{port}/%2f"));
     assert!(check(&lab).out.contains("failed   broker"), "nobody vouches for it");
     lab.set("CONSENT_GATE_BROKER__CA_FILE", authority.to_str().unwrap());

@@ -1,11 +1,13 @@
 //! One test's world: an exchange, integrations with simulated gates, and a worker.
 
 use super::broker::{self, Bench, Message};
-use super::process::Running;
+use super::process::{Finished, Running};
 use super::{Folder, Letter, poll_until, unique};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::BufReader;
+use std::path::PathBuf;
 use std::process::ChildStderr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -189,9 +191,33 @@ impl Lab {
         assert_eq!(self.worker().ended(), Some(0));
     }
 
+    /// Runs a command beside the worker, with the worker's environment, to its end.
+    pub fn run(&self, arguments: &[&str], input: &[u8]) -> Finished {
+        self.run_with(&[], arguments, input)
+    }
+
+    /// The same with these variables beside, or in place of, the worker's.
+    pub fn run_with(&self, more: &[(&str, &str)], arguments: &[&str], input: &[u8]) -> Finished {
+        let own = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let environment: Vec<(&str, &str)> = own.chain(more.iter().copied()).collect();
+        super::run(&self.folder, &environment, arguments, input)
+    }
+
+    /// The file of an integration's document.
+    pub fn file(&self, index: usize) -> PathBuf {
+        self.folder.0.join(format!("integrations/{}.json", self.simulated[index].integration))
+    }
+
+    /// Writes an integration's document anew.
+    pub fn edit(&self, index: usize, change: impl FnOnce(&mut Value)) {
+        let path = self.file(index);
+        let mut document: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        change(&mut document);
+        fs::write(&path, document.to_string()).unwrap();
+    }
+
     pub fn declare(&self) {
-        let environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let declared = super::run(&self.folder, &environment, &["declare"], b"");
+        let declared = self.run(&["declare"], b"");
         assert_eq!(declared.code, 0, "{}", declared.err);
     }
 

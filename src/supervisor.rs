@@ -320,11 +320,14 @@ impl Supervisor {
         facts.clock_offset(self.worker.records().clock_offset());
         facts.depth("delay", delayed);
         facts.depth("retry", retrying);
-        let Queues { work, dead, aside, unreadable, .. } = &queues;
-        for (label, queue) in [("work", work), ("dead", dead), ("aside", aside), ("unreadable", unreadable)] {
+        for (label, queue) in [("work", &queues.work), ("unreadable", &queues.unreadable)] {
             facts.depth(label, topology::depth(&channel, queue).await?);
         }
-        if let Some(letters) = watch.look(&channel, &self.settings.broker, &queues).await? {
+        // One look for both: letters that were shown are missed when they vanish.
+        let seen = watch.see(&channel, &queues).await?;
+        facts.depth("dead", seen.dead);
+        facts.depth("aside", seen.aside);
+        if let Some(letters) = watch.judge(seen, &self.settings.broker, &queues).await {
             facts.letters_vanished(letters);
         }
         Ok(())

@@ -70,8 +70,10 @@ impl Drop for Putting {
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     at: Instant,
-    /// In `.dead` and `.aside`.
-    letters: u64,
+    /// In `.dead`.
+    pub dead: u32,
+    /// In `.aside`.
+    pub aside: u32,
     /// A command removed letters within the last minute.
     is_marked: bool,
     has_consumers: bool,
@@ -79,6 +81,12 @@ pub struct Seen {
     confirmed: u64,
     /// So many may have.
     begun: u64,
+}
+
+impl Seen {
+    fn letters(&self) -> u64 {
+        u64::from(self.dead) + u64::from(self.aside)
+    }
 }
 
 /// What is known of an integration's letters.
@@ -107,27 +115,26 @@ impl Watch {
         Arc::clone(&self.put)
     }
 
-    /// Looks, and gives how many letters are gone that nobody took.
+    /// Looks at the queues.
     ///
     /// # Errors
     /// A queue is gone, or the broker.
-    pub async fn look(
-        &mut self,
-        channel: &Channel,
-        settings: &link::Settings,
-        queues: &Queues,
-    ) -> Result<Option<u64>, Error> {
-        let seen = see(channel, queues, &self.put).await?;
+    pub async fn see(&self, channel: &Channel, queues: &Queues) -> Result<Seen, Error> {
+        see(channel, queues, &self.put).await
+    }
+
+    /// Holds what was seen against the looks before it, and gives how many letters are gone that nobody took.
+    pub async fn judge(&mut self, seen: Seen, settings: &link::Settings, queues: &Queues) -> Option<u64> {
         if !self.are_missing(&seen) {
-            return Ok(None);
+            return None;
         }
         // On a connection of its own: whoever is refused the lock loses the channel.
         match see_alone(settings, queues, &self.put).await {
-            Ok(Some(alone)) => Ok(self.gone(&alone)),
+            Ok(Some(alone)) => self.gone(&alone),
             // A command is at work, or it cannot be known.
             Ok(None) | Err(_) => {
                 self.wait();
-                Ok(None)
+                None
             }
         }
     }
@@ -147,7 +154,7 @@ impl Watch {
     fn missing(&self, seen: &Seen) -> u64 {
         let Some(base) = self.base.filter(|_| !seen.is_marked) else { return 0 };
         let surely_new = seen.confirmed.saturating_sub(base.begun);
-        (base.letters + surely_new).saturating_sub(seen.letters)
+        (base.letters + surely_new).saturating_sub(seen.letters())
     }
 
     /// How many letters are gone, when no command can be at work.
@@ -178,7 +185,7 @@ impl Watch {
     }
 
     fn begin(&mut self, seen: &Seen) {
-        self.base = Some(Base { letters: seen.letters, begun: seen.begun, missing_since: None, gone: 0 });
+        self.base = Some(Base { letters: seen.letters(), begun: seen.begun, missing_since: None, gone: 0 });
     }
 }
 
@@ -189,7 +196,8 @@ async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<Seen, Erro
     let marks = topology::depth(channel, &queues.marks).await?;
     Ok(Seen {
         at: Instant::now(),
-        letters: u64::from(dead.message_count()) + u64::from(aside.message_count()),
+        dead: dead.message_count(),
+        aside: aside.message_count(),
         is_marked: marks > 0,
         has_consumers: dead.consumer_count() + aside.consumer_count() > 0,
         confirmed,
@@ -218,8 +226,9 @@ mod tests {
 
     /// A look so many seconds after the first, with so many letters; the worker has put none.
     fn seen(start: Instant, seconds: u64, letters: u64) -> Seen {
+        let dead = u32::try_from(letters).unwrap();
         let at = start + Duration::from_secs(seconds);
-        Seen { at, letters, is_marked: false, has_consumers: false, confirmed: 0, begun: 0 }
+        Seen { at, dead, aside: 0, is_marked: false, has_consumers: false, confirmed: 0, begun: 0 }
     }
 
     /// What a look comes to when no command is at work.

@@ -247,6 +247,9 @@ fn a_lost_connection(watched: &mut Watched, node: &Node) {
 
 /// While it drains, it takes nothing more and says so.
 fn stopping(watched: &mut Watched) {
+    // What waits for its next attempt would be under way with it.
+    let delivered = 1 + 5 * 20;
+    poll_until("the rest", || (watched.lab.gate(0).outcome("accepted") == delivered).then_some(()));
     watched.lab.gate(0).faults(json!([{ "latency_ms": 9_000 }]));
     watched.lab.publish(events("last", 1));
     let busy = Truth { in_flight: 1, limit: 2, ..AT_REST };
@@ -257,7 +260,7 @@ fn stopping(watched: &mut Watched) {
     let over = Truth { is_consuming: false, limit: 0, ..AT_REST };
     watched.says("while it drains", words, &[(0, Truth { is_consuming: false, ..busy }), (1, over)]);
     assert_eq!(watched.lab.worker().ended(), Some(0));
-    assert_eq!(watched.lab.gate(0).outcome("accepted"), 1 + 5 * 20 + 1, "all of them, each once");
+    assert_eq!(watched.lab.gate(0).outcome("accepted"), delivered + 1, "all of them, each once");
 }
 
 /// How the first integration's gate stands, by its gauges and by `/readyz`.

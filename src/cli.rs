@@ -4,7 +4,7 @@ mod dead;
 
 pub use dead::{Dead, DiscardArgs, ExportArgs, ImportArgs, ListArgs, ReplayArgs, Selection, ShowArgs};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -51,7 +51,7 @@ pub enum Command {
     /// Show what is recorded of a person, or forget it
     #[command(subcommand)]
     Person(Person),
-    /// Show the records and what the broker knows of them, or let it take others
+    /// Show the records and what the broker knows of them, take them elsewhere, or let it take others
     #[command(subcommand)]
     Store(Store),
     /// Exit 0 when the local worker is ready
@@ -122,6 +122,24 @@ pub enum Store {
     /// Let the broker take these records as the right ones, though it knows others or newer ones
     #[command(after_help = "Example:\n  consent-gate store adopt --integration acme")]
     Adopt(StoreAdoptArgs),
+    /// Take the records from another place to the one that the settings name, while no worker runs
+    #[command(after_help = "Example:\n  consent-gate store copy --from /var/lib/consent-gate/records")]
+    Copy(StoreCopyArgs),
+}
+
+/// Arguments of `store copy`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("former").required(true).args(["from", "from_file"]))]
+pub struct StoreCopyArgs {
+    /// The former place: a directory, or the URL of a database
+    #[arg(long, value_name = "STORE")]
+    pub from: Option<String>,
+    /// A file that names the former place, which may be an address with a password
+    #[arg(long, value_name = "FILE")]
+    pub from_file: Option<PathBuf>,
+    /// An integration of the former records that no worker serves any more; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub removed: Vec<String>,
 }
 
 /// Arguments of `store adopt`.

@@ -81,6 +81,7 @@ async fn dispatch(cli: Cli, lines: &mut Option<Lines>) -> Result<(), Failure> {
         }
         Command::Person(Person::Forget(args)) => ops::forget::forget(args, file, &environment, cli.json).await,
         Command::Store(Store::Show) => ops::store::show(file, &environment, cli.json).await,
+        Command::Store(Store::Copy(args)) => ops::copy::copy(args, file, &environment, cli.json).await,
         Command::Store(Store::Adopt(args)) => ops::store::adopt(args, file, &environment, cli.json).await,
         Command::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
         Command::Completions { shell } => ops::shell::completions(*shell),

@@ -72,6 +72,14 @@ impl Look {
         self.found.iter().map(read).max_by_key(|claim| claim.epoch)
     }
 
+    /// How many consumers a queue has.
+    ///
+    /// # Errors
+    /// The queue is gone, or the broker.
+    pub async fn consumers(&self, queue: &str) -> Result<u32, Error> {
+        topology::consumers(&self.channel, queue).await
+    }
+
     /// Remembers something else, and lets go.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ mod secrets;
 mod settings;
 
 pub use fields::{Problem, parse_duration};
-pub use settings::Settings;
+pub use settings::{Settings, place};
 
 use crate::integration::{Integration, Name};
 use crate::shown::quoted;
@@ -219,7 +219,8 @@ fn document_at(
     Some(document.named(name?))
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<String> {
+/// A file's text, as long as it is of a size that somebody wrote by hand.
+pub(crate) fn read_bounded(path: &Path) -> std::io::Result<String> {
     let size = fs::metadata(path)?.len();
     if size > MAX_FILE {
         return Err(std::io::Error::other("larger than 4 MiB"));

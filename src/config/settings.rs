@@ -381,20 +381,11 @@ fn records(
     let at = fields.place_of("store").or_else(|| fields.place_of("store_file"));
     let store = secrets::secret(&mut fields, ("store", "store_file"), base, environment, None);
     let retention = not_zero(&mut fields, "retention").unwrap_or(defaults.retention);
-    let place = match store.as_ref().map(|store| store.expose_secret().trim()) {
-        Some("off") => Place::Off,
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            postgres(&url.into(), &at.unwrap_or_else(|| fields.place().clone()), &fields, warnings)
-        }
-        Some(other) if is_like_address(other) || other.eq_ignore_ascii_case("off") => {
-            let why = format!(
-                "records.store: {} is neither postgres://user:password@host:5432/database, nor a directory, nor \"off\"; write one of them",
-                quoted(other)
-            );
-            fields.problems().add(&at.unwrap_or_else(|| fields.place().clone()), why);
+    let place = match store {
+        Some(store) => place(&store, base, warnings).unwrap_or_else(|why| {
+            fields.problems().add(&at.unwrap_or_else(|| fields.place().clone()), format!("records.store: {why}"));
             Place::Off
-        }
-        Some(directory) => Place::Directory(secrets::resolve(base, directory)),
+        }),
         None => match defaults.place {
             Place::Directory(directory) => {
                 let folder = super::state_directory(environment).unwrap_or_else(|| base.to_owned());
@@ -407,16 +398,23 @@ fn records(
     record::Settings { place, retention }
 }
 
-fn postgres(url: &SecretString, at: &node::Place, fields: &Fields<'_>, warnings: &mut Vec<String>) -> Place {
-    match Address::new(url) {
-        Ok(address) => {
+/// Where records are kept, as people write it; a relative directory is one below `base`.
+///
+/// # Errors
+/// What is wrong with it, without a password.
+pub fn place(store: &SecretString, base: &Path, warnings: &mut Vec<String>) -> Result<Place, String> {
+    match store.expose_secret().trim() {
+        "off" => Ok(Place::Off),
+        url if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            let address = Address::new(&url.into())?;
             warnings.extend(address.warning());
-            Place::Postgres(Box::new(address))
+            Ok(Place::Postgres(Box::new(address)))
         }
-        Err(why) => {
-            fields.problems().add(at, format!("records.store: {why}"));
-            Place::Off
-        }
+        other if is_like_address(other) || other.eq_ignore_ascii_case("off") => Err(format!(
+            "{} is neither postgres://user:password@host:5432/database, nor a directory, nor \"off\"; write one of them",
+            quoted(other)
+        )),
+        directory => Ok(Place::Directory(secrets::resolve(base, directory))),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod audit;
 pub mod check;
+pub mod copy;
 pub mod dead;
 pub mod declare;
 pub mod forget;
@@ -92,6 +93,32 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// How far a command is, on a terminal only.
+struct Progress {
+    verb: &'static str,
+    what: &'static str,
+    of: u64,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(verb: &'static str, what: &'static str, of: impl Into<u64>) -> Progress {
+        Progress { verb, what, of: of.into(), is_shown: io::stderr().is_terminal() }
+    }
+
+    fn at(&mut self, done: impl Into<u64>) {
+        if self.is_shown {
+            let _ = write!(io::stderr(), "\r{} {} of {} {} ", self.verb, done.into(), self.of, self.what);
+        }
+    }
+
+    fn end(&mut self) {
+        if self.is_shown {
+            let _ = write!(io::stderr(), "\r{:60}\r", "");
+        }
+    }
 }
 
 /// A time in UTC, as files and logs have it, and beside it as the clock on this wall shows it.

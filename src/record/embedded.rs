@@ -5,21 +5,20 @@
 
 use super::rounds::{self, Answer, Packed, Shared};
 use super::rules::{Write, forgotten_until, lapse};
-use super::store::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, prefix_of};
+use super::store::{EPOCH, IDENTITY_BYTES, Key, OWN_NOTES, Origin, Prefix, SECRET_BYTES, prefix_of};
 use super::{Claim, Failed, Known, Note, Record, compact};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The note of the store's epoch.
-const EPOCH: &str = "epoch";
 /// What the names of notes about suspects begin with, and of those up to when persons were forgotten.
 const SUSPECT: &str = "suspect ";
 const SWEPT: &str = "swept ";
@@ -39,7 +38,7 @@ pub struct Embedded {
     records: Keyspace,
     notes: Keyspace,
     secret: [u8; SECRET_BYTES],
-    identity: String,
+    identity: [u8; IDENTITY_BYTES],
     shared: Arc<Shared>,
     swept: Swept,
     has_failed: AtomicBool,
@@ -140,12 +139,16 @@ pub(super) fn is_in(directory: &Path) -> bool {
 }
 
 impl Embedded {
-    /// Opens the store in a directory, or makes one there that only its owner can read. Runs on a
-    /// thread of the runtime, which serves its writes.
+    /// Opens the store in a directory, or makes one there that only its owner can read; with an origin, as
+    /// its copy. Runs on a thread of the runtime, which serves its writes.
     ///
     /// # Errors
-    /// Another process holds it, or it cannot be read or written.
-    pub fn open(directory: &Path, retention: SignedDuration) -> Result<Embedded, Failed> {
+    /// Another process holds it, it cannot be read or written, or it holds other records than its origin's.
+    pub(super) fn open(
+        directory: &Path,
+        retention: SignedDuration,
+        origin: Option<&Origin>,
+    ) -> Result<Embedded, Failed> {
         let at = |what: &str, why: &dyn std::fmt::Display| {
             Failed::new(format!("{what} the records in {}: {why}", directory.display()))
         };
@@ -168,6 +171,9 @@ impl Embedded {
         let records = keyspace("records").map_err(|e| at("cannot open", &e))?;
         let notes = keyspace("notes").map_err(|e| at("cannot open", &e))?;
         sync_names(directory).map_err(|e| at("cannot sync", &e))?;
+        if let Some(origin) = origin {
+            take_over(&database, &records, &notes, origin).map_err(|e| at("cannot copy into", &e))?;
+        }
         let secret = kept::<SECRET_BYTES>(&database, &notes, "secret").map_err(|e| at("cannot open", &e))?;
         let identity = kept::<IDENTITY_BYTES>(&database, &notes, "identity").map_err(|e| at("cannot open", &e))?;
         let shared = Arc::new(Shared::default());
@@ -185,7 +191,7 @@ impl Embedded {
             records,
             notes,
             secret,
-            identity: hex(&identity),
+            identity,
             shared,
             swept,
             has_failed: AtomicBool::new(false),
@@ -256,7 +262,7 @@ impl Embedded {
     /// The store failed.
     pub fn claim(&self) -> Result<Claim, Failed> {
         let epoch = self.note(EPOCH)?.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-        Ok(Claim { store: self.identity.clone(), epoch })
+        Ok(Claim { store: hex(&self.identity), epoch })
     }
 
     /// Begins another epoch; the answer comes when that is durable.
@@ -283,6 +289,33 @@ impl Embedded {
     /// The store failed.
     pub fn count(&self) -> Result<u64, Failed> {
         self.checked(|| self.records.len()).map(|count| count as u64)
+    }
+
+    /// What makes a copy of it the same store.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { secret: self.secret, identity: self.identity }
+    }
+
+    /// So many records at most, in the order of their keys, after this one; as they are on the disk.
+    pub(super) fn page(&self, after: Option<Key>, most: usize) -> Result<Vec<(Key, Record)>, Failed> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let found = self.records.range((from, Bound::<Key>::Unbounded)).take(most);
+        let pairs: Vec<_> = self.checked(|| found.map(fjall::Guard::into_inner).collect())?;
+        let damaged = || self.failed("a record is damaged, or another version's".to_owned());
+        let read = |(key, bytes): (fjall::Slice, fjall::Slice)| {
+            let key = Key::try_from(&*key).map_err(|_| damaged())?;
+            Ok((key, compact::unpack(&bytes).map_err(|compact::Damaged| damaged())?))
+        };
+        pairs.into_iter().map(read).collect()
+    }
+
+    /// The notes that a copy takes over.
+    pub(super) fn notes(&self) -> Result<Vec<(String, String)>, Failed> {
+        let pairs: Vec<_> = self.checked(|| self.notes.iter().map(fjall::Guard::into_inner).collect())?;
+        let text = |bytes: fjall::Slice| String::from_utf8_lossy(&bytes).into_owned();
+        let all = pairs.into_iter().map(|(name, note)| (text(name), note));
+        let ours = all.filter(|(name, _)| !OWN_NOTES.contains(&name.as_str()) && !name.starts_with(SUSPECT));
+        Ok(ours.map(|(name, note)| (name, text(note))).collect())
     }
 
     /// A note of the store about itself.
@@ -354,6 +387,23 @@ fn kept<const N: usize>(database: &Database, notes: &Keyspace, name: &str) -> Re
     let bytes = random::<N>()?;
     sound(|| notes.insert(name, bytes).and_then(|()| database.persist(PersistMode::SyncAll)))?;
     Ok(bytes)
+}
+
+/// Makes a store that knows nothing the copy of another.
+fn take_over(database: &Database, records: &Keyspace, notes: &Keyspace, origin: &Origin) -> Result<(), String> {
+    let own = sound(|| notes.get("identity"))?;
+    if own.is_some_and(|own| *own == origin.identity) {
+        return Ok(());
+    }
+    if !sound(|| records.is_empty())? || sound(|| notes.get(EPOCH))?.is_some() {
+        return Err("they are other records, which are in use; name an empty place".to_owned());
+    }
+    let mut batch = database.batch();
+    batch.insert(notes, "secret", origin.secret);
+    batch.insert(notes, "identity", origin.identity);
+    let (name, text) = origin.mark();
+    batch.insert(notes, name, text);
+    sound(|| batch.commit().and_then(|()| database.persist(PersistMode::SyncAll)))
 }
 
 /// Brings writes to the disk.

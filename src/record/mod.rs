@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod compact;
+pub mod copy;
 pub mod desk;
 mod embedded;
 mod mapped;

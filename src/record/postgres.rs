@@ -7,7 +7,7 @@
 
 use super::address::Address;
 use super::rules::{Write, forgotten_until};
-use super::store::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, Seen, prefix_of};
+use super::store::{EPOCH, IDENTITY_BYTES, Key, OWN_NOTES, Origin, Prefix, SECRET_BYTES, Seen, prefix_of};
 use super::suspects::FORGOTTEN_AFTER;
 use super::{Claim, Failed, Known, Note, Record};
 use crate::bytes::{hex, random};
@@ -96,6 +96,14 @@ const WRITE_LATER: &str = "
         SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
         WHERE known.revision = excluded.revision - 1
     RETURNING key";
+const PAGE: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key > $2 ORDER BY key LIMIT $3";
+/// Makes a store that knows nothing the copy of another, in one step.
+const TAKE_OVER: &str = "
+    INSERT INTO consent_gate_notes SELECT * FROM unnest($2::text[], $3::text[])
+    WHERE (SELECT is_same FROM server) AND NOT EXISTS (SELECT FROM consent_gate_records)
+        AND NOT EXISTS (SELECT FROM consent_gate_notes WHERE name = 'epoch')
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value RETURNING name";
+const NOTES: &str = "SELECT name, value FROM consent_gate_notes";
 const NOTE: &str = "SELECT value FROM consent_gate_notes WHERE name = $2";
 const KEEP_NOTE: &str = "
     INSERT INTO consent_gate_notes SELECT $2, $3 WHERE (SELECT is_same FROM server)
@@ -231,7 +239,7 @@ struct Written {
 /// The open store; dropping it ends its connections.
 pub struct Postgres {
     secret: [u8; SECRET_BYTES],
-    identity: String,
+    identity: [u8; IDENTITY_BYTES],
     reads: mpsc::UnboundedSender<Asked>,
     durable: mpsc::UnboundedSender<Written>,
     later: mpsc::UnboundedSender<Written>,
@@ -258,14 +266,23 @@ impl Drop for Postgres {
 }
 
 impl Postgres {
-    /// Connects, and makes the tables where they are missing. `own` names this process.
+    /// Connects, and makes the tables where they are missing; with an origin, as its copy. `own` names this
+    /// process.
     ///
     /// # Errors
-    /// The database cannot be reached, or it refuses.
-    pub async fn open(address: &Address, retention: SignedDuration, own: &str) -> Result<Postgres, Failed> {
+    /// The database cannot be reached, it refuses, or it holds other records than the origin's.
+    pub(super) async fn open(
+        address: &Address,
+        retention: SignedDuration,
+        own: &str,
+        origin: Option<&Origin>,
+    ) -> Result<Postgres, Failed> {
         let has_failed = Arc::new(AtomicBool::new(false));
         let home = home(address).await?;
         let notes = Session::open(address, &home, &has_failed).await?;
+        if let Some(origin) = origin {
+            take_over(&notes, origin, address).await?;
+        }
         let secret = kept(&notes, "secret").await?;
         let identity = kept::<IDENTITY_BYTES>(&notes, "identity").await?;
         let (reads, asked) = mpsc::unbounded_channel();
@@ -290,7 +307,6 @@ impl Postgres {
             })),
         ];
         let commits = AtomicU64::new(0);
-        let identity = hex(&identity);
         Ok(Postgres { secret, identity, reads, durable, later, notes, suspects, commits, clock, has_failed, tasks })
     }
 
@@ -363,6 +379,27 @@ impl Postgres {
         written.await.map_err(|_| Failed::closed())?
     }
 
+    /// What makes a copy of it the same store.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { secret: self.secret, identity: self.identity }
+    }
+
+    /// So many records at most, in the order of their keys, after this one.
+    pub(super) async fn page(&self, after: Option<Key>, most: usize) -> Result<Vec<(Key, Record)>, Failed> {
+        let after = after.map_or_else(Vec::new, |key| key.to_vec());
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = self.notes.ask(PAGE, &[(&after, Type::BYTEA), (&most, Type::INT8)]).await?;
+        rows.iter().map(|row| seen(row).map(|(key, seen)| (key, seen.record.unwrap_or_default()))).collect()
+    }
+
+    /// The notes that a copy takes over.
+    pub(super) async fn notes(&self) -> Result<Vec<(String, String)>, Failed> {
+        let rows = self.notes.ask(NOTES, &[]).await?;
+        let all = rows.iter().map(|row| Ok((column::<String>(row, OWN)?, column(row, OWN + 1)?)));
+        let all = all.collect::<Result<Vec<(String, String)>, Failed>>()?;
+        Ok(all.into_iter().filter(|(name, _)| !OWN_NOTES.contains(&name.as_str())).collect())
+    }
+
     /// A note of the store about itself.
     ///
     /// # Errors
@@ -422,8 +459,8 @@ impl Postgres {
     /// # Errors
     /// The database failed.
     pub async fn claim(&self) -> Result<Claim, Failed> {
-        let epoch = self.note("epoch").await?;
-        Ok(Claim { store: self.identity.clone(), epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0) })
+        let epoch = self.note(EPOCH).await?;
+        Ok(Claim { store: hex(&self.identity), epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0) })
     }
 
     /// Begins another epoch; returns when it is durable.
@@ -433,7 +470,7 @@ impl Postgres {
     pub async fn advance(&self) -> Result<Claim, Failed> {
         let rows = self.notes.ask(ADVANCE, &[]).await?;
         let epoch: String = rows.first().map(|row| column(row, OWN)).transpose()?.unwrap_or_default();
-        Ok(Claim { store: self.identity.clone(), epoch: epoch.parse().unwrap_or(0) })
+        Ok(Claim { store: hex(&self.identity), epoch: epoch.parse().unwrap_or(0) })
     }
 
     /// How often a record was written since it was opened.
@@ -475,6 +512,23 @@ async fn kept<const N: usize>(session: &Session, name: &str) -> Result<[u8; N], 
         *place = byte(index).ok_or_else(|| Failed::new(format!("consent_gate_notes: {name} is damaged")))?;
     }
     Ok(bytes)
+}
+
+/// Makes a store that knows nothing the copy of another.
+async fn take_over(session: &Session, origin: &Origin, address: &Address) -> Result<(), Failed> {
+    let identity = hex(&origin.identity);
+    if note(session, "identity").await?.as_ref() == Some(&identity) {
+        return Ok(());
+    }
+    let (mark, of) = origin.mark();
+    let (names, texts) = (vec!["secret", "identity", mark], vec![hex(&origin.secret), identity, of]);
+    let taken = session.ask(TAKE_OVER, &[(&names, Type::TEXT_ARRAY), (&texts, Type::TEXT_ARRAY)]).await?;
+    if taken.is_empty() {
+        let at = address.shown();
+        let why = "they are other records, which are in use; name an empty place";
+        return Err(Failed::new(format!("cannot copy into the records in PostgreSQL at {at}: {why}")));
+    }
+    Ok(())
 }
 
 /// Whether there are tables of records.

@@ -5,7 +5,7 @@ use super::place::{Claim, Failed, Place, Settings};
 use super::postgres::Postgres;
 use super::rules::{self, Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write};
 use super::{Known, Mapped, Note, Offer, Record, Recorded, Values, rounds};
-use crate::bytes::number;
+use crate::bytes::{hex, number};
 use crate::integration::{Integration, Name};
 use crate::mapping::Slot;
 use crate::task;
@@ -18,10 +18,13 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What waits for longer between its turn and its sending is looked at again.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
+/// Between two looks whether a store is closed.
+const CLOSING: Duration = Duration::from_millis(10);
 /// Bytes of the key under which identifiers are hashed, and of a store's identity.
 pub(super) const SECRET_BYTES: usize = 32;
 pub(super) const IDENTITY_BYTES: usize = 16;
@@ -48,22 +51,128 @@ pub(super) struct Seen {
     pub swept: Option<Timestamp>,
 }
 
+/// What the notes begin with of integrations whose records these are.
+const CLAIMED: &str = "claimed ";
+/// The note of a copy that is not whole yet.
+const UNFINISHED: &str = "copy of";
+/// The note of where a store was copied to.
+const MOVED: &str = "copied to";
+/// The note of how far the store got.
+pub(super) const EPOCH: &str = "epoch";
+/// Notes that are each store's own.
+pub(super) const OWN_NOTES: [&str; 6] = [EPOCH, "identity", "secret", "version", UNFINISHED, MOVED];
+
+/// What makes a copy the same store.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub secret: [u8; SECRET_BYTES],
+    pub identity: [u8; IDENTITY_BYTES],
+}
+
+impl Origin {
+    /// What is noted of a copy from its beginning.
+    pub fn mark(&self) -> (&'static str, String) {
+        (UNFINISHED, hex(&self.identity))
+    }
+}
+
 /// An open store.
 #[derive(Debug)]
-enum Store {
+pub(super) enum Store {
     Embedded(Embedded),
     Postgres(Postgres),
 }
 
 impl Store {
+    /// Opens a store for use: a whole one, and not one that was copied to another place.
     async fn open(place: Place, retention: SignedDuration, own: &str) -> Result<Store, Failed> {
+        let shown = place.to_string();
+        let store = Store::open_whole(place, retention, own, None).await?;
+        if store.is_unfinished().await? {
+            let why = "the copy is not whole; type the same consent-gate store copy again, and it goes on";
+            return Err(Failed::new(format!("cannot use the records in {shown}: {why}")));
+        }
+        match store.moved().await? {
+            Some(to) => {
+                Err(Failed::new(format!("cannot use the records in {shown}: they were copied to {to}; use those")))
+            }
+            None => Ok(store),
+        }
+    }
+
+    /// Opens a store in whatever state; with an origin, one that is or becomes its copy.
+    pub(super) async fn open_whole(
+        place: Place,
+        retention: SignedDuration,
+        own: &str,
+        origin: Option<Origin>,
+    ) -> Result<Store, Failed> {
         match place {
             Place::Directory(directory) => {
-                let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory, retention)).await;
+                let open = move || Embedded::open(&directory, retention, origin.as_ref());
+                let opened = tokio::task::spawn_blocking(open).await;
                 Ok(Store::Embedded(opened.map_err(|_| Failed::closed())??))
             }
-            Place::Postgres(address) => Ok(Store::Postgres(Postgres::open(&address, retention, own).await?)),
+            Place::Postgres(address) => {
+                Ok(Store::Postgres(Postgres::open(&address, retention, own, origin.as_ref()).await?))
+            }
             Place::Off => Err(Failed::new("no records are kept: [records] store is \"off\"")),
+        }
+    }
+
+    /// Closes it, and returns once it may be opened again.
+    pub(super) async fn close(self) {
+        let ending = self.ending();
+        drop(self);
+        while ending.as_ref().is_some_and(|ending| !ending.is_over()) {
+            tokio::time::sleep(CLOSING).await;
+        }
+    }
+
+    /// What makes a copy of it the same store.
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Store::Embedded(store) => store.origin(),
+            Store::Postgres(store) => store.origin(),
+        }
+    }
+
+    /// Whether it is a copy that is not whole yet.
+    pub(super) async fn is_unfinished(&self) -> Result<bool, Failed> {
+        Ok(self.note(UNFINISHED).await?.is_some_and(|of| !of.is_empty()))
+    }
+
+    /// Makes a copy whole.
+    pub(super) async fn set_finished(&self) -> Result<(), Failed> {
+        self.set_note(UNFINISHED, "").await
+    }
+
+    /// Where it was copied to.
+    pub(super) async fn moved(&self) -> Result<Option<String>, Failed> {
+        self.note(MOVED).await
+    }
+
+    pub(super) async fn set_moved(&self, to: &str) -> Result<(), Failed> {
+        self.set_note(MOVED, to).await
+    }
+
+    pub(super) async fn set_epoch(&self, epoch: u64) -> Result<(), Failed> {
+        self.set_note(EPOCH, &epoch.to_string()).await
+    }
+
+    /// So many records at most, in the order of their keys, after this one.
+    pub(super) async fn page(&self, after: Option<Key>, most: usize) -> Result<Vec<(Key, Record)>, Failed> {
+        match self {
+            Store::Embedded(store) => store.page(after, most),
+            Store::Postgres(store) => store.page(after, most).await,
+        }
+    }
+
+    /// What it noted of itself, but for what is each store's own and what passes with its process.
+    pub(super) async fn notes(&self) -> Result<Vec<(String, String)>, Failed> {
+        match self {
+            Store::Embedded(store) => store.notes(),
+            Store::Postgres(store) => store.notes().await,
         }
     }
 
@@ -100,7 +209,7 @@ impl Store {
     /// Reads a record, changes it and writes it, as one step. The change is told up to when persons
     /// were forgotten. It must be repeatable: it is made again when another worker was faster. Where
     /// it asks for nothing, it must have left the record as it was.
-    async fn update<T>(
+    pub(super) async fn update<T>(
         &self,
         key: Key,
         seen: Option<Seen>,
@@ -112,14 +221,14 @@ impl Store {
         }
     }
 
-    async fn note(&self, name: &str) -> Result<Option<String>, Failed> {
+    pub(super) async fn note(&self, name: &str) -> Result<Option<String>, Failed> {
         match self {
             Store::Embedded(store) => store.note(name),
             Store::Postgres(store) => store.note(name).await,
         }
     }
 
-    async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
+    pub(super) async fn set_note(&self, name: &str, text: &str) -> Result<(), Failed> {
         match self {
             Store::Embedded(store) => store.set_note(name, text).await,
             Store::Postgres(store) => store.set_note(name, text).await,
@@ -156,7 +265,7 @@ impl Store {
         }
     }
 
-    async fn claim(&self) -> Result<Claim, Failed> {
+    pub(super) async fn claim(&self) -> Result<Claim, Failed> {
         match self {
             Store::Embedded(store) => store.claim(),
             Store::Postgres(store) => store.claim().await,
@@ -177,7 +286,7 @@ impl Store {
         }
     }
 
-    async fn count(&self) -> Result<u64, Failed> {
+    pub(super) async fn count(&self) -> Result<u64, Failed> {
         match self {
             Store::Embedded(store) => store.count(),
             Store::Postgres(store) => store.count().await,
@@ -756,7 +865,12 @@ impl Drop for Noted {
 
 /// The note that the broker knew these records.
 fn claimed(integration: &Name) -> String {
-    format!("claimed {integration}")
+    format!("{CLAIMED}{integration}")
+}
+
+/// Which integration a note is about whose records the broker knows to be these.
+pub(super) fn claimed_by(note: &str) -> Option<&str> {
+    note.strip_prefix(CLAIMED)
 }
 
 /// Names a message where suspects are noted; nobody can tell from it what is in the message.

@@ -15,6 +15,7 @@ mod audits;
 mod chaos;
 mod commands;
 mod configuration;
+mod copies;
 mod dead;
 mod delivery;
 mod documents;

@@ -75,7 +75,7 @@ async fn publish(
     let publishers = Arc::new(Publishers::new(Arc::new(connection), PUBLISHERS));
     let queue = Queues::of(&session.integration.name).dead;
     let mut reader = file::open(path).map_err(|refused| not_whole(path, refused))?;
-    let mut progress = Progress::new("imported", count);
+    let mut progress = Progress::new("imported", "letters", count);
     let (mut under_way, mut imported) = (JoinSet::new(), 0);
     // It was verified; should it change meanwhile, what follows is refused here.
     while let Some(letter) = reader.letter().map_err(|refused| changed(path, &refused, imported))? {

@@ -20,7 +20,7 @@ mod track;
 mod value;
 
 use super::audit::audit;
-use super::{Failure, integration, talk};
+use super::{Failure, Progress, integration, talk};
 use crate::audit::{Command, Scope};
 use crate::broker::letters::{DeadLetters, Pile};
 use crate::broker::outbox::Acks;
@@ -31,7 +31,6 @@ use filter::Filter;
 use jiff::Timestamp;
 use letter::Letter;
 use std::cell::RefCell;
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 /// Runs one of the commands.
@@ -100,7 +99,7 @@ impl Session {
     /// meant. Gives how many there are.
     async fn browse(&self, mut see: impl AsyncFnMut(Letter<'_>) -> Result<bool, Failure>) -> Result<u32, Failure> {
         let mut walk = self.letters.walk(u32::MAX).await?;
-        let mut progress = Progress::new("read", walk.count);
+        let mut progress = Progress::new("read", "letters", walk.count);
         let mut meant = Vec::with_capacity(usize::try_from(walk.count).unwrap_or_default());
         while let Some(chunk) = walk.next(usize::MAX).await? {
             for delivery in &chunk.letters {
@@ -156,7 +155,7 @@ impl Session {
     async fn remove(&mut self, mut choose: impl FnMut(&Letter<'_>) -> bool) -> Result<u32, Failure> {
         self.letters.begin_to_remove().await?;
         let mut walk = self.letters.walk(self.seen()).await?;
-        let mut progress = Progress::new("removed", walk.count);
+        let mut progress = Progress::new("removed", "letters", walk.count);
         let mut removed = 0;
         while let Some(chunk) = walk.next(self.stretch(walk.read())).await? {
             let mut acks = Acks::new(chunk.channel.clone(), chunk.letters.len());
@@ -235,31 +234,6 @@ fn stretch(meant: &[bool]) -> usize {
     let first = meant.iter().take_while(|is_meant| **is_meant).count();
     let others = meant.iter().enumerate().skip(first).filter(|(_, is_meant)| **is_meant);
     others.map(|(index, _)| index).nth(Acks::SINGLES).unwrap_or(meant.len())
-}
-
-/// How far a command is, on a terminal only.
-struct Progress {
-    verb: &'static str,
-    of: u32,
-    is_shown: bool,
-}
-
-impl Progress {
-    fn new(verb: &'static str, of: u32) -> Progress {
-        Progress { verb, of, is_shown: std::io::stderr().is_terminal() }
-    }
-
-    fn at(&mut self, done: u32) {
-        if self.is_shown {
-            let _ = write!(std::io::stderr(), "\r{} {done} of {} letters ", self.verb, self.of);
-        }
-    }
-
-    fn end(&mut self) {
-        if self.is_shown {
-            let _ = write!(std::io::stderr(), "\r{:60}\r", "");
-        }
-    }
 }
 
 /// A time as people read it: local, and how long ago.

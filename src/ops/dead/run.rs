@@ -141,7 +141,7 @@ impl<'r> Run<'r> {
     async fn send_all(&mut self) -> Result<(), Stop> {
         let session = self.session;
         let mut walk = session.letters.walk(session.seen()).await.map_err(broken)?;
-        let mut progress = Progress::new("went through", walk.count);
+        let mut progress = Progress::new("went through", "letters", walk.count);
         let mut ended = Ok(());
         while ended.is_ok()
             && let Some(chunk) = walk.next(self.stretch(walk.read())).await.map_err(broken)?
@@ -304,7 +304,7 @@ impl<'r> Run<'r> {
         let schedule = &self.session.integration.schedule;
         let deadline = Instant::now() + LAST_LOOK;
         let mut quiet = Quiet { patience: schedule.window() + self.options.deadline, ..Quiet::new(self.heard()) };
-        let mut progress = Progress::new("heard of", self.track().sent());
+        let mut progress = Progress::new("heard of", "letters", self.track().sent());
         loop {
             let (sent, open, unheard) = {
                 let track = self.track();

@@ -1,0 +1,153 @@
+//! `store copy`: takes the records to another place, with what the broker remembers of them.
+
+use super::{Failure, Progress, print};
+use crate::broker;
+use crate::broker::claim::Look;
+use crate::broker::topology::{self, Declared, Queues};
+use crate::cli::StoreCopyArgs;
+use crate::config::{self, Config, Environment, Settings};
+use crate::integration::Integration;
+use crate::record::Place;
+use crate::record::copy::Copying;
+use serde_json::json;
+use std::path::Path;
+
+/// Takes the records from a former place to the one that the settings name. No worker may run meanwhile.
+///
+/// # Errors
+/// Problems of configuration or usage (exit code 2); a worker runs, the former records are not those that
+/// the broker knows, the new place holds others, or something failed on the way (1).
+pub async fn copy(
+    args: &StoreCopyArgs,
+    file: Option<&Path>,
+    environment: &Environment,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let Config { settings, integrations, .. } = config::load(file, environment)?;
+    let to = whole(settings.records.place.clone());
+    let from = whole(former(args)?);
+    if matches!(to, Place::Off) || matches!(from, Place::Off) {
+        return Err(Failure::Usage("there is nothing to copy where no records are kept (\"off\")".to_owned()));
+    }
+    if from.is_same(&to) {
+        let what = format!("--from and [records] store both name {to}; let the settings name the new place");
+        return Err(Failure::Usage(what));
+    }
+    // For as long as they are held, no worker begins to use any records of these integrations.
+    let looks = hold(&settings, &integrations).await?;
+    let copied = copy_held(args, &integrations, &looks, (from.clone(), to.clone())).await;
+    let Ok(Some((copying, persons))) = copied else {
+        for look in looks {
+            look.leave().await;
+        }
+        copied?;
+        return if as_json { Ok(()) } else { print(&format!("the records in {from} are in {to} already\n")) };
+    };
+    let claim = copying.set_claim().await?;
+    for look in looks {
+        look.replace(&claim).await?;
+    }
+    copying.finish().await?;
+    let line = json!({ "copied": persons, "from": from.to_string(), "to": to.to_string(), "store": claim.store, "epoch": claim.epoch });
+    let text = format!(
+        "copied   {persons} persons from {from} to {to}, and read them again\n\
+         the former records are not used any more; the workers can start with these settings\n"
+    );
+    print(&if as_json { format!("{line}\n") } else { text })
+}
+
+/// Where the records were until now.
+fn former(args: &StoreCopyArgs) -> Result<Place, Failure> {
+    let text = match (&args.from, &args.from_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(file)) => config::read_bounded(file).map_err(|error| {
+            Failure::Usage(format!("--from-file {}: {error}; check the path and its permissions", file.display()))
+        })?,
+        (None, None) => String::new(),
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Failure::Usage("--from names no place; write a directory or postgres://…".to_owned()));
+    }
+    let place = config::place(&text.into(), Path::new(""), &mut Vec::new());
+    place.map_err(|why| Failure::Usage(format!("--from: {why}")))
+}
+
+/// A place whose name says the same from every folder.
+fn whole(place: Place) -> Place {
+    match place {
+        Place::Directory(directory) => {
+            let known = directory.canonicalize().or_else(|_| std::path::absolute(&directory));
+            Place::Directory(known.unwrap_or(directory))
+        }
+        other => other,
+    }
+}
+
+/// Copies while no worker can begin. Gives how many persons were copied; `None` where all were before.
+async fn copy_held(
+    args: &StoreCopyArgs,
+    integrations: &[Integration],
+    looks: &[Look],
+    (from, to): (Place, Place),
+) -> Result<Option<(Copying, u64)>, Failure> {
+    nobody_consumes(integrations, looks).await?;
+    let copying = Copying::open(from.clone(), to).await?;
+    let (own, next) = (copying.source().await?, copying.claim().await?);
+    others(&copying.integrations().await?, integrations, &args.removed)?;
+    if copying.is_done().await? {
+        return Ok(None);
+    }
+    for known in looks.iter().filter_map(Look::known) {
+        // An earlier try may have come as far as this.
+        if known != next {
+            own.follows(&known, &from)?;
+        }
+    }
+    let count = copying.count().await?;
+    let mut progress = Progress::new("copied", "persons", count);
+    let persons = copying.carry(|done| progress.at(done)).await?;
+    progress.end();
+    let mut progress = Progress::new("read again", "persons", count);
+    let copying = copying.verify(|done| progress.at(done)).await?;
+    progress.end();
+    nobody_consumes(integrations, looks).await?;
+    Ok(Some((copying, persons)))
+}
+
+async fn hold(settings: &Settings, integrations: &[Integration]) -> Result<Vec<Look>, broker::Error> {
+    let mut looks = Vec::with_capacity(integrations.len());
+    for integration in integrations {
+        let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
+        looks.push(Look::take(&settings.broker, connection, &integration.name).await?);
+    }
+    Ok(looks)
+}
+
+/// Makes sure that no worker is at work: what it merged meanwhile would be in the former records only.
+async fn nobody_consumes(integrations: &[Integration], looks: &[Look]) -> Result<(), Failure> {
+    let mut busy = Vec::new();
+    for (Integration { name, .. }, look) in integrations.iter().zip(looks) {
+        if look.consumers(&Queues::of(name).work).await? > 0 {
+            busy.push(name.as_str());
+        }
+    }
+    if busy.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("workers consume events of {}: stop every worker first", busy.join(", "))))
+}
+
+/// Refuses to leave integrations behind whose workers would go on with the former records.
+fn others(known: &[String], integrations: &[Integration], removed: &[String]) -> Result<(), Failure> {
+    let is_named = |name: &String| integrations.iter().any(|ours| ours.name.as_str() == name) || removed.contains(name);
+    let others: Vec<&str> = known.iter().filter(|name| !is_named(name)).map(String::as_str).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "the records are those of {}, too, which these settings do not name; add their documents, or write --removed \
+         NAME for each that no worker serves any more",
+        others.join(", ")
+    )))
+}

@@ -107,6 +107,42 @@ fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopt
     refused(&mut lab, "not those of this integration's earlier events");
 }
 
+/// As a `StatefulSet` with two replicas has them: each pod has a volume of its own.
+#[test]
+fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    let first = lab.worker.take();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "second");
+    refused(&mut lab, "not those of this integration's earlier events");
+    assert!(lab.admin("/readyz").1.contains("\"not ready\""), "it does not even stand by");
+    // Nobody takes them by mistake: they are empty, and a yes alone does not do.
+    let unmeant = command(&lab, &["store", "adopt", "--yes"]);
+    assert!(unmeant.code == 2 && unmeant.err.contains("add --lose-records"), "{}", unmeant.err);
+    let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
+    let late = (0..20).map(|n| news(&format!("p{n}@example.com"), -1, true).into());
+    lab.publish(late.chain([news(JANE, -60, true).into()]).collect());
+    lab.settled(22);
+    assert_eq!(at_gate(&lab, JANE), "0");
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 21);
+    // Alone it takes nothing either: the events wait for the first one.
+    lab.stop();
+    lab.publish(vec![news("late@example.com", -1, true).into()]);
+    let tries = || second.text().matches("still without the records").count();
+    let before = tries();
+    poll_until("two more tries", || (tries() > before + 1).then_some(()));
+    assert!(!second.text().contains("\"consuming\""), "{}", second.text());
+    assert_eq!(lab.bench.depth(&lab.queue("")), 1);
+    second.signal("TERM");
+    assert_eq!(second.ended(), Some(0));
+    lab.set("CONSENT_GATE_RECORDS__STORE", "records");
+    lab.start();
+    lab.settled(1);
+    assert_eq!(at_gate(&lab, "late@example.com"), "1");
+    assert!(lab.dead().is_empty());
+}
+
 #[test]
 fn a_command_makes_no_records_and_believes_none_but_those_that_the_broker_knows() {
     let mut lab = Lab::new();

@@ -181,6 +181,41 @@ fn an_older_state_of_the_records_is_refused() {
     let adopted = lines(&lab, &["store", "adopt", "--yes", "--json", "--integration", lab.integration()]);
     assert_eq!(adopted.len(), 1, "no worker holds them: the command opens them itself");
     lab.start();
+    // What they do not know any more is known when it is published again.
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    deliver(&mut lab, news(JANE, -30, true), 2);
+    assert_eq!(at_gate(&lab, JANE), "0");
+}
+
+#[test]
+fn a_restored_database_is_refused_until_it_is_adopted() {
+    let (mut lab, schema) = shared();
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    let tables = ["records", "notes", "suspects"];
+    let each = |sql: &dyn Fn(&str) -> String| schema.sql(&format!("BEGIN; {} COMMIT", tables.map(sql).concat()));
+    // While the worker runs, as pg_dump would: one instant.
+    each(&|table| format!("CREATE TABLE backup_{table} AS TABLE consent_gate_{table};"));
+    lab.stop();
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    lab.stop();
+    let restore = |table: &str| {
+        format!("DELETE FROM consent_gate_{table}; INSERT INTO consent_gate_{table} TABLE backup_{table};")
+    };
+    each(&restore);
+    refused(&mut lab, "an older state");
+    lab.stop();
+    assert_eq!(lines(&lab, &["store", "adopt", "--yes", "--json"]).len(), 1);
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    deliver(&mut lab, news(JANE, -30, true), 2);
+    assert_eq!(at_gate(&lab, JANE), "0");
+    lab.stop();
+    schema.sql("UPDATE consent_gate_notes SET value = '999' WHERE name = 'version'");
+    lab.spawn();
+    let line = lab.worker().line_with("cannot use the records");
+    assert!(line.contains("belong to a newer version"), "{line}");
 }
 
 #[test]

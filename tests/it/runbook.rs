@@ -217,10 +217,7 @@ fn a_queue_with_other_arguments_is_exchanged_as_the_page_says_and_nothing_is_los
     lab.bench.declare_exchange(&lab.exchange, ExchangeKind::Topic);
     // As another version declared it, with events in it.
     let queue = lab.queue("");
-    let quorum = FieldTable::from(BTreeMap::from([(
-        "x-queue-type".into(),
-        AMQPValue::LongString("quorum".into()),
-    )]));
+    let quorum = FieldTable::from(BTreeMap::from([("x-queue-type".into(), AMQPValue::LongString("quorum".into()))]));
     lab.bench.declare_queue(&queue, quorum);
     let bound = serde_json::json!({ "bindings": [{
         "source": lab.exchange, "vhost": "/", "destination": queue, "destination_type": "queue",

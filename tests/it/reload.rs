@@ -1,11 +1,14 @@
 //! Changed documents are picked up while the worker runs; bad ones are refused.
 
-use super::harness::{Lab, Message, choice, events, poll_until};
+use super::harness::{Folder, Lab, Message, PASSWORD, choice, events, poll_until};
 use super::newest::deliver;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 /// After so many the worker has what it needs: caches, pages, arenas of the allocator.
 const WARM_RELOADS: usize = 10;
@@ -88,6 +91,76 @@ fn an_integration_comes_and_goes_and_others_do_not_notice() {
     fs::rename(&aside, &here).unwrap();
     lab.worker().signal("HUP");
     lab.settled_of(&second, 2);
+}
+
+/// A folder as a kubelet mounts a `ConfigMap` or a `Secret`: every name is a link through `..data`, which
+/// leads to the files of the moment and is replaced in one step.
+struct Mounted {
+    path: PathBuf,
+    versions: usize,
+}
+
+impl Mounted {
+    fn at(folder: &Folder, name: &str) -> Mounted {
+        let path = folder.0.join(name);
+        fs::create_dir(&path).unwrap();
+        Mounted { path, versions: 0 }
+    }
+
+    /// Puts these files in place of those that are there.
+    fn show(&mut self, files: &BTreeMap<String, String>) {
+        self.versions += 1;
+        let version = format!("..version_{}", self.versions);
+        fs::create_dir(self.path.join(&version)).unwrap();
+        for (name, content) in files {
+            fs::write(self.path.join(&version).join(name), content).unwrap();
+        }
+        symlink(&version, self.path.join("..data_tmp")).unwrap();
+        fs::rename(self.path.join("..data_tmp"), self.path.join("..data")).unwrap();
+        for name in files.keys().filter(|name| !self.path.join(name).is_symlink()) {
+            symlink(Path::new("..data").join(name), self.path.join(name)).unwrap();
+        }
+        let names = fs::read_dir(&self.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        for name in names.filter(|name| !name.starts_with("..") && !files.contains_key(name)) {
+            fs::remove_file(self.path.join(name)).unwrap();
+        }
+        fs::remove_dir_all(self.path.join(format!("..version_{}", self.versions - 1))).ok();
+    }
+}
+
+/// As `deploy/kubernetes` mounts them: another customer is another key of the `ConfigMap` and of the `Secret`.
+#[test]
+fn a_customer_comes_and_goes_in_folders_as_kubernetes_mounts_them_without_a_restart() {
+    let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
+    let mut documents = Mounted::at(&lab.folder, "documents");
+    let mut keys = Mounted::at(&lab.folder, "keys");
+    lab.edit(1, |document| {
+        let key = keys.path.join("second-key");
+        document["authentication"] = json!({ "username": "api_user", "password_file": key });
+    });
+    let [first, second] = [0, 1].map(|index| lab.simulated[index].integration.clone());
+    let [one, other] = [0, 1].map(|index| {
+        let name = format!("{}.json", lab.simulated[index].integration);
+        (name, fs::read_to_string(lab.file(index)).unwrap())
+    });
+    keys.show(&BTreeMap::new());
+    documents.show(&BTreeMap::from([one.clone()]));
+    lab.set("CONSENT_GATE_INTEGRATIONS__DIRECTORY", "documents");
+    lab.start();
+    keys.show(&BTreeMap::from([("second-key".to_owned(), PASSWORD.to_owned())]));
+    documents.show(&BTreeMap::from([one.clone(), other]));
+    lab.worker().line_with("\"added\":1,\"changed\":0,\"removed\":0");
+    poll_until("both", || (said(&mut lab, "\"consuming\"") == 2).then_some(()));
+    lab.publish(events("p", 1));
+    lab.settled_of(&first, 1);
+    lab.settled_of(&second, 1);
+    assert_eq!(lab.gate(1).outcome("accepted"), 1);
+    documents.show(&BTreeMap::from([one]));
+    lab.worker().signal("HUP");
+    lab.worker().line_with("\"removed\":1");
+    assert_eq!(said(&mut lab, "\"consuming\""), 2, "the first one was never disturbed");
+    assert_eq!(said(&mut lab, "reload refused"), 0);
+    lab.stop();
 }
 
 /// What a worker holds, but for the pooled connections to its gates and of who asks it.

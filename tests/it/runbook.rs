@@ -1,16 +1,21 @@
-//! Every command of the runbook, typed for real beside a running worker.
+//! Every command of the runbook and of `docs/operating.md`, typed for real beside a running worker.
 
-use super::harness::{Folder, Lab, Message, choice, person, poll_until, project};
-use lapin::BasicProperties;
+use super::harness::{Folder, Lab, Message, Node, choice, events, person, poll_until, project};
+use super::newest::deliver;
 use lapin::types::{AMQPValue, FieldTable};
-use std::collections::BTreeSet;
+use lapin::{BasicProperties, ExchangeKind};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Command, Stdio};
 
-/// What the runbook says to type: lines of its blocks, and what it quotes with all arguments.
+fn page(name: &str) -> String {
+    fs::read_to_string(project().join(name)).unwrap()
+}
+
+/// What the pages say to type: lines of their blocks, and what they quote with all arguments.
 fn commands() -> BTreeSet<String> {
-    let page = fs::read_to_string(project().join("docs/runbook.md")).unwrap();
+    let page = page("docs/runbook.md") + &page("docs/operating.md");
     let lines = page.lines().map(|line| line.split(" #").next().unwrap().trim());
     let quoted = page.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains("--"));
     let typed = lines.chain(quoted).filter(|line| line.starts_with("consent-gate ") && !line.contains('`'));
@@ -80,7 +85,7 @@ impl Desk {
         assert!(done.status.success(), "{line}\n{}{}", told(&done.stdout), told(&done.stderr));
     }
 
-    /// Every command of the runbook, each with a letter to work on.
+    /// Every command of the pages, each with a letter to work on.
     fn types_everything(mut self) {
         self.lab.publish(vec![choice(&person("known", 0), true).into()]);
         self.lab.settled(1);
@@ -121,7 +126,7 @@ fn lab() -> Lab {
 
 /// The functions that the runbook has an operator paste, as they stand in its table.
 fn functions() -> Vec<String> {
-    let page = fs::read_to_string(project().join("docs/runbook.md")).unwrap();
+    let page = page("docs/runbook.md");
     let quoted = page.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("consent-gate() {"));
     quoted.map(|quoted| quoted.replace("\\|", "|")).collect()
 }
@@ -156,7 +161,7 @@ fn every_function_to_paste_passes_on_what_is_typed() {
 
 #[test]
 fn a_command_under_systemd_has_what_the_unit_gives_the_worker() {
-    let unit = fs::read_to_string(project().join("deploy/systemd/consent-gate.service")).unwrap();
+    let unit = page("deploy/systemd/consent-gate.service");
     let functions = functions();
     let function = functions.iter().find(|function| function.contains("systemd-run")).unwrap();
     let given: BTreeSet<&str> = function.split(" -p ").skip(1).map(|given| given.split(' ').next().unwrap()).collect();
@@ -178,4 +183,74 @@ fn every_command_of_the_runbook_does_what_it_says() {
 #[test]
 fn and_does_so_as_another_user_in_a_folder_that_is_read_only() {
     Desk::within(lab()).types_everything();
+}
+
+/// The blocks of a section of a page, each as its lines.
+fn blocks(page: &str, section: &str) -> Vec<Vec<String>> {
+    let section = page.split("\n## ").find(|part| part.starts_with(section)).unwrap();
+    let blocks = section.split("\n```\n").skip(1).step_by(2);
+    blocks.map(|block| block.lines().map(str::to_owned).collect()).collect()
+}
+
+/// The page's words for one integration of the tests, with the node's own `rabbitmqctl`.
+fn typed(lab: &Lab, node: &Node, line: &str) {
+    let own = line.replace("\"consents\"", &format!("\"{}\"", lab.exchange));
+    let own = own.replace("consent-gate.acme", &lab.queue("")).replace("acme-", &format!("{}-", lab.integration()));
+    let (place, program) = (lab.folder.0.display(), env!("CARGO_BIN_EXE_consent-gate"));
+    let functions = format!(
+        "consent-gate() {{ env -C '{place}' {program} \"$@\"; }}\nrabbitmqctl() {{ '{}' ctl '{}' \"$@\"; }}\n",
+        project().join("scripts/broker").display(),
+        node.place().display()
+    );
+    let mut bash = Command::new("bash");
+    bash.args(["-ec", &(functions + &own)]).envs(&lab.environment).stdin(Stdio::null());
+    let done = bash.output().unwrap();
+    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(done.status.success(), "{own}\n{}{}", told(&done.stdout), told(&done.stderr));
+}
+
+#[test]
+fn a_queue_with_other_arguments_is_exchanged_as_the_page_says_and_nothing_is_lost() {
+    let node = Node::with_shovel();
+    let mut lab = Lab::at(&node.url, &[&|_| {}]);
+    let meanwhile = format!("{}-meanwhile", lab.integration());
+    lab.bench.declare_exchange(&lab.exchange, ExchangeKind::Topic);
+    // As another version declared it, with events in it.
+    let queue = lab.queue("");
+    let quorum = FieldTable::from(BTreeMap::from([("x-queue-type".into(), AMQPValue::LongString("quorum".into()))]));
+    lab.bench.declare_queue(&queue, quorum);
+    let bound = serde_json::json!({ "bindings": [{
+        "source": lab.exchange, "vhost": "/", "destination": queue, "destination_type": "queue",
+        "routing_key": "#", "arguments": {},
+    }] });
+    let definitions = lab.folder.write("bound.json", bound.to_string());
+    node.ctl(&["import_definitions", definitions.to_str().unwrap()]);
+    lab.publish(events("before", 200));
+    lab.spawn();
+    lab.worker().line_with("inequivalent arg");
+    let declared = lab.run(&["declare"], b"");
+    assert!(declared.code == 1 && declared.err.contains(&queue), "{}", declared.err);
+    lab.stop();
+    let blocks = blocks(&page("docs/operating.md"), "Queues with other arguments");
+    assert_eq!(blocks.len(), 4);
+    let mut published = 200;
+    for (number, block) in blocks.iter().enumerate() {
+        for line in block {
+            typed(&lab, &node, line);
+            // The bus does not stop.
+            lab.publish(events(&format!("during{published}"), 10));
+            published += 10;
+        }
+        match number {
+            0 => poll_until("all of it moved", || (lab.bench.depth(&queue) == 0).then_some(())),
+            1 => lab.start(),
+            2 => poll_until("all of it back", || (lab.bench.depth(&meanwhile) == 0).then_some(())),
+            _ => {}
+        }
+    }
+    poll_until("everybody", || (lab.gate(0).profiles().as_object().unwrap().len() == published).then_some(()));
+    let left = node.ctl(&["--silent", "list_queues", "name"]);
+    assert!(!left.contains(&meanwhile) && left.contains(&queue), "{left}");
+    deliver(&mut lab, choice("late@example.com", true), published + 1);
+    assert!(lab.dead().is_empty());
 }

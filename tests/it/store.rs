@@ -107,6 +107,42 @@ fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopt
     refused(&mut lab, "not those of this integration's earlier events");
 }
 
+/// As a `StatefulSet` with two replicas has them: each pod has a volume of its own.
+#[test]
+fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    let first = lab.worker.take();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "second");
+    refused(&mut lab, "not those of this integration's earlier events");
+    assert!(lab.admin("/readyz").1.contains("\"not ready\""), "it does not even stand by");
+    // Nobody takes them by mistake: they are empty, and a yes alone does not do.
+    let unmeant = command(&lab, &["store", "adopt", "--yes"]);
+    assert!(unmeant.code == 2 && unmeant.err.contains("add --lose-records"), "{}", unmeant.err);
+    let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
+    let late = (0..20).map(|n| news(&format!("p{n}@example.com"), -1, true).into());
+    lab.publish(late.chain([news(JANE, -60, true).into()]).collect());
+    lab.settled(22);
+    assert_eq!(at_gate(&lab, JANE), "0");
+    assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 21);
+    // Alone it takes nothing either: the events wait for the first one.
+    lab.stop();
+    lab.publish(vec![news("late@example.com", -1, true).into()]);
+    let tries = || second.text().matches("still without the records").count();
+    let before = tries();
+    poll_until("two more tries", || (tries() > before + 1).then_some(()));
+    assert!(!second.text().contains("\"consuming\""), "{}", second.text());
+    assert_eq!(lab.bench.depth(&lab.queue("")), 1);
+    second.signal("TERM");
+    assert_eq!(second.ended(), Some(0));
+    lab.set("CONSENT_GATE_RECORDS__STORE", "records");
+    lab.start();
+    lab.settled(1);
+    assert_eq!(at_gate(&lab, "late@example.com"), "1");
+    assert!(lab.dead().is_empty());
+}
+
 #[test]
 fn a_command_makes_no_records_and_believes_none_but_those_that_the_broker_knows() {
     let mut lab = Lab::new();
@@ -145,6 +181,41 @@ fn an_older_state_of_the_records_is_refused() {
     let adopted = lines(&lab, &["store", "adopt", "--yes", "--json", "--integration", lab.integration()]);
     assert_eq!(adopted.len(), 1, "no worker holds them: the command opens them itself");
     lab.start();
+    // What they do not know any more is known when it is published again.
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    deliver(&mut lab, news(JANE, -30, true), 2);
+    assert_eq!(at_gate(&lab, JANE), "0");
+}
+
+#[test]
+fn a_restored_database_is_refused_until_it_is_adopted() {
+    let (mut lab, schema) = shared();
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    let tables = ["records", "notes", "suspects"];
+    let each = |sql: &dyn Fn(&str) -> String| schema.sql(&format!("BEGIN; {} COMMIT", tables.map(sql).concat()));
+    // While the worker runs, as pg_dump would: one instant.
+    each(&|table| format!("CREATE TABLE backup_{table} AS TABLE consent_gate_{table};"));
+    lab.stop();
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    lab.stop();
+    let restore = |table: &str| {
+        format!("DELETE FROM consent_gate_{table}; INSERT INTO consent_gate_{table} TABLE backup_{table};")
+    };
+    each(&restore);
+    refused(&mut lab, "an older state");
+    lab.stop();
+    assert_eq!(lines(&lab, &["store", "adopt", "--yes", "--json"]).len(), 1);
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    deliver(&mut lab, news(JANE, -30, true), 2);
+    assert_eq!(at_gate(&lab, JANE), "0");
+    lab.stop();
+    schema.sql("UPDATE consent_gate_notes SET value = '999' WHERE name = 'version'");
+    lab.spawn();
+    let line = lab.worker().line_with("cannot use the records");
+    assert!(line.contains("belong to a newer version"), "{line}");
 }
 
 #[test]

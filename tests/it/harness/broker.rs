@@ -72,10 +72,15 @@ impl Node {
         node
     }
 
+    /// The folder of the node, as `scripts/broker` has it.
+    pub fn place(&self) -> std::path::PathBuf {
+        self.folder.0.join("node")
+    }
+
     fn script(&self, verb: &str, arguments: &[&str]) -> String {
         let mut command = std::process::Command::new(super::project().join("scripts/broker"));
         command.env("CONSENT_GATE_BROKER_FROM", "packages").envs(self.environment.iter().cloned());
-        let output = command.arg(verb).arg(self.folder.0.join("node")).args(arguments).output().unwrap();
+        let output = command.arg(verb).arg(self.place()).args(arguments).output().unwrap();
         assert!(output.status.success(), "{verb} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }

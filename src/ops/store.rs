@@ -96,9 +96,11 @@ pub async fn adopt(
         let look = look(&settings, integration).await?;
         let known = look.known();
         look.leave().await;
-        let Some(known) = known.filter(|known| own.follows(known, place).is_err()) else { continue };
+        if known.as_ref().is_some_and(|known| own.follows(known, place).is_ok()) {
+            continue;
+        }
         refused.push(integration);
-        if known != Claim::off() {
+        if let Some(known) = known.filter(|known| *known != Claim::off()) {
             lost.push(format!("{} (store {}, epoch {})", integration.name, known.store, known.epoch));
         }
     }
@@ -146,7 +148,7 @@ pub(super) async fn compared(settings: &config::Settings, integration: &Integrat
     let look = look(settings, integration).await?;
     let known = look.known();
     look.leave().await;
-    access.compare(known.as_ref(), &settings.records.place).await?;
+    access.compare(&integration.name, known.as_ref(), &settings.records.place).await?;
     Ok(access)
 }
 

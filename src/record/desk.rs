@@ -86,9 +86,9 @@ impl Access {
     ///
     /// # Errors
     /// They are not, or as [`Access::ask`].
-    pub async fn compare(&self, known: Option<&Claim>, place: &Place) -> Result<(), Failed> {
+    pub async fn compare(&self, integration: &Name, known: Option<&Claim>, place: &Place) -> Result<(), Failed> {
         match (self, known) {
-            (Access::Direct(records), known) => records.compare(known).await,
+            (Access::Direct(records), known) => records.compare(integration, known).await,
             (Access::Desk(_), Some(known)) => self.claim().await?.follows(known, place),
             (Access::Desk(_), None) => Ok(()),
         }

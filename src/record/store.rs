@@ -519,7 +519,7 @@ impl Records {
             // Who never kept records is not reminded of them.
             return Ok((None, known.filter(|known| **known != Claim::off()).map(|_| Claim::off())));
         }
-        let store = self.compared(known).await?;
+        let store = self.compared(&integration.name, known).await?;
         let claim = store.advance().await?;
         remember_names(&store, integration).await?;
         let mapped = remember_mappings(&store, integration).await?;
@@ -539,16 +539,23 @@ impl Records {
     ///
     /// # Errors
     /// They are not, or the store failed.
-    pub async fn compare(&self, known: Option<&Claim>) -> Result<(), Failed> {
-        self.compared(known).await.map(drop)
+    pub async fn compare(&self, integration: &Name, known: Option<&Claim>) -> Result<(), Failed> {
+        self.compared(integration, known).await.map(drop)
     }
 
-    async fn compared(&self, known: Option<&Claim>) -> Result<Arc<Store>, Failed> {
+    /// Records that were refused once stay so while the broker knows of none: it forgot what it knew.
+    async fn compared(&self, integration: &Name, known: Option<&Claim>) -> Result<Arc<Store>, Failed> {
         let store = self.store().await?;
-        if let Some(known) = known {
-            store.claim().await?.follows(known, &self.settings.place)?;
+        let note = format!("refused for {integration}");
+        let noted = store.note(&note).await?.filter(|noted| !noted.is_empty());
+        let before = noted.as_ref().and_then(|noted| serde_json::from_str(noted).ok());
+        let Some(known) = known.or(before.as_ref()) else { return Ok(store) };
+        let judged = store.claim().await?.follows(known, &self.settings.place);
+        let note_now = judged.is_err().then(|| serde_json::json!(known).to_string());
+        if note_now != noted {
+            store.set_note(&note, &note_now.unwrap_or_default()).await?;
         }
-        Ok(store)
+        judged.map(|()| store)
     }
 
     /// How far the clock of the machine that holds the records is ahead of this one's.

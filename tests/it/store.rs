@@ -134,6 +134,11 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     poll_until("two more tries", || (tries() > before + 1).then_some(()));
     assert!(!second.text().contains("\"consuming\""), "{}", second.text());
     assert_eq!(lab.bench.depth(&lab.queue("")), 1);
+    // What was refused is not believed because the broker forgot which it knew.
+    lab.bench.delete_queue(&lab.queue(".store"));
+    let before = tries();
+    poll_until("two more tries", || (tries() > before + 1).then_some(()));
+    assert!(!second.text().contains("\"consuming\""), "{}", second.text());
     second.signal("TERM");
     assert_eq!(second.ended(), Some(0));
     lab.set("CONSENT_GATE_RECORDS__STORE", "records");

@@ -336,7 +336,10 @@ impl Supervisor {
 
 async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connection) -> Result<(), Trouble> {
     let (records, name) = (worker.records(), &worker.integration().name);
-    let look = Look::take(&settings.broker, connection, name).await?;
+    let look = match Look::take(&settings.broker, connection, name).await {
+        Err(error) if error.code() == Some(405) => return Err(Trouble::Records(record::Failed::looked_at(name))),
+        look => look?,
+    };
     let known = look.known();
     match worker.vouch(known.as_ref()).await {
         Ok(Some(claim)) => {

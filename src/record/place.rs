@@ -1,6 +1,7 @@
 //! Where records are kept, which they are, and why they cannot be used.
 
 use super::address::Address;
+use crate::integration::Name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -88,6 +89,12 @@ impl Failed {
     /// Another process holds the store.
     pub(super) fn held(why: String) -> Failed {
         Failed { why, is_held: true }
+    }
+
+    /// Another process has a hold on what the broker knows of an integration's records.
+    pub(crate) fn looked_at(integration: &Name) -> Failed {
+        let who = "a worker that starts elsewhere, or a copy of the records that is under way";
+        Failed::held(format!("standing by: what the broker knows of the records of {integration} is held by {who}"))
     }
 
     /// Its disk neither works nor fails.

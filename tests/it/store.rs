@@ -149,6 +149,20 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_worker_stands_by_while_somebody_else_holds_what_the_broker_knows() {
+    let mut lab = Lab::new();
+    lab.declare();
+    let holder = Bench::hold_lock(&lab.queue(".lock"));
+    lab.spawn();
+    let line = lab.worker().line_with("standby");
+    assert!(line.contains("\"INFO\"") && line.contains("a copy of the records"), "{line}");
+    assert!(lab.admin("/readyz").1.contains("\"standby\""), "{}", lab.admin("/readyz").1);
+    drop(holder);
+    lab.worker().line_with("ready: consuming");
+    assert!(!lab.worker().text().contains("ERROR"), "{}", lab.worker().text());
+}
+
+#[test]
 fn a_command_makes_no_records_and_believes_none_but_those_that_the_broker_knows() {
     let mut lab = Lab::new();
     lab.start();

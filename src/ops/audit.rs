@@ -1,6 +1,6 @@
 //! What a command that touches personal data says of itself, before it shows or does anything.
 
-use super::talk;
+use super::{counted, talk};
 use crate::audit::{Command, Entry, Scope};
 use crate::broker;
 use crate::config::Settings;
@@ -30,6 +30,5 @@ pub async fn audit(settings: &Settings, integration: &Name, command: Command, sc
 
 /// So many persons, who are not named.
 pub fn persons(count: usize) -> Scope {
-    let filter = if count == 1 { "one person".to_owned() } else { format!("{count} persons") };
-    Scope { queue: "records".to_owned(), filter, count: Some(count as u64) }
+    Scope { queue: "records".to_owned(), filter: counted(count as u64, "person"), count: Some(count as u64) }
 }

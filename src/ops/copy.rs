@@ -1,6 +1,6 @@
 //! `store copy`: takes the records to another place, with what the broker remembers of them.
 
-use super::{Failure, Progress, print};
+use super::{Failure, Progress, counted, print};
 use crate::broker;
 use crate::broker::claim::Look;
 use crate::broker::topology::{self, Declared, Queues};
@@ -50,8 +50,9 @@ pub async fn copy(
     copying.finish().await?;
     let line = json!({ "copied": persons, "from": from.to_string(), "to": to.to_string(), "store": claim.store, "epoch": claim.epoch });
     let text = format!(
-        "copied   {persons} persons from {from} to {to}, and read them again\n\
-         the former records are not used any more; the workers can start with these settings\n"
+        "copied   {} from {from} to {to}, and read them again\n\
+         the former records are not used any more; the workers can start with these settings\n",
+        counted(persons, "person")
     );
     print(&if as_json { format!("{line}\n") } else { text })
 }

@@ -6,7 +6,7 @@
 use super::audit::{audit, persons};
 use super::dead::OfPerson;
 use super::store::compared;
-use super::{Failure, agreed, integration, is_somebody, print, talk, usage};
+use super::{Failure, agreed, counted, integration, is_somebody, print, talk, usage};
 use crate::audit::Command;
 use crate::cli::PersonForgetArgs;
 use crate::config::{Environment, Settings};
@@ -83,7 +83,11 @@ struct Forgetting {
 impl Forgetting {
     async fn one(&self, identifier: &str) -> Result<(), Failure> {
         let theirs = self.letters_of(identifier).await?;
-        self.ask(&format!("this person under {}: what is recorded, and {} dead letters", self.name(), theirs.letters))?;
+        self.ask(&format!(
+            "this person under {}: what is recorded, and {}",
+            self.name(),
+            counted(theirs.letters, "dead letter")
+        ))?;
         audit(&self.settings, &self.integration.name, Command::PersonForget, persons(1)).await;
         let Forgotten { was_known, letters, unreadable } = self.erase(identifier, theirs).await?;
         warn_of(unreadable);
@@ -97,7 +101,8 @@ impl Forgetting {
 
     async fn everybody(&self, named: &[Line]) -> Result<(), Failure> {
         let count = named.len();
-        self.ask(&format!("{count} persons under {}: what is recorded, and their dead letters", self.name()))?;
+        let who = counted(count as u64, "person");
+        self.ask(&format!("{who} under {}: what is recorded, and all dead letters about them", self.name()))?;
         audit(&self.settings, &self.integration.name, Command::PersonForget, persons(count)).await;
         let (mut done, mut unreadable) = (0, 0);
         for Line { number, identifier } in named {
@@ -115,8 +120,8 @@ impl Forgetting {
         if done == count {
             return Ok(());
         }
-        let refused = count - done;
-        Err(Failure::Failed(format!("{refused} of {count} persons were not forgotten; type the same again to go on")))
+        let (refused, all) = (count - done, counted(count as u64, "person"));
+        Err(Failure::Failed(format!("{refused} of {all} not forgotten; type the same again to go on")))
     }
 
     fn name(&self) -> &str {
@@ -164,7 +169,7 @@ impl Forgetting {
 
 fn warn_of(unreadable: u32) {
     if unreadable > 0 {
-        talk(&format!("{unreadable} dead letters cannot be read and may be about anybody"));
+        talk(&format!("{} cannot be read and may be about anybody", counted(unreadable, "dead letter")));
     }
 }
 

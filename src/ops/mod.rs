@@ -95,6 +95,12 @@ fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// "1 letter", "2 letters".
+fn counted(count: impl fmt::Display + PartialEq + From<u8>, what: &str) -> String {
+    let plural = if count == 1.into() { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// How far a command is, on a terminal only.
 struct Progress {
     verb: &'static str,

@@ -1,7 +1,7 @@
 //! `store`: which records are these, and does the broker know them?
 
 use super::check::Finding;
-use super::{Failure, agreed, print};
+use super::{Failure, agreed, counted, print};
 use crate::broker::claim::Look;
 use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::{self, link};
@@ -50,7 +50,7 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     if wrong == 0 {
         Ok(())
     } else {
-        Err(Failure::Failed(format!("the broker knows other or newer records of {wrong} integrations")))
+        Err(Failure::Failed(format!("the broker knows other or newer records of {}", counted(wrong, "integration"))))
     }
 }
 

@@ -46,8 +46,8 @@ fn every_look_is_in_the_workers_log_whatever_its_level() {
         ),
         (&["dead", "discard", "--yes", "--limit", "1", "--to", "one.jsonl"], &[("dead_discard", one(), "limit 1")]),
         (&["dead", "replay", "--yes", "--limit", "1"], &[("dead_replay", one(), "limit 1")]),
-        (&["person", "show", JANE, "--reveal"], &[("person_show", one(), "one person")]),
-        (&["person", "forget", JANE, "--yes"], &[("person_forget", one(), "one person")]),
+        (&["person", "show", JANE, "--reveal"], &[("person_show", one(), "1 person")]),
+        (&["person", "forget", JANE, "--yes"], &[("person_forget", one(), "1 person")]),
     ];
     let mut expected = Vec::new();
     for (line, entries) in typed {

@@ -637,7 +637,7 @@ fn a_person_is_forgotten_with_their_letters() {
     let arguments = ["person", "forget", "--integration", lab.integration(), JANE, "--yes", "--json"];
     let forgotten = lab.run(&arguments, b"");
     assert_eq!(forgotten.out.trim(), r#"{"forgotten":true,"letters":2,"was_known":true}"#, "{}", forgotten.err);
-    assert!(forgotten.err.contains("1 dead letters cannot be read"), "{}", forgotten.err);
+    assert!(forgotten.err.contains("1 dead letter cannot be read"), "{}", forgotten.err);
     assert_eq!(told(&lab, "list", &["--group"])[0]["letters"], 6);
 }
 

@@ -149,6 +149,53 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_a_database_forgot_is_known_to_be_forgotten() {
+    let (mut lab, schema) = shared();
+    lab.start();
+    deliver(&mut lab, news(JANE, -1, false), 1);
+    deliver(&mut lab, news("john@example.com", -1, false), 2);
+    lab.stop();
+    // A year and more in which nothing was heard of Jane.
+    schema.sql(
+        "UPDATE consent_gate_records SET merged = now() - interval '366 days'
+            WHERE key = (SELECT key FROM consent_gate_records ORDER BY merged LIMIT 1)",
+    );
+    lab.start();
+    poll_until("the sweep", || schema.sql("SELECT count(*) FROM consent_gate_records").contains('1').then_some(()));
+    let marks = "SELECT name FROM consent_gate_notes WHERE name LIKE 'swept %'";
+    assert_eq!(schema.sql(marks).matches("swept ").count(), 1);
+    deliver(&mut lab, news(JANE, -366 * 86_400, true), 1);
+    assert_eq!(lab.dead()[0].header("consent-gate-reason").as_deref(), Some("older_than_retention"));
+    assert_eq!(at_gate(&lab, JANE), "0");
+    deliver(&mut lab, news(JANE, -60, true), 2);
+    assert_eq!(at_gate(&lab, JANE), "1", "what is newer than what was forgotten counts");
+}
+
+#[test]
+fn a_database_whose_clock_differs_is_told() {
+    let (mut lab, schema) = shared();
+    let role = format!("{}_apart", schema.name);
+    // Found before the server's own.
+    schema.sql(&format!(
+        "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql
+            AS $$ SELECT pg_catalog.clock_timestamp() + interval '60 s' $$;
+         CREATE ROLE {role} LOGIN; GRANT CREATE, USAGE ON SCHEMA {name} TO {role};
+         ALTER ROLE {role} SET search_path = {name}, pg_catalog",
+        name = schema.name
+    ));
+    let url = schema.url().replace("consent_gate@", &format!("{role}@"));
+    lab.set("CONSENT_GATE_RECORDS__STORE", url.split(['?', '&']).next().unwrap());
+    lab.start();
+    lab.worker().line_with("clock and this machine's are seconds apart");
+    poll_until("the gauge", || {
+        let ahead = lab.metric("consent_gate_store_clock_offset_seconds");
+        (50.0 < ahead && ahead < 70.0).then_some(())
+    });
+    lab.stop();
+    schema.sql(&format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+#[test]
 fn a_worker_stands_by_while_somebody_else_holds_what_the_broker_knows() {
     let mut lab = Lab::new();
     lab.declare();
@@ -340,7 +387,7 @@ fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
     // Another command has the letters: each line says so, and the same command goes on later.
     let lock = Bench::hold_lock(&lab.queue(".dead.lock"));
     let refused = lab.run(&forget(&["-", "--yes"]), file.as_bytes());
-    assert!(refused.code == 1 && refused.err.contains("3 of 3 persons were not forgotten"), "{}", refused.err);
+    assert!(refused.code == 1 && refused.err.contains("3 of 3 persons not forgotten"), "{}", refused.err);
     assert!(
         refused.out.starts_with("line 1: refused: ") && refused.out.contains("line 4: refused: "),
         "{}",

@@ -6,6 +6,7 @@
 
 use super::value;
 use crate::bytes::hex;
+use crate::ops::counted;
 use crate::shown;
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -194,7 +195,7 @@ impl<R: BufRead> Reader<R> {
             return Exported::decode(&line).map(Some).map_err(|why| self.refused(why));
         };
         if letters != self.letters {
-            return Err(self.refused(format!("{letters} letters were exported, and {} are here", self.letters)));
+            return Err(self.refused(format!("exported: {}, here: {}", counted(letters, "letter"), self.letters)));
         }
         let mut rest = Vec::new();
         match self.input.read_until(b'\n', &mut rest) {

@@ -223,7 +223,12 @@ impl Found {
         if self.matching == 0 {
             return format!("{}, none of which matches\n", letters(all));
         }
-        let mut text = format!("{}, {} of which match\n", letters(all), self.matching);
+        let mut text = format!(
+            "{}, {} of which match{}\n",
+            letters(all),
+            self.matching,
+            if self.matching == 1 { "es" } else { "" }
+        );
         for (reason, count) in &self.reasons {
             text.push_str(&format!("{count:>9}  {reason}\n"));
             // Rows say each for themselves.

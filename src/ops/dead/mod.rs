@@ -20,7 +20,7 @@ mod track;
 mod value;
 
 use super::audit::audit;
-use super::{Failure, Progress, integration, talk};
+use super::{Failure, Progress, counted, integration, talk};
 use crate::audit::{Command, Scope};
 use crate::broker::letters::{DeadLetters, Pile};
 use crate::broker::outbox::Acks;
@@ -264,7 +264,7 @@ fn size(bytes: u64) -> String {
 
 /// "1 letter", "2 letters".
 fn letters(count: u32) -> String {
-    format!("{count} letter{}", if count == 1 { "" } else { "s" })
+    counted(count, "letter")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::admin::{Health, Standing};
 use crate::broker::standing::Unsettled;
 use crate::config::Settings;
 use crate::facts::{Facts, labels};
+use crate::gate;
 use crate::integration::{Integration, Name};
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
@@ -151,12 +152,15 @@ async fn follow(
     unsettled: Arc<Unsettled>,
     mut orders: watch::Receiver<Option<Arc<Order>>>,
 ) {
+    // What a document's gate answered is known under the next one, too.
+    let mut known = None;
     while !harbour.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
             harbour.health.show(name.as_str(), Standing::Disconnected);
-            serve(&harbour, &order, &unsettled, &mut orders).await;
+            known = serve(&harbour, &order, &unsettled, &mut orders, known).await;
         } else {
+            known = None;
             harbour.health.forget(name.as_str());
             tokio::select! {
                 () = harbour.shutdown.wait() => {}
@@ -166,13 +170,15 @@ async fn follow(
     }
 }
 
-/// Serves by one document; returns when there is another and everything in hand has drained.
+/// Serves by one document; returns what is known of its gate when there is another document and
+/// everything in hand has drained.
 async fn serve(
     harbour: &Harbour,
     order: &Order,
     unsettled: &Arc<Unsettled>,
     orders: &mut watch::Receiver<Option<Arc<Order>>>,
-) {
+    known: Option<gate::Known>,
+) -> Option<gate::Known> {
     let Order { settings, integration } = order;
     let (in_a_hurry, hurry) = shutdown::channel();
     let (stop, stopping) = shutdown::channel();
@@ -183,6 +189,7 @@ async fn serve(
     let supervisor = match Worker::new(integration.clone(), facts, records, stops, Arc::clone(unsettled), quarantine) {
         Ok(worker) => {
             let (settings, worker) = (Arc::clone(settings), Arc::new(worker));
+            known.iter().for_each(|known| worker.gate().follow(known));
             harbour.health.served_by(name, &worker);
             Supervisor { settings, worker, health: harbour.health.clone(), shutdown: stopping }
         }
@@ -196,7 +203,7 @@ async fn serve(
                 _ = orders.changed() => {}
                 () = tokio::time::sleep(CANNOT_SERVE_PAUSE) => {}
             }
-            return;
+            return known;
         }
     };
     let ending = async {
@@ -213,6 +220,7 @@ async fn serve(
         () = supervisor.run() => {}
         () = ending => {}
     }
+    Some(supervisor.worker.gate().known())
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub enum Change {
 }
 
 /// Remembers what the last answers said.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Breaker {
     on_outage: OnOutage,
     longest_pause: Duration,
@@ -60,6 +60,16 @@ impl Breaker {
     #[must_use]
     pub fn new(on_outage: OnOutage, longest_pause: Duration) -> Breaker {
         Breaker { on_outage, longest_pause, failures: 0, paused_until: None, open: None, is_misconfigured: false }
+    }
+
+    /// Goes on where the breaker of the same gate by a former document stood: what answers told still
+    /// holds. One that was open asks at once whether the new document mends it.
+    pub fn follow(&mut self, former: &Breaker, now: Instant) {
+        self.failures = former.failures;
+        self.paused_until = former.paused_until.map(|until| until.min(now + self.longest_pause));
+        self.is_misconfigured = former.is_misconfigured;
+        let is_open = former.open.is_some() && self.on_outage == OnOutage::Hold;
+        self.open = is_open.then_some(Open { probe_at: now, pause: FIRST_PROBE });
     }
 
     /// What the gate is ready for.
@@ -147,6 +157,21 @@ mod tests {
         }
         assert_eq!(breaker.answered(&down(), Pass::Usual, now), Some(Change::Opened));
         (breaker, now)
+    }
+
+    #[test]
+    fn another_document_goes_on_where_the_former_stood() {
+        let (former, now) = open();
+        let mut breaker = Breaker::new(OnOutage::Hold, Duration::from_secs(300));
+        breaker.follow(&former, now);
+        assert_eq!(breaker.state(now), State::Open { probe_at: now });
+        assert_eq!(breaker.answered(&down(), Pass::Probe, now), Some(Change::ProbeFailed(2 * FIRST_PROBE)));
+        assert_eq!(breaker.answered(&answer(Outcome::Misconfigured), Pass::Usual, now), None);
+        let mut mended = Breaker::new(OnOutage::DeadLetter, Duration::from_secs(300));
+        mended.follow(&breaker, now);
+        assert_eq!((mended.state(now), mended.is_misconfigured()), (State::Closed, true));
+        mended.answered(&answer(Outcome::Accepted), Pass::Usual, now);
+        assert!(!mended.is_misconfigured());
     }
 
     #[test]

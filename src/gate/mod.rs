@@ -94,6 +94,13 @@ pub enum Pass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shut;
 
+/// What the answers of a gate told.
+#[derive(Clone, Debug)]
+pub struct Known {
+    url: reqwest::Url,
+    breaker: Breaker,
+}
+
 /// What an answer changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noted {
@@ -172,6 +179,21 @@ impl Gate {
                 State::Paused { until } if self.is_short(until) => tokio::time::sleep_until(until).await,
                 State::Open { .. } | State::Paused { .. } => return Err(Shut),
             }
+        }
+    }
+
+    /// What is known of it, for its successor by another document.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        let breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Known { url: self.url.clone(), breaker }
+    }
+
+    /// Goes on with what is known of the same gate; of another one nothing is known.
+    pub fn follow(&self, former: &Known) {
+        if former.url == self.url {
+            let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+            breaker.follow(&former.breaker, tokio::time::Instant::now());
         }
     }
 

@@ -291,6 +291,27 @@ fn a_key_that_is_mended_while_the_breaker_is_open_ends_what_is_said_of_the_old_o
 }
 
 #[test]
+fn reloads_during_an_outage_cost_no_event_an_attempt() {
+    let mut lab = lab_at(&super::harness::url(), 1);
+    lab.set_delays(&DELAYS);
+    lab.gate(0).faults(json!([{ "status": 503 }]));
+    lab.start();
+    lab.publish(events("p", 12));
+    lab.worker().line_with("the gate is down");
+    for limit in 2..12 {
+        change(&mut lab, 0, |document| document["overrides"]["gate"]["max_in_flight"] = json!(limit));
+        poll_until("its probe", || (lab.worker().text().matches("still down").count() > limit - 2).then_some(()));
+        assert_eq!(gate(&mut lab), (1.0, 0.0, "down".to_owned()), "it was not asked by anybody else");
+    }
+    lab.gate(0).faults(json!([]));
+    change(&mut lab, 0, |document| document["overrides"]["gate"]["max_in_flight"] = json!(20));
+    lab.settled(12);
+    assert!(lab.dead().is_empty());
+    assert_eq!(lab.gate(0).outcome("accepted"), 12);
+    assert_eq!(gate(&mut lab), (0.0, 0.0, "ok".to_owned()));
+}
+
+#[test]
 fn a_mapping_that_is_changed_while_the_breaker_is_open_ends_what_is_said_of_the_old_one() {
     let mut lab = lab_at(&super::harness::url(), 1);
     lab.gate(0).faults(json!([{ "status": 503 }]));

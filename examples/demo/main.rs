@@ -4,13 +4,14 @@
 //! Exit code 0 only when every profile at the gate is what the events say.
 
 mod people;
+mod screen;
 mod stage;
 mod view;
 
 use people::People;
 use serde_json::json;
 use stage::Stage;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -136,7 +137,7 @@ async fn interrupted() {
 
 /// The whole play; gives whether every profile is right.
 async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
-    let mut view = View::new(std::io::stdout().is_terminal());
+    let mut view = View::new();
     let mut people = People::new();
     view.say(&format!("worker    {}/metrics", stage.worker_url()));
     view.say(&format!("gate      {}/profiles", stage.gate_url()));
@@ -157,11 +158,10 @@ async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
     arrived(stage, &people, &mut view).await?;
     outage(stage, &mut people, &mut view).await?;
     letters(stage, &mut people, &mut view).await?;
-    view.update(stage, &people, true).await?;
     let wrong = people.wrong(&stage.profiles().await?, stage.integrations());
     view.summary(stage, &people, &wrong).await?;
     if keep {
-        view.say("--keep: everything is left running; Ctrl-C ends it");
+        view.kept(stage);
         interrupted().await;
     }
     Ok(wrong.is_empty())

@@ -1,30 +1,40 @@
 //! What a person sees: a live page on a terminal, a few plain lines elsewhere.
 
 use super::people::People;
+use super::screen::{Screen, Size};
 use super::stage::{Numbers, Stage};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
+use terminal_size::{Height, Width};
 
 const REFRESH: Duration = Duration::from_millis(500);
 const SHOWN_PROFILES: usize = 4;
+/// Of a terminal that does not tell its own.
+const USUAL: Size = Size { columns: 80, rows: 24 };
+/// What to do next: the commands of README.md's "Start", as they are there, and what they are for.
+const NEXT: [(&str, &str); 4] = [
+    ("PATH=\"$PWD/target/release:$PATH\"", ""),
+    ("mkdir integrations && cp integration.example.json integrations/acme.json", ""),
+    ("consent-gate check --connect", "  what is missing or wrong, where, what to do"),
+    ("consent-gate run", ""),
+];
 
 pub struct View {
     terminal: bool,
-    drawn: usize,
+    screen: Screen,
     last: Option<Instant>,
 }
 
 impl View {
-    pub fn new(terminal: bool) -> View {
-        View { terminal, drawn: 0, last: None }
+    pub fn new() -> View {
+        View { terminal: std::io::stdout().is_terminal(), screen: Screen::default(), last: None }
     }
 
     /// One line that stays.
     pub fn say(&mut self, line: &str) {
-        self.drawn = 0;
-        put(&format!("{line}\n"));
+        put(&if self.terminal { self.screen.say(line, size()) } else { format!("{line}\n") });
     }
 
     /// Draws the live page anew, now and then, on a terminal only.
@@ -34,29 +44,47 @@ impl View {
         }
         self.last = Some(Instant::now());
         let page = page(&stage.numbers().await?, &stage.profiles().await?, stage, people);
-        let up = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
-        self.drawn = page.lines().count();
-        put(&format!("{up}{page}"));
+        put(&self.screen.draw(page, size()));
         Ok(())
     }
 
-    /// The end: what was published, what became of it, and what is wrong.
+    /// The end: what was published, what became of it, what is wrong, and what to do next.
     pub async fn summary(&mut self, stage: &Stage, people: &People, wrong: &[String]) -> anyhow::Result<()> {
-        let numbers = stage.numbers().await?;
-        if !self.terminal {
-            put(&page(&numbers, &stage.profiles().await?, stage, people));
-        }
-        self.drawn = 0;
-        for line in wrong.iter().take(10) {
-            put(&format!("wrong     {line}\n"));
-        }
-        put(&if wrong.is_empty() {
-            "result    every profile at the gate is what the events say\n".to_owned()
+        if self.terminal {
+            self.update(stage, people, true).await?;
+            self.screen.leave();
         } else {
-            format!("result    {} values at the gate are not what the events say\n", wrong.len())
-        });
+            put(&page(&stage.numbers().await?, &stage.profiles().await?, stage, people));
+        }
+        for line in wrong.iter().take(10) {
+            self.say(&format!("wrong     {line}"));
+        }
+        if !wrong.is_empty() {
+            self.say(&format!("result    {} values at the gate are not what the events say", wrong.len()));
+            self.say("next      scripts/demo --keep plays it again and leaves the programs running, and their logs");
+            return Ok(());
+        }
+        self.say("result    every profile at the gate is what the events say");
+        self.say("next      scripts/demo --keep leaves it running, to look around; with a gate of yours:");
+        for (command, purpose) in NEXT {
+            self.say(&format!("          {command}{purpose}"));
+        }
+        self.say("          README.md, \"Start\", explains each of them, and what comes between");
         Ok(())
     }
+
+    /// Where to look while everything is left running.
+    pub fn kept(&mut self, stage: &Stage) {
+        self.say("kept      everything is left running; Ctrl-C ends it");
+        self.say(&format!("          curl {}/profiles", stage.gate_url()));
+        self.say(&format!("          curl {}/metrics", stage.worker_url()));
+        self.say(&format!("          less {}", stage.worker_log().display()));
+    }
+}
+
+fn size() -> Size {
+    let told = terminal_size::terminal_size_of(std::io::stdout());
+    told.map_or(USUAL, |(Width(columns), Height(rows))| Size { columns: columns.into(), rows: rows.into() })
 }
 
 /// A reader that went away changes nothing.
@@ -102,4 +130,18 @@ fn described(properties: &Value) -> String {
         .iter()
         .filter(|(_, value)| !value.as_str().is_some_and(|v| v.contains('@')));
     pairs.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_next_is_what_the_readme_says() {
+        let readme = include_str!("../../README.md");
+        let start = readme.split("\n## Start\n").nth(1).unwrap().split("```").nth(1).unwrap();
+        for (command, _) in NEXT {
+            assert!(start.contains(command), "{command} is not in README.md");
+        }
+    }
 }

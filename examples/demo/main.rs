@@ -110,7 +110,7 @@ async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::
 async fn letters(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::Result<()> {
     stage.faults(json!([])).await?;
     let [shop, magazine] = stage.integrations();
-    let look = [vec!["dead", "list"], vec!["dead", "replay", "--dry-run"]];
+    let look = [vec!["dead", "list", "--group"], vec!["dead", "replay", "--dry-run"]];
     let replay = ["dead", "replay", "--yes", "--wait"];
     let commands = look.into_iter().map(|command| (command, shop));
     for (command, integration) in commands.chain([(replay.to_vec(), shop), (replay.to_vec(), magazine)]) {
@@ -141,7 +141,7 @@ async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
     let mut people = People::new();
     view.say(&format!("worker    {}/metrics", stage.worker_url()));
     view.say(&format!("gate      {}/profiles", stage.gate_url()));
-    view.say("samples   one of each documented shape of message, each with a person of its own");
+    view.say("samples   one of each documented shape of message, each of another person");
     for message in people.samples()? {
         stage.publish(&message).await?;
     }

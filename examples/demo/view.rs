@@ -11,13 +11,16 @@ use terminal_size::{Height, Width};
 
 const REFRESH: Duration = Duration::from_millis(500);
 const SHOWN_PROFILES: usize = 4;
+/// With fewer rows, half of the profiles are shown: what is said needs some, too.
+const FEW_ROWS: usize = 30;
 /// Of a terminal that does not tell its own.
 const USUAL: Size = Size { columns: 80, rows: 24 };
-/// What to do next: the commands of README.md's "Start", as they are there, and what they are for.
-const NEXT: [(&str, &str); 4] = [
+/// What to do next with a gate of one's own: from README.md, "Start", and what it is for.
+const NEXT: [(&str, &str); 5] = [
     ("PATH=\"$PWD/target/release:$PATH\"", ""),
-    ("mkdir integrations && cp integration.example.json integrations/acme.json", ""),
-    ("consent-gate check --connect", "  what is missing or wrong, where, what to do"),
+    ("mkdir integrations", ""),
+    ("cp integration.example.json integrations/acme.json", ""),
+    ("consent-gate check --connect", "says what is missing, and what to do"),
     ("consent-gate run", ""),
 ];
 
@@ -61,15 +64,13 @@ impl View {
         }
         if !wrong.is_empty() {
             self.say(&format!("result    {} values at the gate are not what the events say", wrong.len()));
-            self.say("next      scripts/demo --keep plays it again and leaves the programs running, and their logs");
+            self.say("next      scripts/demo --keep    again, and everything is left running, with its logs");
             return Ok(());
         }
         self.say("result    every profile at the gate is what the events say");
-        self.say("next      scripts/demo --keep leaves it running, to look around; with a gate of yours:");
-        for (command, purpose) in NEXT {
-            self.say(&format!("          {command}{purpose}"));
+        for line in next() {
+            self.say(&line);
         }
-        self.say("          README.md, \"Start\", explains each of them, and what comes between");
         Ok(())
     }
 
@@ -80,6 +81,15 @@ impl View {
         self.say(&format!("          curl {}/metrics", stage.worker_url()));
         self.say(&format!("          less {}", stage.worker_log().display()));
     }
+}
+
+fn next() -> Vec<String> {
+    let named = [
+        "next      scripts/demo --keep             the same, left running to look at".to_owned(),
+        "          for a gate of yours, as README.md explains at \"Start\":".to_owned(),
+    ];
+    let line = |(command, purpose)| format!("          {command:<30}  {purpose}").trim_end().to_owned();
+    named.into_iter().chain(NEXT.map(line)).collect()
 }
 
 fn size() -> Size {
@@ -99,18 +109,22 @@ fn page(numbers: &Numbers, profiles: &Value, stage: &Stage, people: &People) -> 
     line("published", format!("{} messages, each for two integrations", people.published()));
     line("delivered", numbers.sum("events_total", "\"delivered\"").to_string());
     line("skipped", counted(numbers.sum("events_total", "\"skipped\""), &numbers.by("skipped_total", "reason")));
-    line("retried", counted(numbers.sum("retries_total", "step="), &numbers.by("retries_total", "step")));
+    let mut steps = numbers.by("retries_total", "step");
+    let held = steps.remove("hold").unwrap_or_default();
+    line("retried", counted(steps.values().sum(), &steps).replace('(', "(after attempt "));
+    line("held", format!("{held} times, spending no attempt"));
     line(
         "dead",
         counted(numbers.sum("events_total", "\"dead_lettered\""), &numbers.by("dead_lettered_total", "reason")),
     );
     let latency = |share| numbers.latency(share).map_or_else(|| "-".to_owned(), |s| format!("≤ {} ms", s * 1000.0));
-    line("latency", format!("from the choice to the gate's acceptance: p50 {}, p99 {}", latency(0.5), latency(0.99)));
+    line("latency", format!("from choice to acceptance: p50 {}, p99 {}", latency(0.5), latency(0.99)));
+    let shown = if size().rows < FEW_ROWS { SHOWN_PROFILES / 2 } else { SHOWN_PROFILES };
     for integration in stage.integrations() {
         let empty = Map::new();
         let known = profiles[integration].as_object().unwrap_or(&empty);
         line("profiles", format!("{} at the gate of {integration}", known.len()));
-        for (person, properties) in known.iter().take(SHOWN_PROFILES) {
+        for (person, properties) in known.iter().take(shown) {
             line("", format!("{person:<22} {}", described(properties)));
         }
     }
@@ -118,7 +132,7 @@ fn page(numbers: &Numbers, profiles: &Value, stage: &Stage, people: &People) -> 
 }
 
 fn counted(total: u64, by_reason: &BTreeMap<String, u64>) -> String {
-    let reasons: Vec<String> = by_reason.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let reasons: Vec<String> = by_reason.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
     if reasons.is_empty() { total.to_string() } else { format!("{total}  ({})", reasons.join(", ")) }
 }
 
@@ -143,5 +157,6 @@ mod tests {
         for (command, _) in NEXT {
             assert!(start.contains(command), "{command} is not in README.md");
         }
+        assert!(next().iter().all(|line| line.chars().count() < USUAL.columns), "{:?}", next());
     }
 }

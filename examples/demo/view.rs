@@ -46,7 +46,7 @@ impl View {
             return Ok(());
         }
         self.last = Some(Instant::now());
-        let page = page(&stage.numbers().await?, &stage.profiles().await?, stage, people);
+        let page = page(&stage.numbers().await?, &stage.profiles().await?, stage, people, self.shown());
         put(&self.screen.draw(page, size()));
         Ok(())
     }
@@ -57,7 +57,7 @@ impl View {
             self.update(stage, people, true).await?;
             self.screen.leave();
         } else {
-            put(&page(&stage.numbers().await?, &stage.profiles().await?, stage, people));
+            put(&page(&stage.numbers().await?, &stage.profiles().await?, stage, people, self.shown()));
         }
         for line in wrong.iter().take(10) {
             self.say(&format!("wrong     {line}"));
@@ -72,6 +72,10 @@ impl View {
             self.say(&line);
         }
         Ok(())
+    }
+
+    fn shown(&self) -> usize {
+        if self.terminal && size().rows < FEW_ROWS { SHOWN_PROFILES / 2 } else { SHOWN_PROFILES }
     }
 
     /// Where to look while everything is left running.
@@ -103,7 +107,7 @@ fn put(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn page(numbers: &Numbers, profiles: &Value, stage: &Stage, people: &People) -> String {
+fn page(numbers: &Numbers, profiles: &Value, stage: &Stage, people: &People, shown: usize) -> String {
     let mut page = String::new();
     let mut line = |name: &str, text: String| page.push_str(&format!("{name:<9} {text}\n"));
     line("published", format!("{} messages, each for two integrations", people.published()));
@@ -119,7 +123,6 @@ fn page(numbers: &Numbers, profiles: &Value, stage: &Stage, people: &People) -> 
     );
     let latency = |share| numbers.latency(share).map_or_else(|| "-".to_owned(), |s| format!("≤ {} ms", s * 1000.0));
     line("latency", format!("from choice to acceptance: p50 {}, p99 {}", latency(0.5), latency(0.99)));
-    let shown = if size().rows < FEW_ROWS { SHOWN_PROFILES / 2 } else { SHOWN_PROFILES };
     for integration in stage.integrations() {
         let empty = Map::new();
         let known = profiles[integration].as_object().unwrap_or(&empty);

@@ -4,13 +4,14 @@
 //! Exit code 0 only when every profile at the gate is what the events say.
 
 mod people;
+mod screen;
 mod stage;
 mod view;
 
 use people::People;
 use serde_json::json;
 use stage::Stage;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -109,7 +110,7 @@ async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::
 async fn letters(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::Result<()> {
     stage.faults(json!([])).await?;
     let [shop, magazine] = stage.integrations();
-    let look = [vec!["dead", "list"], vec!["dead", "replay", "--dry-run"]];
+    let look = [vec!["dead", "list", "--group"], vec!["dead", "replay", "--dry-run"]];
     let replay = ["dead", "replay", "--yes", "--wait"];
     let commands = look.into_iter().map(|command| (command, shop));
     for (command, integration) in commands.chain([(replay.to_vec(), shop), (replay.to_vec(), magazine)]) {
@@ -136,11 +137,11 @@ async fn interrupted() {
 
 /// The whole play; gives whether every profile is right.
 async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
-    let mut view = View::new(std::io::stdout().is_terminal());
+    let mut view = View::new();
     let mut people = People::new();
     view.say(&format!("worker    {}/metrics", stage.worker_url()));
     view.say(&format!("gate      {}/profiles", stage.gate_url()));
-    view.say("samples   one of each documented shape of message, each with a person of its own");
+    view.say("samples   one of each documented shape of message, each of another person");
     for message in people.samples()? {
         stage.publish(&message).await?;
     }
@@ -157,11 +158,10 @@ async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
     arrived(stage, &people, &mut view).await?;
     outage(stage, &mut people, &mut view).await?;
     letters(stage, &mut people, &mut view).await?;
-    view.update(stage, &people, true).await?;
     let wrong = people.wrong(&stage.profiles().await?, stage.integrations());
     view.summary(stage, &people, &wrong).await?;
     if keep {
-        view.say("--keep: everything is left running; Ctrl-C ends it");
+        view.kept(stage);
         interrupted().await;
     }
     Ok(wrong.is_empty())

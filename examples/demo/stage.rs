@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 /// What the worker waits between attempts: a hurried form of the default.
 const DELAYS_SECONDS: [u32; 4] = [1, 2, 3, 4];
+const WORKER_LOG: &str = "worker.log";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage {
@@ -58,6 +59,10 @@ impl Stage {
 
     pub fn worker_url(&self) -> &str {
         &self.worker
+    }
+
+    pub fn worker_log(&self) -> PathBuf {
+        self.folder.join(WORKER_LOG)
     }
 
     /// What an operator's command prints, beside the running worker.
@@ -242,7 +247,7 @@ fn start_worker(
 ) -> anyhow::Result<String> {
     let mut command = Command::new(program("consent-gate")?);
     command.arg("run").current_dir(folder).envs(environment);
-    let log = folder.join("worker.log");
+    let log = folder.join(WORKER_LOG);
     processes.push(start(&mut command, &log)?);
     wait_for(&log, "ready: consuming", processes)?;
     let line = wait_for(&log, "\"starting\"", processes)?;

@@ -123,6 +123,29 @@ fn the_dashboard_uses_only_metrics_that_exist() {
     assert!(unknown.is_empty(), "{unknown:?}");
 }
 
+/// Grafana keeps one answer for each name.
+#[test]
+fn no_panel_asks_two_queries_by_one_name() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        let names: Vec<&str> = targets.map(|target| target["refId"].as_str().unwrap()).collect();
+        let apart: BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(apart.len(), names.len(), "{}: {names:?}", panel["title"]);
+    }
+}
+
+/// Ages and latencies that are stacked show a sum that nobody waited.
+#[test]
+fn no_panel_adds_up_seconds() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let defaults = &panel["fieldConfig"]["defaults"];
+        let is_stacked = defaults["custom"]["stacking"]["mode"] == "normal";
+        assert!(!is_stacked || defaults["unit"] != "s", "{}", panel["title"]);
+    }
+}
+
 #[test]
 fn the_dashboard_shows_every_metric() {
     let shown: BTreeSet<String> = queries().iter().flat_map(|(_, query)| named(query)).collect();

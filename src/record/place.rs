@@ -150,6 +150,7 @@ impl Claim {
     pub fn follows(&self, known: &Claim, place: &Place) -> Result<(), Failed> {
         let Claim { store, epoch } = known;
         let adopt = "or accept that what those knew is lost: consent-gate store adopt";
+        let moved = "if they were to move here, consent-gate store copy --from their former place";
         if *known == Claim::off() {
             let why = "the latest events were delivered without records ([records] store was \"off\")";
             return Err(Failed::new(format!(
@@ -159,7 +160,7 @@ impl Claim {
         if store != &self.store {
             let why = format!("the records in {place} are not those of this integration's earlier events");
             let which = format!("those are store {store}, epoch {epoch}; these are store {}", self.store);
-            return Err(Failed::new(format!("{why} ({which}); bring those back, {adopt}")));
+            return Err(Failed::new(format!("{why} ({which}); bring those back, {moved}, {adopt}")));
         }
         if *epoch > self.epoch {
             let why =

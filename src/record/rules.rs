@@ -474,7 +474,9 @@ impl Record {
         let known = own.filter_map(|own| self.values.get(own).map(|newest| (own, newest)));
         let sendable = known.filter(move |(own, newest)| {
             let is_kept = !self.has_erased(newest.said.latest().at) || !newest.is_new_grant();
-            is_kept && !newest.is_refused && self.is_known(own, newest, mapped)
+            // What the gate has accepted it may have again, whether or not somebody said something newer.
+            let is_certain = newest.accepted.is_some() || self.is_known(own, newest, mapped);
+            is_kept && !newest.is_refused && is_certain
         });
         sendable.map(|(own, newest)| (own.clone(), Arc::clone(&newest.said)))
     }

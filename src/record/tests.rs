@@ -541,6 +541,26 @@ fn a_mended_mapping_begins_with_what_is_known_under_its_own_path() {
 }
 
 #[test]
+fn what_the_gate_accepted_is_repaired_though_somebody_may_have_said_something_newer() {
+    let (former, mended) = (Slot::new("news", "a"), Slot::new("news", "b"));
+    let (before, after) = (Mapped::new([former.clone()]), Mapped::new([mended.clone()]));
+    let says = |second, event: &str, slot: &Slot, on| of(second, event, vec![(slot.clone(), Choice::Switch(on))]);
+    let mut jane = Person { mapped: before.clone(), ..Person::new() };
+    jane.turn(&says(0, "a", &former, true), Sent::Unknown, 0);
+    jane.mapped = after.clone();
+    jane.mapped.learn(before.own(), [former.clone()]);
+    let withdrawal = says(50, "b", &mended, false);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("news", "false")]));
+    // A worker that has the former document notes nothing of what this says under the mended path.
+    let (own, theirs) = (jane.mapped.clone(), Mapped::new([former]));
+    jane.mapped = theirs;
+    jane.turn(&of(60, "c", Vec::new()), Sent::Accepted, 60);
+    jane.mapped = own;
+    assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 3_000), sends(&[("news", "false")]));
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 3_001), sends(&[]), "for itself it stays unknown");
+}
+
+#[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
     let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();

@@ -35,9 +35,7 @@ pub async fn run(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let Config { settings, integrations, warnings } = config;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
+    tell_of(&warnings, &[]);
     let health = Health::new(metrics.clone());
     let listener = admin::bind(settings.admin).await?;
     let admin = listener.local_addr()?;
@@ -56,7 +54,7 @@ pub async fn run(
     let mut fleet = Fleet::new(harbour);
     fleet.serve(&settings, integrations);
     let (file, environment) = (file.map(Path::to_owned), environment.clone());
-    let mut reload = Reload { settings, file, environment, refused: None, look: None, is_asked: false };
+    let mut reload = Reload { settings, file, environment, warnings, refused: None, look: None, is_asked: false };
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,6 +95,13 @@ fn serve_beside(listener: TcpListener, health: &Health, records: &Arc<Records>) 
     tokio::spawn(task::kept("admin port", async move || admin::serve(&listener, &health).await));
 }
 
+/// Tells of what can be read and hardly be meant, unless it was told before.
+fn tell_of(warnings: &[String], before: &[String]) {
+    for warning in warnings.iter().filter(|warning| !before.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// Looks for changed settings and documents. What is wrong is refused as a whole, and the old ones
 /// stay in force. Files are read on a thread of their own: their disk may hang, and a stop must be
 /// heard all the same.
@@ -104,6 +109,8 @@ struct Reload {
     settings: Arc<Settings>,
     file: Option<PathBuf>,
     environment: Environment,
+    /// What was warned of last, so that it is told once.
+    warnings: Vec<String>,
     /// What was refused last, so that it is told once.
     refused: Option<String>,
     /// The look that is under way.
@@ -174,7 +181,9 @@ impl Reload {
     }
 
     fn take(&mut self, config: Config, fleet: &mut Fleet, is_asked: bool) {
-        let Config { settings, integrations, .. } = config;
+        let Config { settings, integrations, warnings } = config;
+        tell_of(&warnings, &self.warnings);
+        self.warnings = warnings;
         let later = settings.at_next_start(&self.settings);
         if !later.is_empty() && (is_asked || self.refused.as_ref() != Some(&later)) {
             tracing::warn!("changed settings that take effect at the next start: {later}");

@@ -153,7 +153,7 @@ impl DeadLetters {
     pub async fn walk(&self, most: u32) -> Result<Walk<'_>, Error> {
         let count = self.count().await?.min(most);
         let least = count / MOST_CHUNKS + 1;
-        Ok(Walk { letters: self, count, left: count, least, size: FIRST_CHUNK.max(least), held: Vec::new() })
+        Ok(Walk { letters: self, count, left: count, read: 0, least, size: FIRST_CHUNK.max(least), held: Vec::new() })
     }
 
     /// A queue of this command's own for reports, and what arrives in it.
@@ -237,6 +237,7 @@ pub struct Walk<'d> {
     /// How many letters were ready when it began.
     pub count: u32,
     left: u32,
+    read: u32,
     least: u32,
     size: u32,
     held: Vec<(Channel, usize)>,
@@ -246,7 +247,7 @@ impl Walk<'_> {
     /// How many letters were read so far.
     #[must_use]
     pub fn read(&self) -> u32 {
-        self.count - self.left
+        self.read
     }
 
     /// The next letters, at most so many; `None` at the end of the snapshot.
@@ -271,7 +272,8 @@ impl Walk<'_> {
         let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         call("stop consuming", cancelled).await?;
         let received = u32::try_from(letters.len()).unwrap_or(u32::MAX);
-        // Others took what is missing.
+        self.read += received;
+        // What is missing was taken by others, or its time ran out.
         self.left = if received < u32::from(most) { 0 } else { self.left - received };
         self.size = self.size_after(&letters);
         Ok(Some(Chunk { channel, letters }))

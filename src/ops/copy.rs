@@ -7,8 +7,8 @@ use crate::broker::topology::{self, Declared, Queues};
 use crate::cli::StoreCopyArgs;
 use crate::config::{self, Config, Environment, Settings};
 use crate::integration::Integration;
-use crate::record::Place;
 use crate::record::copy::Copying;
+use crate::record::{Claim, Place};
 use serde_json::json;
 use std::path::Path;
 
@@ -99,10 +99,17 @@ async fn copy_held(
     if copying.is_done().await? {
         return Ok(None);
     }
-    for known in looks.iter().filter_map(Look::known) {
-        // An earlier try may have come as far as this.
-        if known != next {
-            own.follows(&known, &from)?;
+    for (look, Integration { name, .. }) in looks.iter().zip(integrations) {
+        // An earlier try may have come as far as the next one.
+        let is_wrong = |known: &Claim| *known != next && own.follows(known, &from).is_err();
+        if let Some(Claim { store, epoch }) = look.known().filter(is_wrong) {
+            let those = format!(
+                "{name} has used store {store}, epoch {epoch}, and this is store {}, epoch {}",
+                own.store, own.epoch
+            );
+            return Err(Failure::Failed(format!(
+                "the records in {from} are not the ones to copy: {those}; name those with --from"
+            )));
         }
     }
     let count = copying.count().await?;

@@ -95,9 +95,13 @@ pub async fn adopt(
     for integration in adopting {
         let look = look(&settings, integration).await?;
         let known = look.known();
+        let consumers = look.consumers(&Queues::of(&integration.name).work).await;
         look.leave().await;
         if known.as_ref().is_some_and(|known| own.follows(known, place).is_ok()) {
             continue;
+        }
+        if consumers? > 0 {
+            return Err(Failure::Failed(in_use(integration, place)));
         }
         refused.push(integration);
         if let Some(known) = known.filter(|known| *known != Claim::off()) {
@@ -126,6 +130,15 @@ pub async fn adopt(
         print(&if as_json { format!("{line}\n") } else { format!("adopted  {name}\n") })?;
     }
     Ok(())
+}
+
+/// Why nothing is adopted while a worker is at work with other records.
+fn in_use(integration: &Integration, place: &Place) -> String {
+    format!(
+        "a worker consumes events of {} with other records than those in {place}, which the broker knows: those are the \
+         right ones. Use them, or stop that worker first; several workers need PostgreSQL (docs/postgresql.md)",
+        integration.name
+    )
 }
 
 /// What is lost where records that know nobody take the place of others.

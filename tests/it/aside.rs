@@ -150,6 +150,26 @@ fn letters_that_somebody_purges_are_missed_once() {
 }
 
 #[test]
+fn letters_whose_time_runs_out_while_they_are_looked_at_are_told() {
+    let lab = Lab::new();
+    lab.declare();
+    put(&lab, letters("whole", 1));
+    // Behind one that stays they wait, whatever their time says.
+    let mut short = letters("short", 3);
+    for letter in &mut short {
+        letter.properties = letter.properties.clone().with_expiration("1".into());
+    }
+    put(&lab, short);
+    poll_until("them to be there", || (lab.bench.depth(&lab.queue(".dead")) == 4).then_some(()));
+    let listed = lab.run(&["dead", "list", "--integration", lab.integration()], b"");
+    assert!(listed.out.contains("1 letter, 1 of which matches"), "{}", listed.out);
+    assert!(listed.err.contains("3 letters left the queue while it was looked at"), "{}", listed.err);
+    poll_until("them to be aside", || (lab.bench.depth(&lab.queue(".aside")) == 3).then_some(()));
+    let listed = lab.run(&["dead", "list", "--integration", lab.integration(), "--aside"], b"");
+    assert!(listed.out.contains("3 letters") && listed.err.is_empty(), "{}{}", listed.out, listed.err);
+}
+
+#[test]
 fn commands_in_a_row_are_no_loss() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 400 }]));

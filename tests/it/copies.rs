@@ -176,7 +176,7 @@ fn whatever_would_leave_something_behind_is_refused() {
     not_copied(&lab, &directory, &[], "other records, which are in use");
     // And those that the broker does not know are not taken anywhere.
     settle_in(&mut lab, "new");
-    not_copied(&lab, &directory, &[], "not those of this integration's earlier events");
+    not_copied(&lab, &directory, &[], "are not the ones to copy");
     assert_eq!(copied(&lab, "other")["copied"], 2);
 }
 

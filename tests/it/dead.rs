@@ -447,7 +447,7 @@ fn a_canary_that_fails_or_is_not_heard_of_stops_the_replay() {
     lab.declare();
     put(&lab, letters("p", 40));
     let unheard = dead(&lab, "replay", &["--yes", "--canary", "5", "--deadline", "500ms"]);
-    assert!(unheard.code == 1 && unheard.err.contains("does a worker run?"), "{}", unheard.err);
+    assert!(unheard.code == 1 && unheard.err.contains("does a worker run, and is its gate up"), "{}", unheard.err);
     assert_eq!((lab.bench.depth(&lab.queue(".dead")), lab.bench.depth(&lab.queue(".retry"))), (35, 5));
     lab.gate(0).faults(json!([{ "status": 503 }]));
     lab.start();

@@ -117,9 +117,9 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     lab.set("CONSENT_GATE_RECORDS__STORE", "second");
     refused(&mut lab, "not those of this integration's earlier events");
     assert!(lab.admin("/readyz").1.contains("\"not ready\""), "it does not even stand by");
-    // Nobody takes them by mistake: they are empty, and a yes alone does not do.
-    let unmeant = command(&lab, &["store", "adopt", "--yes"]);
-    assert!(unmeant.code == 2 && unmeant.err.contains("add --lose-records"), "{}", unmeant.err);
+    // Nobody takes them by mistake, whatever is typed: a worker is at work with the right ones.
+    let unmeant = command(&lab, &["store", "adopt", "--yes", "--lose-records"]);
+    assert!(unmeant.code == 1 && unmeant.err.contains("a worker consumes events of"), "{}", unmeant.err);
     let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
     let late = (0..20).map(|n| news(&format!("p{n}@example.com"), -1, true).into());
     lab.publish(late.chain([news(JANE, -60, true).into()]).collect());

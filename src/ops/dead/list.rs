@@ -223,12 +223,8 @@ impl Found {
         if self.matching == 0 {
             return format!("{}, none of which matches\n", letters(all));
         }
-        let mut text = format!(
-            "{}, {} of which match{}\n",
-            letters(all),
-            self.matching,
-            if self.matching == 1 { "es" } else { "" }
-        );
+        let verb = if self.matching == 1 { "matches" } else { "match" };
+        let mut text = format!("{}, {} of which {verb}\n", letters(all), self.matching);
         for (reason, count) in &self.reasons {
             text.push_str(&format!("{count:>9}  {reason}\n"));
             // Rows say each for themselves.

@@ -109,7 +109,14 @@ impl Session {
             progress.at(walk.read());
         }
         progress.end();
-        let read = walk.read();
+        let (read, count) = (walk.read(), walk.count);
+        if read < count {
+            talk(&format!(
+                "warning: {} left the queue while it was looked at, and no command took them: look for a policy that \
+                 deletes or moves them (rabbitmqctl list_policies) before anything else",
+                letters(count - read)
+            ));
+        }
         walk.end().await?;
         self.meant.replace(meant);
         Ok(read)

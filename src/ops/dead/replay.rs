@@ -210,7 +210,7 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
     }
     match stopped {
         Some(why) => {
-            let again = "those that were not sent are where they were; the same command goes on";
+            let again = "those that were not sent are where they were; with the cause mended, the same command goes on";
             Err(Failure::Failed(format!("stopped: {why}; {again}")))
         }
         None if options.is_watched && track.dead_again() > 0 => {
@@ -225,7 +225,9 @@ fn failed(failures: &BTreeMap<String, u32>) -> String {
     if failures.is_empty() {
         String::new()
     } else {
-        format!("; failed first attempts: {}", codes(failures).trim_start())
+        let is_refused = failures.keys().any(|failure| failure.starts_with("misconfigured"));
+        let key = "; the worker may have another key than this command: one from the environment takes a restart";
+        format!("; failed first attempts: {}{}", codes(failures).trim_start(), if is_refused { key } else { "" })
     }
 }
 

@@ -54,7 +54,10 @@ impl fmt::Display for Stop {
         match self {
             Stop::Interrupted => f.write_str("interrupted"),
             Stop::TooMany(failed, of) => write!(f, "{failed} of {of} first attempts failed"),
-            Stop::Silence(time) => write!(f, "no verdict for {time:?}; does a worker run?"),
+            Stop::Silence(time) => write!(
+                f,
+                "no verdict for {time:?}; does a worker run, and is its gate up (consent-gate check --connect)?"
+            ),
             Stop::Held(time) => {
                 write!(f, "the worker has held what was sent for {time:?}; the gate is down or asks for a pause")
             }

@@ -189,7 +189,9 @@ async fn serve(
     let supervisor = match Worker::new(integration.clone(), facts, records, stops, Arc::clone(unsettled), quarantine) {
         Ok(worker) => {
             let (settings, worker) = (Arc::clone(settings), Arc::new(worker));
-            known.iter().for_each(|known| worker.gate().follow(known));
+            if let Some(known) = &known {
+                worker.gate().follow(known);
+            }
             harbour.health.served_by(name, &worker);
             Supervisor { settings, worker, health: harbour.health.clone(), shutdown: stopping }
         }

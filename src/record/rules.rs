@@ -474,11 +474,20 @@ impl Record {
         let known = own.filter_map(|own| self.values.get(own).map(|newest| (own, newest)));
         let sendable = known.filter(move |(own, newest)| {
             let is_kept = !self.has_erased(newest.said.latest().at) || !newest.is_new_grant();
-            // What the gate has accepted it may have again, whether or not somebody said something newer.
-            let is_certain = newest.accepted.is_some() || self.is_known(own, newest, mapped);
-            is_kept && !newest.is_refused && is_certain
+            let may_be_sent = self.is_known(own, newest, mapped) || self.is_accepted_withdrawal(own, newest);
+            is_kept && !newest.is_refused && may_be_sent
         });
         sendable.map(|(own, newest)| (own.clone(), Arc::clone(&newest.said)))
+    }
+
+    /// Whether the gate accepted this withdrawal, and nothing later is known of its property on another path:
+    /// an older grant must not stay in its place, whoever may have said something newer.
+    fn is_accepted_withdrawal(&self, slot: &Slot, newest: &Newest) -> bool {
+        let at = newest.said.latest().at;
+        let is_other = |other: &Slot| other != slot && other.property() == slot.property();
+        let mut others = self.values.iter().filter(|(other, _)| is_other(other));
+        let is_last = others.all(|(_, other)| other.said.latest().at <= at);
+        newest.accepted.is_some() && newest.said.grant().is_none() && is_last
     }
 
     /// Notes, before it is sent, that a request may be executed.

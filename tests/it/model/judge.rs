@@ -66,7 +66,13 @@ impl Witness {
             for (_, slots, event) in self.merged.iter().filter(|(at, ..)| *at < begun) {
                 let offered = offered(&events[*event], slot);
                 let is_older = offered.as_ref().is_some_and(|offered| {
-                    if slots.contains(slot) { !said.covers(offered) } else { is_later(offered, said) }
+                    // Nobody noted what was said where it was not mapped; a withdrawal that was accepted may be
+                    // put back in place of an older grant.
+                    if slots.contains(slot) {
+                        !said.covers(offered)
+                    } else {
+                        is_later(offered, said) && !self.is_accepted_withdrawal(slot, said)
+                    }
                 });
                 if is_older && !self.is_erased(offered.as_ref(), |done| done <= begun) {
                     self.wrong.push(format!("{slot}: sent {said:?} after e{event} was merged"));
@@ -88,6 +94,18 @@ impl Witness {
 
     pub fn accepted(&mut self, values: &Values) {
         self.accepted.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
+    }
+
+    fn is_accepted_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
+        said.grant().is_none() && self.accepted.iter().any(|(accepted, known)| accepted == slot && said.covers(known))
+    }
+
+    /// Whether something may have been said since, where this slot was not mapped.
+    fn may_be_outdated(&self, slot: &Slot, said: &Said, events: &[Event]) -> bool {
+        self.merged.iter().any(|(_, slots, event)| {
+            let latest = events[*event].at.max(events[*event].withdrawn_at);
+            !slots.contains(slot) && latest >= said.latest().at
+        })
     }
 
     fn is_erased(&self, said: Option<&Said>, when: impl Fn(Timestamp) -> bool) -> bool {
@@ -120,8 +138,10 @@ impl Witness {
                         && is_dead(event)
                         && offered(&events[*event], slot).is_some_and(|dead| !said.covers(&dead))
                 };
+                // Nor is a grant that may have been taken back since.
+                let is_uncertain = said.grant().is_some() && self.may_be_outdated(slot, said, events);
                 // A newer one that waits as a dead letter is not repaired by an older.
-                if !kept && !self.came.iter().any(waits) {
+                if !kept && !is_uncertain && !self.came.iter().any(waits) {
                     self.wrong.push(format!("{slot}: {said:?} was accepted and is gone: {now:?}"));
                 }
             }
@@ -195,10 +215,7 @@ impl Witness {
         let is_of = |event: &usize| events[*event].id == *newest.latest().event.as_ref().unwrap();
         let waits = merged().any(|event| is_dead(event) && (is_of(event) || matches!(newest, Said::Selection(_))));
         let was_accepted = self.accepted.iter().any(|(accepted, said)| accepted == slot && **said == newest);
-        let may_be_outdated = self.merged.iter().any(|(_, slots, event)| {
-            let latest = events[*event].at.max(events[*event].withdrawn_at);
-            !slots.contains(slot) && latest >= newest.latest().at
-        });
+        let may_be_outdated = self.may_be_outdated(slot, &newest, events);
         let is_there =
             now.is_some_and(|(now_slot, now)| if now_slot == slot { **now == newest } else { !is_later(&newest, now) });
         let is_excused = may_be_outdated || waits && !was_accepted;

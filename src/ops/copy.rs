@@ -1,9 +1,10 @@
 //! `store copy`: takes the records to another place, with what the broker remembers of them.
 
+use super::store::look;
 use super::{Failure, Progress, counted, print};
 use crate::broker;
 use crate::broker::claim::Look;
-use crate::broker::topology::{self, Declared, Queues};
+use crate::broker::topology::Queues;
 use crate::cli::StoreCopyArgs;
 use crate::config::{self, Config, Environment, Settings};
 use crate::integration::Integration;
@@ -126,8 +127,7 @@ async fn copy_held(
 async fn hold(settings: &Settings, integrations: &[Integration]) -> Result<Vec<Look>, broker::Error> {
     let mut looks = Vec::with_capacity(integrations.len());
     for integration in integrations {
-        let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
-        looks.push(Look::take(&settings.broker, connection, &integration.name).await?);
+        looks.push(look(settings, integration).await?);
     }
     Ok(looks)
 }

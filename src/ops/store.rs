@@ -165,7 +165,8 @@ pub(super) async fn compared(settings: &config::Settings, integration: &Integrat
     Ok(access)
 }
 
-async fn look(settings: &config::Settings, integration: &Integration) -> Result<Look, broker::Error> {
+/// What the broker knows of an integration's records, while nobody else looks.
+pub(super) async fn look(settings: &config::Settings, integration: &Integration) -> Result<Look, broker::Error> {
     let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
     Look::take(&settings.broker, connection, &integration.name).await
 }

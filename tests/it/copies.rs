@@ -166,9 +166,7 @@ fn whatever_would_leave_something_behind_is_refused() {
     std::fs::write(&second, document).unwrap();
     // Records that are in use are not written over.
     settle_in(&mut lab, "other");
-    lab.spawn();
-    lab.worker().line_with("cannot use the records");
-    lab.stop();
+    refused(&mut lab, "not those of this integration's earlier events");
     assert_eq!(lab.run(&["store", "adopt", "--yes", "--lose-records"], b"").code, 0);
     lab.start();
     deliver(&mut lab, news(JANE, -1, false), 1);
@@ -180,21 +178,19 @@ fn whatever_would_leave_something_behind_is_refused() {
     assert_eq!(copied(&lab, "other")["copied"], 2);
 }
 
-fn records_in(directory: &Path) -> (Place, Records) {
-    let place = Place::Directory(directory.to_owned());
-    (place.clone(), Records::new(Settings { place, ..Settings::default() }))
+fn records_in(directory: &Path) -> Records {
+    Records::new(Settings { place: Place::Directory(directory.to_owned()), ..Settings::default() })
 }
 
 /// A store with one person on record, closed.
 async fn store_at(directory: &Path) {
-    let (_, records) = records_in(directory);
+    let records = records_in(directory);
     let name = consent_gate::integration::Name::new("acme").unwrap();
     records.forget(&name, JANE, SignedDuration::from_mins(10), Timestamp::now()).await.unwrap();
 }
 
 async fn opens(directory: &Path) -> Result<u64, String> {
-    let (_, records) = records_in(directory);
-    let claim = records.claim().await.map_err(|failed| failed.to_string())?;
+    let claim = records_in(directory).claim().await.map_err(|failed| failed.to_string())?;
     Ok(claim.epoch)
 }
 
@@ -207,9 +203,9 @@ fn between_any_two_steps_of_a_copy_no_more_than_one_place_can_be_used() {
             let folder = Folder::new();
             let (from, to) = (folder.0.join("from"), folder.0.join("to"));
             store_at(&from).await;
-            let places = || (Place::Directory(from.clone()), Place::Directory(to.clone()));
-            let open = async || Copying::open(places().0, places().1).await;
-            let copying = open().await.unwrap();
+            let place = |directory: &Path| Place::Directory(directory.to_owned());
+            let open = async || Copying::open(place(&from), place(&to)).await.unwrap();
+            let copying = open().await;
             let next = copying.claim().await.unwrap();
             if steps > 0 {
                 assert_eq!(copying.carry(|_| {}).await.unwrap(), 1);
@@ -223,17 +219,15 @@ fn between_any_two_steps_of_a_copy_no_more_than_one_place_can_be_used() {
             copying.close().await;
             let (former, copy) = (opens(&from).await, opens(&to).await);
             assert_eq!((former.is_ok(), copy.is_ok()), (steps < 3, steps == 3), "{steps}: {former:?} {copy:?}");
-            let copying = open().await.unwrap();
+            let mut copying = open().await;
             assert_eq!(copying.is_done().await.unwrap(), steps == 3);
             if steps < 3 {
                 copying.carry(|_| {}).await.unwrap();
-                let copying = copying.verify(|_| {}).await.unwrap();
+                copying = copying.verify(|_| {}).await.unwrap();
                 assert_eq!(copying.set_claim().await.unwrap(), next, "the same as an earlier try told the broker");
                 copying.finish().await.unwrap();
-                copying.close().await;
-            } else {
-                copying.close().await;
             }
+            copying.close().await;
             assert_eq!(opens(&to).await, Ok(next.epoch));
             assert!(opens(&from).await.is_err());
         }

@@ -80,9 +80,7 @@ impl Desk {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSENT_GATE_")) {
             bash.env_remove(name);
         }
-        let done = bash.envs(&self.lab.environment).output().unwrap();
-        let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(done.status.success(), "{line}\n{}{}", told(&done.stdout), told(&done.stderr));
+        did(bash.envs(&self.lab.environment), line);
     }
 
     /// Every command of the pages, each with a letter to work on.
@@ -114,6 +112,13 @@ impl Desk {
             self.types(&typed);
         }
     }
+}
+
+/// Asserts that what was typed did what it was to do.
+fn did(bash: &mut Command, line: &str) {
+    let done = bash.output().unwrap();
+    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(done.status.success(), "{line}\n{}{}", told(&done.stdout), told(&done.stderr));
 }
 
 /// A lab whose commands know where its worker listens: a port that was free a moment ago.
@@ -204,9 +209,7 @@ fn typed(lab: &Lab, node: &Node, line: &str) {
     );
     let mut bash = Command::new("bash");
     bash.args(["-ec", &(functions + &own)]).envs(&lab.environment).stdin(Stdio::null());
-    let done = bash.output().unwrap();
-    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(done.status.success(), "{own}\n{}{}", told(&done.stdout), told(&done.stderr));
+    did(&mut bash, &own);
 }
 
 #[test]

@@ -341,7 +341,15 @@ async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connecti
         look => look?,
     };
     let known = look.known();
-    match worker.vouch(known.as_ref()).await {
+    // Nobody but a worker with a copy of these consumes, where they are for one worker.
+    let is_elsewhere = worker.is_first_claim() && look.consumers().await? > 0;
+    let vouched = if is_elsewhere {
+        let compared = records.compare(name, known.as_ref()).await;
+        compared.and(Err(record::Failed::elsewhere(name, records.place())))
+    } else {
+        worker.vouch(known.as_ref()).await
+    };
+    match vouched {
         Ok(Some(claim)) => {
             if known.is_none() && records.was_claimed(name).await.map_err(Trouble::Records)? {
                 worker.facts().records_unknown();

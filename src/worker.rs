@@ -172,6 +172,12 @@ impl Worker {
         Ok(claim)
     }
 
+    /// Whether its records are for one worker, and nothing was merged into them yet.
+    #[must_use]
+    pub fn is_first_claim(&self) -> bool {
+        matches!(self.records.place(), record::Place::Directory(_)) && self.vouched().is_none()
+    }
+
     /// The records that may be merged into; `None` where none are kept.
     fn vouched(&self) -> Option<Arc<Vouched>> {
         self.vouched.lock().unwrap_or_else(PoisonError::into_inner).clone()

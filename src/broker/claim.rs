@@ -35,6 +35,7 @@ pub struct Look {
     connection: Connection,
     channel: Channel,
     queue: String,
+    work: String,
     found: Vec<Delivery>,
 }
 
@@ -44,7 +45,7 @@ impl Look {
     /// # Errors
     /// The broker refuses or is gone, or somebody else looks without end.
     pub async fn take(settings: &link::Settings, mut connection: Connection, name: &Name) -> Result<Look, Error> {
-        let Queues { store, lock, .. } = Queues::of(name);
+        let Queues { work, store, lock, .. } = Queues::of(name);
         let mut pauses = FixedInterval::from_millis(PAUSE_MS).map(jitter).take(TRIES);
         let channel = loop {
             let channel = call("open a channel", connection.create_channel()).await?;
@@ -61,7 +62,7 @@ impl Look {
         };
         call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         let found = everything_in(&channel, &store).await?;
-        Ok(Look { connection, channel, queue: store, found })
+        Ok(Look { connection, channel, queue: store, work, found })
     }
 
     /// What is remembered; the furthest, should there be several.
@@ -72,12 +73,12 @@ impl Look {
         self.found.iter().map(read).max_by_key(|claim| claim.epoch)
     }
 
-    /// How many consumers a queue has.
+    /// How many consumers the integration's events have.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
-    pub async fn consumers(&self, queue: &str) -> Result<u32, Error> {
-        topology::consumers(&self.channel, queue).await
+    /// Their queue is gone, or the broker.
+    pub async fn consumers(&self) -> Result<u32, Error> {
+        topology::consumers(&self.channel, &self.work).await
     }
 
     /// Remembers something else, and lets go.
@@ -85,7 +86,7 @@ impl Look {
     /// # Errors
     /// The broker refuses or is gone; what was known is still there.
     pub async fn replace(self, claim: &Claim) -> Result<(), Error> {
-        let Look { connection, channel, queue, found } = self;
+        let Look { connection, channel, queue, found, .. } = self;
         let body = serde_json::json!(claim).to_string();
         let replaced = outbox::replace(&channel, &queue, found, body.as_bytes()).await;
         close(&connection).await;

@@ -4,7 +4,6 @@ use super::store::look;
 use super::{Failure, Progress, counted, print};
 use crate::broker;
 use crate::broker::claim::Look;
-use crate::broker::topology::Queues;
 use crate::cli::StoreCopyArgs;
 use crate::config::{self, Config, Environment, Settings};
 use crate::integration::Integration;
@@ -136,7 +135,7 @@ async fn hold(settings: &Settings, integrations: &[Integration]) -> Result<Vec<L
 async fn nobody_consumes(integrations: &[Integration], looks: &[Look]) -> Result<(), Failure> {
     let mut busy = Vec::new();
     for (Integration { name, .. }, look) in integrations.iter().zip(looks) {
-        if look.consumers(&Queues::of(name).work).await? > 0 {
+        if look.consumers().await? > 0 {
             busy.push(name.as_str());
         }
     }

@@ -21,11 +21,11 @@ use std::path::Path;
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let Config { settings, integrations, .. } = config::load(file, environment)?;
     let place = &settings.records.place;
-    let (own, count) = match place {
-        Place::Off => (Claim::off(), 0),
+    let (own, count, is_free) = match place {
+        Place::Off => (Claim::off(), 0, false),
         _ => {
             let access = Access::open(&settings.records).await?;
-            (access.claim().await?, access.count().await?)
+            (access.claim().await?, access.count().await?, is_free(&access, place))
         }
     };
     let mut text = if as_json {
@@ -36,13 +36,12 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     };
     let mut wrong = 0;
     for integration in &integrations {
-        let look = look(&settings, integration).await?;
-        let known = look.known();
-        look.leave().await;
+        let Told { known, is_consumed } = told(look(&settings, integration).await?).await?;
         let judgement = match &known {
             None => Ok(()),
             Some(known) => own.follows(known, place),
         };
+        let judgement = judgement.and(in_place(is_free && is_consumed, integration, place));
         wrong += u32::from(judgement.is_err());
         text.push_str(&shown(integration, known.as_ref(), judgement.err().map(|failed| failed.to_string()), as_json));
     }
@@ -95,7 +94,7 @@ pub async fn adopt(
     for integration in adopting {
         let look = look(&settings, integration).await?;
         let known = look.known();
-        let consumers = look.consumers(&Queues::of(&integration.name).work).await;
+        let consumers = look.consumers().await;
         look.leave().await;
         if known.as_ref().is_some_and(|known| own.follows(known, place).is_ok()) {
             continue;
@@ -158,11 +157,32 @@ fn would_lose(place: &Place, lost: &[String]) -> String {
 /// They are not those that the broker knows, or records or broker cannot be reached (exit code 1).
 pub(super) async fn compared(settings: &config::Settings, integration: &Integration) -> Result<Access, Failure> {
     let access = Access::open(&settings.records).await?;
-    let look = look(settings, integration).await?;
-    let known = look.known();
-    look.leave().await;
-    access.compare(&integration.name, known.as_ref(), &settings.records.place).await?;
+    let Told { known, is_consumed } = told(look(settings, integration).await?).await?;
+    let place = &settings.records.place;
+    access.compare(&integration.name, known.as_ref(), place).await?;
+    in_place(is_free(&access, place) && is_consumed, integration, place)?;
     Ok(access)
+}
+
+/// What the broker knows of an integration's records, and whether a worker consumes its events.
+struct Told {
+    known: Option<Claim>,
+    is_consumed: bool,
+}
+
+async fn told(look: Look) -> Result<Told, broker::Error> {
+    let (known, consumers) = (look.known(), look.consumers().await);
+    look.leave().await;
+    Ok(Told { known, is_consumed: consumers? > 0 })
+}
+
+/// Whether these records are for one worker, and none holds them.
+fn is_free(access: &Access, place: &Place) -> bool {
+    matches!((access, place), (Access::Direct(_), Place::Directory(_)))
+}
+
+fn in_place(is_elsewhere: bool, integration: &Integration, place: &Place) -> Result<(), Failed> {
+    if is_elsewhere { Err(Failed::elsewhere(&integration.name, place)) } else { Ok(()) }
 }
 
 /// What the broker knows of an integration's records, while nobody else looks.
@@ -176,7 +196,7 @@ pub(super) async fn look(settings: &config::Settings, integration: &Integration)
 pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     let place = &config.settings.records.place;
     let what = format!("records {place}");
-    let (told, own) = match held(&config.settings).await {
+    let (told, own, is_free) = match held(&config.settings).await {
         Ok(found) => found,
         Err(failed) => return Finding::new(what, Err(failed.to_string())),
     };
@@ -184,12 +204,15 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     for integration in config.integrations.iter().filter(|_| is_broker_reached) {
         let name = &integration.name;
         match known(&config.settings, integration).await {
-            Ok(Some(known)) if matches!(place, Place::Off) && known != Claim::off() => doubts.push(format!(
+            Ok(Told { known: Some(known), .. }) if matches!(place, Place::Off) && known != Claim::off() => doubts.push(format!(
                 "the broker knows records of {name}, store {}, epoch {}, which no worker may use again after one without any",
                 known.store, known.epoch
             )),
-            Ok(Some(known)) if !matches!(place, Place::Off) => {
-                refused.extend(judged(own.as_ref(), &known, place).err().map(|why| format!("{name}: {why}")));
+            Ok(Told { known, is_consumed }) if !matches!(place, Place::Off) => {
+                let judged = known.map_or(Ok(()), |known| judged(own.as_ref(), &known, place));
+                let elsewhere = || in_place(is_free && is_consumed, integration, place);
+                let judged = judged.and_then(|()| elsewhere().map_err(|failed| failed.to_string()));
+                refused.extend(judged.err().map(|why| format!("{name}: {why}")));
             }
             Ok(_) => {}
             Err(error) => doubts.push(format!("{name}: not compared with what the broker knows: {error}")),
@@ -201,32 +224,31 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     Finding { is_doubtful: !doubts.is_empty(), ..Finding::new(what, result) }
 }
 
-/// What is there, for people, and which store it is.
-async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>), Failed> {
-    if matches!(settings.records.place, Place::Off) {
-        return Ok(("none are kept".to_owned(), None));
+/// What is there, for people, which store it is, and whether a worker could take it.
+async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>, bool), Failed> {
+    let place = &settings.records.place;
+    if matches!(place, Place::Off) {
+        return Ok(("none are kept".to_owned(), None, false));
     }
-    if !settings.records.place.exists().await? {
-        return Ok(("none yet: the worker's first start makes them".to_owned(), None));
+    if !place.exists().await? {
+        return Ok(("none yet: the worker's first start makes them".to_owned(), None, false));
     }
     let access = Access::open(&settings.records).await?;
     let held = if matches!(access, Access::Desk(_)) { "held by a running worker, " } else { "" };
     let claim = access.claim().await?;
-    Ok((format!("{held}store {}, epoch {}", claim.store, claim.epoch), Some(claim)))
+    let is_free = is_free(&access, place);
+    Ok((format!("{held}store {}, epoch {}", claim.store, claim.epoch), Some(claim), is_free))
 }
 
 /// What the broker knows of an integration's records, without making a queue for it.
-async fn known(settings: &config::Settings, integration: &Integration) -> Result<Option<Claim>, broker::Error> {
+async fn known(settings: &config::Settings, integration: &Integration) -> Result<Told, broker::Error> {
     let queue = Queues::of(&integration.name).store;
     let connection = link::dial_to_declare(&settings.broker).await?;
     if topology::depth_if_there(&connection, &queue).await?.is_none() {
         topology::close(&connection).await;
-        return Ok(None);
+        return Ok(Told { known: None, is_consumed: false });
     }
-    let look = Look::take(&settings.broker, connection, &integration.name).await?;
-    let known = look.known();
-    look.leave().await;
-    Ok(known)
+    told(Look::take(&settings.broker, connection, &integration.name).await?).await
 }
 
 /// What `run` would say of these records, or of new ones where there are none.

@@ -97,6 +97,16 @@ impl Failed {
         Failed::held(format!("standing by: what the broker knows of the records of {integration} is held by {who}"))
     }
 
+    /// A worker consumes an integration's events, and nobody holds these records, which are for one worker.
+    pub(crate) fn elsewhere(integration: &Name, place: &Place) -> Failed {
+        let what = "a folder is for one worker, so these are a copy, unless that one is just ending";
+        let remedy = "use its records (look whether [records] store names them); several workers need PostgreSQL";
+        Failed::held(format!(
+            "another worker consumes events of {integration} with records in another place than {place}: {what}; \
+             {remedy} (docs/postgresql.md)"
+        ))
+    }
+
     /// Its disk neither works nor fails.
     pub(super) fn silent() -> Failed {
         let longest = super::rounds::LONGEST_WRITE;

@@ -417,17 +417,15 @@ impl Record {
         mapped.missed(slot, self).is_none_or(|missed| !newest.said.may_be_outdated_by(missed))
     }
 
-    /// What to send to make good what a late request may have spoiled: the newest of everything that
-    /// it carried, beside what the event names. Of an erased person, only what may be spoiled.
+    /// What to send to make good what a late request may have spoiled, beside what the event names. Of an
+    /// erased person, only what may be spoiled.
     fn repair(&self, offer: &Offer, around: &Around<'_>) -> Option<Values> {
         if self.spoiling(around).next().is_none() && self.owing(around.mapped).next().is_none() {
             return None;
         }
         let (mut values, _) = self.newest(offer, around.mapped);
         values.retain(|_, said| !self.has_erased(said.latest().at));
-        for slot in self.standing(around).flat_map(|(_, doubt)| doubt.sent.keys()) {
-            values.extend(self.of_property(slot, around.mapped));
-        }
+        values.extend(self.standing(around).flat_map(|(_, doubt)| self.spoiled_by(doubt, around.mapped)));
         values.extend(self.owing(around.mapped));
         Some(values)
     }
@@ -467,27 +465,31 @@ impl Record {
         self.owed = Some(owed).filter(|owed| !owed.sent.is_empty());
     }
 
-    /// The newest of a property on the paths on which it is mapped now, where it can be sent. A grant
-    /// that the gate never accepted is not given to it after its person was erased.
+    /// What can be sent again of a property, on the paths on which it is mapped now: the newest, or where the
+    /// gate refused that for good, the withdrawal that it accepted before. A grant that the gate never
+    /// accepted is not given to it after its person was erased.
     fn of_property<'r>(&'r self, slot: &'r Slot, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         let own = mapped.slots().filter(|own| own.property() == slot.property());
         let known = own.filter_map(|own| self.values.get(own).map(|newest| (own, newest)));
-        let sendable = known.filter(move |(own, newest)| {
+        let sendable = known.filter_map(move |(own, newest)| {
+            if newest.is_refused {
+                let before = newest.before.as_ref().filter(|before| self.is_last_withdrawal(own, before))?;
+                return Some((own, before));
+            }
             let is_kept = !self.has_erased(newest.said.latest().at) || !newest.is_new_grant();
-            let may_be_sent = self.is_known(own, newest, mapped) || self.is_accepted_withdrawal(own, newest);
-            is_kept && !newest.is_refused && may_be_sent
+            let is_accepted = || newest.accepted.is_some() && self.is_last_withdrawal(own, &newest.said);
+            let may_be_sent = self.is_known(own, newest, mapped) || is_accepted();
+            (is_kept && may_be_sent).then_some((own, &newest.said))
         });
-        sendable.map(|(own, newest)| (own.clone(), Arc::clone(&newest.said)))
+        sendable.map(|(own, said)| (own.clone(), Arc::clone(said)))
     }
 
-    /// Whether the gate accepted this withdrawal, and nothing later is known of its property on another path:
-    /// an older grant must not stay in its place, whoever may have said something newer.
-    fn is_accepted_withdrawal(&self, slot: &Slot, newest: &Newest) -> bool {
-        let at = newest.said.latest().at;
+    /// Whether this takes a consent back, and nothing later is known of its property on another path: once the
+    /// gate accepted it, an older grant must not stay in its place, whoever may have said something newer.
+    fn is_last_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
         let is_other = |other: &Slot| other != slot && other.property() == slot.property();
         let mut others = self.values.iter().filter(|(other, _)| is_other(other));
-        let is_last = others.all(|(_, other)| other.said.latest().at <= at);
-        newest.accepted.is_some() && newest.said.grant().is_none() && is_last
+        said.grant().is_none() && others.all(|(_, other)| other.said.latest().at <= said.latest().at)
     }
 
     /// Notes, before it is sent, that a request may be executed.
@@ -562,25 +564,22 @@ impl Record {
 
     /// Those of them that make a repair due.
     fn spoiling<'r>(&'r self, around: &'r Around<'_>) -> impl Iterator<Item = (&'r u64, &'r Doubt)> {
-        self.standing(around).filter(|(_, doubt)| self.is_spoiled_by(doubt, around.mapped))
+        self.standing(around).filter(|(_, doubt)| self.spoiled_by(doubt, around.mapped).next().is_some())
     }
 
-    /// Whether a request that is executed late would put older values back, in place of what can be
-    /// sent again.
-    fn is_spoiled_by(&self, doubt: &Doubt, mapped: &Mapped) -> bool {
-        doubt.sent.iter().any(|(slot, sent)| {
-            let mut newest = self.of_property(slot, mapped);
-            newest.any(
-                |(known, said)| {
-                    if known == *slot { !sent.covers(&said) } else { said.latest().at > sent.latest().at }
-                },
-            )
+    /// What can be sent again where a request that is executed late would put older values back.
+    fn spoiled_by<'r>(&'r self, doubt: &'r Doubt, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
+        doubt.sent.iter().flat_map(move |(slot, sent)| {
+            self.of_property(slot, mapped).filter(move |(own, said)| {
+                if own == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
+            })
         })
     }
 
     /// Whether a request that is executed late would put an older value of this slot back.
     fn is_in_danger(&self, slot: &Slot, around: &Around<'_>) -> bool {
-        self.spoiling(around).any(|(_, doubt)| doubt.sent.keys().any(|sent| sent.property() == slot.property()))
+        let mut spoiled = self.standing(around).flat_map(|(_, doubt)| self.spoiled_by(doubt, around.mapped));
+        spoiled.any(|(spoiled, _)| spoiled.property() == slot.property())
     }
 
     /// Notes that a repair follows, where one is due.
@@ -601,10 +600,7 @@ impl Record {
             .doubts
             .iter()
             .filter(|(_, doubt)| begun.duration_since(doubt.at) >= around.lateness)
-            .filter(|(_, doubt)| {
-                let mut left = doubt.sent.keys().flat_map(|slot| self.of_property(slot, around.mapped));
-                left.all(|(slot, _)| carried.contains_key(&slot))
-            })
+            .filter(|(_, doubt)| self.spoiled_by(doubt, around.mapped).all(|(slot, _)| carried.contains_key(&slot)))
             .map(|(id, _)| *id)
             .collect();
         self.drop_doubts(&made_good);

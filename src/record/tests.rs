@@ -561,6 +561,36 @@ fn what_the_gate_accepted_is_repaired_though_somebody_may_have_said_something_ne
 }
 
 #[test]
+fn a_repair_leaves_alone_what_nothing_may_spoil_and_something_newer_may_have_changed() {
+    let (with, without) = (mapped(), Mapped::new([slot("other")]));
+    let mut jane = Person::new();
+    let both = offer(0, "a", &[("news", false), ("other", true)]);
+    jane.turn(&both, Sent::Unknown, 0);
+    jane.turn(&both, Sent::Accepted, 1);
+    let withdrawal = offer(50, "b", &[("other", false)]);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("other", "false")]));
+    // A worker that does not map it notes nothing of what this says of it.
+    jane.mapped = without.clone();
+    jane.turn(&offer(60, "c", &[]), Sent::Accepted, 60);
+    jane.mapped = with;
+    jane.mapped.learn(without.own(), [slot("other")]);
+    assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 3_000), sends(&[("other", "false")]));
+}
+
+#[test]
+fn a_withdrawal_that_the_gate_accepted_is_put_back_though_it_refused_what_came_later() {
+    let (first, withdrawal) = (offer(0, "a", &[("news", true)]), offer(50, "b", &[("news", false)]));
+    let later = offer(60, "c", &[("news", true)]);
+    let mut jane = Person::new();
+    jane.turn(&first, Sent::Unknown, 0);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("news", "false")]));
+    jane.turn(&later, Sent::Refused, 60);
+    // The first was executed late, and the later grant never.
+    assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 3_000), sends(&[("news", "false")]));
+    assert_eq!(jane.turn(&later, Sent::Accepted, 3_001), sends(&[("news", "true")]), "a replay of it is its own turn");
+}
+
+#[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
     let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();

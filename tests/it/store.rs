@@ -253,6 +253,36 @@ fn an_older_state_of_the_records_is_refused() {
     assert_eq!(at_gate(&lab, JANE), "0");
 }
 
+/// Somebody copied the folder of a running worker, to look into it or to move it.
+#[test]
+fn a_copy_of_the_records_is_not_used_beside_the_worker() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    copy(&lab.folder.0.join("records"), &lab.folder.0.join("copied"));
+    let first = lab.worker.take();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "copied");
+    let name = lab.integration().to_owned();
+    for arguments in [
+        &["person", "forget", "--integration", &name, JANE, "--yes"][..],
+        &["person", "show", "--integration", &name, JANE],
+        &["store", "show"],
+        &["check", "--connect"],
+    ] {
+        let refused = command(&lab, arguments);
+        let told = refused.out + &refused.err;
+        assert!(refused.code == 1 && told.contains("with records in another place"), "{arguments:?}: {told}");
+    }
+    lab.spawn();
+    let line = lab.worker().line_with("standby");
+    assert!(line.contains("\"INFO\"") && line.contains("with records in another place"), "{line}");
+    let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
+    deliver(&mut lab, news(JANE, -1, false), 2);
+    assert!(!second.text().contains("\"consuming\""), "{}", second.text());
+    second.signal("TERM");
+    assert_eq!(second.ended(), Some(0));
+}
+
 #[test]
 fn a_restored_database_is_refused_until_it_is_adopted() {
     let (mut lab, schema) = shared();

@@ -2,7 +2,7 @@
 
 use super::scenario::{Event, Subject};
 use consent_gate::mapping::{Choice, Slot};
-use consent_gate::record::{Said, Values};
+use consent_gate::record::{Said, Sent, Values};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +27,10 @@ pub struct Witness {
     /// What may be at the gate.
     left: Vec<(Slot, Arc<Said>)>,
     accepted: Vec<(Slot, Arc<Said>)>,
+    /// Of what the gate accepted, what a record may know although its worker died before anything else did.
+    noted: Vec<(Slot, Arc<Said>)>,
+    /// Events that the gate refused for good at least once.
+    refused: Vec<usize>,
     pub wrong: Vec<String>,
 }
 
@@ -67,11 +71,12 @@ impl Witness {
                 let offered = offered(&events[*event], slot);
                 let is_older = offered.as_ref().is_some_and(|offered| {
                     // Nobody noted what was said where it was not mapped; a withdrawal that was accepted may be
-                    // put back in place of an older grant.
+                    // put back in place of an older grant, there and where the newer value was refused.
+                    let may_be_put_back = || self.is_accepted_withdrawal(slot, said);
                     if slots.contains(slot) {
-                        !said.covers(offered)
+                        !said.covers(offered) && !(self.refused.contains(event) && may_be_put_back())
                     } else {
-                        is_later(offered, said) && !self.is_accepted_withdrawal(slot, said)
+                        is_later(offered, said) && !may_be_put_back()
                     }
                 });
                 if is_older && !self.is_erased(offered.as_ref(), |done| done <= begun) {
@@ -92,12 +97,23 @@ impl Witness {
         self.noted(values);
     }
 
+    /// An answer was noted.
+    pub fn answered(&mut self, sent: Sent, subject: Subject, values: &Values) {
+        match (sent, subject) {
+            (Sent::Accepted, _) => {
+                self.noted.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
+            }
+            (Sent::Refused, Subject::Event(event)) => self.refused.push(event),
+            _ => {}
+        }
+    }
+
     pub fn accepted(&mut self, values: &Values) {
         self.accepted.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
     }
 
     fn is_accepted_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
-        said.grant().is_none() && self.accepted.iter().any(|(accepted, known)| accepted == slot && said.covers(known))
+        said.grant().is_none() && self.noted.iter().any(|(noted, known)| noted == slot && said.covers(known))
     }
 
     /// Whether something may have been said since, where this slot was not mapped.

@@ -581,6 +581,7 @@ impl<'s> World<'s> {
             }
             record::end(known, ask, &request, &around)
         });
+        self.witness.answered(sent, *subject, &newest);
         self.crashes()?;
         if outcome == Outcome::Accepted {
             self.witness.accepted(&newest);

@@ -109,6 +109,7 @@ pub struct Health {
 struct Known {
     signs: BTreeMap<String, Sign>,
     is_stopping: bool,
+    is_configuration_refused: bool,
 }
 
 impl Known {
@@ -164,6 +165,13 @@ impl Health {
         self.known().is_stopping = true;
     }
 
+    /// Whether the configuration, as it is in its files now, is refused, and an earlier one is in force. Says
+    /// whether that is new.
+    #[expect(clippy::must_use_candidate, reason = "it is shown whether or not anybody asks that")]
+    pub fn show_configuration(&self, is_refused: bool) -> bool {
+        std::mem::replace(&mut self.known().is_configuration_refused, is_refused) != is_refused
+    }
+
     /// An integration is not served any more.
     pub fn forget(&self, integration: &str) {
         self.known().signs.remove(integration);
@@ -211,7 +219,8 @@ impl Health {
         let known = self.known();
         let integrations = known.signs.iter().map(|(name, sign)| (name.clone(), sign.state())).collect();
         let (is_connected, holds_store) = (known.is_connected(), known.holds_store());
-        self.metrics.page(&Whole { is_connected, holds_store, integrations })
+        let is_configuration_refused = known.is_configuration_refused;
+        self.metrics.page(&Whole { is_connected, holds_store, is_configuration_refused, integrations })
     }
 
     fn ready(&self) -> (StatusCode, String) {
@@ -222,12 +231,14 @@ impl Health {
             known.signs.iter().filter_map(|(name, sign)| Some((name.as_str(), sign.why.as_deref()?))).collect();
         let records = if known.holds_store() { "held" } else { "not available" };
         let broker = if known.is_connected() { "connected" } else { "not connected" };
+        let configuration = if known.is_configuration_refused { "refused" } else { "in force" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": ready,
             "state": known.state(),
             "broker": broker,
             "records": records,
+            "configuration": configuration,
             "refused": known.those(Standing::Refused),
             "faulted": known.those(Standing::Faulted),
             "reasons": reasons,

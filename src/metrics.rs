@@ -83,6 +83,8 @@ pub struct State {
 pub struct Whole {
     pub is_connected: bool,
     pub holds_store: bool,
+    /// What is in the files now would be refused.
+    pub is_configuration_refused: bool,
     /// The integrations that are served, by name.
     pub integrations: Vec<(String, State)>,
 }
@@ -103,6 +105,7 @@ struct States {
     last_event: IntGaugeVec,
     broker_connected: IntGauge,
     store_held: IntGauge,
+    configuration_refused: IntGauge,
 }
 
 impl States {
@@ -129,6 +132,11 @@ impl States {
             )?,
             broker_connected: gauge(r, "broker_connected", "1 while the broker is connected.")?,
             store_held: gauge(r, "store_held", "1 while the records can be used.")?,
+            configuration_refused: gauge(
+                r,
+                "configuration_refused",
+                "1 while the configuration as it is in its files cannot be used, and an earlier one is in force.",
+            )?,
         })
     }
 
@@ -136,6 +144,7 @@ impl States {
     fn show(&self, whole: &Whole) {
         self.broker_connected.set(whole.is_connected.into());
         self.store_held.set(whole.holds_store.into());
+        self.configuration_refused.set(whole.is_configuration_refused.into());
         let of_one = self.of_one();
         for (family, _) in &of_one {
             family.reset();

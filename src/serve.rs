@@ -54,7 +54,17 @@ pub async fn run(
     let mut fleet = Fleet::new(harbour);
     fleet.serve(&settings, integrations);
     let (file, environment) = (file.map(Path::to_owned), environment.clone());
-    let mut reload = Reload { settings, file, environment, warnings, refused: None, look: None, is_asked: false };
+    let mut reload = Reload {
+        settings,
+        file,
+        environment,
+        warnings,
+        health: health.clone(),
+        refused: None,
+        postponed: None,
+        look: None,
+        is_asked: false,
+    };
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -111,8 +121,10 @@ struct Reload {
     environment: Environment,
     /// What was warned of last, so that it is told once.
     warnings: Vec<String>,
-    /// What was refused last, so that it is told once.
+    health: Health,
+    /// What is refused, and which changes take effect at the next start: each is told once.
     refused: Option<String>,
+    postponed: Option<String>,
     /// The look that is under way.
     look: Option<Look>,
     /// Somebody asked for a look that did not begin yet.
@@ -145,6 +157,7 @@ impl Reload {
         if !look.is_told && look.since.elapsed() > LONGEST_LOOK {
             look.is_told = true;
             metrics.reload_failures.inc();
+            self.health.show_configuration(true);
             tracing::error!("reading the configuration takes more than {LONGEST_LOOK:?}; does its disk hang?");
         }
     }
@@ -185,10 +198,14 @@ impl Reload {
         tell_of(&warnings, &self.warnings);
         self.warnings = warnings;
         let later = settings.at_next_start(&self.settings);
-        if !later.is_empty() && (is_asked || self.refused.as_ref() != Some(&later)) {
+        if !later.is_empty() && (is_asked || self.postponed.as_ref() != Some(&later)) {
             tracing::warn!("changed settings that take effect at the next start: {later}");
         }
-        self.refused = (!later.is_empty()).then_some(later);
+        self.postponed = (!later.is_empty()).then_some(later);
+        self.refused = None;
+        if self.health.show_configuration(false) {
+            tracing::info!("the configuration can be used again");
+        }
         let settings = Arc::new(settings);
         let Changes { added, changed, removed } = fleet.serve(&settings, integrations);
         if is_asked || added + changed + removed > 0 {
@@ -202,6 +219,7 @@ impl Reload {
             return;
         }
         metrics.reload_failures.inc();
+        self.health.show_configuration(true);
         for problem in problems {
             tracing::error!(%problem, "reload refused; what was loaded before stays in force");
         }

@@ -45,9 +45,10 @@ struct Words {
     state: &'static str,
     broker: &'static str,
     records: &'static str,
+    configuration: &'static str,
 }
 
-const READY: Words = Words { state: "ready", broker: "connected", records: "held" };
+const READY: Words = Words { state: "ready", broker: "connected", records: "held", configuration: "in force" };
 
 type Gauges = BTreeMap<String, f64>;
 
@@ -96,6 +97,7 @@ fn expected(lab: &Lab, words: Words, truths: &[(&str, Truth)], before: &Gauges) 
     }
     gauges.insert("consent_gate_broker_connected".to_owned(), is(words.broker == "connected"));
     gauges.insert("consent_gate_store_held".to_owned(), is(words.records == "held"));
+    gauges.insert("consent_gate_configuration_refused".to_owned(), is(words.configuration == "refused"));
     gauges.insert("consent_gate_store_clock_offset_seconds".to_owned(), 0.0);
     gauges.insert(format!("consent_gate_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0);
     gauges
@@ -131,6 +133,7 @@ impl Watched {
             "state": words.state,
             "broker": words.broker,
             "records": words.records,
+            "configuration": words.configuration,
             "refused": [],
             "faulted": [],
             "gates": gates,
@@ -184,7 +187,7 @@ fn every_gauge_and_every_word_is_the_truth_after_every_kind_of_change() {
     watched.open("a", 503);
     watched.says("while the breaker is open", READY, &[(0, DOWN), (1, AT_REST)]);
     a_reload_that_fails(&mut watched);
-    watched.says("after a reload that failed", READY, &[(0, DOWN), (1, AT_REST)]);
+    watched.says("after it was mended", READY, &[(0, DOWN), (1, AT_REST)]);
     watched.mend(2);
     watched.says("after a changed document", READY, &[(0, Truth { limit: 2, ..AT_REST }), (1, AT_REST)]);
 
@@ -215,7 +218,11 @@ fn a_reload_that_fails(watched: &mut Watched) {
     fs::write(&path, "{}").unwrap();
     watched.lab.worker().signal("HUP");
     watched.lab.worker().line_with("reload refused");
+    let refused = Words { configuration: "refused", ..READY };
+    watched.says("after a reload that failed", refused, &[(0, DOWN), (1, AT_REST)]);
     fs::write(&path, right).unwrap();
+    watched.lab.worker().signal("HUP");
+    watched.lab.worker().line_with("can be used again");
 }
 
 fn removed_and_back(watched: &mut Watched) {

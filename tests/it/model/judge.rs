@@ -74,7 +74,8 @@ impl Witness {
                     // put back in place of an older grant, there and where the newer value was refused.
                     let may_be_put_back = || self.is_accepted_withdrawal(slot, said);
                     if slots.contains(slot) {
-                        !said.covers(offered) && !(self.refused.contains(event) && may_be_put_back())
+                        let is_in_its_way = || self.is_below_refused(slot, offered, events);
+                        !(said.covers(offered) || is_in_its_way() && may_be_put_back())
                     } else {
                         is_later(offered, said) && !may_be_put_back()
                     }
@@ -110,6 +111,12 @@ impl Witness {
 
     pub fn accepted(&mut self, values: &Values) {
         self.accepted.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
+    }
+
+    /// Whether something as new was refused for good: it stands in the way of what came before it.
+    fn is_below_refused(&self, slot: &Slot, said: &Said, events: &[Event]) -> bool {
+        let mut refused = self.refused.iter().filter_map(|event| offered(&events[*event], slot));
+        refused.any(|refused| refused.covers(said))
     }
 
     fn is_accepted_withdrawal(&self, slot: &Slot, said: &Said) -> bool {

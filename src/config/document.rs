@@ -14,6 +14,9 @@ use crate::suggest::did_you_mean;
 use crate::verdict::Filter;
 use secrecy::SecretString;
 
+/// The host in the document that Didomi's documentation shows.
+const EXAMPLE_HOST: &str = "my-selligent-installation.com";
+
 /// What a document is read with.
 pub(super) struct Context<'c> {
     /// Where relative paths of secrets start.
@@ -195,6 +198,10 @@ fn endpoint_of(
     let answer = fields.word("answer", &["envelope", "status"]);
     let allow_http = fields.flag("allow_http").is_some_and(|flag| flag.value);
     let url = url?;
+    if url.value.contains(EXAMPLE_HOST) {
+        let what = "is the host of Didomi's example; write that of your Selligent installation";
+        fields.problems().warn(&url.place, format!("{}: {EXAMPLE_HOST} {what}", fields.name("url")));
+    }
     let base = endpoint::base(&url.value, allow_http);
     let base = base.map_err(|why| fields.problems().add(&url.place, format!("{}: {why}", fields.name("url")))).ok();
     let mode = if mode.is_some_and(|mode| mode.value == "async") { Mode::Async } else { Mode::Sync };

@@ -116,7 +116,10 @@ pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (
         let was_noted = record.doubts.remove(&id).is_some();
         return (Begun::Erased, if was_noted { Write::Later } else { Write::Nothing });
     }
-    to_send.newest.extend(record.owing(around.mapped));
+    // In place of a value of its own that was refused before, nothing else is sent.
+    for (slot, said) in record.owing(around.mapped) {
+        to_send.newest.try_insert(slot, said);
+    }
     record.about_to_send(id, &to_send.newest, around);
     (Begun::Send(to_send), Write::Durable)
 }

@@ -591,6 +591,20 @@ fn a_withdrawal_that_the_gate_accepted_is_put_back_though_it_refused_what_came_l
 }
 
 #[test]
+fn what_was_refused_is_sent_again_at_its_own_turn_whatever_is_owed() {
+    let (older, newer) = (offer(20, "a", &[("news", false)]), offer(100, "b", &[("news", true)]));
+    let mut jane = Person::new();
+    let Begun::Send(ToSend { newest: carried, .. }) = jane.begin(1, &older, false, 100) else { panic!("sent") };
+    jane.turn(&newer, Sent::Unknown, 100);
+    // Accepted after the newer was merged: in which order nobody can know, so the newest is owed.
+    let ended = jane.end(1, &older, (false, &carried), Sent::Accepted, [100, 100]);
+    assert!(ended.moved_on.is_some());
+    for _ in 0..2 {
+        assert_eq!(jane.turn(&newer, Sent::Refused, 101), sends(&[("news", "true")]));
+    }
+}
+
+#[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
     let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();

@@ -30,9 +30,11 @@ fn the_documented_document_loads_as_it_stands() {
     folder.write("integrations/acme.json", text);
     let checked = check(&folder, &[]);
     assert_eq!(checked.code, 0, "{}", checked.err);
+    let [warning, told] = checked.out.lines().collect::<Vec<_>>()[..] else { panic!("{}", checked.out) };
+    assert!(warning.starts_with("warning  ") && warning.contains("is the host of Didomi's example"), "{warning}");
     assert_eq!(
-        checked.out,
-        "ok       integration acme: gate didomi at https://my-selligent-installation.com, 1 mapped, persons by MAIL\n"
+        told,
+        "ok       integration acme: gate didomi at https://my-selligent-installation.com, 1 mapped, persons by MAIL"
     );
 }
 
@@ -482,6 +484,18 @@ fn a_key_that_everybody_may_read_deserves_a_word() {
         let checked = check(&folder, &[]);
         assert_eq!((checked.code, checked.out.contains("can be read by everybody")), (0, is_told), "{}", checked.out);
     }
+}
+
+#[test]
+fn the_host_of_the_example_deserves_a_word() {
+    let mut document = document();
+    document["properties"]["url"] = json!("https://my-selligent-installation.com");
+    let told = "properties.url: my-selligent-installation.com is the host of Didomi's example";
+    let checked = check_document(&document);
+    assert!(checked.code == 0 && checked.out.contains(told), "{}", checked.out);
+    document["properties"]["url"] = json!("selligent.acme.example");
+    let checked = check_document(&document);
+    assert!(checked.code == 0 && !checked.out.contains("is the host of"), "{}", checked.out);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What `scripts/release` makes: everything that it promises, nothing else, the same bytes again.
 
 use super::harness::{Folder, project, run};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
@@ -89,6 +90,31 @@ fn a_release_is_whole_and_the_same_each_time() {
 
     let version = Command::new(folder.join("consent-gate")).arg("--version").output().unwrap();
     assert_eq!(String::from_utf8(version.stdout).unwrap(), concat!("consent-gate ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+#[ignore = "builds the release, some minutes: cargo test --test it -- --ignored release::"]
+fn beside_a_worker_that_was_built_lies_what_it_is_made_of_and_from() {
+    let folder = Folder::new();
+    let mut script = Command::new(project().join("scripts/release"));
+    let output = script.arg("--to").arg(&folder.0).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tarball = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+    let beside = |suffix: &str| {
+        let text = fs::read_to_string(tarball.to_str().unwrap().replace(".tar.gz", suffix)).unwrap();
+        assert!(!text.contains(project().to_str().unwrap()), "{suffix} says where it was built");
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let (parts, provenance) = (beside(".cdx.json"), beside(".provenance.json"));
+    let names: BTreeSet<&str> =
+        parts["components"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect();
+    assert!(names.is_superset(&BTreeSet::from(["lapin", "reqwest", "tokio", "fjall"])), "{names:?}");
+    assert!(names.is_disjoint(&BTreeSet::from(["criterion", "proptest", "cc"])), "{names:?}");
+    let digest: String = Sha256::digest(fs::read(&tarball).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(provenance["subject"][0]["digest"]["sha256"], digest);
+    let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(project()).output().unwrap();
+    let built = &provenance["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["gitCommit"];
+    assert_eq!(*built, String::from_utf8(head.stdout).unwrap().trim());
 }
 
 fn is_elf(file: &Path) -> bool {

@@ -61,8 +61,8 @@ impl Address {
     /// What is wrong with it, without quoting it: it holds a password.
     pub fn new(url: &SecretString) -> Result<Address, String> {
         let form = "write postgres://user:password@host:5432/database";
-        let mut parsed = reqwest::Url::parse(url.expose_secret().trim())
-            .map_err(|error| format!("is no address ({error}); {form}"))?;
+        let (one, named) = with_one_host(url.expose_secret().trim());
+        let mut parsed = reqwest::Url::parse(&one).map_err(|error| format!("is no address ({error}); {form}"))?;
         let is_ours = |key: &str| matches!(key, "sslmode" | "sslrootcert" | "options");
         let (ours, theirs): (Vec<_>, Vec<_>) =
             parsed.query_pairs().into_owned().partition(|(key, _)| is_ours(key.as_str()));
@@ -74,8 +74,9 @@ impl Address {
             let pairs = theirs.iter().map(|(key, value)| format!("{key}={}", percent_encoded(value)));
             parsed.set_query(Some(&pairs.collect::<Vec<_>>().join("&")));
         }
+        let whole = parsed.as_str().replacen(ONE_HOST, &named, 1);
         let config: tokio_postgres::Config =
-            parsed.as_str().parse().map_err(|error| format!("cannot be read ({error}); {form}"))?;
+            whole.parse().map_err(|error| format!("cannot be read ({error}); {form}"))?;
         if config.get_hosts().is_empty() {
             return Err(format!("names no host; {form}"));
         }
@@ -115,7 +116,7 @@ impl Address {
             }
         };
         let shown = format!("{}/{}", hosts(&config), config.get_dbname().unwrap_or_default());
-        let url = Arc::new(Mutex::new(parsed.as_str().into()));
+        let url = Arc::new(Mutex::new(whole.into()));
         Ok(Address { url, shown, verify, is_beyond_loopback, root, schema })
     }
 
@@ -267,6 +268,22 @@ fn is_local(host: &Host) -> bool {
     }
 }
 
+/// What stands for the hosts; in a user's name or password it would be written otherwise.
+const ONE_HOST: &str = "[::1]";
+
+/// The address with one host in place of those that it names, and those: as libpq takes several, each with a
+/// port, and a URL one.
+fn with_one_host(address: &str) -> (String, String) {
+    let start = address.find("://").map_or(0, |at| at + 3);
+    let end = address[start..].find(['/', '?', '#']).map_or(address.len(), |at| start + at);
+    let start = address[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    let hosts = &address[start..end];
+    if hosts.is_empty() {
+        return (address.to_owned(), String::new());
+    }
+    (format!("{}{ONE_HOST}{}", &address[..start], &address[end..]), hosts.to_owned())
+}
+
 /// Refuses what would mean something else here than to libpq.
 fn understood(pairs: &[(String, String)]) -> Result<(), String> {
     const KNOWN: [&str; 16] = [
@@ -335,6 +352,7 @@ fn hosts(config: &tokio_postgres::Config) -> String {
     let named = config.get_hosts().iter().enumerate().map(|(index, host)| {
         let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
         match host {
+            Host::Tcp(name) if name.contains(':') => format!("[{name}]:{port}"),
             Host::Tcp(name) => format!("{name}:{port}"),
             Host::Unix(path) => format!("{}:{port}", path.display()),
         }
@@ -433,6 +451,13 @@ mod tests {
         assert_eq!(verify("postgres://gate@localhost/db?hostaddr=192.0.2.7"), Verify::Name);
         assert_eq!(verify("postgres://gate@db/db?hostaddr=127.0.0.1"), Verify::Plain);
         assert!(address("postgres://gate@a,b/db?target_session_attrs=read-write").is_ok());
+        let several =
+            address("postgres://gate:p[::1]w@a:5433,b,[::2]:5434/db?target_session_attrs=read-write").unwrap();
+        assert_eq!(several.shown(), "a:5433,b:5432,[::2]:5434/db");
+        assert!(
+            several.url.lock().unwrap().expose_secret().starts_with("postgres://gate:p%5B%3A%3A1%5Dw@a:5433,b,[::2]")
+        );
+        assert!(address("postgres://gate@a:5433,b:x/db").unwrap_err().contains("cannot be read"));
         for (query, words) in [
             ("sslrootcert=system&sslmode=require", "verify-full only"),
             ("target_session_attrs=read-only", "records are written"),

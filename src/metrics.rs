@@ -115,7 +115,7 @@ impl States {
             queue_messages: gauges(r, "queue_messages", "Messages waiting, by queue.", &["integration", "queue"])?,
             in_flight: gauges(r, "in_flight", "Gate requests under way.", &one)?,
             concurrency_limit: gauges(r, "concurrency_limit", "Gate requests allowed at once.", &one)?,
-            breaker_open: gauges(r, "breaker_open", "1 while consuming pauses for an outage.", &one)?,
+            breaker_open: gauges(r, "breaker_open", "1 while the gate is down and no more events are taken.", &one)?,
             misconfigured: gauges(
                 r,
                 "misconfigured",

@@ -44,10 +44,11 @@ const OF_A_DIRECTORY: [(&str, &str); 5] = [
 ];
 
 /// What the way to a gate says. What is to be looked at depends on whether a proxy leads there.
-const TO_A_GATE: [(&str, &str); 5] = [
+const TO_A_GATE: [(&str, &str); 6] = [
     ("Connection refused", "nothing listens there: look at host and port in "),
     ("failed to lookup address", "no address is known for that name: look at the host in "),
-    ("InvalidContentType", "what answers there does not speak TLS: look at host and port in "),
+    ("InvalidContentType", "what answers there does not speak TLS: look at scheme, host and port in "),
+    ("Connection reset", "it was ended before any answer, as a port for TLS does: look at scheme, host and port in "),
     (
         "invalid peer certificate",
         "name the authority that signed its certificate in gate.ca_file, or look at the host in ",

@@ -57,6 +57,8 @@ fn a_misspelling_gets_a_suggestion_and_exit_code_2() {
 fn an_unknown_integration_is_told_with_those_that_are_there() {
     let lab = Lab::new();
     lab.declare();
+    let absent = lab.run(&["map", "--integration", "absent.json"], b"{}");
+    assert!(absent.code == 2 && absent.err.contains("name a document that is there"), "{}", absent.err);
     let wrong = lab.run(&["map", "--integration", "acme"], b"{}");
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains(&format!("known: {}", lab.integration())), "{}", wrong.err);

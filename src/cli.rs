@@ -18,7 +18,7 @@ use std::path::PathBuf;
     subcommand_required = true,
     arg_required_else_help = true
 )]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n\n\
+#[command(after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration.\n\n\
     Examples:\n  consent-gate check --connect\n  consent-gate map --integration acme event.json\n  consent-gate run")]
 pub struct Cli {
     /// The settings; without it consent-gate.toml in the working directory, else defaults
@@ -169,7 +169,7 @@ pub struct CheckArgs {
 #[command(after_help = "Examples:\n  consent-gate map --integration acme event.json\n  \
     cat event.json | consent-gate map --integration integrations/acme.json -")]
 pub struct MapArgs {
-    /// An integration's name, or the file of a document
+    /// An integration's name, or the file of a document that need not be in the directory yet
     #[arg(long, value_name = "NAME|FILE")]
     pub integration: String,
     /// A file with one message, or - for standard input
@@ -182,10 +182,11 @@ pub struct MapArgs {
 
 /// Arguments of `send`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  consent-gate send --integration acme test-event.json")]
+#[command(after_help = "Examples:\n  consent-gate send --integration acme test-event.json\n  \
+    consent-gate send --integration drafts/acme.json test-event.json")]
 pub struct SendArgs {
-    /// An integration's name
-    #[arg(long, value_name = "NAME")]
+    /// An integration's name, or the file of a document that need not be in the directory yet
+    #[arg(long, value_name = "NAME|FILE")]
     pub integration: String,
     /// A file with one message, or - for standard input
     #[arg(value_name = "EVENT")]

@@ -340,7 +340,10 @@ impl Facts {
                 tracing::warn!(integration = name, ?pause, "the gate asks to be left alone; pausing");
             }
             Change::Opened => {
-                tracing::warn!(integration = name, "the gate is down; no more events are taken, and probes look for its return");
+                tracing::warn!(
+                    integration = name,
+                    "the gate is down; no more events are taken, and probes look for its return"
+                );
             }
             Change::ProbeFailed(next) => tracing::warn!(integration = name, ?next, "the gate is still down"),
             Change::Closed => tracing::info!(integration = name, "the gate is back; consuming goes on"),

@@ -24,7 +24,10 @@ pub(super) async fn first_of<T, F>(host: &str, port: u16, connect: impl Fn(Socke
 where
     F: Future<Output = io::Result<T>>,
 {
-    let addresses = tokio::net::lookup_host((host, port)).await?.collect();
+    let found = tokio::net::lookup_host((host, port)).await;
+    let unknown =
+        |error| io::Error::other(format!("no address is known for the name {host}: is it written right? ({error})"));
+    let addresses = found.map_err(unknown)?.collect();
     let silent = || io::Error::new(io::ErrorKind::TimedOut, format!("no address of {host} answers within {LONGEST:?}"));
     tokio::time::timeout(LONGEST, race(in_turn(addresses), connect)).await.unwrap_or_else(|_| Err(silent()))
 }

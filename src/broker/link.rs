@@ -191,7 +191,7 @@ async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<(
     };
     // A peer that accepts and stays silent would be waited for without end.
     let dialled = call(&what, Connection::connector(uri, runtime, connect, properties)).await;
-    Ok((dialled.map_err(Error::while_dialling)?, socket))
+    Ok((dialled.map_err(|error| error.while_dialling(settings.is_plain))?, socket))
 }
 
 /// Looks whether a broker that was silent answers now. Each try of the client leaves a thread

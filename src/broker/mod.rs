@@ -8,6 +8,7 @@
 mod addresses;
 pub mod audit;
 pub mod claim;
+mod dialled;
 pub mod headers;
 pub mod inbox;
 pub mod letters;
@@ -38,7 +39,12 @@ pub struct Error {
 #[derive(Debug)]
 enum Cause {
     /// Not even logged in.
-    Dial(lapin::Error),
+    Dial {
+        error: lapin::Error,
+        is_plain: bool,
+    },
+    /// Nothing was heard when it was dialled.
+    Silent,
     Client(lapin::Error),
     TimedOut,
     Refused(String),
@@ -51,9 +57,10 @@ impl Error {
     }
 
     /// A refusal to let the client in is none of what it asks for.
-    fn while_dialling(self) -> Error {
+    fn while_dialling(self, is_plain: bool) -> Error {
         let cause = match self.cause {
-            Cause::Client(error) => Cause::Dial(error),
+            Cause::Client(error) => Cause::Dial { error, is_plain },
+            Cause::TimedOut => Cause::Silent,
             other => other,
         };
         Error { cause, ..self }
@@ -93,7 +100,7 @@ impl Error {
     /// Whether the broker said nothing at all.
     #[must_use]
     pub fn is_silence(&self) -> bool {
-        matches!(self.cause, Cause::TimedOut)
+        matches!(self.cause, Cause::TimedOut | Cause::Silent)
     }
 
     /// The broker's reply code, such as 404, when it closed the channel or connection.
@@ -113,7 +120,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.what)?;
         match &self.cause {
-            Cause::Dial(error) => write!(f, "{error}{}", remedy(error)),
+            Cause::Dial { error, is_plain } => f.write_str(&dialled::explained(error, *is_plain)),
+            Cause::Silent => write!(f, "no answer within {CALL_TIMEOUT:?}; {}", dialled::SILENT),
             Cause::Client(error) => write!(f, "{error}"),
             Cause::TimedOut => write!(f, "no answer within {CALL_TIMEOUT:?}"),
             Cause::Refused(why) => f.write_str(why),
@@ -125,18 +133,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// What to look at when the broker cannot be logged in to, where the error tells.
-fn remedy(error: &lapin::Error) -> &'static str {
-    match error.kind() {
-        lapin::ErrorKind::IOError(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            "; nothing listens there: is the broker running, and is broker.url right?"
-        }
-        lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 403 => "; look at user and password in broker.url",
-        lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 530 => "; look at the virtual host in broker.url",
-        _ => "",
-    }
-}
 
 /// Awaits one call to the broker, bounded in time.
 async fn call<T>(what: &str, future: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {

@@ -4,6 +4,7 @@ use super::node::{Node, Place, Value, from_toml};
 use crate::shown::{self, quoted};
 use crate::suggest::{did_you_mean, nearest};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub struct At<T> {
     pub place: Place,
 }
 
-/// The entries of one table. What was never asked for is an unknown key, which [`Fields::finish`]
+/// The entries of one table. What was never asked for is unknown, which [`Fields::finish`]
 /// reports.
 pub struct Fields<'p> {
     path: String,
@@ -285,8 +286,8 @@ impl<'p> Fields<'p> {
         self.report_missing();
         self.problems.known.borrow_mut().extend(self.known.iter().map(|key| (self.path.clone(), *key)));
         for (key, node) in &self.entries {
-            let meant = did_you_mean(key, self.known());
-            self.problems.add(&node.place, format!("unknown key {}{meant}", self.name(&quoted(key))));
+            let remedy = remedy(key, &self.known);
+            self.problems.add(&node.place, format!("{} is unknown{remedy}", self.name(&quoted(key))));
         }
     }
 
@@ -297,10 +298,21 @@ impl<'p> Fields<'p> {
         for (key, node) in &self.entries {
             let name = self.name(&quoted(key));
             match did_you_mean(key, self.known()).as_str() {
-                "" => self.problems.warn(&node.place, format!("key {name} is not known here and changes nothing")),
-                meant => self.problems.add(&node.place, format!("unknown key {name}{meant}")),
+                "" => self.problems.warn(&node.place, format!("{name} is unknown and changes nothing")),
+                meant => self.problems.add(&node.place, format!("{name} is unknown{meant}")),
             }
         }
+    }
+}
+
+/// What to do about a word that is none of those that are known.
+pub fn remedy(written: &str, known: &[&str]) -> String {
+    match did_you_mean(written, known.iter().copied()) {
+        meant if meant.is_empty() => {
+            let all: BTreeSet<&str> = known.iter().copied().collect();
+            format!("; remove it, or write one of {}", all.into_iter().collect::<Vec<_>>().join(", "))
+        }
+        meant => meant,
     }
 }
 

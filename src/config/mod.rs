@@ -211,12 +211,18 @@ fn document_at(
     let place = Place::File(file.as_str().into());
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = Name::new(&stem).map_err(|why| problems.add(&place, why)).ok();
-    let text = read_bounded(path).map_err(|error| problems.add(&place, format!("cannot be read: {error}"))).ok()?;
+    let text = read_bounded(path).map_err(|error| problems.add(&place, unreadable(&error))).ok()?;
     let tree = node::from_json(&text, &file).map_err(|(place, why)| problems.add(&place, why)).ok()?;
     let context =
         document::Context { folder: path.parent().unwrap_or(Path::new("")), environment, settings, name: &stem };
     let document = document::read(tree, &context, problems, warnings)?;
     Some(document.named(name?))
+}
+
+/// What to do about a document that cannot be read, where the error does not say: the system's never do.
+fn unreadable(error: &std::io::Error) -> String {
+    let remedy = error.raw_os_error().map_or("", |_| "; name a document that is there and that this user may read");
+    format!("cannot be read: {error}{remedy}")
 }
 
 /// A file's text, as long as it is of a size that somebody wrote by hand.

@@ -1,7 +1,7 @@
 //! `consent-gate.toml` and the environment that wins over it.
 
 use super::binding::{self, Doubt};
-use super::fields::{At, Fields, Problems, bare};
+use super::fields::{At, Fields, Problems, bare, remedy};
 use super::node::{self, Node, Value};
 use super::{Environment, secrets};
 use crate::broker::link;
@@ -13,7 +13,7 @@ use crate::record::address::Address;
 use crate::record::{self, Place};
 use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::shown::{is_like_address, quoted};
-use crate::suggest::{asked, did_you_mean, nearest};
+use crate::suggest::{asked, nearest};
 use crate::telemetry::{self, Format, Level};
 use crate::traces;
 use secrecy::{ExposeSecret, SecretString};
@@ -85,9 +85,8 @@ pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Prob
         let (section, key) = (section.to_lowercase(), key.to_lowercase());
         let place = node::Place::Variable(variable.clone());
         if !SECTIONS.contains(&section.as_str()) {
-            let meant = did_you_mean(&section, SECTIONS.into_iter());
-            let section = quoted(&section);
-            problems.add(&place, format!("unknown section {section}{meant}"));
+            let remedy = remedy(&section, &SECTIONS);
+            problems.add(&place, format!("{} is unknown{remedy}", quoted(&section)));
             continue;
         }
         set(sections, &section, &key, Node { value: Value::Text(bare(value).to_owned()), place });
@@ -108,12 +107,12 @@ fn strangers(environment: &Environment, known: &[(String, &'static str)], proble
         let place = node::Place::Variable(variable.clone());
         let joined = |name: &str| name.split('_').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("_");
         if let Some(right) = names.iter().find(|name| joined(name) == joined(rest)) {
-            problems.add(&place, format!("is read by nobody; write {VARIABLE_PREFIX}{right}"));
+            problems.add(&place, format!("the variable is unknown; write {VARIABLE_PREFIX}{right}"));
             continue;
         }
         let meant = nearest(rest, names.iter().map(String::as_str));
         let meant = meant.map_or_else(String::new, |name| asked(&format!("{VARIABLE_PREFIX}{name}")));
-        problems.warn(&place, format!("names no setting and changes nothing{meant}"));
+        problems.warn(&place, format!("the variable is unknown and changes nothing{meant}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! `check`: is everything written as it must be, and with `--connect` within reach?
 
-use super::{Failure, print, worker};
+use super::{Failure, print, remedy, worker};
 use crate::broker::link;
 use crate::broker::source::{Unreadable, unreadable};
 use crate::broker::topology::Source;
@@ -121,7 +121,7 @@ async fn gate(integration: &Integration) -> Finding {
             "reached, but its clock is {off} s from this one; signatures hold for minutes, so set the clock"
         )),
         Ok((status, _)) => Ok(format!("reached (status {status}); only send proves the key and the gate's name")),
-        Err(why) => Err(why),
+        Err(why) => Err(remedy::of_gate(&why, gate.proxy().is_some())),
     };
     Finding::new(what, result)
 }

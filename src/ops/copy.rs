@@ -1,7 +1,7 @@
 //! `store copy`: takes the records to another place, with what the broker remembers of them.
 
 use super::store::look;
-use super::{Failure, Progress, counted, print};
+use super::{Failure, Progress, counted, print, remedy, talk};
 use crate::broker;
 use crate::broker::claim::Look;
 use crate::cli::StoreCopyArgs;
@@ -26,6 +26,7 @@ pub async fn copy(
     let Config { settings, integrations, .. } = config::load(file, environment)?;
     let to = whole(settings.records.place.clone());
     let from = whole(former(args)?);
+    is_there(&from).await?;
     if matches!(to, Place::Off) || matches!(from, Place::Off) {
         return Err(Failure::Usage("there is nothing to copy where no records are kept (\"off\")".to_owned()));
     }
@@ -70,8 +71,29 @@ fn former(args: &StoreCopyArgs) -> Result<Place, Failure> {
     if text.is_empty() {
         return Err(Failure::Usage("--from names no place; write a directory or postgres://…".to_owned()));
     }
-    let place = config::place(&text.into(), Path::new(""), &mut Vec::new());
+    let mut warnings = Vec::new();
+    let place = config::place(&text.into(), Path::new(""), &mut warnings);
+    for warning in &warnings {
+        let warning = warning.strip_prefix("records.store: ").unwrap_or(warning);
+        talk(&format!("warning  --from: {warning}"));
+    }
     place.map_err(|why| Failure::Usage(format!("--from: {why}")))
+}
+
+/// Makes sure that there are records in the former place.
+async fn is_there(from: &Place) -> Result<(), Failure> {
+    let no_store = |why: &str| {
+        let look = "look what [records] store was when the workers ran last";
+        Err(Failure::Usage(format!("--from: there is no store in {from}: {why}; {look}")))
+    };
+    match (from, from.exists().await) {
+        (Place::Directory(directory), _) if directory.is_file() => no_store("it is a file"),
+        (Place::Directory(directory), Ok(false)) if !directory.exists() => no_store("there is no such directory"),
+        (Place::Directory(_), Ok(false) | Err(_)) => no_store("the directory holds no records"),
+        (_, Ok(false)) => no_store("its tables are not there"),
+        (_, Ok(true)) => Ok(()),
+        (_, Err(failed)) => Err(Failure::Failed(remedy::told_of(&failed.to_string(), "--from"))),
+    }
 }
 
 /// A place whose name says the same from every folder.

@@ -22,6 +22,10 @@ use std::path::Path;
 /// The longest identifier that a line may hold, in bytes: a longer one is another kind of file.
 const LONGEST_IDENTIFIER: usize = 4_096;
 
+/// How an identifier finds a person: one that is misspelt finds nobody.
+const COMPARED: &str = "an identifier is compared letter by letter with those of the events, but an e-mail address in \
+    lower case and without the blanks around it";
+
 /// Forgets people after asking, unless told not to: record and dead letters, with a tombstone for what
 /// is still on its way.
 ///
@@ -91,10 +95,17 @@ impl Forgetting {
         audit(&self.settings, &self.integration.name, Command::PersonForget, persons(1)).await;
         let Forgotten { was_known, letters, unreadable } = self.erase(identifier, theirs).await?;
         warn_of(unreadable);
+        if !was_known && letters == 0 {
+            talk(&format!("was it written right? {COMPARED}"));
+        }
         if self.as_json {
             return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": letters })));
         }
-        let known = if was_known { "what was recorded is gone" } else { "nothing was recorded" };
+        let known = match (was_known, letters) {
+            (true, _) => "what was recorded is gone",
+            (false, 0) => "nothing was known under this identifier",
+            (false, _) => "nothing was recorded",
+        };
         let promise = if self.access.is_some() { "; older events of this person will be skipped" } else { "" };
         print(&format!("{known}, dead letters removed: {letters}{promise}\n"))
     }
@@ -104,7 +115,7 @@ impl Forgetting {
         let who = counted(count as u64, "person");
         self.ask(&format!("{who} under {}: what is recorded, and all dead letters about them", self.name()))?;
         audit(&self.settings, &self.integration.name, Command::PersonForget, persons(count)).await;
-        let (mut done, mut unreadable) = (0, 0);
+        let (mut done, mut unknown, mut unreadable) = (0, 0, 0);
         for Line { number, identifier } in named {
             let forgotten = match self.letters_of(identifier).await {
                 Ok(theirs) => self.erase(identifier, theirs).await,
@@ -112,11 +123,15 @@ impl Forgetting {
             };
             if let Ok(forgotten) = &forgotten {
                 done += 1;
+                unknown += usize::from(!forgotten.was_known && forgotten.letters == 0);
                 unreadable = forgotten.unreadable;
             }
             print(&self.result(*number, forgotten))?;
         }
         warn_of(unreadable);
+        if unknown > 0 {
+            talk(&format!("nothing was known of {}: {COMPARED}", counted(unknown as u64, "person")));
+        }
         if done == count {
             return Ok(());
         }

@@ -15,6 +15,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest answer that is read, in bytes.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
+/// What to do where nobody is, or somebody else.
+const LOOK: &str = "look whether [admin] listen is the worker's here";
+
 /// Asks once.
 ///
 /// # Errors
@@ -22,12 +25,20 @@ const LONGEST_ANSWER: usize = 1024 * 1024;
 pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let settings = config::load_settings(file, environment)?;
     let (status, body) = ask(settings.admin).await.map_err(Failure::Failed)?;
+    let url = url(settings.admin);
+    if !is_worker(&body) {
+        return Err(Failure::Failed(format!("{url}: somebody else answers there; {LOOK}")));
+    }
     if status.is_success() {
         Ok(())
     } else {
-        let url = url(settings.admin);
         Err(Failure::Failed(format!("{url}: not ready (status {}){}", status.as_u16(), why(&body))))
     }
+}
+
+/// Whether that is what a worker says of itself.
+fn is_worker(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|told| told.get("ready").is_some())
 }
 
 /// What the worker says of it, in so far as it is one.
@@ -47,7 +58,7 @@ pub(super) async fn ask(admin: SocketAddr) -> Result<(StatusCode, Vec<u8>), Stri
     let url = url(admin);
     let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().tls_certs_only([]).build();
     let client = client.map_err(|e| format!("{url}: {e}"))?;
-    let nobody = |_| format!("{url}: no worker answers");
+    let nobody = |_| format!("{url}: no worker answers; does one run? {LOOK}");
     let mut response = client.get(&url).send().await.map_err(nobody)?;
     let mut body = Vec::new();
     while body.len() < LONGEST_ANSWER

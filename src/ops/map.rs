@@ -27,8 +27,8 @@ const REFUSED: &str = "a newer value than this one was refused for good by the g
 /// signature and the password never are.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); the records or the broker cannot be reached (1). An
-/// event that would not be sent is no error.
+/// Problems of configuration or usage (exit code 2); the event would be a dead letter, or the records or
+/// the broker cannot be reached (1). An event that would be skipped is no error.
 pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let (settings, integration) = integration(&args.integration, file, environment)?;
     let body = read_event(&args.event)?;
@@ -57,7 +57,14 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
         to_send,
         request: planned.ok(),
     };
-    print(&if as_json { format!("{}\n", shown.json()) } else { shown.text() })
+    print(&if as_json { format!("{}\n", shown.json()) } else { shown.text() })?;
+    match shown.verdict() {
+        ("dead_lettered", code, detail) => {
+            let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+            Err(Failure::Failed(format!("this event would be a dead letter: {code}{detail}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 struct Shown<'i> {

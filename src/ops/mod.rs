@@ -11,6 +11,7 @@ pub mod forget;
 pub mod healthcheck;
 pub mod map;
 pub mod person;
+mod remedy;
 pub mod send;
 pub mod shell;
 pub mod store;
@@ -28,9 +29,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
+use terminal_size::Width;
 
 /// The largest event that a command reads: enough to show that it is too large.
 const MAX_EVENT: u64 = 2 * crate::event::MAX_BODY as u64;
+
+/// Between columns.
+const GAP: &str = "  ";
 
 /// Why a command did not do its work; its variants are the exit codes.
 #[derive(Debug)]
@@ -73,7 +78,7 @@ impl From<Vec<Problem>> for Failure {
 
 impl From<record::Failed> for Failure {
     fn from(failed: record::Failed) -> Failure {
-        Failure::Failed(shown::value(&failed.to_string()).into_owned())
+        Failure::Failed(shown::value(&remedy::told(&failed.to_string())).into_owned())
     }
 }
 
@@ -135,6 +140,11 @@ fn time(at: Timestamp) -> String {
     format!("{at}{here}")
 }
 
+/// How wide the terminal is that data goes to, if it is one.
+fn terminal_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(Width(columns), _)| columns.into())
+}
+
 /// Columns as wide as their widest cells; one without any is left out.
 #[derive(Default)]
 struct Columns {
@@ -160,15 +170,35 @@ impl Columns {
         self
     }
 
+    /// Shortens the widest of those columns that may be shortened, each down to its narrowest width, until a
+    /// line fits or nothing is left to shorten.
+    fn fit(&mut self, room: usize, narrowest: &[Option<usize>]) {
+        let shown = self.widths.iter().filter(|width| **width > 0);
+        let needed = shown.map(|width| width + GAP.len()).sum::<usize>().saturating_sub(GAP.len());
+        for _ in room..needed {
+            let may = self.widths.iter_mut().zip(narrowest).filter(|(width, least)| least.is_some_and(|l| **width > l));
+            let Some((widest, _)) = may.max_by_key(|(width, _)| **width) else { return };
+            *widest -= 1;
+        }
+    }
+
     fn head(&self) -> String {
         self.line(&self.head)
     }
 
     fn line(&self, row: &[String]) -> String {
         let cells = row.iter().zip(&self.widths).filter(|(_, width)| **width > 0);
-        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
+        let cells: Vec<String> = cells.map(|(cell, width)| format!("{:width$}", shortened(cell, *width))).collect();
+        format!("{}\n", cells.join(GAP).trim_end())
     }
+}
+
+/// A cell as far as there is room.
+fn shortened(cell: &str, width: usize) -> Cow<'_, str> {
+    if cell.chars().count() <= width {
+        return Cow::Borrowed(cell);
+    }
+    Cow::Owned(cell.chars().take(width.saturating_sub(1)).chain(['…']).collect())
 }
 
 /// Rows in columns; the first row is the head.
@@ -280,4 +310,31 @@ fn unknown<'n>(name: &str, names: impl Iterator<Item = &'n str> + Clone) -> Fail
     let meant = did_you_mean(name, names.clone());
     let known = names.collect::<Vec<_>>().join(", ");
     Failure::Usage(format!("no integration \"{name}\"; known: {known}{meant}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(room: usize) -> [String; 2] {
+        let rows = [["2026-11-27 15:11:00", "4f2d8c90ab17", "an answer that goes on"], ["x", "y", "z"]];
+        let rows = rows.map(|row| row.map(str::to_owned));
+        let mut columns = Columns::default();
+        for row in &rows {
+            columns.widen(row);
+        }
+        columns.fit(room, &[Some(6), None, Some(4)]);
+        rows.map(|row| columns.line(&row))
+    }
+
+    #[test]
+    fn only_what_is_no_id_is_shortened_the_widest_first_and_only_as_far_as_needed() {
+        let whole = "2026-11-27 15:11:00  4f2d8c90ab17  an answer that goes on\n";
+        assert_eq!(lines(57)[0], whole);
+        assert_eq!(lines(1_000)[0], whole);
+        assert_eq!(lines(56)[0], "2026-11-27 15:11:00  4f2d8c90ab17  an answer that goes …\n");
+        assert_eq!(lines(40)[0], "2026-11-27 …  4f2d8c90ab17  an answer t…\n");
+        assert_eq!(lines(40)[1], "x             y             z\n");
+        assert_eq!(lines(3)[0], "2026-…  4f2d8c90ab17  an …\n");
+    }
 }

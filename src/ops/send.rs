@@ -39,7 +39,7 @@ pub async fn send(
     let gate = gate.map_err(|error| Failure::Failed(format!("{error:#}")))?;
     let answer = gate.send(&request, Timestamp::now()).await;
     report(&answer, &integration, as_json)?;
-    if answer.outcome == Outcome::Accepted { Ok(()) } else { Err(Failure::Failed(remedy(answer.outcome).to_owned())) }
+    if answer.outcome == Outcome::Accepted { Ok(()) } else { Err(Failure::Failed(remedy(&answer).to_owned())) }
 }
 
 fn not_sent(course: &Course, integration: &Integration) -> String {
@@ -90,9 +90,13 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
     ))
 }
 
-fn remedy(outcome: Outcome) -> &'static str {
-    match outcome {
+fn remedy(answer: &Answer) -> &'static str {
+    match answer.outcome {
         Outcome::Accepted => "accepted",
+        // Without a status nobody but a proxy can have refused.
+        Outcome::Misconfigured if matches!(answer.status, None | Some(407)) => {
+            "the proxy lets nothing through to the gate; check user and password in gate.proxy, and whether it may lead there"
+        }
         Outcome::Misconfigured => {
             "the gate refuses the integration; check user, key, the gate's name, the API user's right, the IP filter and this machine's clock"
         }

@@ -5,6 +5,7 @@ use crate::cli::Cli;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Writes a shell's completion script.
@@ -20,8 +21,17 @@ pub fn completions(shell: Shell) -> Result<(), Failure> {
 /// Writes the manual pages, one for each command, into a directory.
 ///
 /// # Errors
-/// The directory cannot be made or written (exit code 1).
+/// Something else is in the directory's place (exit code 2), or it cannot be made or written (1).
 pub fn man(directory: &Path) -> Result<(), Failure> {
     let written = fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(Cli::command(), directory));
-    written.map_err(|error| Failure::Failed(format!("cannot write to {}: {error}", directory.display())))
+    written.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => Failure::Usage(format!(
+            "cannot write to {}: it is or lies below a file; name a directory",
+            directory.display()
+        )),
+        _ => Failure::Failed(format!(
+            "cannot write to {}: {error}; name a directory that you may write",
+            directory.display()
+        )),
+    })
 }

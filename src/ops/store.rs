@@ -1,7 +1,7 @@
 //! `store`: which records are these, and does the broker know them?
 
 use super::check::Finding;
-use super::{Failure, agreed, counted, print};
+use super::{Failure, agreed, counted, print, remedy};
 use crate::broker::claim::Look;
 use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::{self, link};
@@ -10,6 +10,7 @@ use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
 use crate::record::desk::Access;
 use crate::record::{Claim, Failed, Place};
+use nix::unistd::{AccessFlags, access};
 use serde_json::json;
 use std::path::Path;
 
@@ -198,9 +199,10 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     let what = format!("records {place}");
     let (told, own, is_free) = match held(&config.settings).await {
         Ok(found) => found,
-        Err(failed) => return Finding::new(what, Err(failed.to_string())),
+        Err(failed) => return Finding::new(what, Err(remedy::told(&failed.to_string()))),
     };
     let (mut refused, mut doubts) = (Vec::new(), Vec::new());
+    doubts.extend(own.is_none().then(|| unmakeable(place)).flatten());
     for integration in config.integrations.iter().filter(|_| is_broker_reached) {
         let name = &integration.name;
         match known(&config.settings, integration).await {
@@ -222,6 +224,17 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     let told = parts.collect::<Vec<_>>().join("; ");
     let result = if refused.is_empty() { Ok(told) } else { Err(told) };
     Finding { is_doubtful: !doubts.is_empty(), ..Finding::new(what, result) }
+}
+
+/// Why whoever asks could not make records here, as far as it shows without trying. The worker may be
+/// another user.
+fn unmakeable(place: &Place) -> Option<String> {
+    let Place::Directory(directory) = place else { return None };
+    let directory = std::path::absolute(directory).ok()?;
+    let there = directory.ancestors().find(|above| above.exists())?;
+    let why = access(there, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
+    let remedy = "give it to the worker's user, or let records.store name another directory";
+    Some(format!("this user cannot write in {} ({}); {remedy}", there.display(), why.desc()))
 }
 
 /// What is there, for people, which store it is, and whether a worker could take it.

@@ -1,7 +1,10 @@
 //! The command line: help, misspellings, pipes, exit codes.
 
-use super::harness::{Folder, Lab, choice, golden, run};
+use super::harness::{Folder, Lab, Schema, choice, golden, run};
+use super::tls::{address, certificates, in_front_of};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 
 fn help(arguments: &[&str]) -> String {
     let shown = run(&Folder::new(), &[("COLUMNS", "100")], arguments, b"");
@@ -34,9 +37,13 @@ fn shells_know_every_command() {
 fn manual_pages_that_cannot_be_written_are_told() {
     let folder = Folder::new();
     folder.write("file", "");
-    let told = run(&folder, &[], &["man", "file"], b"");
-    assert_eq!(told.code, 1);
-    assert!(told.err.contains("cannot write to file"), "{}", told.err);
+    for path in ["file", "file/below"] {
+        let told = run(&folder, &[], &["man", path], b"");
+        assert_eq!(told.code, 2, "what was named can be no directory");
+        assert!(told.err.contains(&format!("cannot write to {path}: it is or lies below a file")), "{}", told.err);
+    }
+    let told = run(&folder, &[], &["man", "/proc/man"], b"");
+    assert!(told.code == 1 && told.err.contains("name a directory that you may write"), "{}", told.err);
 }
 
 #[test]
@@ -50,6 +57,8 @@ fn a_misspelling_gets_a_suggestion_and_exit_code_2() {
 fn an_unknown_integration_is_told_with_those_that_are_there() {
     let lab = Lab::new();
     lab.declare();
+    let absent = lab.run(&["map", "--integration", "absent.json"], b"{}");
+    assert!(absent.code == 2 && absent.err.contains("name a document that is there"), "{}", absent.err);
     let wrong = lab.run(&["map", "--integration", "acme"], b"{}");
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains(&format!("known: {}", lab.integration())), "{}", wrong.err);
@@ -102,6 +111,8 @@ fn what_is_missing_is_told_with_what_to_do() {
         (&["map"][..], "error: no event on standard input; name a file, or pipe one in"),
         (&["send", "-"], "error: no event on standard input; name a file, or pipe one in"),
         (&["dead", "import", "absent.jsonl"], "error: absent.jsonl cannot be read: No such file or directory"),
+        (&["dead", "import", "integrations"], "error: integrations cannot be read: it is a directory"),
+        (&["dead", "import", "/dev/null"], "line 1: the file ends here; it was cut off; name a file that dead export"),
     ] {
         let told = lab.run(&[arguments, &integration].concat(), b"");
         assert_eq!(told.code, 2, "{}", told.err);
@@ -109,15 +120,41 @@ fn what_is_missing_is_told_with_what_to_do() {
     }
 }
 
+/// A port that answers whatever comes as a web server does.
+fn web_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 64]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    address
+}
+
+/// A port that nobody listens on: one that was free a moment ago.
+fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 #[test]
 fn a_broker_that_does_not_let_a_command_in_is_told_with_what_to_look_at() {
     let lab = Lab::new();
     let right = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (closed, web) = (closed_port(), web_server());
+    let (_, config) = certificates();
+    let tls = in_front_of(&lab, address(&right), config);
     for (url, part) in [
         (right.replace("guest:guest", "guest:wrong-secret"), "look at user and password in broker.url"),
         (right.replace("%2f", "nowhere"), "look at the virtual host in broker.url"),
-        (format!("amqp://guest:guest@{free}/%2f"), "is the broker running, and is broker.url right?"),
+        (format!("amqp://guest:guest@{closed}/%2f"), "is the broker running, and is broker.url right?"),
+        (format!("amqp://guest:guest@{web}/%2f"), "does not speak AMQP 0-9-1; look at host and port in broker.url"),
+        (format!("amqps://guest:guest@localhost:{}/%2f", web.port()), "does not speak TLS; write amqp://"),
+        (right.replace("amqp://", "amqps://").replace("127.0.0.1", "localhost"), "does not speak TLS; write amqp://"),
+        (format!("amqp://guest:guest@localhost:{tls}/%2f"), "is opened by amqps://"),
+        (format!("amqps://guest:guest@localhost:{tls}/%2f"), "signed it in broker.ca_file"),
+        ("amqp://guest:guest@nowhere.invalid/%2f".to_owned(), "no address is known for the name nowhere.invalid"),
     ] {
         let told = lab.run_with(
             &[("CONSENT_GATE_BROKER__URL", &url)],
@@ -130,12 +167,52 @@ fn a_broker_that_does_not_let_a_command_in_is_told_with_what_to_look_at() {
 }
 
 #[test]
+fn records_that_cannot_be_reached_are_told_with_what_to_look_at() {
+    let lab = Lab::new();
+    let (closed, web) = (closed_port(), web_server());
+    lab.folder.write("file", "");
+    let mut missing: reqwest::Url = Schema::new().url().parse().unwrap();
+    missing.set_path("/missing_database");
+    for (store, part) in [
+        (
+            format!("postgres://acme:secret-word@{closed}/x"),
+            "is PostgreSQL running, and are host and port in records.store",
+        ),
+        (format!("postgres://acme:secret-word@{web}/x"), "what listens there may be no PostgreSQL"),
+        ("postgres://acme:secret-word@nowhere.invalid/x".to_owned(), "is the host in records.store written right?"),
+        (missing.to_string(), "name one that is there in records.store, or make it"),
+        ("file".to_owned(), "a file is in its place; let records.store name a directory"),
+        ("file/below".to_owned(), "a file is in its path; let records.store name a directory"),
+    ] {
+        let more = [("CONSENT_GATE_RECORDS__STORE", &*store)];
+        let told = lab.run_with(&more, &["store", "show"], b"");
+        assert!(told.code == 1 && told.err.contains(part), "{part} in {}", told.err);
+        let checked = lab.run_with(&more, &["check", "--connect"], b"");
+        assert!(checked.code == 1 && checked.out.contains(part), "{part} in {}", checked.out);
+        assert!(!format!("{}{}{}", told.err, checked.out, checked.err).contains("secret-word"));
+    }
+}
+
+#[test]
+fn an_event_that_would_be_a_dead_letter_is_a_failure_of_map() {
+    let lab = Lab::new();
+    let map = ["map", "--integration", lab.integration()];
+    let told = lab.run(&map, b"{\"type\":");
+    assert_eq!(told.code, 1, "{}", told.out);
+    assert!(told.err.starts_with("error: this event would be a dead letter: undecodable: body:"), "{}", told.err);
+    let mut skipped = choice("jane@example.com", true);
+    skipped["parameters"]["entity"]["status"] = "pending_approval".into();
+    let told = lab.run(&map, skipped.to_string().as_bytes());
+    assert!(told.code == 0 && told.out.contains("would be skipped"), "{}{}", told.out, told.err);
+}
+
+#[test]
 fn a_misspelt_secret_key_gets_a_suggestion() {
     let folder = Folder::new();
     folder.write("consent-gate.toml", "[broker]\nurls = \"amqp://localhost\"\n");
     let told = run(&folder, &[], &["check"], b"");
     assert_eq!(told.code, 2);
-    assert!(told.err.contains("consent-gate.toml:2: unknown key broker.urls; did you mean url?"), "{}", told.err);
+    assert!(told.err.contains("consent-gate.toml:2: broker.urls is unknown; did you mean url?"), "{}", told.err);
 }
 
 #[test]

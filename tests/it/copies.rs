@@ -154,7 +154,12 @@ fn whatever_would_leave_something_behind_is_refused() {
     lab.stop();
     not_copied(&lab, &directory, &[], "both name");
     settle_in(&mut lab, "new");
-    not_copied(&lab, "nowhere", &[], "there are no records in");
+    not_copied(&lab, "nowhere", &[], "nowhere: there is no such directory; look what [records] store was");
+    not_copied(&lab, "integrations", &[], "integrations: the directory holds no records; look what");
+    not_copied(&lab, lab.file(0).to_str().unwrap(), &[], "it is a file; look what");
+    let elsewhere = "postgres://acme@nowhere.invalid/x?sslmode=disable";
+    not_copied(&lab, elsewhere, &[], "warning  --from: nowhere.invalid:5432/x is reached without verified TLS");
+    not_copied(&lab, elsewhere, &[], "is the host in --from written right?");
     not_copied(&lab, "mysql://root:secret@db/x", &[], "is neither postgres://");
     not_copied(&lab, "off", &[], "nothing to copy");
     // An integration whose workers have other settings would go on with the former records.

@@ -155,6 +155,64 @@ fn a_letter_is_shown_whole_and_masked() {
     assert!(absent.code == 1 && absent.err.contains("no letter \"0123456789ab\" among 3"), "{}", absent.err);
 }
 
+#[test]
+fn letters_of_one_event_are_all_shown_and_can_be_told_apart() {
+    let lab = Lab::new();
+    lab.declare();
+    let empty = dead(&lab, "show", &["zzz"]);
+    assert!(empty.code == 1 && empty.err.contains("no letter \"zzz\": the queue is empty"), "{}", empty.err);
+    let event = choice("jane@example.com", true);
+    let mut edited = event.clone();
+    edited["parameters"]["entity"]["metadata"] = json!({ "edited": true });
+    let id = event["parameters"]["entity"]["id"].as_str().unwrap().to_owned();
+    put(&lab, vec![letter(event.clone(), "refused", 2_000), letter(edited, "attempts_exhausted", 1_000)]);
+    let both = dead(&lab, "show", &[&id]);
+    assert!(both.out.contains("refused") && both.out.contains("attempts_exhausted"), "{}", both.out);
+    assert!(both.err.contains("2 letters hold this event: their bodies differ"), "{}", both.err);
+    let shown = told(&lab, "show", &[&id]);
+    assert_ne!(shown[0]["letter"], shown[1]["letter"]);
+    let one = dead(&lab, "show", &[shown[0]["letter"].as_str().unwrap()]);
+    assert!(one.out.contains("refused") && !one.out.contains("attempts_exhausted"), "{one:?}");
+    assert!(!one.err.contains("letters hold"), "{one:?}");
+    put(&lab, vec![letter(event, "refused", 0)]);
+    let again = dead(&lab, "show", &[shown[0]["letter"].as_str().unwrap()]);
+    assert!(again.err.contains("2 letters hold this event: their bodies are the same"), "{}", again.err);
+}
+
+/// The lines of a command's table in a terminal so wide.
+fn in_terminal(lab: &Lab, columns: usize, arguments: &str) -> Vec<String> {
+    let command = format!("stty rows 24 cols {columns}; {} {arguments}", env!("CARGO_BIN_EXE_consent-gate"));
+    let shown = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .current_dir(&lab.folder.0)
+        .envs(&lab.environment)
+        .output()
+        .unwrap();
+    assert!(shown.status.success(), "{shown:?}");
+    String::from_utf8(shown.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_table_fits_a_narrow_terminal_without_cutting_an_id_and_a_pipe_gets_all_of_it() {
+    let lab = with_letters();
+    let listed = told(&lab, "list", &[]);
+    let list = format!("dead list --integration {}", lab.integration());
+    for columns in [132, 150] {
+        let lines = in_terminal(&lab, columns, &list);
+        let rows: Vec<&String> = lines.iter().skip_while(|line| !line.starts_with("died")).collect();
+        assert_eq!(rows.len(), 4, "{lines:#?}");
+        assert!(rows.iter().all(|line| line.chars().count() <= columns), "{columns}: {rows:#?}");
+        assert!(rows.iter().any(|line| line.contains('…')), "{rows:#?}");
+        for (row, letter) in rows[1..].iter().zip(&listed[1..]) {
+            let ids = [&letter["letter"], &letter["event_id"]].map(|id| id.as_str().unwrap_or("-"));
+            assert!(ids.iter().all(|id| row.contains(id)), "{ids:?} in {row}");
+        }
+    }
+    let piped = dead(&lab, "list", &[]).out;
+    assert!(!piped.contains('…') && piped.lines().any(|line| line.chars().count() > 150), "{piped}");
+    assert!(in_terminal(&lab, 400, &list).iter().all(|line| !line.contains('…')));
+}
+
 /// No headers, odd types, nothing that can be read.
 fn foreign() -> Vec<Message> {
     let odd = table(vec![
@@ -529,15 +587,15 @@ fn an_export_is_whole_or_refused_and_an_import_can_be_resumed() {
     assert!(piped.out.lines().count() == 4 && piped.err.contains("exported 2 letters"), "{}", piped.err);
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    let refuse = |name: &str, text: String, part: &str| {
+    let refuse = |name: &str, text: String, code: i32, part: &str| {
         lab.folder.write(name, text);
         let refused = dead(&lab, "import", &[name]);
-        assert!(refused.code == 1 && refused.err.contains(part), "{}", refused.err);
+        assert!(refused.code == code && refused.err.contains(part), "{}", refused.err);
         assert!(refused.err.contains("nothing was imported") && !refused.err.contains('@'), "{}", refused.err);
     };
-    refuse("cut.jsonl", lines[..20].join("\n") + "\n", "line 21: the file ends here");
-    refuse("edited.jsonl", text.replace(&person("p", 7), "somebody@example.com"), "line 9: it was changed");
-    refuse("other.jsonl", "{}\n".to_owned(), "line 1");
+    refuse("cut.jsonl", lines[..20].join("\n") + "\n", 1, "line 21: the file ends here");
+    refuse("edited.jsonl", text.replace(&person("p", 7), "somebody@example.com"), 1, "line 9: it was changed");
+    refuse("other.jsonl", "{}\n".to_owned(), 2, "line 1: this is no line of an export; name a file that dead export");
     let discarded = &told(&lab, "discard", &["--yes", "--limit", "30"])[0];
     assert_eq!((&discarded["removed"], &discarded["left"]), (&json!(30), &json!(23)));
     assert!(lab.folder.0.join(discarded["file"].as_str().unwrap()).exists());
@@ -639,6 +697,31 @@ fn a_person_is_forgotten_with_their_letters() {
     assert_eq!(forgotten.out.trim(), r#"{"forgotten":true,"letters":2,"was_known":true}"#, "{}", forgotten.err);
     assert!(forgotten.err.contains("1 dead letter cannot be read"), "{}", forgotten.err);
     assert_eq!(told(&lab, "list", &["--group"])[0]["letters"], 6);
+}
+
+#[test]
+fn forgetting_somebody_unknown_leaves_a_mark_and_says_that_nothing_was_known() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    let forget = ["person", "forget", "--integration", lab.integration(), "--yes"].map(str::to_owned);
+    let forget: Vec<&str> = forget.iter().map(String::as_str).collect();
+    let unknown = lab.run(&[&forget[..], &["jane@example.con"]].concat(), b"");
+    assert_eq!(unknown.code, 0, "{}", unknown.err);
+    assert!(
+        unknown.out.starts_with("nothing was known under this identifier, dead letters removed: 0; older"),
+        "{unknown:?}"
+    );
+    assert!(unknown.err.contains("was it written right? an identifier is compared letter by letter"), "{unknown:?}");
+    let json = lab.run(&[&forget[..], &["17", "--json"]].concat(), b"");
+    assert!(json.out.contains("\"was_known\":false") && json.err.contains("was it written right?"), "{json:?}");
+    let many = lab.run(&[&forget[..], &["--from", "-"]].concat(), format!("nobody\n{JANE}\n").as_bytes());
+    assert!(many.code == 0 && many.err.contains("nothing was known of 1 person: an identifier is"), "{many:?}");
+    // An event that was on its way meanwhile.
+    let before = lab.gate(0).outcome("accepted");
+    deliver(&mut lab, news("jane@example.con", -3_600, true), 2);
+    assert_eq!(lab.gate(0).outcome("accepted"), before, "it is from before the erasure");
+    lab.stop();
 }
 
 #[test]

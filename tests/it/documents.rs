@@ -1,6 +1,9 @@
 //! What the documents claim: a claim that a test can check has a test.
 
 use super::harness::{Folder, fixture, project, run};
+use consent_gate::broker::topology::Queues;
+use consent_gate::integration::Name;
+use consent_gate::schedule::Schedule;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -138,4 +141,12 @@ fn every_dependency_has_a_permissive_licence_and_none_is_banned() {
         assert!(permissive, "{name} is under {licence}, which deny.toml does not allow");
         assert!(!banned.iter().any(|banned| banned == name), "{name} is banned by deny.toml");
     }
+}
+
+#[test]
+fn the_readme_counts_the_queues_of_an_integration() {
+    let name = Name::new("acme").unwrap();
+    let queues = Queues::of(&name).all(&Schedule::default());
+    assert_eq!(queues.len(), 12, "{queues:?}");
+    assert!(read("README.md").contains("twelve queues (with the default schedule)"));
 }

@@ -93,6 +93,38 @@ fn requests_pass_a_proxy_that_asks_for_a_password_and_tls_goes_through_it() {
 }
 
 #[test]
+fn a_proxy_that_is_itself_behind_tls_is_verified_and_leads_to_any_gate() {
+    let lab = Lab::new();
+    let proxy = Proxy::start(free_port(), &["worker", PASSWORD]);
+    let [(of_gate, gate), (of_proxy, front)] = [certificates(), certificates()];
+    let port = in_front_of(&lab, address(&format!("http://127.0.0.1:{}", proxy.port)), front);
+    let gate = in_front_of(&lab, address(lab.gate(0).base()), gate);
+    let url = format!("https://worker:{PASSWORD}@localhost:{port}");
+    let authorities = lab.folder.write("authorities.pem", format!("{of_gate}{of_proxy}"));
+    let trusting = [("CONSENT_GATE_GATE__PROXY", &*url), ("CONSENT_GATE_GATE__CA_FILE", authorities.to_str().unwrap())];
+    let told = lab.run_with(&trusting[..1], &["check", "--connect"], b"");
+    assert!(told.code == 1 && told.out.contains("signed its certificate in gate.ca_file"), "{}", told.out);
+    let plain = format!("http://worker:{PASSWORD}@localhost:{port}");
+    let wrong = lab.run_with(&[("CONSENT_GATE_GATE__PROXY", &plain)], &["check", "--connect"], b"");
+    assert!(wrong.code == 1 && wrong.out.contains("gate's host"), "{}", wrong.out);
+    let event = choice("jane@example.com", true).to_string();
+    let send = ["send", "--yes", "--integration", lab.integration(), "-"];
+    for (count, word) in [(1, "POST"), (2, "CONNECT")] {
+        let done = lab.run_with(&trusting, &send, event.as_bytes());
+        assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+        assert_eq!(lab.gate(0).outcome("accepted"), count);
+        assert!(proxy.log().contains(word), "{word}: it went through the proxy");
+        reach_by(&lab, &format!("localhost:{gate}"));
+    }
+    let refused = url.replace(PASSWORD, "wrong");
+    let refused = lab.run_with(&[("CONSENT_GATE_GATE__PROXY", &refused), trusting[1]], &send, event.as_bytes());
+    assert!(refused.code == 1 && refused.err.contains("user and password in gate.proxy"), "{}", refused.err);
+    for shown in [&told, &wrong] {
+        assert!(!format!("{}{}", shown.out, shown.err).contains(PASSWORD), "{shown:?}");
+    }
+}
+
+#[test]
 fn a_proxy_that_is_away_for_a_while_loses_nothing() {
     let mut lab = Lab::new();
     let port = free_port();

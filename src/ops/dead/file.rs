@@ -138,6 +138,9 @@ impl<W: Write> Writer<W> {
     }
 }
 
+/// What to do about a file that is none.
+pub const REMEDY: &str = "name a file that dead export or dead discard wrote";
+
 /// Why a file is no whole export.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -161,8 +164,11 @@ pub struct Reader<R> {
 /// # Errors
 /// It cannot be read, or is none.
 pub fn open(path: &Path) -> Result<Reader<BufReader<File>>, Refused> {
-    let remedy = "name a file that dead export or dead discard wrote";
-    let file = File::open(path).map_err(|error| Refused { line: 0, why: format!("{error}; {remedy}") })?;
+    let unreadable = |why: String| Refused { line: 0, why: format!("{why}; {REMEDY}") };
+    let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
+    if file.metadata().is_ok_and(|found| found.is_dir()) {
+        return Err(unreadable("it is a directory".to_owned()));
+    }
     Reader::begin(BufReader::new(file))
 }
 

@@ -25,8 +25,8 @@ const PUBLISHERS: usize = 32;
 /// Imports letters.
 ///
 /// # Errors
-/// Problems of configuration (exit code 2); the file is not whole, or the broker refuses or is gone
-/// (1).
+/// Problems of configuration, or the file is no export (exit code 2); it is not whole, or the broker
+/// refuses or is gone (1).
 pub async fn import(args: &ImportArgs, place: &Place<'_>) -> Result<(), Failure> {
     let (count, of) = verify(&args.file)?;
     let session = Session::open(&args.integration, Pile::Dead, place).await?;
@@ -61,6 +61,10 @@ fn verify(path: &Path) -> Result<(u32, String), Failure> {
 fn not_whole(path: &Path, Refused { line, why }: Refused) -> Failure {
     if line == 0 {
         return Failure::Usage(format!("{} cannot be read: {why}", path.display()));
+    }
+    // Its first line says what it is: this is another kind of file.
+    if line == 1 {
+        return Failure::Usage(format!("{}, line 1: {why}; {}; nothing was imported", path.display(), file::REMEDY));
     }
     Failure::Failed(format!("{}, line {line}: {why}; nothing was imported", path.display()))
 }

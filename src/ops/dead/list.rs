@@ -9,7 +9,7 @@ use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::ListArgs;
 use crate::event::TYPES;
-use crate::ops::{Columns, Failure, print, usage};
+use crate::ops::{Columns, Failure, print, terminal_width, usage};
 use crate::plan::Brief;
 use crate::shown;
 use crate::verdict::Death;
@@ -26,6 +26,10 @@ const BATCH: usize = 1_000;
 /// broker moved a letter.
 const HEAD: [&str; 11] =
     ["died", "letter", "reason", "status", "attempts", "size", "type", "event", "person", "moved", "why"];
+/// How far each may be shortened where the terminal is narrower than the table; what names a letter, an
+/// event or a person never is.
+const NARROWEST: [Option<usize>; 11] =
+    [Some(17), None, Some(8), None, None, None, Some(8), None, None, Some(8), Some(12)];
 /// Different explanations that are kept; there are few, unless somebody forges them.
 const MOST_WHYS: usize = 4_096;
 /// Instead of one more.
@@ -198,13 +202,17 @@ impl Found {
         Ok(())
     }
 
-    /// As wide as the rows need, and with a head where there are rows.
+    /// As wide as the rows need and the terminal lets them, and with a head where there are rows.
     fn columns(&self, now: Timestamp) -> Columns {
         let mut columns = Columns::default();
         for row in &self.rows {
             columns.widen(&row.cells(self.moved(row), self.whys.of(row), now));
         }
-        columns.headed(&HEAD)
+        let mut columns = columns.headed(&HEAD);
+        if let Some(room) = terminal_width() {
+            columns.fit(room, &NARROWEST);
+        }
+        columns
     }
 
     fn counts_json(&self, all: u32) -> Value {

@@ -14,13 +14,14 @@ use crate::verdict::Course;
 use jiff::Timestamp;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Instead of a value that may be somebody's.
 const HIDDEN: &str = "(hidden)";
 /// Instead of a body that is not text, nor packed text.
 const BINARY: &str = "(not UTF-8; export has it)";
 
-/// Shows the letters with this id; usually it is one.
+/// Shows the letters with this id. Usually it is one; a redelivered event can have died more than once.
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); there is none, or the broker refuses or is
@@ -32,12 +33,13 @@ pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
     let session = Session::open(&args.integration, args.pile.pile(), place).await?;
     let asking = Asking::open(&session).await;
     let id = args.id.to_lowercase();
-    let mut shown = Vec::new();
+    let (mut shown, mut ids) = (Vec::new(), BTreeSet::new());
     let all = session
         .browse(async |letter| {
             if letter.id() == id || by_event.matches(&letter) {
                 let (planned, outlook) = asking.outlook(&letter, now).await?;
                 let whole = Whole { letter: &letter, session: &session, planned, outlook, reveal: args.reveal, now };
+                ids.insert(letter.id());
                 shown.push(if place.as_json { format!("{}\n", whole.json()) } else { whole.text() });
             }
             Ok(false)
@@ -48,12 +50,32 @@ pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
     }
     session.letters.close().await;
     if shown.is_empty() {
-        return Err(Failure::Failed(format!(
-            "no letter \"{}\" among {all}; name it by its event's id, or by the 12 digits that dead list shows",
-            args.id
-        )));
+        return Err(Failure::Failed(absent(&args.id, all)));
     }
-    print(&shown.join("\n"))
+    if let Some(hint) = several(shown.len(), ids.len()) {
+        super::talk(&hint);
+    }
+    print(&shown.join(if place.as_json { "" } else { "\n" }))
+}
+
+/// What to say where no letter has this id.
+fn absent(id: &str, all: u32) -> String {
+    let name = "name it by its event's id, or by the 12 digits that dead list shows";
+    match all {
+        0 => format!("no letter \"{id}\": the queue is empty"),
+        all => format!("no letter \"{id}\" among {all}; {name}"),
+    }
+}
+
+/// What to say where several have it, so that they can be told apart.
+fn several(letters: usize, ids: usize) -> Option<String> {
+    let apart = match ids {
+        1 => {
+            "their bodies are the same, so they share the letter's id, too; what differs is when they died, and headers"
+        }
+        _ => "their bodies differ, and so do the letters' ids, by which dead show shows those of one body",
+    };
+    (letters > 1).then(|| format!("{letters} letters hold this event: {apart}"))
 }
 
 /// Who knows what a letter would do today.
@@ -67,7 +89,7 @@ impl Asking<'_> {
     pub async fn open(session: &Session) -> Asking<'_> {
         let records = crate::ops::store::compared(&session.settings, &session.integration).await;
         if let Err(why) = &records {
-            super::talk(&format!("what is newest cannot be asked ({why}); the mapping alone decides"));
+            super::talk(&format!("what is newest cannot be asked ({}); the mapping alone decides", why.why()));
         }
         Asking { session, records: records.ok() }
     }
@@ -227,5 +249,18 @@ fn header_text(value: &AMQPValue) -> String {
         AMQPValue::ShortString(text) => text.to_string(),
         AMQPValue::LongLongInt(number) => number.to_string(),
         other => super::value::encode(other).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_queue_is_said_to_be_empty() {
+        assert_eq!(absent("zzz", 0), "no letter \"zzz\": the queue is empty");
+        assert!(absent("zzz", 3).starts_with("no letter \"zzz\" among 3; name it by"));
+        assert_eq!(several(1, 1), None);
+        assert_ne!(several(2, 1), several(2, 2));
     }
 }

@@ -168,15 +168,15 @@ fn letters_of_one_event_are_all_shown_and_can_be_told_apart() {
     put(&lab, vec![letter(event.clone(), "refused", 2_000), letter(edited, "attempts_exhausted", 1_000)]);
     let both = dead(&lab, "show", &[&id]);
     assert!(both.out.contains("refused") && both.out.contains("attempts_exhausted"), "{}", both.out);
-    assert!(both.err.contains("2 letters hold this event: their bodies differ"), "{}", both.err);
+    assert!(both.err.contains("2 letters fit this id: their bodies differ"), "{}", both.err);
     let shown = told(&lab, "show", &[&id]);
     assert_ne!(shown[0]["letter"], shown[1]["letter"]);
     let one = dead(&lab, "show", &[shown[0]["letter"].as_str().unwrap()]);
     assert!(one.out.contains("refused") && !one.out.contains("attempts_exhausted"), "{one:?}");
-    assert!(!one.err.contains("letters hold"), "{one:?}");
+    assert!(!one.err.contains("letters fit"), "{one:?}");
     put(&lab, vec![letter(event, "refused", 0)]);
     let again = dead(&lab, "show", &[shown[0]["letter"].as_str().unwrap()]);
-    assert!(again.err.contains("2 letters hold this event: their bodies are the same"), "{}", again.err);
+    assert!(again.err.contains("2 letters fit this id: their bodies are the same"), "{}", again.err);
 }
 
 /// The lines of a command's table in a terminal so wide.

@@ -75,7 +75,7 @@ fn several(letters: usize, ids: usize) -> Option<String> {
         }
         _ => "their bodies differ, and so do the letters' ids, by which dead show shows those of one body",
     };
-    (letters > 1).then(|| format!("{letters} letters hold this event: {apart}"))
+    (letters > 1).then(|| format!("{letters} letters fit this id: {apart}"))
 }
 
 /// Who knows what a letter would do today.

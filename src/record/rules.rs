@@ -222,11 +222,12 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         }
         // That a repair is on its way already proves nothing: a crash may have lost it before it was
         // parked.
-        ended.is_repair_due = record.park_repair(around);
         ended.moved_on = record.moved_on(carried, around.mapped);
+        record.owe(carried, around.now);
+        let is_owing = ended.moved_on.is_none() && record.owing(around.mapped).next().is_some();
+        ended.is_repair_due = record.park_repair(around) || is_owing;
     }
     if let Some(newest) = &ended.moved_on {
-        record.owe(carried, around.now);
         record.about_to_send(request.next, newest, around);
     }
     let is_changed = before != (record.refusals(), record.mark.clone());
@@ -433,26 +434,30 @@ impl Record {
         Some(values)
     }
 
-    /// What is owed to the gate: the newest of what it accepted late. A grant is not, once its person
-    /// was erased.
+    /// What is owed to the gate: the newest of what it accepted late, unless it refuses that. A grant is not,
+    /// once its person was erased.
     fn owing<'r>(&'r self, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         let late = self.owed.iter().flat_map(|owed| owed.sent.keys());
         let newest = late.flat_map(move |slot| self.of_property(slot, mapped));
-        newest.filter(|(_, said)| !self.is_erased_grant(said))
+        let is_newest = |slot: &Slot, said: &Said| self.values.get(slot).is_some_and(|newest| *newest.said == *said);
+        newest.filter(move |(slot, said)| is_newest(slot, said) && !self.is_erased_grant(said))
     }
 
     fn is_erased_grant(&self, said: &Said) -> bool {
         said.grant().is_some() && self.has_erased(said.latest().at)
     }
 
-    /// Notes that the gate accepted older values than the newest: whether before or after those nobody
-    /// can know.
+    /// Notes where the gate accepted older values than the newest: whether before or after those nobody can
+    /// know. Those may be refused now, and accepted at their next turn.
     fn owe(&mut self, carried: &Values, now: Timestamp) {
         let is_late = |(slot, sent): &(&Slot, &Arc<Said>)| {
-            self.values.get(*slot).is_some_and(|newest| !newest.is_refused && !sent.covers(&newest.said))
+            self.values.get(*slot).is_some_and(|newest| !sent.covers(&newest.said))
         };
         let late: Vec<_> =
             carried.iter().filter(is_late).map(|(slot, sent)| (slot.clone(), Arc::clone(sent))).collect();
+        if late.is_empty() {
+            return;
+        }
         let owed = self.owed.get_or_insert_with(|| Owed { at: now, sent: Values::new() });
         owed.at = owed.at.max(now);
         take_older(&mut owed.sent, late);

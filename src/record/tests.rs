@@ -605,6 +605,20 @@ fn what_was_refused_is_sent_again_at_its_own_turn_whatever_is_owed() {
 }
 
 #[test]
+fn what_is_accepted_late_beside_a_value_that_was_refused_before_is_repaired() {
+    let (older, newer) = (offer(20, "a", &[("news", false)]), offer(50, "b", &[("news", true)]));
+    let mut jane = Person::new();
+    let Begun::Send(ToSend { newest: late, .. }) = jane.begin(1, &older, false, 50) else { panic!("sent") };
+    jane.turn(&newer, Sent::Refused, 51);
+    // Sent again, by an operator, while the older request is still under way; which one came last nobody can know.
+    let Begun::Send(ToSend { newest: again, .. }) = jane.begin(2, &newer, false, 52) else { panic!("sent") };
+    assert_eq!(jane.end(1, &older, (false, &late), Sent::Accepted, [50, 60]), Ended::default());
+    assert!(jane.end(2, &newer, (false, &again), Sent::Accepted, [52, 61]).is_repair_due);
+    assert_eq!(jane.turn_of(&newer, true, Sent::Accepted, 3_000), sends(&[("news", "true")]));
+    assert_eq!(jane.turn_of(&newer, true, Sent::Accepted, 3_001), Turn::Needless);
+}
+
+#[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
     let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();

@@ -11,8 +11,8 @@ use crate::audit::Command;
 use crate::cli::PersonForgetArgs;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
-use crate::record::Place;
-use crate::record::desk::Access;
+use crate::record::Backend;
+use crate::record::control_socket::Access;
 use crate::shown;
 use serde_json::json;
 use std::borrow::Cow;
@@ -43,7 +43,7 @@ pub async fn forget(
     let (settings, integration) = integration(&args.integration, file, environment)?;
     // Before anything is counted or asked: an answer by the wrong records would be none.
     let access = match settings.records.place {
-        Place::Off => None,
+        Backend::Off => None,
         _ => Some(compared(&settings, &integration).await?),
     };
     if access.is_none() {

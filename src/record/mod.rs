@@ -5,25 +5,26 @@
 //! truth. All that is decided about records is in `rules` (pure); stores only keep them.
 
 pub mod address;
-pub mod compact;
+pub mod codec;
+pub mod control_socket;
 pub mod copy;
-pub mod desk;
 mod embedded;
+mod group_commit;
 mod mapped;
 mod place;
 mod postgres;
-mod rounds;
 mod rules;
 mod store;
 mod suspects;
 mod value;
 
 pub use mapped::Mapped;
-pub use place::{Claim, Failed, Place, Settings};
+pub use place::{Backend, Claim, Failed, Settings};
 pub use rules::{
-    Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write, begin, end, erase, forgotten_until, lateness,
+    Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write, begin, end, erase, execution_horizon,
+    forgotten_until,
 };
-pub use store::{Answered, Noted, Records, Suspect, Taken, Turn, Vouched};
+pub use store::{Answered, Noted, Records, Suspect, Taken, Turn, Verified};
 pub use suspects::{Known, Note};
 pub use value::{Chosen, Said, Version};
 

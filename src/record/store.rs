@@ -1,10 +1,10 @@
 //! Where records are kept, and one event's turn with the record of its person.
 
 use super::embedded::{Embedded, Ending};
-use super::place::{Claim, Failed, Place, Settings};
+use super::place::{Backend, Claim, Failed, Settings};
 use super::postgres::Postgres;
 use super::rules::{self, Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write};
-use super::{Known, Mapped, Note, Offer, Record, Recorded, Values, rounds};
+use super::{Known, Mapped, Note, Offer, Record, Recorded, Values, group_commit};
 use crate::bytes::{hex, number};
 use crate::integration::{Integration, Name};
 use crate::mapping::Slot;
@@ -85,7 +85,7 @@ pub(super) enum Store {
 
 impl Store {
     /// Opens a store for use: a whole one, and not one that was copied to another place.
-    async fn open(place: Place, retention: SignedDuration, own: &str) -> Result<Store, Failed> {
+    async fn open(place: Backend, retention: SignedDuration, own: &str) -> Result<Store, Failed> {
         let shown = place.to_string();
         let store = Store::open_whole(place, retention, own, None).await?;
         if store.is_unfinished().await? {
@@ -102,21 +102,21 @@ impl Store {
 
     /// Opens a store in whatever state; with an origin, one that is or becomes its copy.
     pub(super) async fn open_whole(
-        place: Place,
+        place: Backend,
         retention: SignedDuration,
         own: &str,
         origin: Option<Origin>,
     ) -> Result<Store, Failed> {
         match place {
-            Place::Directory(directory) => {
+            Backend::Directory(directory) => {
                 let open = move || Embedded::open(&directory, retention, origin.as_ref());
                 let opened = tokio::task::spawn_blocking(open).await;
                 Ok(Store::Embedded(opened.map_err(|_| Failed::closed())??))
             }
-            Place::Postgres(address) => {
+            Backend::Postgres(address) => {
                 Ok(Store::Postgres(Postgres::open(&address, retention, own, origin.as_ref()).await?))
             }
-            Place::Off => Err(Failed::new("no records are kept: [records] store is \"off\"")),
+            Backend::Off => Err(Failed::new("no records are kept: [records] store is \"off\"")),
         }
     }
 
@@ -323,12 +323,12 @@ pub struct Records {
 /// The records that an integration compared with what the broker remembers of them: only into these
 /// it merges. Once they are opened anew, they are others.
 #[derive(Debug)]
-pub struct Vouched {
+pub struct Verified {
     /// Not held open: what failed must be let go before it is opened anew.
     store: Weak<Store>,
     prefix: Prefix,
     mapped: Mutex<Arc<Mapped>>,
-    lateness: SignedDuration,
+    execution_horizon: SignedDuration,
     retention: SignedDuration,
     ids: RandomState,
     records: Name,
@@ -349,7 +349,7 @@ pub enum Turn {
 /// An event's turn: its choices are merged, and what is to be sent is settled.
 #[derive(Debug)]
 pub struct Taken {
-    by: Arc<Vouched>,
+    by: Arc<Verified>,
     store: Arc<Store>,
     key: Key,
     seen: Option<Seen>,
@@ -371,7 +371,7 @@ pub struct Answered {
     /// An older request may still be executed, and would spoil what was accepted.
     pub is_repair_due: bool,
     /// Somebody else's choice became the newest meanwhile: it is to be sent, too.
-    pub moved_on: Option<Box<Taken>>,
+    pub superseded: Option<Box<Taken>>,
 }
 
 impl Records {
@@ -388,7 +388,7 @@ impl Records {
     /// Whether they keep notes of suspects.
     #[must_use]
     pub fn has_notes(&self) -> bool {
-        !matches!(self.settings.place, Place::Off)
+        !matches!(self.settings.place, Backend::Off)
     }
 
     /// What is known of a message that may kill the process; `None` where nothing can be noted.
@@ -408,13 +408,13 @@ impl Records {
 
     /// Where they are kept.
     #[must_use]
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Backend {
         &self.settings.place
     }
 
     /// Takes over the role and the password of settings for the same place, for the next connection.
     pub fn renew(&self, settings: &Settings) {
-        if let (Place::Postgres(known), Place::Postgres(address)) = (&self.settings.place, &settings.place)
+        if let (Backend::Postgres(known), Backend::Postgres(address)) = (&self.settings.place, &settings.place)
             && known.leads_to(address)
         {
             known.renew(address);
@@ -461,7 +461,7 @@ impl Records {
                 }
             }
         };
-        tokio::time::timeout(rounds::LONGEST_WRITE, opening).await.unwrap_or_else(|_| Err(Failed::silent()))
+        tokio::time::timeout(group_commit::LONGEST_WRITE, opening).await.unwrap_or_else(|_| Err(Failed::silent()))
     }
 
     fn begin_opening(&self) -> Opening {
@@ -488,7 +488,7 @@ impl Records {
     /// Another process holds it, or it cannot be read or written.
     pub async fn open(&self) -> Result<(), Failed> {
         match self.settings.place {
-            Place::Off => Ok(()),
+            Backend::Off => Ok(()),
             _ => self.store().await.map(|_| ()),
         }
     }
@@ -499,7 +499,7 @@ impl Records {
     /// Another process holds it, or it cannot be read.
     pub async fn claim(&self) -> Result<Claim, Failed> {
         match self.settings.place {
-            Place::Off => Ok(Claim::off()),
+            Backend::Off => Ok(Claim::off()),
             _ => self.store().await?.claim().await,
         }
     }
@@ -510,12 +510,12 @@ impl Records {
     ///
     /// # Errors
     /// They are not, or the store failed.
-    pub async fn vouch(
+    pub async fn verify(
         &self,
         integration: &Integration,
         known: Option<&Claim>,
-    ) -> Result<(Option<Arc<Vouched>>, Option<Claim>), Failed> {
-        if let Place::Off = self.settings.place {
+    ) -> Result<(Option<Arc<Verified>>, Option<Claim>), Failed> {
+        if let Backend::Off = self.settings.place {
             // Who never kept records is not reminded of them.
             return Ok((None, known.filter(|known| **known != Claim::off()).map(|_| Claim::off())));
         }
@@ -523,16 +523,16 @@ impl Records {
         let claim = store.advance().await?;
         remember_names(&store, integration).await?;
         let mapped = remember_mappings(&store, integration).await?;
-        let vouched = Vouched {
+        let verified = Verified {
             prefix: prefix(store.secret(), &integration.records),
             store: Arc::downgrade(&store),
             mapped: Mutex::new(Arc::new(mapped)),
-            lateness: rules::lateness(integration),
+            execution_horizon: rules::execution_horizon(integration),
             retention: self.retention,
             ids: self.ids.clone(),
             records: integration.records.clone(),
         };
-        Ok((Some(Arc::new(vouched)), Some(claim)))
+        Ok((Some(Arc::new(verified)), Some(claim)))
     }
 
     /// Makes sure that these are the records of which the broker knows, and no older state of them.
@@ -573,7 +573,7 @@ impl Records {
     /// The store failed.
     pub async fn was_claimed(&self, integration: &Name) -> Result<bool, Failed> {
         match self.settings.place {
-            Place::Off => Ok(false),
+            Backend::Off => Ok(false),
             _ => Ok(self.store().await?.note(&claimed(integration)).await?.is_some()),
         }
     }
@@ -584,7 +584,7 @@ impl Records {
     /// # Errors
     /// The store failed.
     pub async fn set_claimed(&self, integration: &Name) -> Result<(), Failed> {
-        if let Place::Off = self.settings.place {
+        if let Backend::Off = self.settings.place {
             return Ok(());
         }
         let (store, note) = (self.store().await?, claimed(integration));
@@ -614,12 +614,12 @@ impl Records {
         &self,
         records: &Name,
         identifier: &str,
-        lateness: SignedDuration,
+        execution_horizon: SignedDuration,
         now: Timestamp,
     ) -> Result<bool, Failed> {
         let Some((store, key)) = self.look_up(records, identifier).await? else { return Ok(false) };
         let erasure = Erasure { at: Some(now), published: now, message: 0 };
-        erase(&store, key, erasure, lateness, now).await
+        erase(&store, key, erasure, execution_horizon, now).await
     }
 
     /// What is known of a person.
@@ -639,7 +639,7 @@ impl Records {
 
     /// `None` where no records are kept.
     async fn look_up(&self, records: &Name, identifier: &str) -> Result<Option<(Arc<Store>, Key)>, Failed> {
-        if matches!(self.settings.place, Place::Off) {
+        if matches!(self.settings.place, Backend::Off) {
             return Ok(None);
         }
         // A worker opens its store before it consumes; one that was closed since is opened there.
@@ -656,15 +656,15 @@ async fn erase(
     store: &Store,
     key: Key,
     erasure: Erasure,
-    lateness: SignedDuration,
+    execution_horizon: SignedDuration,
     now: Timestamp,
 ) -> Result<bool, Failed> {
     let now = store.now(now);
-    let erase = |known: &mut Option<Record>, _| rules::erase(known, erasure, now, lateness);
+    let erase = |known: &mut Option<Record>, _| rules::erase(known, erasure, now, execution_horizon);
     Ok(store.update(key, None, erase).await?.0)
 }
 
-impl Vouched {
+impl Verified {
     /// Begins the turn of an event: merges it, and notes that its request may be executed from now
     /// on. Both are durable when this returns.
     ///
@@ -698,7 +698,7 @@ impl Vouched {
         let store = self.store()?;
         let message = message_number(store.secret(), message);
         let key = key(store.secret(), self.prefix, identifier);
-        erase(&store, key, Erasure { at, published, message }, self.lateness, now).await
+        erase(&store, key, Erasure { at, published, message }, self.execution_horizon, now).await
     }
 
     /// What failed once is compared anew before it is merged into.
@@ -718,14 +718,14 @@ impl Vouched {
         is_repair: bool,
         now: Timestamp,
     ) -> Result<Turn, Failed> {
-        let (now, lateness, retention) = (store.now(now), self.lateness, self.retention);
+        let (now, execution_horizon, retention) = (store.now(now), self.execution_horizon, self.retention);
         loop {
             let mapped = self.mapped();
             let change = |known: &mut Option<Record>, swept| {
                 if let Some(set) = known.as_ref().and_then(|record| mapped.unknown(record)) {
                     return (Err(set), Write::Nothing);
                 }
-                let around = Around { now, lateness, retention, swept, mapped: &mapped };
+                let around = Around { now, execution_horizon, retention, swept, mapped: &mapped };
                 let (begun, write) = rules::begin(known, Ask { id, offer, is_repair }, &around);
                 (Ok(begun), write)
             };
@@ -771,7 +771,7 @@ impl Taken {
 
     /// Whether the request carries another event's newer values.
     #[must_use]
-    pub fn is_lent(&self) -> bool {
+    pub fn carries_others(&self) -> bool {
         self.newest.values().any(|said| !said.is_of(&self.offer))
     }
 
@@ -786,26 +786,27 @@ impl Taken {
         was_resent: bool,
         now: Timestamp,
     ) -> Result<Answered, Failed> {
-        let (store, Vouched { lateness, retention, ids, .. }) = (&self.store, &*self.by);
+        let (store, Verified { execution_horizon, retention, ids, .. }) = (&self.store, &*self.by);
         let next = ids.hash_one((self.id, now));
         let first = ids.hash_one((next, self.id));
         let (now, mapped) = (store.now(now), self.by.mapped());
         let ask = Ask { id: self.id, offer: &self.offer, is_repair: self.is_repair };
         let request = Request { carried: &self.newest, begun: self.begun, sent, was_resent, first, next };
         let end = |known: &mut Option<Record>, swept| {
-            let around = Around { now, lateness: *lateness, retention: *retention, swept, mapped: &mapped };
+            let around =
+                Around { now, execution_horizon: *execution_horizon, retention: *retention, swept, mapped: &mapped };
             rules::end(known, ask, &request, &around)
         };
         let (ended, seen) = store.update(self.key, self.seen.clone(), end).await?;
-        let Ended { is_repair_due, moved_on } = ended;
+        let Ended { is_repair_due, superseded } = ended;
         self.seen = Some(seen);
         self.id = next;
         self.begun = now;
-        let moved_on = moved_on.map(|newest| {
+        let superseded = superseded.map(|newest| {
             self.newest = newest;
             self
         });
-        Ok(Answered { is_repair_due, moved_on })
+        Ok(Answered { is_repair_due, superseded })
     }
 }
 

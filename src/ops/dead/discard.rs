@@ -2,7 +2,7 @@
 
 use super::export::{is_stdout, to};
 use super::filter::Filter;
-use super::{Place, Session, file, letters, talk};
+use super::{CommandContext, Session, file, letters, talk};
 use crate::audit::Command;
 use crate::cli::DiscardArgs;
 use crate::config;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Problems of configuration or usage (exit code 2); nothing was agreed to, or the broker refuses or
 /// is gone (1).
-pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn discard(args: &DiscardArgs, place: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
     let mut session = Session::open(&args.integration, args.pile.pile(), place).await?;
@@ -54,7 +54,7 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
 }
 
 /// Beside the records where systemd or the image names that folder: all others may be read-only there.
-fn default_file(place: &Place<'_>, integration: &str, now: Timestamp) -> PathBuf {
+fn default_file(place: &CommandContext<'_>, integration: &str, now: Timestamp) -> PathBuf {
     let name = format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%S%.3fZ"));
     config::state_directory(place.environment).unwrap_or_default().join(name)
 }

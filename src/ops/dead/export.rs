@@ -3,7 +3,7 @@
 use super::file::{self, Writer};
 use super::filter::Filter;
 use super::letter::Letter;
-use super::{Place, Session, letters, talk};
+use super::{CommandContext, Session, letters, talk};
 use crate::audit::Command;
 use crate::broker::headers;
 use crate::cli::ExportArgs;
@@ -20,7 +20,7 @@ use std::path::Path;
 /// # Errors
 /// Problems of configuration or usage, a file that exists among them (exit code 2); the broker
 /// refuses or is gone, or the file cannot be written (1).
-pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn export(args: &ExportArgs, place: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
     let session = Session::open(&args.integration, args.pile.pile(), place).await?;

@@ -5,11 +5,11 @@
 //! again, and a discard that was interrupted can be taken back.
 
 use super::file::{self, Refused};
-use super::{Place, Progress, Session, letters, talk};
+use super::{CommandContext, Progress, Session, letters, talk};
 use crate::broker::headers::for_return;
 use crate::broker::letters::Pile;
 use crate::broker::link;
-use crate::broker::outbox::Publishers;
+use crate::broker::settler::Publishers;
 use crate::broker::topology::Queues;
 use crate::cli::ImportArgs;
 use crate::ops::{Failure, print};
@@ -27,7 +27,7 @@ const PUBLISHERS: usize = 32;
 /// # Errors
 /// Problems of configuration, or the file is no export (exit code 2); it is not whole, or the broker
 /// refuses or is gone (1).
-pub async fn import(args: &ImportArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn import(args: &ImportArgs, place: &CommandContext<'_>) -> Result<(), Failure> {
     let (count, of) = verify(&args.file)?;
     let session = Session::open(&args.integration, Pile::Dead, place).await?;
     if of != args.integration {

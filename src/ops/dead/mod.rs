@@ -2,7 +2,7 @@
 //!
 //! One command at a time works with an integration's letters: each takes hold of them first.
 //! Everything begins with a browse, which changes nothing; what moves or removes letters goes
-//! through them once more, and publishes and acks by way of [`crate::broker::outbox`].
+//! through them once more, and publishes and acks by way of [`crate::broker::settler`].
 
 mod discard;
 mod export;
@@ -11,19 +11,19 @@ mod filter;
 mod import;
 mod letter;
 mod list;
-pub(super) mod outlook;
-mod pace;
+pub(super) mod preview;
+mod rate_limit;
 mod replay;
 mod run;
 mod show;
-mod track;
+mod tally;
 mod value;
 
 use super::audit::audit;
 use super::{Failure, Progress, counted, integration, talk};
 use crate::audit::{Command, Scope};
 use crate::broker::letters::{DeadLetters, Pile};
-use crate::broker::outbox::Acks;
+use crate::broker::settler::LetterAcks;
 use crate::cli::Dead;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
@@ -39,7 +39,7 @@ use std::path::Path;
 /// Problems of configuration or usage (exit code 2); the broker refuses or is gone, or what was
 /// asked for was not done (1).
 pub async fn run(command: &Dead, file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
-    let place = Place { file, environment, as_json };
+    let place = CommandContext { file, environment, as_json };
     match command {
         Dead::List(args) => list::list(args, &place).await,
         Dead::Show(args) => show::show(args, &place).await,
@@ -51,7 +51,7 @@ pub async fn run(command: &Dead, file: Option<&Path>, environment: &Environment,
 }
 
 /// What every command is given.
-struct Place<'p> {
+struct CommandContext<'p> {
     file: Option<&'p Path>,
     environment: &'p Environment,
     as_json: bool,
@@ -69,7 +69,7 @@ struct Session {
 
 impl Session {
     /// Loads the configuration, and takes hold.
-    async fn open(name: &str, pile: Pile, place: &Place<'_>) -> Result<Session, Failure> {
+    async fn open(name: &str, pile: Pile, place: &CommandContext<'_>) -> Result<Session, Failure> {
         let (settings, integration) = integration(name, place.file, place.environment)?;
         Session::hold(settings, integration, pile).await
     }
@@ -165,7 +165,7 @@ impl Session {
         let mut progress = Progress::new("removed", "letters", walk.count);
         let mut removed = 0;
         while let Some(chunk) = walk.next(self.stretch(walk.read())).await? {
-            let mut acks = Acks::new(chunk.channel.clone(), chunk.letters.len());
+            let mut acks = LetterAcks::new(chunk.channel.clone(), chunk.letters.len());
             for (index, delivery) in chunk.letters.iter().enumerate() {
                 if choose(&Letter::new(delivery, &self.integration)) {
                     acks.done(index).await?;
@@ -240,7 +240,7 @@ impl OfPerson {
 fn stretch(meant: &[bool]) -> usize {
     let first = meant.iter().take_while(|is_meant| **is_meant).count();
     let others = meant.iter().enumerate().skip(first).filter(|(_, is_meant)| **is_meant);
-    others.map(|(index, _)| index).nth(Acks::SINGLES).unwrap_or(meant.len())
+    others.map(|(index, _)| index).nth(LetterAcks::SINGLES).unwrap_or(meant.len())
 }
 
 /// A time as people read it: local, and how long ago.
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(stretch(&[false; 500]), 500);
         let every_other: Vec<bool> = (0..500).map(|n| n % 2 == 0).collect();
         let length = stretch(&every_other);
-        assert_eq!(every_other[1..length].iter().filter(|is_meant| **is_meant).count(), Acks::SINGLES);
+        assert_eq!(every_other[1..length].iter().filter(|is_meant| **is_meant).count(), LetterAcks::SINGLES);
         assert_eq!(stretch(&[&[true; 40][..], &[false; 40]].concat()), 80);
     }
 

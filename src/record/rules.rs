@@ -452,11 +452,12 @@ impl Record {
         said.grant().is_some() && self.has_erased(said.latest().at)
     }
 
-    /// Notes where the gate accepted older values than the newest: whether before or after those nobody can
-    /// know. Those may be refused now, and accepted at their next turn.
+    /// Notes where the gate accepted older values than the newest, of whatever path: whether before or after
+    /// those nobody can know. Those may be refused now, and accepted at their next turn.
     fn owe(&mut self, carried: &Values, now: Timestamp) {
         let is_late = |(slot, sent): &(&Slot, &Arc<Said>)| {
-            self.values.get(*slot).is_some_and(|newest| !sent.covers(&newest.said))
+            let mut known = self.values.iter().filter(|(known, _)| known.property() == slot.property());
+            known.any(|(known, newest)| is_spoiled(known, &newest.said, slot, sent))
         };
         let late: Vec<_> =
             carried.iter().filter(is_late).map(|(slot, sent)| (slot.clone(), Arc::clone(sent))).collect();
@@ -583,9 +584,7 @@ impl Record {
     /// What can be sent again where a request that is executed late would put older values back.
     fn spoiled_by<'r>(&'r self, doubt: &'r Doubt, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         doubt.sent.iter().flat_map(move |(slot, sent)| {
-            self.of_property(slot, mapped).filter(move |(own, said)| {
-                if own == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
-            })
+            self.of_property(slot, mapped).filter(move |(own, said)| is_spoiled(own, said, slot, sent))
         })
     }
 
@@ -718,6 +717,11 @@ impl Newest {
         let said = self.before.filter(|before| before.grant().is_none())?;
         Some(Newest { said, is_refused: false, accepted: Some(now), before: None })
     }
+}
+
+/// Whether what is known of a property is newer than what was sent, perhaps from another path.
+fn is_spoiled(known: &Slot, said: &Said, slot: &Slot, sent: &Said) -> bool {
+    if known == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
 }
 
 /// Takes values in: of each property the older stays.

@@ -619,6 +619,27 @@ fn what_is_accepted_late_beside_a_value_that_was_refused_before_is_repaired() {
 }
 
 #[test]
+fn what_is_accepted_late_under_a_former_document_is_repaired_under_the_mended_one() {
+    let (former, mended) = (Slot::new("news", "a"), Slot::new("news", "b"));
+    let (before, after) = (Mapped::new([former.clone()]), Mapped::new([mended.clone()]));
+    let says = |second, event: &str, slot: &Slot, on| of(second, event, vec![(slot.clone(), Choice::Switch(on))]);
+    let (older, newer) = (says(40, "a", &former, true), says(80, "b", &mended, false));
+    let mut jane = Person { mapped: before.clone(), ..Person::new() };
+    let Begun::Send(ToSend { newest: late, .. }) = jane.begin(1, &older, false, 100) else { panic!("sent") };
+    jane.mapped = after.clone();
+    jane.mapped.learn(before.own(), [former.clone()]);
+    let own = jane.mapped.clone();
+    let Begun::Send(ToSend { newest, .. }) = jane.begin(2, &newer, false, 101) else { panic!("sent") };
+    // Both are accepted, and the worker with the former document is the first to say so.
+    jane.mapped = before;
+    jane.mapped.learn(after.own(), [mended]);
+    assert_eq!(jane.end(1, &older, (false, &late), Sent::Accepted, [100, 103]), Ended::default());
+    jane.mapped = own;
+    assert!(jane.end(2, &newer, (false, &newest), Sent::Accepted, [101, 103]).is_repair_due);
+    assert_eq!(jane.turn_of(&newer, true, Sent::Accepted, 3_000), sends(&[("news", "false")]));
+}
+
+#[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
     let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();

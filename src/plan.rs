@@ -23,6 +23,15 @@ pub enum Plan {
 }
 
 impl Plan {
+    /// The same as a part of the trace that its publisher began.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<&str>) -> Plan {
+        if let Plan::Send(send) = &mut self {
+            send.trace = trace.map(str::to_owned);
+        }
+        self
+    }
+
     /// The request with the event's own values, for who keeps no records.
     ///
     /// # Errors
@@ -46,12 +55,6 @@ pub struct Send {
 }
 
 impl Send {
-    /// The same as a part of the trace that its publisher began.
-    #[must_use]
-    pub fn traced(self, trace: Option<String>) -> Send {
-        Send { trace, ..self }
-    }
-
     /// The request with the event's own values.
     #[must_use]
     pub fn own_request(&self, integration: &Integration) -> GateRequest {

@@ -23,11 +23,10 @@ use crate::traces::Span;
 use crate::verdict::{self, Processed, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use lapin::message::Delivery;
 use lapin::types::ShortString;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, RwLockReadGuard, Semaphore};
 use tokio::task::JoinHandle;
@@ -262,8 +261,8 @@ impl Worker {
         }
         let noted = match suspect {
             Some(suspect) => match self.safe(suspect.note(Timestamp::now()).await) {
-                Some(noted) => Some(noted),
-                None => return,
+                Ok(noted) => Some(noted),
+                Err(_) => return,
             },
             None => None,
         };
@@ -282,7 +281,8 @@ impl Worker {
             self.faulted.notify_one();
         }
         if let Some(noted) = noted {
-            self.safe(noted.passed(handled == Some(true), Timestamp::now()).await);
+            // What fails is told, and the note stays.
+            let _ = self.safe(noted.passed(handled == Some(true), Timestamp::now()).await);
         }
     }
 
@@ -292,7 +292,7 @@ impl Worker {
         // Some more than the gate takes at once: it takes more only while somebody waits.
         let part = self.suspects.take(|| self.gate.limit() * 3 / 2).await;
         loop {
-            let suspect = self.safe(self.records.suspect(&self.integration.name, body).await)?;
+            let suspect = self.safe(self.records.suspect(&self.integration.name, body).await).ok()?;
             if suspect.as_ref().is_none_or(|suspect| suspect.known != Known::HeldElsewhere) {
                 let care = Care::of(suspect.as_ref().map(Suspect::deaths));
                 return Some((part, self.quarantine.admit(care).await, suspect));
@@ -325,15 +325,23 @@ impl Worker {
         }
         let received = Timestamp::now();
         self.facts.heard(received);
-        let told = OnceLock::new();
         let published = traceparent(&incoming.due.delivery.properties);
         let span = self.facts.begun(published.as_deref());
         let trace = span.as_ref().map(Span::traceparent).or(published);
-        let handled = guarded(self.deliver(&incoming, settler, terms, received, &told, trace.as_deref())).await;
-        let (Incoming { due, queue_kind, history, .. }, summary) = (incoming, told.into_inner().unwrap_or_default());
-        let Some(Handled { processed, attempt, is_repair_due }) = handled else {
-            self.facts.handled(span, queue_kind, history.attempts, &summary, None);
-            return false;
+        let handling = Handling { incoming: &incoming, settler, terms, received };
+        let (summary, plan) = self.read(&handling, trace.as_deref()).await;
+        let handled = match &plan {
+            Ok(plan) => guarded(self.deliver(&handling, plan)).await,
+            Err(processed) => Err(processed.clone().into()),
+        };
+        let Incoming { due, queue_kind, history, .. } = incoming;
+        let Handled { processed, attempt, is_repair_due } = match handled {
+            Ok(handled) => handled,
+            Err(Stop::Processed(processed)) => processed.into(),
+            Err(Stop::Unsettled) => {
+                self.facts.handled(span, queue_kind, history.attempts, &summary, None);
+                return false;
+            }
         };
         let verdict = verdict::decide(&processed, &history, &self.integration.schedule, Timestamp::now());
         let is_repair = history.is_repair;
@@ -366,105 +374,92 @@ impl Worker {
         true
     }
 
-    /// Steps 2 to 5: may end in named ways, never settles. `None` when the delivery's channel went
-    /// away while it waited: the broker delivers it again, so sending it now would be in vain.
-    async fn deliver(
-        &self,
-        incoming: &Incoming,
-        settler: &Settler,
-        terms: Terms,
-        received: Timestamp,
-        told: &OnceLock<EventSummary>,
-        trace: Option<&str>,
-    ) -> Option<Handled> {
-        let Incoming { due, queue_kind, redelivery, history } = incoming;
-        let delivery = &due.delivery;
+    /// Step 2: what the event says, and what is to be done about it.
+    async fn read(&self, handling: &Handling<'_>, trace: Option<&str>) -> (EventSummary, Result<Plan, Processed>) {
+        let Incoming { due, redelivery, history, .. } = handling.incoming;
         if *redelivery == Redelivery::Crashed {
-            return Some(Processed::Crashed.into());
+            return (EventSummary::default(), Err(Processed::Crashed));
         }
-        if let Some(at) = verdict::too_early(history, &self.integration.schedule, received) {
-            return Some(Processed::TooEarly(at).into());
+        if let Some(at) = verdict::too_early(history, &self.integration.schedule, handling.received) {
+            return (EventSummary::default(), Err(Processed::TooEarly(at)));
         }
-        let beside = self.beside(terms).await;
-        let body = Body { bytes: &delivery.data, encoding: headers::encoding(&delivery.properties) };
-        let (summary, plan) = plan(body, &self.integration, received);
-        drop(beside);
-        let _ = told.set(summary);
-        let plan = match plan {
-            Ok(Plan::Send(plan)) => plan.traced(trace.map(str::to_owned)),
-            Ok(Plan::Erase { identifier, at }) => {
-                return self.erase(delivery, settler, &identifier, at, received, terms).await;
-            }
-            Err(processed) => return Some(processed.into()),
-        };
-        let mut place = match self.join(&plan.identifier, terms) {
-            Ok(place) => place,
-            Err(processed) => return Some(processed.into()),
-        };
+        let _beside = self.beside(handling.terms).await;
+        let encoding = headers::encoding(&due.delivery.properties);
+        let body = Body { bytes: &due.delivery.data, encoding };
+        let read = catch_unwind(AssertUnwindSafe(|| plan(body, &self.integration, handling.received)));
+        let (summary, plan) = read.unwrap_or_else(|_| (EventSummary::default(), Err(Processed::Panicked)));
+        (summary, plan.map(|plan| plan.traced(trace)))
+    }
+
+    /// Steps 3 to 5: may end in named ways, never settles.
+    async fn deliver(&self, handling: &Handling<'_>, plan: &Plan) -> Result<Handled, Stop> {
+        match plan {
+            Plan::Send(plan) => self.trigger(handling, plan).await,
+            Plan::Erase { identifier, at } => self.erase(handling, identifier, *at).await,
+        }
+    }
+
+    /// Waits for the person's line, the record and a slot, then sends.
+    async fn trigger(&self, handling: &Handling<'_>, plan: &plan::Send) -> Result<Handled, Stop> {
+        let Handling { incoming, settler, terms, .. } = *handling;
+        let lane = lane(incoming.queue_kind);
+        // Held to the end: the person's next event waits for it.
+        let mut ticket = self.join(&plan.identifier, terms)?;
         let entering = async {
-            if let Some(place) = &mut place {
-                place.turn().await;
+            if let Some(ticket) = &mut ticket {
+                ticket.turn().await;
             }
             let beside = self.beside(terms).await;
-            let turn = match self.turn(&plan, history).await? {
-                Ok(turn) => turn,
-                Err(processed) => return Some(Err(processed)),
-            };
+            let turn = self.turn(plan, &incoming.history).await?;
             drop(beside);
-            let entered = self.enter(lane(*queue_kind), terms).await;
-            Some(entered.map(|slot| (turn, slot)).map_err(|Shut| Processed::Held))
+            let slot = self.enter(lane, terms).await?;
+            Ok((turn, slot))
         };
-        let (turn, slot) = match self.in_hand(settler, entering).await? {
-            Ok(entered) => entered,
-            Err(processed) => return Some(processed.into()),
-        };
-        if !settler.holds(delivery) {
-            return None;
+        let (turn, slot) = self.in_hand(settler, entering).await?;
+        if !settler.holds(&incoming.due.delivery) {
+            return Err(Stop::Unsettled);
         }
-        self.send(&plan, turn, (lane(*queue_kind), terms), slot).await
+        self.send(plan, turn, (lane, terms), slot).await
     }
 
     /// Joins a person's line, unless nothing else is under way: who is ahead would wait in turn.
-    fn join(&self, identifier: &str, terms: Terms) -> Result<Option<Ticket>, Processed> {
-        if terms.is_alone { Ok(None) } else { self.order.join(identifier).map(Some).ok_or(Processed::Held) }
+    fn join(&self, identifier: &str, terms: Terms) -> Result<Option<Ticket>, Stop> {
+        if terms.is_alone {
+            return Ok(None);
+        }
+        self.order.join(identifier).map(Some).ok_or(Stop::Processed(Processed::Held))
     }
 
     /// Waits until a request may leave. Who is alone takes no slot: they may all be held by who waits.
-    async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Slot>, Shut> {
-        if terms.is_alone {
+    async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Slot>, Stop> {
+        let entered = if terms.is_alone {
             self.gate.pass(lane, terms.pass).await.map(|()| None)
         } else {
             self.gate.enter(lane, terms.pass).await.map(Some)
-        }
+        };
+        entered.map_err(|Shut| Processed::Held.into())
     }
 
-    /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then it is
-    /// held. `None` when its channel went away meanwhile.
-    async fn in_hand<T>(
-        &self,
-        settler: &Settler,
-        waiting: impl Future<Output = Option<Result<T, Processed>>>,
-    ) -> Option<Result<T, Processed>> {
+    /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then it is held.
+    async fn in_hand<T>(&self, settler: &Settler, waiting: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+        let held = || Err(Processed::Held.into());
         tokio::select! {
             biased;
             // What need not wait, as without records, need not listen for the others either.
-            waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or(Some(Err(Processed::Held))),
-            () = settler.over() => None,
-            () = self.stops.hurry.wait() => Some(Err(Processed::Held)),
+            waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or_else(|_| held()),
+            () = settler.over() => Err(Stop::Unsettled),
+            () = self.stops.hurry.wait() => held(),
         }
     }
 
-    /// Step 4: what the person's record makes of the event. `None` when the records failed.
-    async fn turn(&self, plan: &plan::Send, history: &History) -> Option<Result<Option<Box<Taken>>, Processed>> {
-        // Without records an event sends what it says.
-        let Some(verified) = self.verified() else { return Some(Ok(None)) };
+    /// Step 4: what the person's record makes of the event. Without records it sends what it says.
+    async fn turn(&self, plan: &plan::Send, history: &History) -> Result<Option<Box<Taken>>, Stop> {
+        let Some(verified) = self.verified() else { return Ok(None) };
         let turn = verified.begin(&plan.identifier, &plan.offer, history.is_repair, Timestamp::now()).await;
-        let turn = entered(self.safe(turn)?);
-        if let Ok(turn) = &turn {
-            self.facts.stale(turn.outdated);
-            self.facts.unknown(turn.unknown.len());
-        }
-        Some(turn.map(Some))
+        let turn = entered(self.safe(turn)?)?;
+        self.facts.stale(turn.outdated);
+        self.facts.unknown(turn.unknown.len());
+        Ok(Some(turn))
     }
 
     /// Step 5: sends the newest, and takes note of the answer. Where another worker's choice became
@@ -475,30 +470,27 @@ impl Worker {
         turn: Option<Box<Taken>>,
         (lane, terms): (Lane, Terms),
         slot: Option<Slot>,
-    ) -> Option<Handled> {
+    ) -> Result<Handled, Stop> {
         let turn = match turn {
-            Some(turn) => match entered(self.safe(turn.looked_again(Timestamp::now()).await)?) {
-                Ok(turn) => Some(turn),
-                Err(processed) => return Some(processed.into()),
-            },
+            Some(turn) => Some(entered(self.safe(turn.looked_again(Timestamp::now()).await)?)?),
             None => None,
         };
         let carries_others = turn.as_ref().is_some_and(|turn| turn.carries_others());
         let (mut sent, mut superseded) = self.send_once(plan, turn, slot, terms).await?;
         for _ in 0..RESENDS {
             let Some(turn) = superseded.take() else { break };
-            let Ok(slot) = self.enter(lane, terms).await else { return Some(Processed::Held.into()) };
+            let slot = self.enter(lane, terms).await?;
             // What an erasure or another worker made needless meanwhile is not sent.
             let Ok(turn) = entered(self.safe(turn.looked_again(Timestamp::now()).await)?) else { break };
             let (again, further) = self.send_once(plan, Some(turn), slot, terms).await?;
             if again.answer.outcome != Outcome::Accepted {
-                return Some(Processed::Held.into());
+                return Err(Processed::Held.into());
             }
             sent.is_repair_due |= again.is_repair_due;
             superseded = further;
         }
         if superseded.is_some() {
-            return Some(Processed::Held.into());
+            return Err(Processed::Held.into());
         }
         let Sent { answer, at, is_down, is_repair_due } = sent;
         let attempt = Attempt {
@@ -507,21 +499,18 @@ impl Worker {
             status: answer.status,
             ms: i64::try_from(answer.duration.as_millis()).unwrap_or(i64::MAX),
         };
-        Some(Handled {
-            processed: Processed::of(answer, is_down, carries_others),
-            attempt: Some(attempt),
-            is_repair_due,
-        })
+        let processed = Processed::of(answer, is_down, carries_others);
+        Ok(Handled { processed, attempt: Some(attempt), is_repair_due })
     }
 
-    /// One request. `None` when the records failed.
+    /// One request; with what became the newest meanwhile.
     async fn send_once(
         &self,
         plan: &plan::Send,
         turn: Option<Box<Taken>>,
         slot: Option<Slot>,
         terms: Terms,
-    ) -> Option<(Sent, Option<Box<Taken>>)> {
+    ) -> Result<(Sent, Option<Box<Taken>>), Stop> {
         // Never held while a slot is waited for: who holds a slot may wait for this.
         let _beside = self.beside(terms).await;
         let at = Timestamp::now();
@@ -549,18 +538,12 @@ impl Worker {
             None => Answered::default(),
         };
         let sent = Sent { answer, at, is_down, is_repair_due: answered.is_repair_due };
-        Some((sent, answered.superseded))
+        Ok((sent, answered.superseded))
     }
 
-    async fn erase(
-        &self,
-        delivery: &Delivery,
-        settler: &Settler,
-        identifier: &str,
-        at: Option<Timestamp>,
-        received: Timestamp,
-        terms: Terms,
-    ) -> Option<Handled> {
+    async fn erase(&self, handling: &Handling<'_>, identifier: &str, at: Option<Timestamp>) -> Result<Handled, Stop> {
+        let Handling { incoming, settler, terms, received } = *handling;
+        let delivery = &incoming.due.delivery;
         // An erasure that names no time counts from its publication, else from its first receipt; one that
         // was replayed, from its first death.
         let properties = &delivery.properties;
@@ -570,34 +553,51 @@ impl Worker {
         let timestamp = properties.timestamp().unwrap_or_default().to_be_bytes();
         let id = properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
         let message = [&timestamp, id.as_bytes(), &delivery.data];
-        let mut place = match self.join(identifier, terms) {
-            Ok(place) => place,
-            Err(processed) => return Some(processed.into()),
-        };
+        let mut ticket = self.join(identifier, terms)?;
         let turn = async {
-            if let Some(place) = &mut place {
-                place.turn().await;
+            if let Some(ticket) = &mut ticket {
+                ticket.turn().await;
             }
-            Some(Ok(()))
+            Ok(())
         };
-        if let Err(processed) = self.in_hand(settler, turn).await? {
-            return Some(processed.into());
-        }
+        self.in_hand(settler, turn).await?;
         let _beside = self.beside(terms).await;
         if let Some(verified) = self.verified() {
             self.safe(verified.erase(identifier, at, (message, published), received).await)?;
         }
-        Some(Processed::NotWanted(Skip::UserDeleted).into())
+        Ok(Processed::NotWanted(Skip::UserDeleted).into())
     }
 
     /// Without its record an event stays with the broker, and consuming stops.
-    fn safe<T>(&self, result: Result<T, record::Failed>) -> Option<T> {
-        result
-            .map_err(|failed| {
-                self.facts.store_failed(&failed);
-                self.store_failed.notify_one();
-            })
-            .ok()
+    fn safe<T>(&self, result: Result<T, record::Failed>) -> Result<T, Stop> {
+        result.map_err(|failed| {
+            self.facts.store_failed(&failed);
+            self.store_failed.notify_one();
+            Stop::Unsettled
+        })
+    }
+}
+
+/// A delivery that is being handled.
+struct Handling<'d> {
+    incoming: &'d Incoming,
+    settler: &'d Settler,
+    terms: Terms,
+    received: Timestamp,
+}
+
+/// Why a delivery goes no further.
+enum Stop {
+    /// It is known what comes of it.
+    Processed(Processed),
+    /// Its channel went away while it waited, or the records failed: it is not settled, and the broker
+    /// delivers it again.
+    Unsettled,
+}
+
+impl From<Processed> for Stop {
+    fn from(processed: Processed) -> Stop {
+        Stop::Processed(processed)
     }
 }
 
@@ -625,18 +625,18 @@ impl From<Processed> for Handled {
 }
 
 /// An event's turn, or what it comes to without one.
-fn entered(turn: Turn) -> Result<Box<Taken>, Processed> {
+fn entered(turn: Turn) -> Result<Box<Taken>, Stop> {
     match turn {
         Turn::Taken(turn) => Ok(turn),
-        Turn::Erased => Err(Processed::NotWanted(Skip::Erased)),
-        Turn::TooOld => Err(Processed::OlderThanRetention),
-        Turn::Needless => Err(Processed::Repaired),
+        Turn::Erased => Err(Processed::NotWanted(Skip::Erased).into()),
+        Turn::TooOld => Err(Processed::OlderThanRetention.into()),
+        Turn::Needless => Err(Processed::Repaired.into()),
     }
 }
 
 /// A panic becomes what came of the one event that caused it.
-async fn guarded(deliver: impl Future<Output = Option<Handled>>) -> Option<Handled> {
-    AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Some(Processed::Panicked.into()))
+async fn guarded(deliver: impl Future<Output = Result<Handled, Stop>>) -> Result<Handled, Stop> {
+    AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Err(Processed::Panicked.into()))
 }
 
 /// What to tell of a verdict to who watches a replay.
@@ -659,8 +659,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_the_course_of_its_own_event() {
+    async fn a_panic_is_what_came_of_its_own_event() {
         let handled = guarded(async { panic!("jane@example.com") }).await;
-        assert!(handled.is_some_and(|handled| handled.processed == Processed::Panicked));
+        assert!(matches!(handled, Err(Stop::Processed(Processed::Panicked))));
     }
 }

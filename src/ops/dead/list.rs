@@ -39,10 +39,10 @@ const UNKEPT: &str = "(dead show tells)";
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); the broker refuses or is gone (1).
-pub async fn list(args: &ListArgs, place: &CommandContext<'_>) -> Result<(), Failure> {
+pub async fn list(args: &ListArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let mut found = Found::default();
     let all = session
         .browse(async |letter| {
@@ -63,7 +63,7 @@ pub async fn list(args: &ListArgs, place: &CommandContext<'_>) -> Result<(), Fai
     }
     found.rows.sort_by_key(|row| row.died_ms);
     found.rows.truncate(filter.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
-    found.print(all, now, place.as_json)
+    found.print(all, now, context.as_json)
 }
 
 /// What to say of letters that were returned often. Nobody but the broker knows policies, so it can

@@ -27,10 +27,12 @@ use crate::broker::settler::LetterAcks;
 use crate::cli::Dead;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
+use crate::order::person;
 use filter::Filter;
 use jiff::Timestamp;
 use letter::Letter;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Runs one of the commands.
@@ -39,14 +41,14 @@ use std::path::Path;
 /// Problems of configuration or usage (exit code 2); the broker refuses or is gone, or what was
 /// asked for was not done (1).
 pub async fn run(command: &Dead, file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
-    let place = CommandContext { file, environment, as_json };
+    let context = CommandContext { file, environment, as_json };
     match command {
-        Dead::List(args) => list::list(args, &place).await,
-        Dead::Show(args) => show::show(args, &place).await,
-        Dead::Replay(args) => replay::replay(args, &place).await,
-        Dead::Discard(args) => discard::discard(args, &place).await,
-        Dead::Export(args) => export::export(args, &place).await,
-        Dead::Import(args) => import::import(args, &place).await,
+        Dead::List(args) => list::list(args, &context).await,
+        Dead::Show(args) => show::show(args, &context).await,
+        Dead::Replay(args) => replay::replay(args, &context).await,
+        Dead::Discard(args) => discard::discard(args, &context).await,
+        Dead::Export(args) => export::export(args, &context).await,
+        Dead::Import(args) => import::import(args, &context).await,
     }
 }
 
@@ -69,8 +71,8 @@ struct Session {
 
 impl Session {
     /// Loads the configuration, and takes hold.
-    async fn open(name: &str, pile: Pile, place: &CommandContext<'_>) -> Result<Session, Failure> {
-        let (settings, integration) = integration(name, place.file, place.environment)?;
+    async fn open(name: &str, pile: Pile, context: &CommandContext<'_>) -> Result<Session, Failure> {
+        let (settings, integration) = integration(name, context.file, context.environment)?;
         Session::hold(settings, integration, pile).await
     }
 
@@ -191,45 +193,53 @@ struct Counted {
     unreadable: u32,
 }
 
-/// Counts a person's letters, removes them, and says how many there were; for `person forget`.
-pub(super) struct OfPerson {
+/// The letters of some persons, while no other command has a hold of any; for `person forget`.
+pub(super) struct OfPersons {
     session: Session,
-    filter: Filter,
     /// How many letters are theirs.
     pub letters: u32,
     /// How many cannot be read and so could be anybody's.
     pub unreadable: u32,
 }
 
-impl OfPerson {
+impl OfPersons {
     /// Counts them, also those that the broker put aside.
     ///
     /// # Errors
     /// Another command works with the letters, or the broker refuses or is gone (exit code 1).
-    pub async fn count(settings: Settings, integration: Integration, identifier: &str) -> Result<OfPerson, Failure> {
+    pub async fn count(settings: Settings, integration: Integration, persons: &[&str]) -> Result<OfPersons, Failure> {
         let session = Session::hold(settings, integration, Pile::Dead).await?;
-        let mut of_person = OfPerson { session, filter: Filter::person(identifier), letters: 0, unreadable: 0 };
+        let (mut theirs, filter) = (OfPersons { session, letters: 0, unreadable: 0 }, Filter::persons(persons));
         for pile in [Pile::Dead, Pile::Aside] {
-            of_person.session.turn_to(pile).await?;
-            let Counted { matching, unreadable, .. } = of_person.session.count(&of_person.filter).await?;
-            of_person.letters += matching;
-            of_person.unreadable += unreadable;
+            theirs.session.turn_to(pile).await?;
+            let Counted { matching, unreadable, .. } = theirs.session.count(&filter).await?;
+            theirs.letters += matching;
+            theirs.unreadable += unreadable;
         }
-        Ok(of_person)
+        Ok(theirs)
     }
 
-    /// Removes them, and gives how many.
+    /// Removes the letters of these persons, and gives how many of whom, by [`person`].
     ///
     /// # Errors
     /// The broker is gone (exit code 1).
-    pub async fn remove(mut self) -> Result<u32, Failure> {
-        let mut removed = 0;
+    pub async fn remove(mut self, persons: &[&str]) -> Result<BTreeMap<String, u32>, Failure> {
+        let (mut removed, filter) = (BTreeMap::new(), Filter::persons(persons));
         for pile in [Pile::Dead, Pile::Aside] {
             self.session.turn_to(pile).await?;
-            if self.session.count(&self.filter).await?.matching > 0 {
-                let mut take = self.filter.taking();
-                removed += self.session.remove(|letter| take.takes(letter)).await?;
+            if persons.is_empty() || self.session.count(&filter).await?.matching == 0 {
+                continue;
             }
+            let mut take = filter.taking();
+            self.session
+                .remove(|letter| {
+                    let is_theirs = take.takes(letter);
+                    if let (true, Some(identifier)) = (is_theirs, letter.identifier()) {
+                        *removed.entry(person(&identifier).into_owned()).or_default() += 1;
+                    }
+                    is_theirs
+                })
+                .await?;
         }
         self.session.letters.close().await;
         Ok(removed)

@@ -58,18 +58,18 @@ impl Options {
 /// # Errors
 /// Problems of configuration or usage (exit code 2); nothing was agreed to, the replay was stopped,
 /// letters that were waited for died again, or the broker refuses or is gone (1).
-pub async fn replay(args: &ReplayArgs, place: &CommandContext<'_>) -> Result<(), Failure> {
+pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let options = Options::read(args, now)?;
-    let mut session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let mut session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let forecast = if args.dry_run {
-        dry_run(&session, &options, now, place.as_json).await?
+        dry_run(&session, &options, now, context.as_json).await?
     } else {
         forecast(&session, &options, now).await?
     };
     if args.dry_run || forecast.asked == 0 {
         session.letters.close().await;
-        return print(&forecast.text(place.as_json));
+        return print(&forecast.text(context.as_json));
     }
     let question = format!("replay {} under {}?", forecast.summary(), session.integration.name);
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {
@@ -79,7 +79,7 @@ pub async fn replay(args: &ReplayArgs, place: &CommandContext<'_>) -> Result<(),
     session.letters.begin_to_remove().await?;
     let ended = Run::begin(&session, &options, now).await?.finish().await;
     session.letters.close().await;
-    tell(&ended, forecast.asked, &options, place.as_json)
+    tell(&ended, forecast.asked, &options, context.as_json)
 }
 
 /// What would become of the letters.

@@ -26,11 +26,11 @@ const BINARY: &str = "(not UTF-8; export has it)";
 /// # Errors
 /// Problems of configuration or usage (exit code 2); there is none, or the broker refuses or is
 /// gone (1).
-pub async fn show(args: &ShowArgs, place: &CommandContext<'_>) -> Result<(), Failure> {
+pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let by_event = Selection { event_id: vec![args.id.clone()], ..Selection::default() };
     let by_event = Filter::new(&by_event, now).map_err(usage)?;
-    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let asking = Asking::open(&session).await;
     let id = args.id.to_lowercase();
     let (mut shown, mut ids) = (Vec::new(), BTreeSet::new());
@@ -40,7 +40,7 @@ pub async fn show(args: &ShowArgs, place: &CommandContext<'_>) -> Result<(), Fai
                 let (planned, preview) = asking.preview(&letter, now).await?;
                 let whole = Whole { letter: &letter, session: &session, planned, preview, reveal: args.reveal, now };
                 ids.insert(letter.id());
-                shown.push(if place.as_json { format!("{}\n", whole.json()) } else { whole.text() });
+                shown.push(if context.as_json { format!("{}\n", whole.json()) } else { whole.text() });
             }
             Ok(false)
         })
@@ -55,7 +55,7 @@ pub async fn show(args: &ShowArgs, place: &CommandContext<'_>) -> Result<(), Fai
     if let Some(hint) = several(shown.len(), ids.len()) {
         super::talk(&hint);
     }
-    print(&shown.join(if place.as_json { "" } else { "\n" }))
+    print(&shown.join(if context.as_json { "" } else { "\n" }))
 }
 
 /// What to say where no letter has this id.

@@ -4,8 +4,9 @@
 //! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
 use super::group_commit::{self, Answer, Packed, Shared};
+use super::keys::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, prefix_of};
 use super::rules::{Write, forgotten_until, lapse};
-use super::store::{EPOCH, IDENTITY_BYTES, Key, OWN_NOTES, Origin, Prefix, SECRET_BYTES, prefix_of};
+use super::store::{EPOCH, OWN_NOTES, Origin};
 use super::{Claim, Failed, Known, Note, Record, codec};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};

@@ -1,8 +1,8 @@
 //! Group commit of the embedded store: what changed in a moment goes to the disk together.
 
 use super::embedded::Writer;
+use super::keys::Key;
 use super::rules::Write;
-use super::store::Key;
 use super::{Failed, Record, codec};
 use crate::task;
 use std::collections::HashMap;

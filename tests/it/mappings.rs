@@ -5,7 +5,7 @@ use consent_gate::event;
 use consent_gate::mapping::{Mapping, Mappings, Path, Source};
 use serde_json::{Value, json};
 
-/// Each form of mapping that the README names.
+/// Each form of mapping that `docs/configuration.md` names.
 fn document() -> Value {
     json!({
         "type_id": "selligent",

@@ -38,13 +38,14 @@ fn rust_files(folder: &Path, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn architecture_names_every_source_file_and_no_other() {
-    let named = quoted(&read("ARCHITECTURE.md"), |word| word.starts_with("src/") && word.contains(".rs"));
+fn architecture_names_every_source_file_and_decisions_no_other() {
+    let named = |page: &str| quoted(&read(page), |word| word.starts_with("src/") && word.contains(".rs"));
     let mut files = BTreeSet::new();
     rust_files(&project().join("src"), &mut files);
     let outside_simulator = |name: &String| !name.starts_with("src/bin/gate-simulator/");
     let files: BTreeSet<String> = files.into_iter().filter(outside_simulator).collect();
-    assert_eq!(named, files);
+    assert_eq!(named("ARCHITECTURE.md"), files);
+    assert!(named("docs/decisions.md").is_subset(&files), "{:?}", named("docs/decisions.md"));
 }
 
 #[test]
@@ -189,6 +190,25 @@ fn the_page_on_configuration_counts_the_queues_of_an_integration() {
     let queues = Queues::of(&name).all(&Schedule::default());
     assert_eq!(queues.len(), 12, "{queues:?}");
     assert!(read("docs/configuration.md").contains("twelve queues (with the default schedule)"));
+}
+
+/// Options and values as the command line takes them: help is shown once everything before it is valid.
+#[test]
+fn every_command_in_the_documents_is_one_that_the_program_takes() {
+    let folder = Folder::new();
+    let mut count = 0;
+    for page in pages() {
+        let text = read(&page);
+        for line in text.split("```").skip(1).step_by(2).flat_map(str::lines).filter(|line| !line.contains('…')) {
+            let Some(line) = line.strip_prefix("consent-gate ") else { continue };
+            let typed = line.split([' ', '\t']).take_while(|word| !word.starts_with(['#', '<', '>', '&']));
+            let words: Vec<&str> = typed.filter(|word| !word.is_empty()).chain(["--help"]).collect();
+            let shown = run(&folder, &[], &words, b"");
+            assert_eq!(shown.code, 0, "{page}: consent-gate {line}\n{}", shown.err);
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count}");
 }
 
 #[test]

@@ -114,6 +114,25 @@ fn the_readmes_integration_loads_and_maps() {
 }
 
 #[test]
+fn the_page_on_configuration_names_every_section_and_every_key_of_a_document() {
+    let page = read("docs/configuration.md");
+    let named: BTreeSet<String> = quoted(&page, |_| true)
+        .iter()
+        .flat_map(|code| code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .map(str::to_owned)
+        .collect();
+    let settings = read("consent-gate.example.toml");
+    let sections = settings.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
+    // Those of a comment, too: they are keys that may be written.
+    let document = read("integration.example.json");
+    let keys = document.split("\":").map(|before| before.rsplit('"').next().unwrap()).filter(|key| !key.contains('\n'));
+    let wanted: BTreeSet<&str> = sections.chain(keys).collect();
+    assert!(wanted.len() > 30, "{wanted:?}");
+    let unnamed: Vec<&&str> = wanted.iter().filter(|word| !named.contains(**word)).collect();
+    assert!(unnamed.is_empty(), "{unnamed:?}");
+}
+
+#[test]
 fn the_commented_example_is_the_default_configuration() {
     let folder = Folder::new();
     folder.write("integrations/acme.json", read("tests/fixtures/didomi-selligent.json"));

@@ -1,7 +1,8 @@
 //! Step 6: what becomes of an event (pure, exhaustive).
 //!
 //! Every event ends in exactly one verdict, and every end that is not `Delivered` has a code that
-//! operators and metrics know. The first matching cause names the reason, in the README's order.
+//! operators and metrics know. The first matching cause names the reason, in the order of
+//! `docs/behaviour.md`.
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::report;

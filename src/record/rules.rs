@@ -28,7 +28,7 @@ const UNMAPPED: u64 = 0;
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
 /// For how long a request may still be executed after it was sent: until the longest delay after
-/// its timeout, and no longer (the README says so). A repair follows so long after.
+/// its timeout, and no longer (`docs/behaviour.md` says so). A repair follows so long after.
 #[must_use]
 pub fn execution_horizon(integration: &Integration) -> SignedDuration {
     let longest = integration.schedule.longest().saturating_add(integration.limits.timeout);

@@ -13,6 +13,14 @@ fn read(name: &str) -> String {
     fs::read_to_string(project().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
+/// What a person reads, apart from the changelog.
+pub fn pages() -> BTreeSet<String> {
+    let docs = fs::read_dir(project().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    let docs = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
+    let others = ["README.md", "ARCHITECTURE.md", "deploy/README.md"].map(str::to_owned);
+    docs.chain(others).collect()
+}
+
 /// Words in backticks that `wanted` takes.
 fn quoted(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).filter(|word| wanted(word)).map(str::to_owned).collect()
@@ -30,13 +38,14 @@ fn rust_files(folder: &Path, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn architecture_names_every_source_file_and_no_other() {
-    let named = quoted(&read("ARCHITECTURE.md"), |word| word.starts_with("src/") && word.contains(".rs"));
+fn architecture_names_every_source_file_and_decisions_no_other() {
+    let named = |page: &str| quoted(&read(page), |word| word.starts_with("src/") && word.contains(".rs"));
     let mut files = BTreeSet::new();
     rust_files(&project().join("src"), &mut files);
     let outside_simulator = |name: &String| !name.starts_with("src/bin/gate-simulator/");
     let files: BTreeSet<String> = files.into_iter().filter(outside_simulator).collect();
-    assert_eq!(named, files);
+    assert_eq!(named("ARCHITECTURE.md"), files);
+    assert!(named("docs/decisions.md").is_subset(&files), "{:?}", named("docs/decisions.md"));
 }
 
 #[test]
@@ -51,25 +60,76 @@ fn architecture_gives_a_reason_for_every_dependency() {
 }
 
 #[test]
-fn the_readme_names_every_metric_and_no_other() {
+fn the_page_on_monitoring_names_every_metric_and_no_page_names_another() {
     let series = read("tests/golden/metrics-series.txt");
     let exposed: BTreeSet<String> = series
         .lines()
         .map(|line| line.split('{').next().unwrap())
         .map(|name| name.trim_end_matches("_sum").trim_end_matches("_count").to_owned())
         .collect();
-    let named = quoted(&read("README.md"), |word| word.starts_with("consent_gate_"));
-    let named: BTreeSet<String> = named.iter().map(|word| word.split('{').next().unwrap().to_owned()).collect();
-    assert_eq!(named, exposed);
+    let named = |page: &str| -> BTreeSet<String> {
+        let named = quoted(&read(page), |word| word.starts_with("consent_gate_") && !word.contains(['/', ' ']));
+        named.iter().map(|word| word.split('{').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(named("docs/monitoring.md"), exposed);
+    // Tables in the database have such names, too.
+    let others = pages().into_iter().filter(|page| page != "docs/postgresql.md");
+    let unknown: Vec<String> = others.flat_map(|page| named(&page)).filter(|name| !exposed.contains(name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 #[test]
-fn the_readme_names_every_code() {
+fn the_page_on_behaviour_names_every_code() {
     use consent_gate::verdict::{Death, Skip};
-    let page = read("README.md");
+    let page = read("docs/behaviour.md");
     for code in Skip::ALL.map(Skip::code).into_iter().chain(Death::ALL.map(Death::code)) {
-        assert!(page.contains(&format!("`{code}`")), "{code} is not in README.md");
+        assert!(page.contains(&format!("`{code}`")), "{code} is not in docs/behaviour.md");
     }
+}
+
+#[test]
+fn the_readme_is_short() {
+    let words = read("README.md").split_whitespace().count();
+    assert!(words <= 1_200, "README.md has {words} words; facts belong into docs/");
+}
+
+#[test]
+fn every_page_of_docs_is_in_the_readme() {
+    let readme = read("README.md");
+    for page in pages().iter().filter(|page| *page != "README.md") {
+        let folder = page.strip_suffix("README.md").unwrap_or(page);
+        assert!(readme.contains(&format!("({page})")) || readme.contains(&format!("({folder})")), "{page}");
+    }
+}
+
+#[test]
+fn the_readmes_integration_loads_and_maps() {
+    let folder = Folder::new();
+    let document = read("README.md").split("```json\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    folder.write("integrations/acme.json", document);
+    let arguments = ["map", "--integration", "acme", "-"];
+    let mapped = run(&folder, &[("ACME_GATE_KEY", "key")], &arguments, read("event.example.json").as_bytes());
+    assert_eq!(mapped.code, 0, "{}", mapped.err);
+    assert!(mapped.out.contains(r#"OPTIN_NEWS  "1""#), "{}", mapped.out);
+}
+
+#[test]
+fn the_page_on_configuration_names_every_section_and_every_key_of_a_document() {
+    let page = read("docs/configuration.md");
+    let named: BTreeSet<String> = quoted(&page, |_| true)
+        .iter()
+        .flat_map(|code| code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .map(str::to_owned)
+        .collect();
+    let settings = read("consent-gate.example.toml");
+    let sections = settings.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
+    // Those of a comment, too: they are keys that may be written.
+    let document = read("integration.example.json");
+    let keys = document.split("\":").map(|before| before.rsplit('"').next().unwrap()).filter(|key| !key.contains('\n'));
+    let wanted: BTreeSet<&str> = sections.chain(keys).collect();
+    assert!(wanted.len() > 30, "{wanted:?}");
+    let unnamed: Vec<&&str> = wanted.iter().filter(|word| !named.contains(**word)).collect();
+    assert!(unnamed.is_empty(), "{unnamed:?}");
 }
 
 #[test]
@@ -144,9 +204,46 @@ fn every_dependency_has_a_permissive_licence_and_none_is_banned() {
 }
 
 #[test]
-fn the_readme_counts_the_queues_of_an_integration() {
+fn the_page_on_configuration_counts_the_queues_of_an_integration() {
     let name = Name::new("acme").unwrap();
     let queues = Queues::of(&name).all(&Schedule::default());
     assert_eq!(queues.len(), 12, "{queues:?}");
-    assert!(read("README.md").contains("twelve queues (with the default schedule)"));
+    assert!(read("docs/configuration.md").contains("twelve queues (with the default schedule)"));
+}
+
+/// Options and values as the command line takes them: help is shown once everything before it is valid.
+#[test]
+fn every_command_in_the_documents_is_one_that_the_program_takes() {
+    let folder = Folder::new();
+    let mut count = 0;
+    for page in pages() {
+        let text = read(&page);
+        for line in text.split("```").skip(1).step_by(2).flat_map(str::lines).filter(|line| !line.contains('…')) {
+            let Some(line) = line.strip_prefix("consent-gate ") else { continue };
+            let typed = line.split([' ', '\t']).take_while(|word| !word.starts_with(['#', '<', '>', '&']));
+            let words: Vec<&str> = typed.filter(|word| !word.is_empty()).chain(["--help"]).collect();
+            let shown = run(&folder, &[], &words, b"");
+            assert_eq!(shown.code, 0, "{page}: consent-gate {line}\n{}", shown.err);
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count}");
+}
+
+#[test]
+fn every_page_that_programs_and_scripts_name_is_there() {
+    let listed = Command::new("git").args(["ls-files"]).current_dir(project()).output().unwrap();
+    let files = String::from_utf8(listed.stdout).unwrap();
+    let mut count = 0;
+    for file in files.lines().filter(|file| *file != "CHANGELOG.md" && !file.starts_with("docs/")) {
+        let Ok(text) = fs::read_to_string(project().join(file)) else { continue };
+        for rest in text.split("docs/").skip(1) {
+            let name = rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or_default();
+            if rest[name.len()..].starts_with(".md") {
+                assert!(project().join(format!("docs/{name}.md")).exists(), "{file} names docs/{name}.md");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 50, "{count}");
 }

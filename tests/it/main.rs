@@ -22,6 +22,7 @@ mod documents;
 mod failover;
 mod failures;
 mod gate_simulator;
+mod getting_started;
 mod half_open;
 mod hostile;
 mod leaks;

@@ -4,8 +4,23 @@ use super::harness::{Finished, Folder, fixture, golden, project, run};
 use consent_gate::event;
 use consent_gate::mapping::{Mapping, Mappings, Path, Source};
 use serde_json::{Value, json};
+use std::fs;
 
-/// Each form of mapping that the README names.
+#[test]
+fn every_path_on_the_page_on_configuration_is_mapped_here() {
+    let page = fs::read_to_string(project().join("docs/configuration.md")).unwrap();
+    let section = page.split("\n## Mappings\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let quoted =
+        section.lines().filter(|line| line.starts_with("| `")).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let known = document().to_string();
+    let paths: Vec<&str> = quoted.filter(|word| word.starts_with("consents_")).collect();
+    assert!(paths.len() >= 8, "{paths:?}");
+    for path in paths {
+        assert!(known.contains(&format!("\"{path}\"")), "{path}");
+    }
+}
+
+/// Each form of mapping that `docs/configuration.md` names.
 fn document() -> Value {
     json!({
         "type_id": "selligent",

@@ -1,6 +1,8 @@
 //! What `scripts/release` makes: everything that it promises, nothing else, the same bytes again.
 
+use super::documents::pages;
 use super::harness::{Folder, project, run};
+use super::observed::anchor;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -139,17 +141,39 @@ fn the_manual_has_a_page_for_every_command() {
     }
 }
 
-#[test]
-fn the_links_of_the_readme_lead_somewhere_in_a_release() {
-    let folder = Folder::new();
-    let release = unpacked(&pack(&folder));
-    for page in ["README.md", "deploy/README.md"] {
-        let text = fs::read_to_string(release.join(page)).unwrap();
-        let links = text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap());
-        let links: Vec<&str> = links.filter(|link| !link.is_empty() && !link.contains("://")).collect();
-        assert!(!links.is_empty(), "{page}");
-        for link in links {
-            assert!(release.join(page).parent().unwrap().join(link).exists(), "{page} leads to {link}");
+/// The headings of a page as anchors.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut in_block = false;
+    let mut found = BTreeSet::new();
+    for line in page.lines() {
+        in_block ^= line.starts_with("```");
+        if !in_block && line.starts_with('#') {
+            found.insert(anchor(line.trim_start_matches('#').trim()));
         }
     }
+    found
+}
+
+#[test]
+fn every_link_and_anchor_of_the_documents_leads_somewhere_in_a_release() {
+    let folder = Folder::new();
+    let release = unpacked(&pack(&folder));
+    let mut count = 0;
+    for page in pages() {
+        let text = fs::read_to_string(release.join(&page)).unwrap_or_else(|e| panic!("{page} is not released: {e}"));
+        let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (target, place) = link.split_once('#').map_or((link, None), |(target, place)| (target, Some(place)));
+            let file = match target {
+                "" => release.join(&page),
+                target => release.join(&page).parent().unwrap().join(target),
+            };
+            assert!(file.exists(), "{page} leads to {link}");
+            if let Some(place) = place {
+                assert!(anchors(&fs::read_to_string(file).unwrap()).contains(place), "{page} leads to {link}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 100, "{count}");
 }

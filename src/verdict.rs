@@ -6,7 +6,6 @@
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::report;
-use crate::broker::settler::Settlement;
 use crate::event::{Defect, Event, Kind, Status};
 use crate::gate::redact::MAX_CHARS;
 use crate::gate::{Answer, Outcome};
@@ -134,6 +133,19 @@ impl Death {
             Death::RetryAfterBeyondWindow => "retry_after_beyond_window",
         }
     }
+}
+
+/// What must be at the broker before the original is acked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Nothing: the event is done with.
+    Done,
+    /// The same, in the queue of this delay.
+    Park(Duration, History),
+    /// The same at once in the retry queue, which counts its returns anew.
+    Recount(History),
+    /// A dead letter, with the reason's code.
+    Dead(&'static str, History),
 }
 
 /// How far one delivery got: what steps 2 to 5 found out.

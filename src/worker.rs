@@ -8,7 +8,7 @@ use crate::broker::consumers::{Incoming, QueueKind};
 use crate::broker::headers::{self, Attempt, History, traceparent};
 use crate::broker::redelivery::{Redelivery, Unsettled};
 use crate::broker::report::Report;
-use crate::broker::settler::{Settlement, Settler};
+use crate::broker::settler::Settler;
 use crate::event::Body;
 use crate::facts::{Delivered, Facts, Fingerprint};
 use crate::gate::{Answer, Gate, Lane, Noted, Outcome, Pass, Shut, Slot};
@@ -20,7 +20,7 @@ use crate::record::{self, Answered, Claim, Known, Records, Suspect, Taken, Turn,
 use crate::shutdown::Shutdown;
 use crate::task;
 use crate::traces::Span;
-use crate::verdict::{self, Processed, Skip, Verdict};
+use crate::verdict::{self, Processed, Settlement, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use lapin::types::ShortString;

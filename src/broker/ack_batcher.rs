@@ -5,7 +5,7 @@
 //! acked by one command; what lies behind a gap that does not close soon is acked singly.
 
 use super::redelivery::{Redelivery, Unsettled, Weight};
-use super::{Error, settler};
+use super::{Error, wire};
 use crate::task;
 use lapin::Channel;
 use lapin::message::Delivery;
@@ -236,7 +236,7 @@ impl Inner {
             tracker.first().into_iter().chain(tracker.rest(everything)).collect()
         };
         for Ack { tag, multiple, received } in acks {
-            settler::ack(&self.channel, tag, multiple).await?;
+            wire::ack(&self.channel, tag, multiple).await?;
             let mut tracker = self.tracker();
             for Received { body, consumer } in received {
                 self.unsettled.forget(body);

@@ -4,8 +4,9 @@
 //! client can read goes to `.unreadable`, as from the work queue.
 
 use super::link::{self, Link};
-use super::settler::{self, Publishers};
+use super::settler::Publishers;
 use super::topology::Queues;
+use super::wire;
 use super::{Error, call};
 use crate::integration::Name;
 use futures_util::StreamExt;
@@ -53,7 +54,7 @@ async fn consume(link: &Link, queue: &str, take: impl Fn(&[u8])) -> Result<(), E
     let mut consumer = call(&format!("consume queue \"{queue}\""), consumer).await?;
     while let Some(Ok(entry)) = consumer.next().await {
         take(&entry.data);
-        settler::ack(&channel, entry.delivery_tag, false).await?;
+        wire::ack(&channel, entry.delivery_tag, false).await?;
     }
     Ok(())
 }

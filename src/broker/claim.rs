@@ -6,7 +6,7 @@
 //! broker second: after any crash the right ones are equal or ahead.
 
 use super::topology::{self, Queues};
-use super::{Error, call, link, settler};
+use super::{Error, call, link, wire};
 use crate::integration::Name;
 use crate::record::Claim;
 use futures_util::StreamExt;
@@ -88,7 +88,7 @@ impl ClaimGuard {
     pub async fn replace(self, claim: &Claim) -> Result<(), Error> {
         let ClaimGuard { connection, channel, queue, found, .. } = self;
         let body = serde_json::json!(claim).to_string();
-        let replaced = settler::replace(&channel, &queue, found, body.as_bytes()).await;
+        let replaced = wire::replace(&channel, &queue, found, body.as_bytes()).await;
         close(&connection).await;
         replaced
     }

@@ -21,6 +21,7 @@ pub mod settler;
 pub mod source;
 pub mod topology;
 pub mod vanished;
+mod wire;
 
 use std::fmt;
 use std::future::Future;

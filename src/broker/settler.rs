@@ -1,4 +1,4 @@
-//! Step 7: settle. The only file in the crate that publishes or acks.
+//! Step 7: settle.
 //!
 //! At least once: a message is published with `mandatory`, its confirm awaited and any return
 //! read, before the original is acked; whatever goes wrong leaves the original with the broker.
@@ -6,19 +6,21 @@
 //! wrong publish when several are under way on one channel.
 
 use super::ack_batcher::Due;
-use super::headers::{History, PERSISTENT, for_publish};
+use super::headers::{History, for_publish};
 use super::report::Report;
 use super::topology::Queues;
 use super::vanished::Put;
+use super::wire::{self, Published, publish};
 use super::{Error, call};
 use crate::integration::Name;
 use crate::shutdown::Shutdown;
 use crate::task;
+use crate::verdict::Settlement;
 use jiff::Timestamp;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::types::DeliveryTag;
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Connection};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -34,19 +36,6 @@ const MOST_REPORTS: usize = 10_000;
 const FIRST_PAUSE_MS: u64 = 100;
 /// The longest pause between two tries, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 5_000;
-
-/// What must be at the broker before the original is acked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// Nothing: the event is done with.
-    Done,
-    /// The same, in the queue of this delay.
-    Park(Duration, History),
-    /// The same at once in the retry queue, which counts its returns anew.
-    Recount(History),
-    /// A dead letter, with the reason's code.
-    Dead(&'static str, History),
-}
 
 /// The delivery's channel is gone: the broker delivers its message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,9 +173,7 @@ async fn tell(connection: &Connection, reports: &mut mpsc::Receiver<(String, Rep
                 None => call("open a channel", connection.create_channel()).await?,
             };
             let body = serde_json::json!(report).to_string();
-            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-            let sent = channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), properties);
-            call("report", sent).await?;
+            wire::tell(&channel, &queue, body.as_bytes()).await?;
             Ok::<_, Error>(channel)
         };
         match told.await {
@@ -319,56 +306,6 @@ impl LetterAcks {
 
     async fn ack(&self, tag: usize, multiple: bool) -> Result<(), Error> {
         let tag = DeliveryTag::try_from(tag).unwrap_or(DeliveryTag::MAX);
-        ack(&self.channel, tag, multiple).await
+        wire::ack(&self.channel, tag, multiple).await
     }
-}
-
-/// How the broker answered a publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Published {
-    Confirmed,
-    /// No such queue.
-    Returned,
-    /// The queue is full or not available.
-    Refused,
-}
-
-impl Published {
-    fn or_refused(self, queue: &str) -> Result<(), Error> {
-        let why = match self {
-            Published::Confirmed => return Ok(()),
-            Published::Returned => "returned: the queue does not exist",
-            Published::Refused => "refused by the broker: the queue is full or not available",
-        };
-        Err(Error::refused(format!("publish to \"{queue}\""), why))
-    }
-}
-
-/// Acks a delivery, or it and all before it.
-pub(super) async fn ack(channel: &Channel, tag: DeliveryTag, multiple: bool) -> Result<(), Error> {
-    call("ack", channel.basic_ack(tag, BasicAckOptions { multiple })).await
-}
-
-/// Publishes on a channel that confirms and on which nothing else is under way.
-async fn publish(channel: &Channel, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Published, Error> {
-    let what = format!("publish to \"{queue}\"");
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let published = async { channel.basic_publish("".into(), queue.into(), options, body, properties).await?.await };
-    match call(&what, published).await? {
-        Confirmation::Ack(None) => Ok(Published::Confirmed),
-        Confirmation::Ack(Some(_)) => Ok(Published::Returned),
-        Confirmation::Nack(_) => Ok(Published::Refused),
-        Confirmation::NotRequested => Err(Error::refused(what, "the channel does not confirm")),
-    }
-}
-
-/// Puts a message into the place of those that were taken from the same queue.
-pub(super) async fn replace(channel: &Channel, queue: &str, taken: Vec<Delivery>, body: &[u8]) -> Result<(), Error> {
-    let properties =
-        BasicProperties::default().with_delivery_mode(PERSISTENT).with_content_type("application/json".into());
-    publish(channel, queue, body, properties).await?.or_refused(queue)?;
-    for old in taken {
-        call("ack", old.acker.ack(BasicAckOptions::default())).await?;
-    }
-    Ok(())
 }

@@ -1,7 +1,6 @@
 //! What a reply of the gate means (pure).
 
 use super::body;
-use super::endpoint::Mode;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -105,6 +104,16 @@ impl Answer {
     pub fn told(&self) -> Option<String> {
         self.error.as_deref().map(|error| format!("{}: {error}", self.outcome.label()))
     }
+}
+
+/// How Selligent executes a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// At once; a wrong gate or right shows in the answer.
+    #[default]
+    Sync,
+    /// Queued: the answer says only that it was queued, and order is Selligent's.
+    Async,
 }
 
 /// By what an answer is believed to be the gate's.

@@ -1,18 +1,8 @@
 //! Where a customer's gate is and who may trigger it.
 
-use super::answer::{Belief, Manner};
+use super::answer::{Belief, Manner, Mode};
 use secrecy::{ExposeSecret, SecretString};
 use std::net::IpAddr;
-
-/// How Selligent executes a trigger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// At once; a wrong gate or right shows in the answer.
-    #[default]
-    Sync,
-    /// Queued: the answer says only that it was queued, and order is Selligent's.
-    Async,
-}
 
 /// A checked address with its credentials; the key cannot be printed.
 #[derive(Clone, Debug)]

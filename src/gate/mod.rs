@@ -24,10 +24,10 @@ pub mod signature;
 pub mod tls;
 pub mod way;
 
-pub use answer::{Answer, Belief, Outcome};
+pub use answer::{Answer, Belief, Mode, Outcome};
 pub(crate) use body::read_bounded;
 pub use breaker::{Change, State};
-pub use endpoint::{Endpoint, Mode};
+pub use endpoint::Endpoint;
 pub use limit::{Lane, Limits, Slot};
 pub use request::GateRequest;
 

@@ -1,5 +1,6 @@
 //! `check`: is everything written as it must be, and with `--connect` within reach?
 
+use super::finding::Finding;
 use super::{Failure, print, remedy, worker};
 use crate::broker::link;
 use crate::broker::source::{Unreadable, unreadable};
@@ -13,20 +14,6 @@ use std::path::Path;
 
 /// Clocks further apart than this, in seconds, deserve a word: a signature is good for minutes.
 const CLOCK_WARNING_SECONDS: i64 = 60;
-
-/// One thing that was looked at.
-pub(super) struct Finding {
-    pub what: String,
-    pub result: Result<String, String>,
-    /// It works, and may still surprise.
-    pub is_doubtful: bool,
-}
-
-impl Finding {
-    pub fn new(what: String, result: Result<String, String>) -> Finding {
-        Finding { what, result, is_doubtful: false }
-    }
-}
 
 /// Validates and, with `connect`, reaches out.
 ///

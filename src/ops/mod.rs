@@ -7,6 +7,7 @@ pub mod check;
 pub mod copy;
 pub mod dead;
 pub mod declare;
+mod finding;
 pub mod forget;
 pub mod healthcheck;
 pub mod map;

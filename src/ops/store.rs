@@ -1,6 +1,6 @@
 //! `store`: which records are these, and does the broker know them?
 
-use super::check::Finding;
+use super::finding::Finding;
 use super::{Failure, agreed, counted, print, remedy};
 use crate::broker::claim::ClaimGuard;
 use crate::broker::topology::{self, Declared, Queues};

@@ -1,7 +1,7 @@
 //! What the worker of this machine says of its integrations, and what its dead letters say; for
 //! `check --connect`, which itself sends no event and so cannot know whether the gate takes any.
 
-use super::check::Finding;
+use super::finding::Finding;
 use super::healthcheck;
 use crate::broker::topology::{self, Queues};
 use crate::broker::{self, link};

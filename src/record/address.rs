@@ -1,7 +1,6 @@
 //! Where the shared store is, how far its server is verified, and the way there.
 
 use super::Failed;
-use super::postgres::{CALL_TIMEOUT, describe};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
@@ -16,6 +15,8 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+/// The longest that one answer of the database is waited for.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest that a connection is waited for, for each host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -344,6 +345,18 @@ fn schema_of(options: &str) -> Result<String, String> {
         _ => Err("options can name one schema, options=-csearch_path%3Dmine, and nothing else: \
             a pooler drops them; set others at the role (ALTER ROLE … SET …)"
             .to_owned()),
+    }
+}
+
+/// An error with its cause. What the server says is its message and code only: its details can
+/// quote rows.
+pub(super) fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return format!("{} ({})", said.message(), said.code().code());
+    }
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }
 

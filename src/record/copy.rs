@@ -5,10 +5,11 @@
 //! the former store is marked, and nobody opens that one any more. Of both, one can be used at any
 //! moment, whatever ends in between.
 
+use super::kept::Origin;
 use super::keys::Key;
-use super::records::claimed_by;
+use super::notes::claimed_by;
 use super::rules::{Write, lapse};
-use super::store::{Origin, Store};
+use super::store::Store;
 use super::{Backend, Claim, Failed, Record};
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};

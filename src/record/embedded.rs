@@ -3,15 +3,16 @@
 //! A write is seen at once. All writes of a moment go to the disk together, beside everything else:
 //! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
-use super::group_commit::{self, Answer, Packed, Shared};
-use super::keys::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, prefix_of};
-use super::rules::{Write, forgotten_until, lapse};
-use super::store::{EPOCH, OWN_NOTES, Origin};
+use super::group_commit::{self, Answer, Shared};
+use super::kept::{EPOCH, OWN_NOTES, Origin};
+use super::keys::{IDENTITY_BYTES, Key, SECRET_BYTES, prefix_of};
+use super::rules::Write;
+use super::writer::{SUSPECT, SWEPT, Swept, Writer, sound};
 use super::{Claim, Failed, Known, Note, Record, codec};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
@@ -20,13 +21,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the names of notes about suspects begin with, and of those up to when persons were forgotten.
-const SUSPECT: &str = "suspect ";
-const SWEPT: &str = "swept ";
-/// How often records that outlived the retention are looked for.
-const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
-/// The most records that are forgotten together.
-const SWEEP_ROUND: usize = 10_000;
 /// Bytes of the library's cache, and of what it keeps in memory until it is written in order: small,
 /// since an event looks at one record and most are not looked at again soon.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
@@ -45,9 +39,6 @@ pub struct Embedded {
     has_failed: AtomicBool,
     advancing: tokio::sync::Mutex<()>,
 }
-
-/// Up to when persons of an integration's records were forgotten.
-type Swept = Arc<Mutex<HashMap<Prefix, Timestamp>>>;
 
 /// The end of a store that failed: a disk that hangs holds it up.
 pub struct Ending(Arc<Shared>);
@@ -371,14 +362,6 @@ impl Embedded {
     }
 }
 
-/// The library panics at some damages: they are failures as all others.
-fn sound<T>(work: impl FnOnce() -> fjall::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("its files are damaged".to_owned()),
-    }
-}
-
 /// Random bytes that the store keeps under a name; made when they are first asked for.
 fn kept<const N: usize>(database: &Database, notes: &Keyspace, name: &str) -> Result<[u8; N], String> {
     let found = sound(|| notes.get(name))?;
@@ -405,99 +388,6 @@ fn take_over(database: &Database, records: &Keyspace, notes: &Keyspace, origin: 
     let (name, text) = origin.mark();
     batch.insert(notes, name, text);
     sound(|| batch.commit().and_then(|()| database.persist(PersistMode::SyncAll)))
-}
-
-/// Brings writes to the disk.
-pub(super) struct Writer {
-    database: Database,
-    records: Keyspace,
-    notes: Keyspace,
-    retention: SignedDuration,
-    swept: Swept,
-    last_sweep: Option<Timestamp>,
-}
-
-impl Writer {
-    /// One round; `must_last` syncs it.
-    pub(super) fn write(
-        &mut self,
-        records: &[Packed],
-        notes: Vec<(String, Option<String>)>,
-        must_last: bool,
-    ) -> Result<(), Failed> {
-        let mut batch = self.database.batch();
-        for Packed { key, bytes, .. } in records {
-            let bytes = bytes.as_ref().map_err(|codec::Damaged| Failed::new("a record cannot be written"))?;
-            batch.insert(&self.records, *key, bytes.as_slice());
-        }
-        for (name, text) in notes {
-            match text {
-                Some(text) => batch.insert(&self.notes, name, text),
-                None => batch.remove(&self.notes, name),
-            }
-        }
-        let database = &self.database;
-        sound(|| {
-            batch.commit()?;
-            if must_last { database.persist(PersistMode::SyncData) } else { Ok(()) }
-        })
-        .and_then(|()| sound(|| self.sweep(Timestamp::now())))
-        .map_err(Failed::new)
-    }
-
-    /// Once a day: forgets who was not heard of for longer than the retention, what was erased and is
-    /// not needed any more, and suspects that never came back.
-    fn sweep(&mut self, now: Timestamp) -> fjall::Result<()> {
-        if self.last_sweep.is_some_and(|last| now.duration_since(last) < SWEEP_EVERY) {
-            return Ok(());
-        }
-        self.last_sweep = Some(now);
-        let mut forgotten = Vec::new();
-        for item in self.records.iter() {
-            let (key, bytes) = item.into_inner()?;
-            let Ok(record) = codec::unpack(&bytes) else { continue };
-            if record.is_older_than(self.retention, now) {
-                forgotten.push(key);
-            } else if let Some(bytes) = lapse(&record, now).and_then(|record| codec::pack(&record).ok()) {
-                self.records.insert(key, bytes)?;
-            }
-            if forgotten.len() >= SWEEP_ROUND {
-                self.forget(std::mem::take(&mut forgotten), now)?;
-            }
-        }
-        self.forget(forgotten, now)?;
-        for item in self.notes.prefix(SUSPECT) {
-            let (name, text) = item.into_inner()?;
-            let note = std::str::from_utf8(&text).ok().and_then(Note::from_text);
-            if note.is_none_or(|note| note.is_old(now)) {
-                self.notes.remove(name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets records, and remembers up to when. Whoever finds no record sees that first.
-    fn forget(&mut self, keys: Vec<fjall::Slice>, now: Timestamp) -> fjall::Result<()> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let until = forgotten_until(self.retention, now);
-        let prefixes: BTreeSet<Prefix> = keys.iter().map(|key| prefix_of(key)).collect();
-        let mut batch = self.database.batch();
-        {
-            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-            for prefix in prefixes {
-                let known = swept.entry(prefix).or_insert(until);
-                *known = until.max(*known);
-                batch.insert(&self.notes, format!("{SWEPT}{}", hex(&prefix)), known.to_string());
-            }
-        }
-        for key in keys {
-            batch.remove(&self.records, key);
-        }
-        batch.commit()?;
-        self.database.persist(PersistMode::SyncData)
-    }
 }
 
 /// Up to when persons were forgotten, as it was noted.

@@ -1,8 +1,8 @@
 //! Group commit of the embedded store: what changed in a moment goes to the disk together.
 
-use super::embedded::Writer;
 use super::keys::Key;
 use super::rules::Write;
+use super::writer::{Packed, Writer};
 use super::{Failed, Record, codec};
 use crate::task;
 use std::collections::HashMap;
@@ -79,14 +79,6 @@ pub(super) struct Shared {
     is_closed: AtomicBool,
     /// The files are closed, and the store may be opened anew.
     is_let_go: AtomicBool,
-}
-
-/// A record that a round writes, as it goes to the disk, and which change it was.
-#[derive(Debug)]
-pub(super) struct Packed {
-    pub key: Key,
-    number: u64,
-    pub bytes: Result<Vec<u8>, codec::Damaged>,
 }
 
 impl Shared {

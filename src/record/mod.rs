@@ -10,16 +10,20 @@ pub mod control_socket;
 pub mod copy;
 mod embedded;
 mod group_commit;
+mod kept;
 mod keys;
 mod mapped;
+mod notes;
 mod place;
 mod postgres;
 mod records;
 mod rules;
 mod store;
+mod suspect;
 mod suspects;
 mod turn;
 mod value;
+mod writer;
 
 pub use mapped::Mapped;
 pub use place::{Backend, Claim, Failed, Settings};
@@ -28,7 +32,8 @@ pub use rules::{
     Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write, begin, end, erase, execution_horizon,
     forgotten_until,
 };
-pub use suspects::{Known, Note, Noted, Suspect};
+pub use suspect::{Noted, Suspect};
+pub use suspects::{Known, Note};
 pub use turn::{Answered, Taken, Turn, Verified};
 pub use value::{Chosen, Said, Version};
 

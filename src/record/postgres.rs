@@ -5,10 +5,10 @@
 //! code, here, and each change is one step. Reads of a moment are one statement, and so are writes,
 //! sorted by key so that no two of them wait for each other in a circle.
 
-use super::address::Address;
+use super::address::{Address, CALL_TIMEOUT, describe};
+use super::kept::{EPOCH, OWN_NOTES, Origin, Seen};
 use super::keys::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, prefix_of};
 use super::rules::{Write, forgotten_until};
-use super::store::{EPOCH, OWN_NOTES, Origin, Seen};
 use super::suspects::FORGOTTEN_AFTER;
 use super::{Claim, Failed, Known, Note, Record};
 use crate::bytes::{hex, random};
@@ -25,8 +25,6 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-/// The longest that one answer of the database is waited for.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The most records of one statement.
 const ROUND: usize = 256;
 /// How often records that outlived the retention are looked for.
@@ -141,18 +139,6 @@ const SWEPT: &str = "
 const SWEEP: &str = "
     DELETE FROM consent_gate_records WHERE (SELECT is_same FROM server) AND key IN
         (SELECT key FROM consent_gate_records WHERE merged < $2 LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING key";
-
-/// An error with its cause. What the server says is its message and code only: its details can
-/// quote rows.
-pub(super) fn describe(error: &tokio_postgres::Error) -> String {
-    if let Some(said) = error.as_db_error() {
-        return format!("{} ({})", said.message(), said.code().code());
-    }
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
-}
 
 /// The server that was opened, and the schema in which its tables are.
 #[derive(Clone, Debug)]

@@ -2,14 +2,14 @@
 
 use super::embedded::Ending;
 use super::keys::{Key, key, prefix, suspect_key};
+use super::notes::{claimed, mappings, remember_mappings, remember_names};
 use super::place::{Backend, Claim, Failed, Settings};
 use super::rules::{self, Erasure, Write};
-use super::store::{CLAIMED, Store};
-use super::suspects::Suspect;
+use super::store::Store;
+use super::suspect::Suspect;
 use super::turn::{Verified, erase};
-use super::{Mapped, Record, Recorded, group_commit};
+use super::{Record, Recorded, group_commit};
 use crate::integration::{Integration, Name};
-use crate::mapping::Slot;
 use crate::task;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -321,61 +321,4 @@ impl Records {
         let key = key(store.secret(), prefix(store.secret(), records), identifier);
         Ok(Some((store, key)))
     }
-}
-
-/// The note that the broker knew these records.
-fn claimed(integration: &Name) -> String {
-    format!("{CLAIMED}{integration}")
-}
-
-/// Which integration a note is about whose records the broker knows to be these.
-pub(super) fn claimed_by(note: &str) -> Option<&str> {
-    note.strip_prefix(CLAIMED)
-}
-
-/// The note that tells a set of mappings.
-fn mappings_note(records: &Name, set: u64) -> String {
-    format!("mappings {records} {set:016x}")
-}
-
-/// The mappings of a set; none where nobody knows it any more.
-pub(super) async fn mappings(store: &Store, records: &Name, set: u64) -> Result<Vec<Slot>, Failed> {
-    let known = store.note(&mappings_note(records, set)).await?;
-    Ok(known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
-}
-
-/// Remembers what an integration maps now, for those who later ask what an event was merged under.
-async fn remember_mappings(store: &Store, integration: &Integration) -> Result<Mapped, Failed> {
-    let mapped = Mapped::new(integration.mappings.slots().cloned());
-    let name = mappings_note(&integration.records, mapped.own());
-    if store.note(&name).await?.is_none() {
-        let slots: Vec<&Slot> = mapped.slots().collect();
-        store.set_note(&name, &serde_json::json!(slots).to_string()).await?;
-    }
-    Ok(mapped)
-}
-
-/// Remembers how persons are named, and says what another way means.
-async fn remember_names(store: &Store, integration: &Integration) -> Result<(), Failed> {
-    let name = &integration.name;
-    let identifier = integration.mappings.identifier_path();
-    let notes = [
-        ("identifier", format!("identifier {}", integration.records), identifier),
-        ("records", format!("records of {name}"), integration.records.as_str()),
-    ];
-    for (key, note, now) in notes {
-        match store.note(&note).await? {
-            Some(before) if before == now => continue,
-            Some(before) => tracing::warn!(
-                integration = name.as_str(),
-                before,
-                now,
-                "\"{key}\" changed: what is recorded under the former one is not found any more, so an event of \
-                 before that is retried or replayed can win once over a newer one; change it back to avoid that"
-            ),
-            None => {}
-        }
-        store.set_note(&note, now).await?;
-    }
-    Ok(())
 }

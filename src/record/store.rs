@@ -1,53 +1,18 @@
 //! An open store: embedded, or in PostgreSQL.
 
 use super::embedded::{Embedded, Ending};
-use super::keys::{IDENTITY_BYTES, Key, SECRET_BYTES};
+use super::kept::{EPOCH, MOVED, Origin, Seen, UNFINISHED};
+use super::keys::Key;
 use super::place::{Backend, Claim, Failed};
 use super::postgres::Postgres;
 use super::rules::Write;
 use super::{Known, Note, Record};
-use crate::bytes::hex;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Between two looks whether a store is closed.
 const CLOSING: Duration = Duration::from_millis(10);
-
-/// What a store showed of a record, so that the next change need not ask again.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    /// Of the shared store: how often the record was written.
-    pub revision: i64,
-    pub record: Option<Record>,
-    /// Up to when persons may have been forgotten who are not on record.
-    pub swept: Option<Timestamp>,
-}
-
-/// What the notes begin with of integrations whose records these are.
-pub(super) const CLAIMED: &str = "claimed ";
-/// The note of a copy that is not whole yet.
-const UNFINISHED: &str = "copy of";
-/// The note of where a store was copied to.
-const MOVED: &str = "copied to";
-/// The note of how far the store got.
-pub(super) const EPOCH: &str = "epoch";
-/// Notes that are each store's own.
-pub(super) const OWN_NOTES: [&str; 6] = [EPOCH, "identity", "secret", "version", UNFINISHED, MOVED];
-
-/// What makes a copy the same store.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub secret: [u8; SECRET_BYTES],
-    pub identity: [u8; IDENTITY_BYTES],
-}
-
-impl Origin {
-    /// What is noted of a copy from its beginning.
-    pub fn mark(&self) -> (&'static str, String) {
-        (UNFINISHED, hex(&self.identity))
-    }
-}
 
 /// An open store.
 #[derive(Debug)]

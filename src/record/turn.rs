@@ -1,10 +1,11 @@
 //! One event's turn with the record of its person.
 
+use super::kept::Seen;
 use super::keys::{Key, Prefix, key, message_number};
+use super::notes::mappings;
 use super::place::Failed;
-use super::records::mappings;
 use super::rules::{self, Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write};
-use super::store::{Seen, Store};
+use super::store::Store;
 use super::{Mapped, Offer, Record, Values};
 use crate::integration::Name;
 use crate::mapping::Slot;

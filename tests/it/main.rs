@@ -25,6 +25,7 @@ mod gate_simulator;
 mod getting_started;
 mod half_open;
 mod hostile;
+mod layout;
 mod leaks;
 mod mappings;
 mod memory;

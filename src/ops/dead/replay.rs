@@ -4,32 +4,17 @@ use super::filter::{self, Filter};
 use super::letter::Letter;
 use super::preview::Preview;
 use super::rate_limit::{Rate, share};
-use super::run::{Ended, Run};
+use super::run::{Ended, Options, Run, by_mapping};
 use super::show::Asking;
 use super::{CommandContext, Session, letters};
 use crate::audit::Command;
 use crate::cli::ReplayArgs;
 use crate::config::parse_duration;
 use crate::ops::{Failure, agreed, print, usage};
-use crate::plan::{EventSummary, plan};
+use crate::plan::EventSummary;
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// How a replay goes.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub filter: Filter,
-    pub canary: u32,
-    /// How long verdicts may take.
-    pub deadline: Duration,
-    pub rate: Rate,
-    /// The largest share of first attempts that may fail.
-    pub abort_above: f64,
-    /// All verdicts are waited for.
-    pub is_watched: bool,
-}
 
 impl Options {
     fn read(args: &ReplayArgs, now: Timestamp) -> Result<Options, Failure> {
@@ -136,13 +121,6 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
         })
         .await?;
     Ok(forecast)
-}
-
-/// What the mapping alone says of a letter.
-pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Preview {
-    let (_, planned) = plan(letter.whole(), &session.integration, now);
-    let known = super::preview::Known::Untold;
-    super::preview::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
 }
 
 /// A row for each letter, then the counts.

@@ -4,10 +4,11 @@
 //! one in both places, and a second delivery of it changes nothing. The snapshot is as long as the
 //! browse before it saw; what dies again meanwhile is behind it, and marked, and stays.
 
+use super::filter::Filter;
 use super::filter::Taking;
 use super::letter::Letter;
 use super::preview::Preview;
-use super::replay::{Options, by_mapping};
+use super::rate_limit::Rate;
 use super::tally::Tally;
 use super::{Progress, Session};
 use crate::broker::headers::{for_replay, report_to};
@@ -16,6 +17,7 @@ use crate::broker::report::Report;
 use crate::broker::settler::{LetterAcks, Publishers};
 use crate::broker::topology::Queues;
 use crate::broker::{self, link};
+use crate::plan::plan;
 use crate::shutdown::{self, Shutdown};
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -35,6 +37,20 @@ const PUBLISHERS: usize = 32;
 const TICK: Duration = Duration::from_millis(10);
 /// Who does not wait for every verdict waits for the first ones so long.
 const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// How a replay goes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub filter: Filter,
+    pub canary: u32,
+    /// How long verdicts may take.
+    pub deadline: Duration,
+    pub rate: Rate,
+    /// The largest share of first attempts that may fail.
+    pub abort_above: f64,
+    /// All verdicts are waited for.
+    pub is_watched: bool,
+}
 
 /// Why a replay ended before its end.
 #[derive(Debug)]
@@ -387,4 +403,11 @@ fn interruption() -> Shutdown {
         trigger.stop();
     });
     interrupted
+}
+
+/// What the mapping alone says of a letter.
+pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Preview {
+    let (_, planned) = plan(letter.whole(), &session.integration, now);
+    let known = super::preview::Known::Untold;
+    super::preview::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
 }

@@ -8,13 +8,13 @@ use super::judge::{Profile, Witness};
 use super::scenario::{Event, Scenario, Subject, document, second};
 use crate::harness::Random;
 use consent_gate::broker::headers::{Attempt, History};
-use consent_gate::broker::settler::Settlement;
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::mapping::{Choice, Slot};
 use consent_gate::record::{
     self, Around, Ask, Backend, Begun, Claim, Erasure, Mapped, Offer, Record, Request, Said, Sent, Values, Write,
 };
 use consent_gate::schedule::Schedule;
+use consent_gate::verdict::Settlement;
 use consent_gate::verdict::{self, Death, Processed, Skip, too_early};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;

@@ -1,0 +1,66 @@
+//! What is noted beside records: which integrations they are of, what was mapped, how persons are named.
+
+use super::store::Store;
+use super::{Failed, Mapped};
+use crate::integration::{Integration, Name};
+use crate::mapping::Slot;
+
+/// What the notes begin with of integrations whose records these are.
+const CLAIMED: &str = "claimed ";
+
+/// The note that the broker knew these records.
+pub(super) fn claimed(integration: &Name) -> String {
+    format!("{CLAIMED}{integration}")
+}
+
+/// Which integration a note is about whose records the broker knows to be these.
+pub(super) fn claimed_by(note: &str) -> Option<&str> {
+    note.strip_prefix(CLAIMED)
+}
+
+/// The note that tells a set of mappings.
+fn mappings_note(records: &Name, set: u64) -> String {
+    format!("mappings {records} {set:016x}")
+}
+
+/// The mappings of a set; none where nobody knows it any more.
+pub(super) async fn mappings(store: &Store, records: &Name, set: u64) -> Result<Vec<Slot>, Failed> {
+    let known = store.note(&mappings_note(records, set)).await?;
+    Ok(known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
+/// Remembers what an integration maps now, for those who later ask what an event was merged under.
+pub(super) async fn remember_mappings(store: &Store, integration: &Integration) -> Result<Mapped, Failed> {
+    let mapped = Mapped::new(integration.mappings.slots().cloned());
+    let name = mappings_note(&integration.records, mapped.own());
+    if store.note(&name).await?.is_none() {
+        let slots: Vec<&Slot> = mapped.slots().collect();
+        store.set_note(&name, &serde_json::json!(slots).to_string()).await?;
+    }
+    Ok(mapped)
+}
+
+/// Remembers how persons are named, and says what another way means.
+pub(super) async fn remember_names(store: &Store, integration: &Integration) -> Result<(), Failed> {
+    let name = &integration.name;
+    let identifier = integration.mappings.identifier_path();
+    let notes = [
+        ("identifier", format!("identifier {}", integration.records), identifier),
+        ("records", format!("records of {name}"), integration.records.as_str()),
+    ];
+    for (key, note, now) in notes {
+        match store.note(&note).await? {
+            Some(before) if before == now => continue,
+            Some(before) => tracing::warn!(
+                integration = name.as_str(),
+                before,
+                now,
+                "\"{key}\" changed: what is recorded under the former one is not found any more, so an event of \
+                 before that is retried or replayed can win once over a newer one; change it back to avoid that"
+            ),
+            None => {}
+        }
+        store.set_note(&note, now).await?;
+    }
+    Ok(())
+}

@@ -33,7 +33,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 
 /// How one integration stands with the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ConnectionState {
     /// Not connected, or not any more.
     Disconnected,
     /// The broker is there and refuses its queues.
@@ -52,7 +52,7 @@ pub enum Standing {
 
 #[derive(Debug)]
 struct Sign {
-    standing: Standing,
+    connection_state: ConnectionState,
     /// Why it is no other.
     why: Option<String>,
     at: Instant,
@@ -64,7 +64,7 @@ struct Sign {
 impl Sign {
     fn new() -> Sign {
         let (seen, workers) = (Arc::default(), Vec::new());
-        Sign { standing: Standing::Disconnected, why: None, at: Instant::now(), seen, workers }
+        Sign { connection_state: ConnectionState::Disconnected, why: None, at: Instant::now(), seen, workers }
     }
 
     /// How it is right now: whoever knows is asked.
@@ -72,7 +72,7 @@ impl Sign {
         let workers: Vec<Arc<Worker>> = self.workers.iter().filter_map(Weak::upgrade).collect();
         let seen = State {
             in_flight: workers.iter().map(|worker| worker.gate().under_way()).sum(),
-            is_consuming: self.standing == Standing::Consuming,
+            is_consuming: self.connection_state == ConnectionState::Consuming,
             last_event: self.seen.heard(),
             waiting: self.seen.waiting(),
             ..State::default()
@@ -113,33 +113,33 @@ struct Known {
 }
 
 impl Known {
-    fn those(&self, wanted: Standing) -> Vec<&str> {
-        let those = self.signs.iter().filter(|(_, sign)| sign.standing == wanted);
+    fn those(&self, wanted: ConnectionState) -> Vec<&str> {
+        let those = self.signs.iter().filter(|(_, sign)| sign.connection_state == wanted);
         those.map(|(name, _)| name.as_str()).collect()
     }
 
-    fn has(&self, wanted: Standing) -> bool {
-        self.signs.values().any(|sign| sign.standing == wanted)
+    fn has(&self, wanted: ConnectionState) -> bool {
+        self.signs.values().any(|sign| sign.connection_state == wanted)
     }
 
     fn all_consume(&self) -> bool {
-        self.signs.values().all(|sign| sign.standing == Standing::Consuming)
+        self.signs.values().all(|sign| sign.connection_state == ConnectionState::Consuming)
     }
 
     /// Without records nobody connects for longer than to look.
     fn is_connected(&self) -> bool {
-        !self.has(Standing::Disconnected) && self.holds_store()
+        !self.has(ConnectionState::Disconnected) && self.holds_store()
     }
 
     fn holds_store(&self) -> bool {
-        !self.has(Standing::StandingBy) && !self.has(Standing::WithoutRecords)
+        !self.has(ConnectionState::StandingBy) && !self.has(ConnectionState::WithoutRecords)
     }
 
     /// The whole in a word.
     fn state(&self) -> &'static str {
         if self.is_stopping {
             "stopping"
-        } else if self.has(Standing::StandingBy) {
+        } else if self.has(ConnectionState::StandingBy) {
             "standby"
         } else if self.all_consume() {
             "ready"
@@ -195,20 +195,20 @@ impl Health {
     /// A sign of life of the one that supervises an integration's connections. Says whether it
     /// completed the whole: all are consuming now.
     #[expect(clippy::must_use_candidate, reason = "it is shown whether or not anybody asks that")]
-    pub fn show(&self, integration: &str, standing: Standing) -> bool {
-        self.sign(integration, standing, None)
+    pub fn show(&self, integration: &str, connection_state: ConnectionState) -> bool {
+        self.sign(integration, connection_state, None)
     }
 
     /// The same of one that cannot consume, and why.
-    pub fn show_trouble(&self, integration: &str, standing: Standing, why: &str) {
-        self.sign(integration, standing, Some(why.to_owned()));
+    pub fn show_trouble(&self, integration: &str, connection_state: ConnectionState, why: &str) {
+        self.sign(integration, connection_state, Some(why.to_owned()));
     }
 
-    fn sign(&self, integration: &str, standing: Standing, why: Option<String>) -> bool {
+    fn sign(&self, integration: &str, connection_state: ConnectionState, why: Option<String>) -> bool {
         let mut known = self.known();
         let before = known.all_consume();
         let sign = known.signs.entry(integration.to_owned()).or_insert_with(Sign::new);
-        (sign.standing, sign.why, sign.at) = (standing, why, Instant::now());
+        (sign.connection_state, sign.why, sign.at) = (connection_state, why, Instant::now());
         !before && known.all_consume()
     }
 
@@ -239,8 +239,8 @@ impl Health {
             "broker": broker,
             "records": records,
             "configuration": configuration,
-            "refused": known.those(Standing::Refused),
-            "faulted": known.those(Standing::Faulted),
+            "refused": known.those(ConnectionState::Refused),
+            "faulted": known.those(ConnectionState::Faulted),
             "reasons": reasons,
             "gates": gates,
         });

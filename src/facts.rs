@@ -3,17 +3,17 @@
 
 use crate::audit::{Command, Entry};
 use crate::broker;
-use crate::broker::inbox::Feed;
+use crate::broker::consumers::QueueKind;
 use crate::bytes::hex;
 use crate::gate::{Answer, Change, Lane, Outcome};
 use crate::hearing::{Row, Silence};
 use crate::integration::Integration;
 use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics, QUEUES};
-use crate::plan::Brief;
+use crate::plan::EventSummary;
 use crate::record;
 use crate::schedule::MAX_DELAYS;
 use crate::traces::{Ending, Kind, Span, Tracer};
-use crate::verdict::{Course, Death, Retry, Skip, Verdict};
+use crate::verdict::{Death, Processed, Retry, Skip, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use prometheus::{Histogram, IntCounter};
 use sha2::{Digest, Sha256};
@@ -84,7 +84,7 @@ impl Each {
 
 /// One delivery, as far as its facts need it.
 #[derive(Clone, Debug)]
-pub struct Receipt<'b> {
+pub struct Delivered<'b> {
     /// When the delivery was received.
     pub at: Timestamp,
     /// Whether it came first or was tried or held before.
@@ -93,7 +93,7 @@ pub struct Receipt<'b> {
     pub body: Fingerprint<'b>,
     /// The trace of which it is a part, as `traceparent`.
     pub trace: Option<String>,
-    pub brief: Brief,
+    pub summary: EventSummary,
 }
 
 /// The closed label sets of the metrics; `delays` is the length of the longest schedule.
@@ -189,7 +189,14 @@ impl Facts {
     }
 
     /// A delivery is out of hand: settled by a verdict, or left to the broker.
-    pub fn handled(&self, span: Option<Span>, queue: Feed, attempts: u32, brief: &Brief, verdict: Option<&Verdict>) {
+    pub fn handled(
+        &self,
+        span: Option<Span>,
+        queue: QueueKind,
+        attempts: u32,
+        summary: &EventSummary,
+        verdict: Option<&Verdict>,
+    ) {
         let Some(span) = span else { return };
         let outcome = verdict.map_or("unsettled", Verdict::word);
         let mut attributes = vec![
@@ -197,7 +204,7 @@ impl Facts {
             ("messaging.operation.type", "process".into()),
             ("consent_gate.integration", self.integration.as_str().into()),
             ("consent_gate.queue", queue.label().into()),
-            ("consent_gate.event_type", brief.kind.unwrap_or("unknown").into()),
+            ("consent_gate.event_type", summary.kind.unwrap_or("unknown").into()),
             ("consent_gate.attempts", attempts.into()),
             ("consent_gate.outcome", outcome.into()),
         ];
@@ -208,17 +215,17 @@ impl Facts {
     }
 
     /// A verdict was carried out, and the broker knows.
-    pub fn settled(&self, verdict: &Verdict, course: &Course, receipt: &Receipt<'_>, now: Timestamp) {
+    pub fn settled(&self, verdict: &Verdict, processed: &Processed, receipt: &Delivered<'_>, now: Timestamp) {
         let name = self.integration.as_str();
         if let Some(outcome) = verdict.outcome() {
             self.metrics.events.with_label_values(&[name, outcome]).inc();
         }
         self.judged(verdict, now);
-        let Brief { kind, id, .. } = &receipt.brief;
+        let EventSummary { kind, id, .. } = &receipt.summary;
         let (kind, event_id, body) = (kind.unwrap_or("unknown"), id.as_deref(), receipt.body);
         let trace_id = receipt.trace.as_deref().and_then(|trace| trace.split('-').nth(1));
-        let status = course.answer().and_then(|answer| answer.status);
-        let result = course.answer().map(|answer| answer.outcome.label());
+        let status = processed.answer().and_then(|answer| answer.status);
+        let result = processed.answer().map(|answer| answer.outcome.label());
         match verdict {
             Verdict::Delivered => {
                 self.latency(receipt, now);
@@ -299,7 +306,7 @@ impl Facts {
     }
 
     /// A repair came to its end, or goes on.
-    pub fn repaired(&self, verdict: &Verdict, receipt: &Receipt<'_>) {
+    pub fn repaired(&self, verdict: &Verdict, receipt: &Delivered<'_>) {
         let (name, body) = (self.integration.as_str(), receipt.body);
         match verdict {
             Verdict::Retry(Retry { step, .. }) => self.retried(&step.to_string()),
@@ -355,8 +362,8 @@ impl Facts {
         tracing::info!(integration = self.integration, "probing the gate");
     }
 
-    fn latency(&self, receipt: &Receipt<'_>, now: Timestamp) {
-        let Some(changed_at) = receipt.brief.changed_at else { return };
+    fn latency(&self, receipt: &Delivered<'_>, now: Timestamp) {
+        let Some(changed_at) = receipt.summary.changed_at else { return };
         if receipt.at.duration_since(changed_at).as_secs_f64() > LATE_AFTER_SECONDS {
             self.metrics.late_events.with_label_values(&[&self.integration]).inc();
             return;

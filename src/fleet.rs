@@ -1,10 +1,10 @@
 //! All integrations that are served, and how they change while the worker runs.
 //!
-//! Each has a berth: a task that serves it, and when its document changes drains what is in hand,
+//! Each has a task that serves it, and when its document changes drains what is in hand,
 //! and serves it by the new one. Nothing in flight is lost, and nobody else is touched.
 
-use crate::admin::{Health, Standing};
-use crate::broker::standing::Unsettled;
+use crate::admin::{ConnectionState, Health};
+use crate::broker::redelivery::Unsettled;
 use crate::config::Settings;
 use crate::facts::{Facts, labels};
 use crate::gate;
@@ -28,9 +28,9 @@ use tokio::task::JoinSet;
 /// How long an integration waits that cannot be served, until it is tried again.
 const CANNOT_SERVE_PAUSE: Duration = Duration::from_secs(10);
 
-/// What all berths share.
+/// What the tasks of all integrations share.
 #[derive(Clone, Debug)]
-pub struct Harbour {
+pub struct Context {
     pub metrics: Metrics,
     pub tracer: Tracer,
     pub health: Health,
@@ -39,19 +39,19 @@ pub struct Harbour {
     pub shutdown: Shutdown,
 }
 
-/// What a berth is to serve.
+/// What an integration's task is to serve.
 #[derive(Debug)]
-struct Order {
+struct Assignment {
     settings: Arc<Settings>,
     integration: Integration,
 }
 
-/// The berths, by name. One whose integration was removed waits for its return.
+/// The tasks, by integration. One whose integration was removed waits for its return.
 #[derive(Debug)]
 pub struct Fleet {
-    harbour: Harbour,
-    orders: BTreeMap<Name, watch::Sender<Option<Arc<Order>>>>,
-    berths: JoinSet<()>,
+    context: Context,
+    orders: BTreeMap<Name, watch::Sender<Option<Arc<Assignment>>>>,
+    tasks: JoinSet<()>,
 }
 
 /// How many integrations changed how.
@@ -65,13 +65,13 @@ pub struct Changes {
 impl Fleet {
     /// Serves nothing yet.
     #[must_use]
-    pub fn new(harbour: Harbour) -> Fleet {
-        Fleet { harbour, orders: BTreeMap::new(), berths: JoinSet::new() }
+    pub fn new(context: Context) -> Fleet {
+        Fleet { context, orders: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
     /// Serves these from now on, and no others. What stays as it is goes on undisturbed.
     pub fn serve(&mut self, settings: &Arc<Settings>, integrations: Vec<Integration>) -> Changes {
-        self.harbour.records.renew(&settings.records);
+        self.context.records.renew(&settings.records);
         let mut changes = Changes::default();
         let steps = integrations.iter().map(|integration| integration.schedule.attempts() - 1).max().unwrap_or(0);
         let labels = labels(steps as usize);
@@ -83,9 +83,9 @@ impl Fleet {
             }
         }
         for integration in integrations {
-            self.harbour.metrics.prepare(integration.name.as_str(), &labels);
+            self.context.metrics.prepare(integration.name.as_str(), &labels);
             let name = integration.name.clone();
-            let order = Arc::new(Order { settings: Arc::clone(settings), integration });
+            let order = Arc::new(Assignment { settings: Arc::clone(settings), integration });
             match self.orders.get(&name) {
                 Some(known) if known.borrow().as_ref().is_some_and(|known| known.is_same(&order)) => {}
                 Some(known) => {
@@ -94,9 +94,9 @@ impl Fleet {
                 }
                 None => {
                     // At once, so that nobody is ready without it.
-                    self.harbour.health.show(name.as_str(), Standing::Disconnected);
+                    self.context.health.show(name.as_str(), ConnectionState::Disconnected);
                     let (sender, orders) = watch::channel(Some(order));
-                    self.berths.spawn(berth(self.harbour.clone(), name.clone(), orders));
+                    self.tasks.spawn(serve_until_removed(self.context.clone(), name.clone(), orders));
                     self.orders.insert(name, sender);
                     changes.added += 1;
                 }
@@ -107,12 +107,12 @@ impl Fleet {
 
     /// Returns when all have drained after the shutdown began.
     pub async fn drained(self) {
-        self.berths.join_all().await;
+        self.tasks.join_all().await;
     }
 }
 
-impl Order {
-    fn is_same(&self, other: &Order) -> bool {
+impl Assignment {
+    fn is_same(&self, other: &Assignment) -> bool {
         let is_same_way =
             self.settings.broker == other.settings.broker && self.settings.source == other.settings.source;
         is_same_way && self.integration == other.integration
@@ -121,14 +121,14 @@ impl Order {
 
 /// Serves what it is told to, until the process is to stop. A fault ends this integration's
 /// connections and nobody else's; after a pause it is served anew.
-async fn berth(harbour: Harbour, name: Name, orders: watch::Receiver<Option<Arc<Order>>>) {
-    let unsettled = Arc::new(Unsettled::new(harbour.records.has_notes()));
+async fn serve_until_removed(context: Context, name: Name, orders: watch::Receiver<Option<Arc<Assignment>>>) {
+    let unsettled = Arc::new(Unsettled::new(context.records.has_notes()));
     let serve = || {
-        let (harbour, name, unsettled, orders) =
-            (harbour.clone(), name.clone(), Arc::clone(&unsettled), orders.clone());
-        follow(harbour, name, unsettled, orders).boxed()
+        let (context, name, unsettled, orders) =
+            (context.clone(), name.clone(), Arc::clone(&unsettled), orders.clone());
+        follow(context, name, unsettled, orders).boxed()
     };
-    serve_in_spite_of_faults(&harbour.health, &harbour.shutdown, name.as_str(), serve).await;
+    serve_in_spite_of_faults(&context.health, &context.shutdown, name.as_str(), serve).await;
 }
 
 async fn serve_in_spite_of_faults(
@@ -138,7 +138,7 @@ async fn serve_in_spite_of_faults(
     mut serve: impl FnMut() -> BoxFuture<'static, ()>,
 ) {
     while task::watched("supervisor", Some(name), serve()).await.is_none() {
-        health.show_trouble(name, Standing::Faulted, "its task ended by a fault");
+        health.show_trouble(name, ConnectionState::Faulted, "its task ended by a fault");
         tokio::select! {
             () = shutdown.wait() => {}
             () = tokio::time::sleep(task::PAUSE) => {}
@@ -147,23 +147,23 @@ async fn serve_in_spite_of_faults(
 }
 
 async fn follow(
-    harbour: Harbour,
+    context: Context,
     name: Name,
     unsettled: Arc<Unsettled>,
-    mut orders: watch::Receiver<Option<Arc<Order>>>,
+    mut orders: watch::Receiver<Option<Arc<Assignment>>>,
 ) {
     // What a document's gate answered is known under the next one, too.
     let mut known = None;
-    while !harbour.shutdown.is_stopping() {
+    while !context.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
-            harbour.health.show(name.as_str(), Standing::Disconnected);
-            known = serve(&harbour, &order, &unsettled, &mut orders, known).await;
+            context.health.show(name.as_str(), ConnectionState::Disconnected);
+            known = serve(&context, &order, &unsettled, &mut orders, known).await;
         } else {
             known = None;
-            harbour.health.forget(name.as_str());
+            context.health.forget(name.as_str());
             tokio::select! {
-                () = harbour.shutdown.wait() => {}
+                () = context.shutdown.wait() => {}
                 _ = orders.changed() => {}
             }
         }
@@ -173,18 +173,18 @@ async fn follow(
 /// Serves by one document; returns what is known of its gate when there is another document and
 /// everything in hand has drained.
 async fn serve(
-    harbour: &Harbour,
-    order: &Order,
+    context: &Context,
+    order: &Assignment,
     unsettled: &Arc<Unsettled>,
-    orders: &mut watch::Receiver<Option<Arc<Order>>>,
+    orders: &mut watch::Receiver<Option<Arc<Assignment>>>,
     known: Option<gate::Known>,
 ) -> Option<gate::Known> {
-    let Order { settings, integration } = order;
+    let Assignment { settings, integration } = order;
     let (in_a_hurry, hurry) = shutdown::channel();
     let (stop, stopping) = shutdown::channel();
     let name = integration.name.as_str();
-    let facts = Facts::of(integration, &harbour.metrics, &harbour.tracer, harbour.health.seen(name));
-    let (records, quarantine) = (Arc::clone(&harbour.records), harbour.quarantine.clone());
+    let facts = Facts::of(integration, &context.metrics, &context.tracer, context.health.seen(name));
+    let (records, quarantine) = (Arc::clone(&context.records), context.quarantine.clone());
     let stops = Stops { stopping: stopping.clone(), hurry };
     let supervisor = match Worker::new(integration.clone(), facts, records, stops, Arc::clone(unsettled), quarantine) {
         Ok(worker) => {
@@ -192,16 +192,16 @@ async fn serve(
             if let Some(known) = &known {
                 worker.gate().follow(known);
             }
-            harbour.health.served_by(name, &worker);
-            Supervisor { settings, worker, health: harbour.health.clone(), shutdown: stopping }
+            context.health.served_by(name, &worker);
+            Supervisor { settings, worker, health: context.health.clone(), shutdown: stopping }
         }
         Err(error) => {
             let error = format!("{error:#}");
             tracing::error!(integration = name, error, "cannot be served");
-            harbour.health.show_trouble(name, Standing::Disconnected, &error);
+            context.health.show_trouble(name, ConnectionState::Disconnected, &error);
             // Its document may change, and so may the machine's certificates.
             tokio::select! {
-                () = harbour.shutdown.wait() => {}
+                () = context.shutdown.wait() => {}
                 _ = orders.changed() => {}
                 () = tokio::time::sleep(CANNOT_SERVE_PAUSE) => {}
             }
@@ -210,7 +210,7 @@ async fn serve(
     };
     let ending = async {
         tokio::select! {
-            () = harbour.shutdown.wait() => {}
+            () = context.shutdown.wait() => {}
             _ = orders.changed() => {}
         }
         stop.stop();
@@ -234,7 +234,7 @@ mod tests {
         let metrics = Metrics::new(|| 0).unwrap();
         let health = Health::new(metrics);
         let (_trigger, shutdown) = shutdown::channel();
-        health.show("shop", Standing::Consuming);
+        health.show("shop", ConnectionState::Consuming);
         let consumes = |health: &Health, name: &str| {
             health.page().contains(&format!("consent_gate_consuming{{integration=\"{name}\"}} 1\n"))
         };
@@ -242,7 +242,7 @@ mod tests {
         let serve = || {
             let (health, seen, before) = (health.clone(), Arc::clone(&seen), consumes(&health, "acme"));
             let serve = async move {
-                health.show("acme", Standing::Consuming);
+                health.show("acme", ConnectionState::Consuming);
                 tokio::task::yield_now().await;
                 let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 seen.push(before);

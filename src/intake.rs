@@ -2,9 +2,9 @@
 //! while the gate is shut nothing but probes.
 
 use crate::broker::Error;
-use crate::broker::inbox::{Feed, Inbox, Incoming};
-use crate::broker::outbox::Outbox;
-use crate::broker::standing::Standing;
+use crate::broker::consumers::{Consumers, Incoming, QueueKind};
+use crate::broker::redelivery::Redelivery;
+use crate::broker::settler::Settler;
 use crate::gate::{Pass, State};
 use crate::worker::Worker;
 use std::pin::pin;
@@ -18,8 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// One integration's intake over one pair of connections.
 pub struct Intake<'i> {
     pub worker: &'i Arc<Worker>,
-    pub inbox: &'i mut Inbox,
-    pub outbox: &'i Arc<Outbox>,
+    pub consumers: &'i mut Consumers,
+    pub settler: &'i Arc<Settler>,
     /// Connections were lost one after the other: the next message may be what ends this one, so
     /// whatever is in hand has to be safe before it is taken.
     pub is_careful: bool,
@@ -36,7 +36,7 @@ enum Head {
 }
 
 impl Intake<'_> {
-    /// Takes deliveries until the inbox ends, and says why it did. What was begun goes on by
+    /// Takes deliveries until the consumers end, and says why it did. What was begun goes on by
     /// itself.
     pub async fn run(mut self) -> Error {
         let mut probes = 0;
@@ -47,7 +47,7 @@ impl Intake<'_> {
                     self.worker.gate().changed(until).await;
                     Ok(())
                 }
-                State::Closed | State::Paused { .. } => self.flow().await,
+                State::Closed | State::Paused { .. } => self.consume_until_shut().await,
             };
             if let Err(error) = taken {
                 return error;
@@ -56,23 +56,23 @@ impl Intake<'_> {
     }
 
     /// Lets everything flow until the gate shuts.
-    async fn flow(&mut self) -> Result<(), Error> {
+    async fn consume_until_shut(&mut self) -> Result<(), Error> {
         if self.is_careful {
             self.returned_ones().await?;
         }
-        self.inbox.start().await?;
+        self.consumers.start().await?;
         let worker = Arc::clone(self.worker);
         let mut shut = pin!(worker.gate().shut());
         loop {
-            self.inbox.adapt().await?;
+            self.consumers.adapt().await?;
             let next = tokio::select! {
                 biased;
                 () = &mut shut => break,
-                next = self.inbox.next() => next?,
+                next = self.consumers.next() => next?,
             };
             self.begin(next).await;
         }
-        for incoming in self.inbox.stop().await? {
+        for incoming in self.consumers.stop().await? {
             self.begin(incoming).await;
         }
         Ok(())
@@ -80,18 +80,18 @@ impl Intake<'_> {
 
     /// Begins to handle a delivery. A suspect waits aside for its turn while everything else flows.
     async fn begin(&mut self, incoming: Incoming) {
-        if incoming.standing == Standing::Suspect {
-            self.inbox.set_aside(incoming.feed);
-            tokio::spawn(Arc::clone(self.worker).suspect(incoming, Arc::clone(self.outbox), Pass::Usual));
+        if incoming.redelivery == Redelivery::Suspect {
+            self.consumers.set_aside(incoming.queue_kind);
+            tokio::spawn(Arc::clone(self.worker).suspect(incoming, Arc::clone(self.settler), Pass::Usual));
         } else {
-            self.worker.begin(incoming, self.outbox, Pass::Usual).await;
+            self.worker.begin(incoming, self.settler, Pass::Usual).await;
         }
     }
 
     /// Takes what came back one by one: each is settled before the next is in hand.
     async fn returned_ones(&mut self) -> Result<(), Error> {
-        for feed in self.inbox.feeds() {
-            while self.take(feed, Pass::Usual).await? == Head::Returned {
+        for queue_kind in self.consumers.queue_kinds() {
+            while self.take(queue_kind, Pass::Usual).await? == Head::Returned {
                 self.retries_first().await?;
             }
         }
@@ -100,8 +100,8 @@ impl Intake<'_> {
 
     /// Between two that are taken alone, retries whose time has come: five minutes stay five.
     async fn retries_first(&mut self) -> Result<(), Error> {
-        for _ in 0..self.inbox.depth(Feed::Retry).await? {
-            if self.take(Feed::Retry, Pass::Usual).await? == Head::Nothing {
+        for _ in 0..self.consumers.depth(QueueKind::Retry).await? {
+            if self.take(QueueKind::Retry, Pass::Usual).await? == Head::Nothing {
                 break;
             }
         }
@@ -109,16 +109,16 @@ impl Intake<'_> {
     }
 
     /// Takes the head of a queue, and returns once it is settled and the broker was told.
-    async fn take(&mut self, feed: Feed, pass: Pass) -> Result<Head, Error> {
-        let Some(incoming) = self.inbox.look(feed).await? else { return Ok(Head::Nothing) };
+    async fn take(&mut self, queue_kind: QueueKind, pass: Pass) -> Result<Head, Error> {
+        let Some(incoming) = self.consumers.look(queue_kind).await? else { return Ok(Head::Nothing) };
         let head = if incoming.due.delivery.redelivered { Head::Returned } else { Head::Fresh };
-        if incoming.standing == Standing::Suspect {
-            Arc::clone(self.worker).suspect(incoming, Arc::clone(self.outbox), pass).await;
-        } else if let Some(handling) = self.worker.begin(incoming, self.outbox, pass).await {
+        if incoming.redelivery == Redelivery::Suspect {
+            Arc::clone(self.worker).suspect(incoming, Arc::clone(self.settler), pass).await;
+        } else if let Some(handling) = self.worker.begin(incoming, self.settler, pass).await {
             // A panic is caught within.
             let _ = handling.await;
         }
-        self.inbox.flush().await?;
+        self.consumers.flush().await?;
         Ok(head)
     }
 
@@ -130,10 +130,10 @@ impl Intake<'_> {
             return Ok(());
         }
         self.worker.facts().probing();
-        let feeds = self.inbox.feeds();
-        for _ in &feeds {
+        let queue_kinds = self.consumers.queue_kinds();
+        for _ in &queue_kinds {
             *probes += 1;
-            if self.take(feeds[*probes % feeds.len()], Pass::Probe).await? != Head::Nothing {
+            if self.take(queue_kinds[*probes % queue_kinds.len()], Pass::Probe).await? != Head::Nothing {
                 return Ok(());
             }
         }

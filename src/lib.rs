@@ -3,7 +3,7 @@
 //! The modules in reading order: [`intake`] takes an event, [`worker`] leads it, it is read by
 //! [`event`] and [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is
 //! merged into its person's [`record`], is sent by [`gate`], judged by [`verdict`] and settled by
-//! [`broker::outbox`].
+//! [`broker::settler`].
 
 pub mod intake;
 pub mod quarantine;

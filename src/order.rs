@@ -21,7 +21,7 @@ pub struct Order(Arc<Lines>);
 
 /// A place in a person's line; giving it up, by dropping it, lets the next one go on.
 #[derive(Debug)]
-pub struct Place {
+pub struct Ticket {
     lines: Arc<Lines>,
     person: Arc<str>,
     waiting: Option<oneshot::Receiver<()>>,
@@ -30,7 +30,7 @@ pub struct Place {
 impl Order {
     /// Takes the last place in a person's line, if there is one.
     #[must_use]
-    pub fn join(&self, identifier: &str) -> Option<Place> {
+    pub fn join(&self, identifier: &str) -> Option<Ticket> {
         let person: Arc<str> = person(identifier).into();
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = match lines.get_mut(&person) {
@@ -45,7 +45,7 @@ impl Order {
                 None
             }
         };
-        Some(Place { lines: Arc::clone(&self.0), person, waiting })
+        Some(Ticket { lines: Arc::clone(&self.0), person, waiting })
     }
 
     /// How many persons have an event under way.
@@ -55,7 +55,7 @@ impl Order {
     }
 }
 
-impl Place {
+impl Ticket {
     /// Waits until everyone ahead is done.
     pub async fn turn(&mut self) {
         if let Some(turn) = &mut self.waiting {
@@ -66,7 +66,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(turn) = &mut self.waiting {
             turn.close();
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_line_has_an_end() {
         let order = Order::default();
-        let line: Vec<Option<Place>> = (0..10).map(|_| order.join("a")).collect();
+        let line: Vec<Option<Ticket>> = (0..10).map(|_| order.join("a")).collect();
         assert_eq!(line.iter().flatten().count(), LONGEST_LINE);
         assert!(order.join("b").is_some());
         drop(line);

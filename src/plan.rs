@@ -6,7 +6,7 @@ use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::Property;
 use crate::record::{Offer, Said, Values};
-use crate::verdict::{self, Course, Skip};
+use crate::verdict::{self, Processed, Skip};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -23,14 +23,23 @@ pub enum Plan {
 }
 
 impl Plan {
+    /// The same as a part of the trace that its publisher began.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<&str>) -> Plan {
+        if let Plan::Send(send) = &mut self {
+            send.trace = trace.map(str::to_owned);
+        }
+        self
+    }
+
     /// The request with the event's own values, for who keeps no records.
     ///
     /// # Errors
     /// Why nothing is to be sent.
-    pub fn own_request(self, integration: &Integration) -> Result<GateRequest, Course> {
+    pub fn own_request(self, integration: &Integration) -> Result<GateRequest, Processed> {
         match self {
             Plan::Send(send) => Ok(send.own_request(integration)),
-            Plan::Erase { .. } => Err(Course::NotWanted(Skip::UserDeleted)),
+            Plan::Erase { .. } => Err(Processed::NotWanted(Skip::UserDeleted)),
         }
     }
 }
@@ -46,12 +55,6 @@ pub struct Send {
 }
 
 impl Send {
-    /// The same as a part of the trace that its publisher began.
-    #[must_use]
-    pub fn traced(self, trace: Option<String>) -> Send {
-        Send { trace, ..self }
-    }
-
     /// The request with the event's own values.
     #[must_use]
     pub fn own_request(&self, integration: &Integration) -> GateRequest {
@@ -81,7 +84,7 @@ impl Send {
 
 /// What may be told of an event: nothing in it is personal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Brief {
+pub struct EventSummary {
     /// The type, `other` for undocumented ones; `None` when it could not be decoded.
     pub kind: Option<&'static str>,
     /// The event's id where it is a UUID; anything else could be somebody's address.
@@ -94,29 +97,33 @@ pub struct Brief {
 ///
 /// # Errors
 /// Why nothing is to be sent.
-pub fn plan<'b>(body: impl Into<Body<'b>>, integration: &Integration, now: Timestamp) -> (Brief, Result<Plan, Course>) {
+pub fn plan<'b>(
+    body: impl Into<Body<'b>>,
+    integration: &Integration,
+    now: Timestamp,
+) -> (EventSummary, Result<Plan, Processed>) {
     let body = body.into();
     if body.bytes.len() > MAX_BODY {
         let defect = Defect::expected("body", "at most 1 MiB", "more");
-        return (Brief::default(), Err(Course::TooLarge(defect)));
+        return (EventSummary::default(), Err(Processed::TooLarge(defect)));
     }
     match event::decode(body, integration.mappings.unread()) {
-        Err(Unreadable::Defective(defect)) => (Brief::default(), Err(Course::Defective(defect))),
-        Err(Unreadable::TooLarge(defect)) => (Brief::default(), Err(Course::TooLarge(defect))),
-        Ok(event) => (Brief::of(&event), plan_event(&event, integration, now)),
+        Err(Unreadable::Defective(defect)) => (EventSummary::default(), Err(Processed::Defective(defect))),
+        Err(Unreadable::TooLarge(defect)) => (EventSummary::default(), Err(Processed::TooLarge(defect))),
+        Ok(event) => (EventSummary::of(&event), plan_event(&event, integration, now)),
     }
 }
 
-fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Result<Plan, Course> {
+fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Result<Plan, Processed> {
     if let Some(erasure) = erasure(event, integration, now) {
         return erasure;
     }
-    if let Some(skip) = verdict::not_wanted(event, &integration.filter).map_err(Course::Defective)? {
-        return Err(Course::NotWanted(skip));
+    if let Some(skip) = verdict::not_wanted(event, &integration.filter).map_err(Processed::Defective)? {
+        return Err(Processed::NotWanted(skip));
     }
     let identifier = integration.mappings.identifier(event);
     if let Ok(None) = identifier {
-        return Err(Course::NotWanted(Skip::NoIdentifier));
+        return Err(Processed::NotWanted(Skip::NoIdentifier));
     }
     let properties = integration.mappings.properties(event, false);
     let (identifier, properties) = match (identifier, properties, event.check()) {
@@ -124,14 +131,14 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
         (identifier, properties, checked) => {
             let defects = [checked.err(), identifier.err(), properties.err()];
             let defect = defects.into_iter().flatten().reduce(Defect::and);
-            return Err(Course::Defective(
+            return Err(Processed::Defective(
                 defect.unwrap_or_else(|| Defect::expected("body", "a consent event", "something else")),
             ));
         }
     };
     let [at, withdrawn_at] = [event.granted_at(), event.changed_at()].map(|at| at.ok().flatten());
     if verdict::is_future_dated(at.max(withdrawn_at), now) {
-        return Err(Course::FutureDated);
+        return Err(Processed::FutureDated);
     }
     let (mut choices, mut own) = (Vec::new(), Vec::new());
     for Property { id, slot, text, choice, .. } in properties {
@@ -145,22 +152,22 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
 
 /// Who was deleted at Didomi is to be forgotten here, whatever types and regulations the integration
 /// takes; `None` for what is no erasure. One that cannot be carried out must not disappear.
-fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<Result<Plan, Course>> {
+fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<Result<Plan, Processed>> {
     if event.kind() != Kind::UserDeleted {
         return None;
     }
     Some(match (event.organization_id(), integration.mappings.identifier(event), event.changed_at()) {
         (Ok(own), ..) if integration.filter.organization_id.as_deref().is_some_and(|wanted| own != Some(wanted)) => {
-            Err(Course::NotWanted(Skip::OtherOrganization))
+            Err(Processed::NotWanted(Skip::OtherOrganization))
         }
-        (_, _, Ok(at)) if verdict::is_future_dated(at, now) => Err(Course::FutureDated),
+        (_, _, Ok(at)) if verdict::is_future_dated(at, now) => Err(Processed::FutureDated),
         (Ok(_), Ok(Some(identifier)), Ok(at)) => Ok(Plan::Erase { identifier, at }),
         (organization, identifier, at) => {
             let unnamed = matches!(identifier, Ok(None))
                 .then(|| Defect::expected(integration.mappings.identifier_path(), "the person to erase", "nothing"));
             let defects = [organization.err(), identifier.err(), at.err(), unnamed];
             let defect = defects.into_iter().flatten().reduce(Defect::and);
-            Err(Course::Defective(
+            Err(Processed::Defective(
                 defect.unwrap_or_else(|| Defect::expected("body", "a consent event", "something else")),
             ))
         }
@@ -180,13 +187,13 @@ pub fn possible(at: Timestamp, now: Timestamp) -> Option<Timestamp> {
     (EARLIEST_PUBLISHED..=now).contains(&at).then_some(at)
 }
 
-impl Brief {
+impl EventSummary {
     /// What may be told of an event.
     #[must_use]
-    pub fn of(event: &Event) -> Brief {
+    pub fn of(event: &Event) -> EventSummary {
         // Of a user's message the id is the person's.
         let id = event.id().ok().flatten().filter(|id| !event.kind().is_user() && is_uuid(id));
-        Brief {
+        EventSummary {
             kind: Some(event.kind().name()),
             id: id.map(str::to_owned),
             changed_at: event.changed_at().ok().flatten(),

@@ -1,7 +1,7 @@
 //! Messages that may kill the process.
 //!
 //! The broker counts each return of a message, and a lost connection returns all that were in hand: so
-//! its count makes a message no more than a suspect ([`crate::broker::standing`]). What convicts it is a
+//! its count makes a message no more than a suspect ([`crate::broker::redelivery`]). What convicts it is a
 //! note. A suspect is noted durably before it is handled, and the note goes once it was. Who is still
 //! noted when its process is gone was being handled at its death.
 //!

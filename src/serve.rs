@@ -2,11 +2,11 @@
 
 use crate::admin::{self, Health};
 use crate::config::{self, Config, Environment, Problem, Settings};
-use crate::fleet::{Changes, Fleet, Harbour};
+use crate::fleet::{Changes, Context, Fleet};
 use crate::gate::tls;
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
-use crate::record::{Records, desk};
+use crate::record::{Records, control_socket};
 use crate::shutdown;
 use crate::systemd;
 use crate::task;
@@ -50,8 +50,8 @@ pub async fn run(
     let (exporter, tracer) = exporter.unzip();
     let tracer = tracer.unwrap_or_default();
     serve_beside(listener, &health, &records);
-    let harbour = Harbour { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
-    let mut fleet = Fleet::new(harbour);
+    let context = Context { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
+    let mut fleet = Fleet::new(context);
     fleet.serve(&settings, integrations);
     let (file, environment) = (file.map(Path::to_owned), environment.clone());
     let mut reload = Reload {
@@ -98,7 +98,7 @@ pub async fn run(
 /// Starts what serves the whole process, each by itself: one that ends by a fault is started anew.
 fn serve_beside(listener: TcpListener, health: &Health, records: &Arc<Records>) {
     let records = Arc::clone(records);
-    tokio::spawn(task::kept("control socket", async move || desk::serve(&records).await));
+    tokio::spawn(task::kept("control socket", async move || control_socket::serve(&records).await));
     let watched = health.clone();
     tokio::spawn(task::kept("watchdog", async move || systemd::keep_watchdog(&watched).await));
     let health = health.clone();

@@ -4,12 +4,12 @@
 //! (a message that kills the client's connection, a queue that is refused) is nobody else's
 //! trouble.
 
-use crate::admin::{Health, Standing};
-use crate::broker::claim::Look;
-use crate::broker::inbox::Inbox;
+use crate::admin::{ConnectionState, Health};
+use crate::broker::claim::ClaimGuard;
+use crate::broker::consumers::Consumers;
 use crate::broker::link::{self, Link};
-use crate::broker::outbox::Outbox;
-use crate::broker::standing::Standing::Recount;
+use crate::broker::redelivery::Redelivery::Recount;
+use crate::broker::settler::Settler;
 use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::vanished::Watch;
 use crate::broker::{self, Error};
@@ -55,18 +55,18 @@ enum Trouble {
 /// Why consuming ended, and how that leaves the integration.
 struct Lost {
     why: String,
-    standing: Standing,
+    standing: ConnectionState,
 }
 
 impl Lost {
     fn records(why: String) -> Lost {
-        Lost { why, standing: Standing::WithoutRecords }
+        Lost { why, standing: ConnectionState::WithoutRecords }
     }
 }
 
 impl From<String> for Lost {
     fn from(why: String) -> Lost {
-        Lost { why, standing: Standing::Disconnected }
+        Lost { why, standing: ConnectionState::Disconnected }
     }
 }
 
@@ -112,18 +112,18 @@ impl Supervisor {
             };
             is_silent = matches!(&connected, Err(Trouble::Broker(error)) if error.is_silence());
             let pause = match connected {
-                Ok((link, inbox)) => {
+                Ok((link, consumers)) => {
                     was_bound = true;
                     told = None;
                     after_failure = self::after_failure();
                     let since = Instant::now();
                     let Some(Lost { why, standing }) =
-                        Box::pin(self.consume(link, inbox, losses >= LOSSES, &mut watch)).await
+                        Box::pin(self.consume(link, consumers, losses >= LOSSES, &mut watch)).await
                     else {
                         return;
                     };
                     match standing {
-                        Standing::WithoutRecords => tracing::warn!(integration, why, "stopped consuming"),
+                        ConnectionState::WithoutRecords => tracing::warn!(integration, why, "stopped consuming"),
                         _ => tracing::warn!(integration, why, "lost the broker; connecting again"),
                     }
                     losses += 1;
@@ -137,14 +137,16 @@ impl Supervisor {
                 Err(Trouble::Records(error)) => {
                     let why = error.to_string();
                     self.tell_of_records(&error, told.as_ref() == Some(&why));
-                    let standing = if error.is_held() { Standing::StandingBy } else { Standing::WithoutRecords };
+                    let standing =
+                        if error.is_held() { ConnectionState::StandingBy } else { ConnectionState::WithoutRecords };
                     self.health.show_trouble(integration, standing, &why);
                     told = Some(why);
                     after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
                 }
                 Err(Trouble::Broker(error)) => {
                     tracing::error!(integration, %error, "cannot use the broker; trying again");
-                    let standing = if error.is_refusal() { Standing::Refused } else { Standing::Disconnected };
+                    let standing =
+                        if error.is_refusal() { ConnectionState::Refused } else { ConnectionState::Disconnected };
                     self.health.show_trouble(integration, standing, &error.to_string());
                     after_failure.next()
                 }
@@ -160,7 +162,7 @@ impl Supervisor {
         self.worker.integration().name.as_str()
     }
 
-    fn show(&self, standing: Standing) {
+    fn show(&self, standing: ConnectionState) {
         if self.health.show(self.name(), standing) {
             tracing::info!(broker = self.settings.broker.shown(), "ready: consuming");
             notify(sd_notify::NotifyState::Ready);
@@ -168,7 +170,7 @@ impl Supervisor {
     }
 
     /// Declares everything and connects.
-    async fn connect(&self, was_silent: bool, was_bound: bool) -> Result<(Link, Inbox), Trouble> {
+    async fn connect(&self, was_silent: bool, was_bound: bool) -> Result<(Link, Consumers), Trouble> {
         let Settings { broker, source, .. } = &*self.settings;
         if was_silent {
             link::knock(broker).await?;
@@ -182,8 +184,8 @@ impl Supervisor {
         self.claim(connection).await?;
         let link = Link::open(broker).await?;
         let (unsettled, prefetch) = (self.worker.unsettled(), self.worker.prefetch());
-        let inbox = Inbox::open(&link.consuming, source, &integration.name, unsettled, prefetch).await?;
-        Ok((link, inbox))
+        let consumers = Consumers::open(&link.consuming, source, &integration.name, unsettled, prefetch).await?;
+        Ok((link, consumers))
     }
 
     /// Makes sure that the records are those to which this integration's earlier events went, and lets the
@@ -233,17 +235,17 @@ impl Supervisor {
     }
 
     /// Consumes. Gives why the connection was lost, or `None` after a drain.
-    async fn consume(&self, link: Link, mut inbox: Inbox, is_careful: bool, watch: &mut Watch) -> Option<Lost> {
+    async fn consume(&self, link: Link, mut consumers: Consumers, is_careful: bool, watch: &mut Watch) -> Option<Lost> {
         let worker = &self.worker;
-        // Dropped at the end of this function: with its connections, the outbox is over.
+        // Dropped at the end of this function: the settler ends with its connections.
         let (_trigger, over) = shutdown::channel();
         let missing = Arc::new(Notify::new());
         let publishing = Arc::clone(&link.publishing);
-        let outbox =
-            Arc::new(Outbox::new(publishing, &worker.integration().name, over, Arc::clone(&missing), watch.put()));
+        let settler =
+            Arc::new(Settler::new(publishing, &worker.integration().name, over, Arc::clone(&missing), watch.put()));
         tracing::info!(integration = self.name(), "consuming");
-        self.show(Standing::Consuming);
-        let intake = Intake { worker, inbox: &mut inbox, outbox: &outbox, is_careful };
+        self.show(ConnectionState::Consuming);
+        let intake = Intake { worker, consumers: &mut consumers, settler: &settler, is_careful };
         let lost = tokio::select! {
             biased;
             () = self.shutdown.wait() => None,
@@ -265,16 +267,16 @@ impl Supervisor {
             () = Box::pin(self.keep_bound()) => None,
         };
         if lost.is_none() {
-            self.health.show_trouble(self.name(), Standing::Draining, "finishing what is in hand");
+            self.health.show_trouble(self.name(), ConnectionState::Draining, "finishing what is in hand");
             // What was not looked at yet goes back to its queue with the connection.
-            for incoming in inbox.stop().await.unwrap_or_default() {
+            for incoming in consumers.stop().await.unwrap_or_default() {
                 // Else many reloads in a row bring it to the broker's own limit.
-                if incoming.standing == Recount {
-                    worker.begin(incoming, &outbox, Pass::Usual).await;
+                if incoming.redelivery == Recount {
+                    worker.begin(incoming, &settler, Pass::Usual).await;
                 }
             }
             worker.at_rest().await;
-            let _ = inbox.acked().await;
+            let _ = consumers.acked().await;
         }
         link.close().await;
         lost
@@ -299,7 +301,7 @@ impl Supervisor {
                 return error;
             }
             self.worker.facts().listened(consuming, Timestamp::now());
-            self.show(Standing::Consuming);
+            self.show(ConnectionState::Consuming);
             tokio::time::sleep(DEPTH_EVERY).await;
         }
     }
@@ -336,20 +338,20 @@ impl Supervisor {
 
 async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connection) -> Result<(), Trouble> {
     let (records, name) = (worker.records(), &worker.integration().name);
-    let look = match Look::take(&settings.broker, connection, name).await {
+    let look = match ClaimGuard::take(&settings.broker, connection, name).await {
         Err(error) if error.code() == Some(405) => return Err(Trouble::Records(record::Failed::looked_at(name))),
         look => look?,
     };
     let known = look.known();
     // Nobody but a worker with a copy of these consumes, where they are for one worker.
     let is_elsewhere = worker.is_first_claim() && look.consumers().await? > 0;
-    let vouched = if is_elsewhere {
+    let verified = if is_elsewhere {
         let compared = records.compare(name, known.as_ref()).await;
         compared.and(Err(record::Failed::elsewhere(name, records.place())))
     } else {
-        worker.vouch(known.as_ref()).await
+        worker.verify(known.as_ref()).await
     };
-    match vouched {
+    match verified {
         Ok(Some(claim)) => {
             if known.is_none() && records.was_claimed(name).await.map_err(Trouble::Records)? {
                 worker.facts().records_unknown();

@@ -5,8 +5,8 @@
 //! `docs/behaviour.md`.
 
 use crate::broker::headers::{Attempt, History};
-use crate::broker::outbox::Settlement;
 use crate::broker::report;
+use crate::broker::settler::Settlement;
 use crate::event::{Defect, Event, Kind, Status};
 use crate::gate::redact::MAX_CHARS;
 use crate::gate::{Answer, Outcome};
@@ -138,7 +138,7 @@ impl Death {
 
 /// How far one delivery got: what steps 2 to 5 found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Course {
+pub enum Processed {
     /// Not for this gate.
     NotWanted(Skip),
     /// Cannot be understood.
@@ -168,15 +168,15 @@ pub enum Course {
     Outage(Answer),
 }
 
-impl Course {
+impl Processed {
     /// How far an event came with an answer: while the gate `is_down` its failures are no event's
-    /// fault, and a refusal of a request that `is_lent` is not of this event alone.
+    /// fault, and a refusal of a request that `carries_others` is not of this event alone.
     #[must_use]
-    pub fn of(answer: Answer, is_down: bool, is_lent: bool) -> Course {
+    pub fn of(answer: Answer, is_down: bool, carries_others: bool) -> Processed {
         match answer.outcome {
-            outcome if is_down && outcome.blames_endpoint() => Course::Outage(answer),
-            Outcome::Refused if is_lent => Course::RefusedForAnother(answer),
-            _ => Course::Answered(answer),
+            outcome if is_down && outcome.blames_endpoint() => Processed::Outage(answer),
+            Outcome::Refused if carries_others => Processed::RefusedForAnother(answer),
+            _ => Processed::Answered(answer),
         }
     }
 
@@ -184,7 +184,9 @@ impl Course {
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {
         match self {
-            Course::Answered(answer) | Course::RefusedForAnother(answer) | Course::Outage(answer) => Some(answer),
+            Processed::Answered(answer) | Processed::RefusedForAnother(answer) | Processed::Outage(answer) => {
+                Some(answer)
+            }
             _ => None,
         }
     }
@@ -193,7 +195,7 @@ impl Course {
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self {
-            Course::Defective(defect) | Course::TooLarge(defect) => {
+            Processed::Defective(defect) | Processed::TooLarge(defect) => {
                 Some(defect.to_string().chars().take(MAX_CHARS).collect())
             }
             _ => self.answer().and_then(Answer::told),
@@ -264,20 +266,20 @@ impl Verdict {
 
 /// Decides what becomes of an event that came this far.
 #[must_use]
-pub fn decide(course: &Course, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
-    match course {
-        Course::NotWanted(skip) => Verdict::Skipped(*skip),
-        Course::Defective(_) => Verdict::DeadLetter(Death::Undecodable),
-        Course::TooLarge(_) => Verdict::DeadLetter(Death::TooLarge),
-        Course::Panicked => Verdict::DeadLetter(Death::Panicked),
-        Course::FutureDated => Verdict::DeadLetter(Death::FutureDated),
-        Course::OlderThanRetention => Verdict::DeadLetter(Death::OlderThanRetention),
-        Course::Crashed => Verdict::DeadLetter(Death::Crashed),
-        Course::Repaired => Verdict::Delivered,
-        Course::RefusedForAnother(answer) => again(answer, Death::Refused, history, schedule, now),
-        Course::TooEarly(at) => Verdict::Hold(schedule.leg(at.duration_since(now).try_into().unwrap_or_default())),
-        Course::Held | Course::Outage(_) => Verdict::Hold(schedule.shortest()),
-        Course::Answered(answer) => match answer.outcome {
+pub fn decide(processed: &Processed, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
+    match processed {
+        Processed::NotWanted(skip) => Verdict::Skipped(*skip),
+        Processed::Defective(_) => Verdict::DeadLetter(Death::Undecodable),
+        Processed::TooLarge(_) => Verdict::DeadLetter(Death::TooLarge),
+        Processed::Panicked => Verdict::DeadLetter(Death::Panicked),
+        Processed::FutureDated => Verdict::DeadLetter(Death::FutureDated),
+        Processed::OlderThanRetention => Verdict::DeadLetter(Death::OlderThanRetention),
+        Processed::Crashed => Verdict::DeadLetter(Death::Crashed),
+        Processed::Repaired => Verdict::Delivered,
+        Processed::RefusedForAnother(answer) => again(answer, Death::Refused, history, schedule, now),
+        Processed::TooEarly(at) => Verdict::Hold(schedule.leg(at.duration_since(now).try_into().unwrap_or_default())),
+        Processed::Held | Processed::Outage(_) => Verdict::Hold(schedule.shortest()),
+        Processed::Answered(answer) => match answer.outcome {
             Outcome::Accepted => Verdict::Delivered,
             Outcome::Refused => Verdict::DeadLetter(Death::Refused),
             Outcome::Unavailable | Outcome::Throttled => {
@@ -312,15 +314,15 @@ fn again(answer: &Answer, death: Death, history: &History, schedule: &Schedule, 
 #[must_use]
 pub fn settlement(
     verdict: &Verdict,
-    course: &Course,
+    processed: &Processed,
     attempt: Option<Attempt>,
     history: History,
     schedule: &Schedule,
     repair_at: Option<Timestamp>,
 ) -> Settlement {
     let told = |history: History| match attempt {
-        Some(attempt) => history.with(attempt, course.error(), course.said()),
-        None => History { last_error: course.error().or(history.last_error.clone()), ..history },
+        Some(attempt) => history.with(attempt, processed.error(), processed.said()),
+        None => History { last_error: processed.error().or(history.last_error.clone()), ..history },
     };
     match (verdict, repair_at) {
         (Verdict::Delivered, Some(at)) => {

@@ -4,30 +4,29 @@
 //! that is delivered again by the broker. One event costs one event: a panic while handling it
 //! makes it a dead letter, and everybody else goes on.
 
+use crate::broker::consumers::{Incoming, QueueKind};
 use crate::broker::headers::{self, Attempt, History, traceparent};
-use crate::broker::inbox::{Feed, Incoming};
-use crate::broker::outbox::{Outbox, Settlement};
+use crate::broker::redelivery::{Redelivery, Unsettled};
 use crate::broker::report::Report;
-use crate::broker::standing::{Standing, Unsettled};
+use crate::broker::settler::{Settlement, Settler};
 use crate::event::Body;
-use crate::facts::{Facts, Fingerprint, Receipt};
+use crate::facts::{Delivered, Facts, Fingerprint};
 use crate::gate::{Answer, Gate, Lane, Noted, Outcome, Pass, Shut, Slot};
 use crate::integration::Integration;
-use crate::order::{Order, Place};
-use crate::plan::{self, Brief, Plan, plan};
+use crate::order::{Order, Ticket};
+use crate::plan::{self, EventSummary, Plan, plan};
 use crate::quarantine::{Admitted, Care, LONGEST_ALONE, Part, Quarantine, Share};
-use crate::record::{self, Answered, Claim, Known, Records, Suspect, Taken, Turn, Vouched};
+use crate::record::{self, Answered, Claim, Known, Records, Suspect, Taken, Turn, Verified};
 use crate::shutdown::Shutdown;
 use crate::task;
 use crate::traces::Span;
-use crate::verdict::{self, Course, Skip, Verdict};
+use crate::verdict::{self, Processed, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use lapin::message::Delivery;
 use lapin::types::ShortString;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, RwLockReadGuard, Semaphore};
 use tokio::task::JoinHandle;
@@ -64,7 +63,7 @@ pub struct Worker {
     suspects_in_hand: Semaphore,
     unsettled: Arc<Unsettled>,
     records: Arc<Records>,
-    vouched: Mutex<Option<Arc<Vouched>>>,
+    verified: Mutex<Option<Arc<Verified>>>,
     store_failed: Notify,
     faulted: Notify,
     stops: Stops,
@@ -114,7 +113,7 @@ impl Worker {
             suspects_in_hand: Semaphore::new(most_in_hand),
             unsettled,
             records,
-            vouched: Mutex::default(),
+            verified: Mutex::default(),
             store_failed: Notify::new(),
             faulted: Notify::new(),
             stops,
@@ -166,21 +165,21 @@ impl Worker {
     ///
     /// # Errors
     /// They are others, or they failed.
-    pub async fn vouch(&self, known: Option<&Claim>) -> Result<Option<Claim>, record::Failed> {
-        let (vouched, claim) = self.records.vouch(&self.integration, known).await?;
-        *self.vouched.lock().unwrap_or_else(PoisonError::into_inner) = vouched;
+    pub async fn verify(&self, known: Option<&Claim>) -> Result<Option<Claim>, record::Failed> {
+        let (verified, claim) = self.records.verify(&self.integration, known).await?;
+        *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = verified;
         Ok(claim)
     }
 
     /// Whether its records are for one worker, and nothing was merged into them yet.
     #[must_use]
     pub fn is_first_claim(&self) -> bool {
-        matches!(self.records.place(), record::Place::Directory(_)) && self.vouched().is_none()
+        matches!(self.records.place(), record::Backend::Directory(_)) && self.verified().is_none()
     }
 
     /// The records that may be merged into; `None` where none are kept.
-    fn vouched(&self) -> Option<Arc<Vouched>> {
-        self.vouched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn verified(&self) -> Option<Arc<Verified>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known of everybody.
@@ -207,8 +206,8 @@ impl Worker {
     }
 
     /// Waits until one more delivery of a queue may be under way.
-    async fn hand(&self, feed: Feed) -> Option<OwnedSemaphorePermit> {
-        let hand = match lane(feed) {
+    async fn hand(&self, queue_kind: QueueKind) -> Option<OwnedSemaphorePermit> {
+        let hand = match lane(queue_kind) {
             Lane::Retry => &self.retries_in_hand,
             Lane::Fresh => &self.fresh_in_hand,
         };
@@ -221,14 +220,14 @@ impl Worker {
     pub async fn begin(
         self: &Arc<Self>,
         incoming: Incoming,
-        outbox: &Arc<Outbox>,
+        settler: &Arc<Settler>,
         pass: Pass,
     ) -> Option<JoinHandle<()>> {
-        let hand = self.hand(incoming.feed).await;
-        let (worker, outbox) = (Arc::clone(self), Arc::clone(outbox));
+        let hand = self.hand(incoming.queue_kind).await;
+        let (worker, settler) = (Arc::clone(self), Arc::clone(settler));
         let mut handling = Box::pin(async move {
             let name = Some(worker.integration.name.as_str());
-            if task::watched("event", name, worker.handle(incoming, &outbox, Terms { pass, is_alone: false }))
+            if task::watched("event", name, worker.handle(incoming, &settler, Terms { pass, is_alone: false }))
                 .await
                 .is_none()
             {
@@ -244,32 +243,32 @@ impl Worker {
 
     /// Handles a message that may kill the process, as carefully as what is noted of it asks for. It
     /// waits for its turn in hand, until the worker stops or its channel is gone.
-    pub async fn suspect(self: Arc<Self>, mut incoming: Incoming, outbox: Arc<Outbox>, pass: Pass) {
+    pub async fn suspect(self: Arc<Self>, mut incoming: Incoming, settler: Arc<Settler>, pass: Pass) {
         let admitted = tokio::select! {
             biased;
             () = self.stops.stopping.wait() => return,
-            () = outbox.over() => return,
+            () = settler.over() => return,
             admitted = self.admit(&incoming) => admitted,
         };
         let Some((_part, admitted, suspect)) = admitted else { return };
         let _hand = self.suspects_in_hand.acquire().await;
-        if self.stops.stopping.is_stopping() || !outbox.holds(&incoming.due.delivery) {
+        if self.stops.stopping.is_stopping() || !settler.holds(&incoming.due.delivery) {
             return;
         }
         let deaths = suspect.as_ref().map(Suspect::deaths);
         if Care::of(deaths) == Care::Convicted {
-            incoming.standing = Standing::Crashed;
+            incoming.redelivery = Redelivery::Crashed;
         }
         let noted = match suspect {
             Some(suspect) => match self.safe(suspect.note(Timestamp::now()).await) {
-                Some(noted) => Some(noted),
-                None => return,
+                Ok(noted) => Some(noted),
+                Err(_) => return,
             },
             None => None,
         };
         let terms = Terms { pass, is_alone: matches!(admitted, Admitted::Alone(_)) };
         let name = Some(self.integration.name.as_str());
-        let mut handling = Box::pin(task::watched("suspect", name, self.handle(incoming, &outbox, terms)));
+        let mut handling = Box::pin(task::watched("suspect", name, self.handle(incoming, &settler, terms)));
         let handled = match tokio::time::timeout(LONGEST_ALONE, &mut handling).await {
             Ok(handled) => handled,
             Err(_) => {
@@ -282,7 +281,8 @@ impl Worker {
             self.faulted.notify_one();
         }
         if let Some(noted) = noted {
-            self.safe(noted.passed(handled == Some(true), Timestamp::now()).await);
+            // What fails is told, and the note stays.
+            let _ = self.safe(noted.passed(handled == Some(true), Timestamp::now()).await);
         }
     }
 
@@ -292,7 +292,7 @@ impl Worker {
         // Some more than the gate takes at once: it takes more only while somebody waits.
         let part = self.suspects.take(|| self.gate.limit() * 3 / 2).await;
         loop {
-            let suspect = self.safe(self.records.suspect(&self.integration.name, body).await)?;
+            let suspect = self.safe(self.records.suspect(&self.integration.name, body).await).ok()?;
             if suspect.as_ref().is_none_or(|suspect| suspect.known != Known::HeldElsewhere) {
                 let care = Care::of(suspect.as_ref().map(Suspect::deaths));
                 return Some((part, self.quarantine.admit(care).await, suspect));
@@ -307,17 +307,17 @@ impl Worker {
     }
 
     /// Leads a delivery to its end, and says whether it was settled.
-    async fn handle(&self, incoming: Incoming, outbox: &Outbox, terms: Terms) -> bool {
-        if incoming.feed == Feed::Retry {
+    async fn handle(&self, incoming: Incoming, settler: &Settler, terms: Terms) -> bool {
+        if incoming.queue_kind == QueueKind::Retry {
             if !incoming.due.delivery.redelivered {
                 self.facts.returned();
             }
             self.gate.expect_retries(MARGIN);
         }
         let failed = |error: &_| self.facts.settle_failed(error);
-        if incoming.standing == Standing::Recount {
+        if incoming.redelivery == Redelivery::Recount {
             let Incoming { due, history, .. } = incoming;
-            let is_settled = outbox.settle(due, &Settlement::Recount(history), failed).await.is_ok();
+            let is_settled = settler.settle(due, &Settlement::Recount(history), failed).await.is_ok();
             if is_settled {
                 self.facts.came_back();
             }
@@ -325,27 +325,36 @@ impl Worker {
         }
         let received = Timestamp::now();
         self.facts.heard(received);
-        let told = OnceLock::new();
         let published = traceparent(&incoming.due.delivery.properties);
         let span = self.facts.begun(published.as_deref());
         let trace = span.as_ref().map(Span::traceparent).or(published);
-        let passage = guarded(self.deliver(&incoming, outbox, terms, received, &told, trace.as_deref())).await;
-        let (Incoming { due, feed, history, .. }, brief) = (incoming, told.into_inner().unwrap_or_default());
-        let Some(Passage { course, attempt, is_repair_due }) = passage else {
-            self.facts.handled(span, feed, history.attempts, &brief, None);
-            return false;
+        let handling = Handling { incoming: &incoming, settler, terms, received };
+        let (summary, plan) = self.read(&handling, trace.as_deref()).await;
+        let handled = match &plan {
+            Ok(plan) => guarded(self.deliver(&handling, plan)).await,
+            Err(processed) => Err(processed.clone().into()),
         };
-        let verdict = verdict::decide(&course, &history, &self.integration.schedule, Timestamp::now());
+        let Incoming { due, queue_kind, history, .. } = incoming;
+        let Handled { processed, attempt, is_repair_due } = match handled {
+            Ok(handled) => handled,
+            Err(Stop::Processed(processed)) => processed.into(),
+            Err(Stop::Unsettled) => {
+                self.facts.handled(span, queue_kind, history.attempts, &summary, None);
+                return false;
+            }
+        };
+        let verdict = verdict::decide(&processed, &history, &self.integration.schedule, Timestamp::now());
         let is_repair = history.is_repair;
         let attempts = history.attempts.saturating_add(attempt.is_some().into());
         let answer = attempt.as_ref().map(|attempt| (attempt.result, attempt.status));
         let watcher = headers::report_to(&due.delivery.properties).filter(|_| !is_repair).map(str::to_owned);
-        let repair_at = || Timestamp::now().checked_add(record::lateness(&self.integration)).unwrap_or(Timestamp::MAX);
+        let repair_at =
+            || Timestamp::now().checked_add(record::execution_horizon(&self.integration)).unwrap_or(Timestamp::MAX);
         let repair_at = is_repair_due.then(repair_at);
         let settlement =
-            verdict::settlement(&verdict, &course, attempt, history, &self.integration.schedule, repair_at);
-        let settled = outbox.settle(due, &settlement, failed).await;
-        self.facts.handled(span, feed, attempts, &brief, settled.is_ok().then_some(&verdict));
+            verdict::settlement(&verdict, &processed, attempt, history, &self.integration.schedule, repair_at);
+        let settled = settler.settle(due, &settlement, failed).await;
+        self.facts.handled(span, queue_kind, attempts, &summary, settled.is_ok().then_some(&verdict));
         let Ok(body) = settled else { return false };
         if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
             self.gate.expect_retries(delay + MARGIN);
@@ -353,117 +362,104 @@ impl Worker {
         if let Settlement::Park(..) = settlement {
             self.facts.parked();
         }
-        let receipt = Receipt { at: received, lane: lane(feed), body: Fingerprint(&body), trace, brief };
+        let receipt = Delivered { at: received, lane: lane(queue_kind), body: Fingerprint(&body), trace, summary };
         if is_repair {
             self.facts.repaired(&verdict, &receipt);
         } else {
-            self.facts.settled(&verdict, &course, &receipt, Timestamp::now());
+            self.facts.settled(&verdict, &processed, &receipt, Timestamp::now());
         }
         if let Some(queue) = watcher {
-            outbox.report(queue, report(&verdict, receipt.body, attempts, answer));
+            settler.report(queue, report(&verdict, receipt.body, attempts, answer));
         }
         true
     }
 
-    /// Steps 2 to 5: may end in named ways, never settles. `None` when the delivery's channel went
-    /// away while it waited: the broker delivers it again, so sending it now would be in vain.
-    async fn deliver(
-        &self,
-        incoming: &Incoming,
-        outbox: &Outbox,
-        terms: Terms,
-        received: Timestamp,
-        told: &OnceLock<Brief>,
-        trace: Option<&str>,
-    ) -> Option<Passage> {
-        let Incoming { due, feed, standing, history } = incoming;
-        let delivery = &due.delivery;
-        if *standing == Standing::Crashed {
-            return Some(Course::Crashed.into());
+    /// Step 2: what the event says, and what is to be done about it.
+    async fn read(&self, handling: &Handling<'_>, trace: Option<&str>) -> (EventSummary, Result<Plan, Processed>) {
+        let Incoming { due, redelivery, history, .. } = handling.incoming;
+        if *redelivery == Redelivery::Crashed {
+            return (EventSummary::default(), Err(Processed::Crashed));
         }
-        if let Some(at) = verdict::too_early(history, &self.integration.schedule, received) {
-            return Some(Course::TooEarly(at).into());
+        if let Some(at) = verdict::too_early(history, &self.integration.schedule, handling.received) {
+            return (EventSummary::default(), Err(Processed::TooEarly(at)));
         }
-        let beside = self.beside(terms).await;
-        let body = Body { bytes: &delivery.data, encoding: headers::encoding(&delivery.properties) };
-        let (brief, plan) = plan(body, &self.integration, received);
-        drop(beside);
-        let _ = told.set(brief);
-        let plan = match plan {
-            Ok(Plan::Send(plan)) => plan.traced(trace.map(str::to_owned)),
-            Ok(Plan::Erase { identifier, at }) => {
-                return self.erase(delivery, outbox, &identifier, at, received, terms).await;
-            }
-            Err(course) => return Some(course.into()),
-        };
-        let mut place = match self.join(&plan.identifier, terms) {
-            Ok(place) => place,
-            Err(course) => return Some(course.into()),
-        };
+        let _beside = self.beside(handling.terms).await;
+        let encoding = headers::encoding(&due.delivery.properties);
+        let body = Body { bytes: &due.delivery.data, encoding };
+        let read = catch_unwind(AssertUnwindSafe(|| plan(body, &self.integration, handling.received)));
+        let (summary, plan) = read.unwrap_or_else(|_| (EventSummary::default(), Err(Processed::Panicked)));
+        (summary, plan.map(|plan| plan.traced(trace)))
+    }
+
+    /// Steps 3 to 5: may end in named ways, never settles.
+    async fn deliver(&self, handling: &Handling<'_>, plan: &Plan) -> Result<Handled, Stop> {
+        match plan {
+            Plan::Send(plan) => self.trigger(handling, plan).await,
+            Plan::Erase { identifier, at } => self.erase(handling, identifier, *at).await,
+        }
+    }
+
+    /// Waits for the person's line, the record and a slot, then sends.
+    async fn trigger(&self, handling: &Handling<'_>, plan: &plan::Send) -> Result<Handled, Stop> {
+        let Handling { incoming, settler, terms, .. } = *handling;
+        let lane = lane(incoming.queue_kind);
+        // Held to the end: the person's next event waits for it.
+        let mut ticket = self.join(&plan.identifier, terms)?;
         let entering = async {
-            if let Some(place) = &mut place {
-                place.turn().await;
+            if let Some(ticket) = &mut ticket {
+                ticket.turn().await;
             }
             let beside = self.beside(terms).await;
-            let turn = match self.turn(&plan, history).await? {
-                Ok(turn) => turn,
-                Err(course) => return Some(Err(course)),
-            };
+            let turn = self.turn(plan, &incoming.history).await?;
             drop(beside);
-            let entered = self.enter(lane(*feed), terms).await;
-            Some(entered.map(|slot| (turn, slot)).map_err(|Shut| Course::Held))
+            let slot = self.enter(lane, terms).await?;
+            Ok((turn, slot))
         };
-        let (turn, slot) = match self.in_hand(outbox, entering).await? {
-            Ok(entered) => entered,
-            Err(course) => return Some(course.into()),
-        };
-        if !outbox.holds(delivery) {
-            return None;
+        let (turn, slot) = self.in_hand(settler, entering).await?;
+        if !settler.holds(&incoming.due.delivery) {
+            return Err(Stop::Unsettled);
         }
-        self.send(&plan, turn, (lane(*feed), terms), slot).await
+        self.send(plan, turn, (lane, terms), slot).await
     }
 
     /// Joins a person's line, unless nothing else is under way: who is ahead would wait in turn.
-    fn join(&self, identifier: &str, terms: Terms) -> Result<Option<Place>, Course> {
-        if terms.is_alone { Ok(None) } else { self.order.join(identifier).map(Some).ok_or(Course::Held) }
+    fn join(&self, identifier: &str, terms: Terms) -> Result<Option<Ticket>, Stop> {
+        if terms.is_alone {
+            return Ok(None);
+        }
+        self.order.join(identifier).map(Some).ok_or(Stop::Processed(Processed::Held))
     }
 
     /// Waits until a request may leave. Who is alone takes no slot: they may all be held by who waits.
-    async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Slot>, Shut> {
-        if terms.is_alone {
+    async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Slot>, Stop> {
+        let entered = if terms.is_alone {
             self.gate.pass(lane, terms.pass).await.map(|()| None)
         } else {
             self.gate.enter(lane, terms.pass).await.map(Some)
-        }
+        };
+        entered.map_err(|Shut| Processed::Held.into())
     }
 
-    /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then it is
-    /// held. `None` when its channel went away meanwhile.
-    async fn in_hand<T>(
-        &self,
-        outbox: &Outbox,
-        waiting: impl Future<Output = Option<Result<T, Course>>>,
-    ) -> Option<Result<T, Course>> {
+    /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then it is held.
+    async fn in_hand<T>(&self, settler: &Settler, waiting: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+        let held = || Err(Processed::Held.into());
         tokio::select! {
             biased;
             // What need not wait, as without records, need not listen for the others either.
-            waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or(Some(Err(Course::Held))),
-            () = outbox.over() => None,
-            () = self.stops.hurry.wait() => Some(Err(Course::Held)),
+            waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or_else(|_| held()),
+            () = settler.over() => Err(Stop::Unsettled),
+            () = self.stops.hurry.wait() => held(),
         }
     }
 
-    /// Step 4: what the person's record makes of the event. `None` when the records failed.
-    async fn turn(&self, plan: &plan::Send, history: &History) -> Option<Result<Option<Box<Taken>>, Course>> {
-        // Without records an event sends what it says.
-        let Some(vouched) = self.vouched() else { return Some(Ok(None)) };
-        let turn = vouched.begin(&plan.identifier, &plan.offer, history.is_repair, Timestamp::now()).await;
-        let turn = entered(self.safe(turn)?);
-        if let Ok(turn) = &turn {
-            self.facts.stale(turn.outdated);
-            self.facts.unknown(turn.unknown.len());
-        }
-        Some(turn.map(Some))
+    /// Step 4: what the person's record makes of the event. Without records it sends what it says.
+    async fn turn(&self, plan: &plan::Send, history: &History) -> Result<Option<Box<Taken>>, Stop> {
+        let Some(verified) = self.verified() else { return Ok(None) };
+        let turn = verified.begin(&plan.identifier, &plan.offer, history.is_repair, Timestamp::now()).await;
+        let turn = entered(self.safe(turn)?)?;
+        self.facts.stale(turn.outdated);
+        self.facts.unknown(turn.unknown.len());
+        Ok(Some(turn))
     }
 
     /// Step 5: sends the newest, and takes note of the answer. Where another worker's choice became
@@ -474,30 +470,27 @@ impl Worker {
         turn: Option<Box<Taken>>,
         (lane, terms): (Lane, Terms),
         slot: Option<Slot>,
-    ) -> Option<Passage> {
+    ) -> Result<Handled, Stop> {
         let turn = match turn {
-            Some(turn) => match entered(self.safe(turn.looked_again(Timestamp::now()).await)?) {
-                Ok(turn) => Some(turn),
-                Err(course) => return Some(course.into()),
-            },
+            Some(turn) => Some(entered(self.safe(turn.looked_again(Timestamp::now()).await)?)?),
             None => None,
         };
-        let is_lent = turn.as_ref().is_some_and(|turn| turn.is_lent());
-        let (mut sent, mut moved_on) = self.send_once(plan, turn, slot, terms).await?;
+        let carries_others = turn.as_ref().is_some_and(|turn| turn.carries_others());
+        let (mut sent, mut superseded) = self.send_once(plan, turn, slot, terms).await?;
         for _ in 0..RESENDS {
-            let Some(turn) = moved_on.take() else { break };
-            let Ok(slot) = self.enter(lane, terms).await else { return Some(Course::Held.into()) };
+            let Some(turn) = superseded.take() else { break };
+            let slot = self.enter(lane, terms).await?;
             // What an erasure or another worker made needless meanwhile is not sent.
             let Ok(turn) = entered(self.safe(turn.looked_again(Timestamp::now()).await)?) else { break };
             let (again, further) = self.send_once(plan, Some(turn), slot, terms).await?;
             if again.answer.outcome != Outcome::Accepted {
-                return Some(Course::Held.into());
+                return Err(Processed::Held.into());
             }
             sent.is_repair_due |= again.is_repair_due;
-            moved_on = further;
+            superseded = further;
         }
-        if moved_on.is_some() {
-            return Some(Course::Held.into());
+        if superseded.is_some() {
+            return Err(Processed::Held.into());
         }
         let Sent { answer, at, is_down, is_repair_due } = sent;
         let attempt = Attempt {
@@ -506,17 +499,18 @@ impl Worker {
             status: answer.status,
             ms: i64::try_from(answer.duration.as_millis()).unwrap_or(i64::MAX),
         };
-        Some(Passage { course: Course::of(answer, is_down, is_lent), attempt: Some(attempt), is_repair_due })
+        let processed = Processed::of(answer, is_down, carries_others);
+        Ok(Handled { processed, attempt: Some(attempt), is_repair_due })
     }
 
-    /// One request. `None` when the records failed.
+    /// One request; with what became the newest meanwhile.
     async fn send_once(
         &self,
         plan: &plan::Send,
         turn: Option<Box<Taken>>,
         slot: Option<Slot>,
         terms: Terms,
-    ) -> Option<(Sent, Option<Box<Taken>>)> {
+    ) -> Result<(Sent, Option<Box<Taken>>), Stop> {
         // Never held while a slot is waited for: who holds a slot may wait for this.
         let _beside = self.beside(terms).await;
         let at = Timestamp::now();
@@ -538,24 +532,18 @@ impl Worker {
         }
         let answered = match turn {
             Some(turn) => {
-                let sent = record::Sent::of(answer.outcome, turn.is_lent());
+                let sent = record::Sent::of(answer.outcome, turn.carries_others());
                 self.safe(turn.answered(sent, answer.was_resent, Timestamp::now()).await)?
             }
             None => Answered::default(),
         };
         let sent = Sent { answer, at, is_down, is_repair_due: answered.is_repair_due };
-        Some((sent, answered.moved_on))
+        Ok((sent, answered.superseded))
     }
 
-    async fn erase(
-        &self,
-        delivery: &Delivery,
-        outbox: &Outbox,
-        identifier: &str,
-        at: Option<Timestamp>,
-        received: Timestamp,
-        terms: Terms,
-    ) -> Option<Passage> {
+    async fn erase(&self, handling: &Handling<'_>, identifier: &str, at: Option<Timestamp>) -> Result<Handled, Stop> {
+        let Handling { incoming, settler, terms, received } = *handling;
+        let delivery = &incoming.due.delivery;
         // An erasure that names no time counts from its publication, else from its first receipt; one that
         // was replayed, from its first death.
         let properties = &delivery.properties;
@@ -565,34 +553,51 @@ impl Worker {
         let timestamp = properties.timestamp().unwrap_or_default().to_be_bytes();
         let id = properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
         let message = [&timestamp, id.as_bytes(), &delivery.data];
-        let mut place = match self.join(identifier, terms) {
-            Ok(place) => place,
-            Err(course) => return Some(course.into()),
-        };
+        let mut ticket = self.join(identifier, terms)?;
         let turn = async {
-            if let Some(place) = &mut place {
-                place.turn().await;
+            if let Some(ticket) = &mut ticket {
+                ticket.turn().await;
             }
-            Some(Ok(()))
+            Ok(())
         };
-        if let Err(course) = self.in_hand(outbox, turn).await? {
-            return Some(course.into());
-        }
+        self.in_hand(settler, turn).await?;
         let _beside = self.beside(terms).await;
-        if let Some(vouched) = self.vouched() {
-            self.safe(vouched.erase(identifier, at, (message, published), received).await)?;
+        if let Some(verified) = self.verified() {
+            self.safe(verified.erase(identifier, at, (message, published), received).await)?;
         }
-        Some(Course::NotWanted(Skip::UserDeleted).into())
+        Ok(Processed::NotWanted(Skip::UserDeleted).into())
     }
 
     /// Without its record an event stays with the broker, and consuming stops.
-    fn safe<T>(&self, result: Result<T, record::Failed>) -> Option<T> {
-        result
-            .map_err(|failed| {
-                self.facts.store_failed(&failed);
-                self.store_failed.notify_one();
-            })
-            .ok()
+    fn safe<T>(&self, result: Result<T, record::Failed>) -> Result<T, Stop> {
+        result.map_err(|failed| {
+            self.facts.store_failed(&failed);
+            self.store_failed.notify_one();
+            Stop::Unsettled
+        })
+    }
+}
+
+/// A delivery that is being handled.
+struct Handling<'d> {
+    incoming: &'d Incoming,
+    settler: &'d Settler,
+    terms: Terms,
+    received: Timestamp,
+}
+
+/// Why a delivery goes no further.
+enum Stop {
+    /// It is known what comes of it.
+    Processed(Processed),
+    /// Its channel went away while it waited, or the records failed: it is not settled, and the broker
+    /// delivers it again.
+    Unsettled,
+}
+
+impl From<Processed> for Stop {
+    fn from(processed: Processed) -> Stop {
+        Stop::Processed(processed)
     }
 }
 
@@ -606,32 +611,32 @@ struct Sent {
 }
 
 /// How far a delivery came, and the attempt that was made for it.
-struct Passage {
-    course: Course,
+struct Handled {
+    processed: Processed,
     attempt: Option<Attempt>,
     /// An older request may still be executed, and would spoil what was accepted.
     is_repair_due: bool,
 }
 
-impl From<Course> for Passage {
-    fn from(course: Course) -> Passage {
-        Passage { course, attempt: None, is_repair_due: false }
+impl From<Processed> for Handled {
+    fn from(processed: Processed) -> Handled {
+        Handled { processed, attempt: None, is_repair_due: false }
     }
 }
 
 /// An event's turn, or what it comes to without one.
-fn entered(turn: Turn) -> Result<Box<Taken>, Course> {
+fn entered(turn: Turn) -> Result<Box<Taken>, Stop> {
     match turn {
         Turn::Taken(turn) => Ok(turn),
-        Turn::Erased => Err(Course::NotWanted(Skip::Erased)),
-        Turn::TooOld => Err(Course::OlderThanRetention),
-        Turn::Needless => Err(Course::Repaired),
+        Turn::Erased => Err(Processed::NotWanted(Skip::Erased).into()),
+        Turn::TooOld => Err(Processed::OlderThanRetention.into()),
+        Turn::Needless => Err(Processed::Repaired.into()),
     }
 }
 
-/// A panic becomes the course of the one event that caused it.
-async fn guarded(deliver: impl Future<Output = Option<Passage>>) -> Option<Passage> {
-    AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Some(Course::Panicked.into()))
+/// A panic becomes what came of the one event that caused it.
+async fn guarded(deliver: impl Future<Output = Result<Handled, Stop>>) -> Result<Handled, Stop> {
+    AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Err(Processed::Panicked.into()))
 }
 
 /// What to tell of a verdict to who watches a replay.
@@ -642,10 +647,10 @@ fn report(verdict: &Verdict, body: Fingerprint<'_>, attempt: u32, answer: Option
     Report { outcome, code, body: body.to_string(), attempt, result, status: status.flatten() }
 }
 
-fn lane(feed: Feed) -> Lane {
-    match feed {
-        Feed::Retry => Lane::Retry,
-        Feed::Work | Feed::Source => Lane::Fresh,
+fn lane(queue_kind: QueueKind) -> Lane {
+    match queue_kind {
+        QueueKind::Retry => Lane::Retry,
+        QueueKind::Work | QueueKind::Source => Lane::Fresh,
     }
 }
 
@@ -654,8 +659,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_the_course_of_its_own_event() {
-        let passage = guarded(async { panic!("jane@example.com") }).await;
-        assert!(passage.is_some_and(|passage| passage.course == Course::Panicked));
+    async fn a_panic_is_what_came_of_its_own_event() {
+        let handled = guarded(async { panic!("jane@example.com") }).await;
+        assert!(matches!(handled, Err(Stop::Processed(Processed::Panicked))));
     }
 }

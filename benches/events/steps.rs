@@ -5,7 +5,7 @@ use consent_gate::event;
 use consent_gate::gate::signature::Signer;
 use consent_gate::integration::Integration;
 use consent_gate::plan::{self, Plan};
-use consent_gate::record::{self, Around, Ask, Mapped, Record, compact};
+use consent_gate::record::{self, Around, Ask, Mapped, Record, codec};
 use jiff::{SignedDuration, Timestamp};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -45,15 +45,15 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
     let mapped = Mapped::new(integration.mappings.slots().cloned());
     let offer = Arc::clone(&send.offer);
     let merge = move || {
-        let (lateness, retention) = (SignedDuration::from_secs(135), SignedDuration::MAX);
-        let around = Around { now, lateness, retention, swept: None, mapped: &mapped };
+        let (execution_horizon, retention) = (SignedDuration::from_secs(135), SignedDuration::MAX);
+        let around = Around { now, execution_horizon, retention, swept: None, mapped: &mapped };
         let mut record = None;
         record::begin(&mut record, Ask { id: 1, offer: &offer, is_repair: false }, &around);
         record.unwrap_or_default()
     };
     let record = merge();
     let json = serde_json::to_vec(&record)?;
-    let packed = compact::pack(&record).map_err(|damaged| anyhow::anyhow!("{damaged:?}"))?;
+    let packed = codec::pack(&record).map_err(|damaged| anyhow::anyhow!("{damaged:?}"))?;
     let (for_json, for_pack) = (record.clone(), record);
 
     let (signer, second) = (Signer::default(), Cell::new(1_700_000_000));
@@ -67,9 +67,9 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         // Each time another second: within one, a signature is made once.
         step("sign", move || signer.authorization(&for_sign.endpoint, second.replace(second.get() + 1))),
         step("request", move || black_box(&send).own_request(&integration)),
-        step("record: unpack", move || compact::unpack(black_box(&packed))),
+        step("record: unpack", move || codec::unpack(black_box(&packed))),
         step("record: merge", merge),
-        step("record: pack", move || compact::pack(black_box(&for_pack))),
+        step("record: pack", move || codec::pack(black_box(&for_pack))),
         step("record: read JSON", move || serde_json::from_slice::<Record>(black_box(&json))),
         step("record: write JSON", move || serde_json::to_vec(black_box(&for_json))),
     ])

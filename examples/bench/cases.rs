@@ -7,7 +7,7 @@ use crate::queue::Bench;
 use crate::size;
 use crate::table::{Page, Series};
 use anyhow::Context;
-use consent_gate::record::{Place, Settings};
+use consent_gate::record::{Backend, Settings};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -388,7 +388,7 @@ impl Cases {
             let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
             let home = self.integration(&[name])?;
             let directory = home.join("records");
-            let place = Place::Directory(directory.clone());
+            let place = Backend::Directory(directory.clone());
             let begun = Instant::now();
             size::fill(&home, Settings { place, ..Settings::default() }, people)?;
             let us = begun.elapsed().as_secs_f64() * 1e6 / people as f64;

@@ -22,11 +22,11 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
     let integration = config::load_document(&document, &all, &Environment::new()).map_err(told)?;
     let records = Records::new(settings);
     runtime.block_on(async {
-        let (vouched, _) = records.vouch(&integration, None).await?;
-        let Some(vouched) = vouched else { return Ok(()) };
+        let (verified, _) = records.verify(&integration, None).await?;
+        let Some(verified) = verified else { return Ok(()) };
         let slots: Vec<Slot> = integration.mappings.slots().cloned().collect();
         let one = |n: u64| {
-            let (vouched, slots) = (&vouched, &slots);
+            let (verified, slots) = (&verified, &slots);
             async move {
                 let now = Timestamp::now();
                 let choices = slots.iter().cloned().zip([true, false, true].map(Choice::Switch));
@@ -37,7 +37,7 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
                     choices: choices.collect(),
                 });
                 let person = format!("person-{n}@example.com");
-                match vouched.begin(&person, &offer, false, now).await? {
+                match verified.begin(&person, &offer, false, now).await? {
                     Turn::Taken(taken) => taken.answered(Sent::Accepted, false, now).await.map(|_| ()),
                     _ => Ok(()),
                 }

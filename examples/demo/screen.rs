@@ -93,7 +93,7 @@ mod tests {
             Terminal { size: Size { columns, rows }, lines: vec![String::new()], row: 0, column: 0 }
         }
 
-        fn feed(&mut self, text: &str) {
+        fn queue_kind(&mut self, text: &str) {
             let mut rest = text.chars();
             while let Some(c) = rest.next() {
                 match c {
@@ -149,13 +149,13 @@ mod tests {
         for size in SIZES {
             let mut terminal = Terminal::new(size);
             let mut screen = Screen::default();
-            terminal.feed(&screen.say("stream    people change their choices", terminal.size));
+            terminal.queue_kind(&screen.say("stream    people change their choices", terminal.size));
             for count in 0..40 {
-                terminal.feed(&screen.draw(page(count), terminal.size));
+                terminal.queue_kind(&screen.draw(page(count), terminal.size));
                 if count == 20 {
                     let long =
                         "outage    a firewall answers 200 with a page, the gate 503; eleven more people switch it off";
-                    terminal.feed(&screen.say(long, terminal.size));
+                    terminal.queue_kind(&screen.say(long, terminal.size));
                 }
             }
             let shown = terminal.lines.join("\n");
@@ -171,9 +171,9 @@ mod tests {
     fn what_is_said_after_the_page_was_left_is_below_it() {
         let mut terminal = Terminal::new((80, 24));
         let mut screen = Screen::default();
-        terminal.feed(&screen.draw(page(1), terminal.size));
+        terminal.queue_kind(&screen.draw(page(1), terminal.size));
         screen.leave();
-        terminal.feed(&screen.say("result    right", terminal.size));
+        terminal.queue_kind(&screen.say("result    right", terminal.size));
         let shown = terminal.lines.join("\n");
         assert!(shown.starts_with("published 1 messages\n"), "{shown}");
         assert!(shown.trim_end().ends_with("result    right"), "{shown}");

@@ -4,7 +4,7 @@
 //! client can read goes to `.unreadable`, as from the work queue.
 
 use super::link::{self, Link};
-use super::outbox::{self, Publishers};
+use super::settler::{self, Publishers};
 use super::topology::Queues;
 use super::{Error, call};
 use crate::integration::Name;
@@ -53,7 +53,7 @@ async fn consume(link: &Link, queue: &str, take: impl Fn(&[u8])) -> Result<(), E
     let mut consumer = call(&format!("consume queue \"{queue}\""), consumer).await?;
     while let Some(Ok(entry)) = consumer.next().await {
         take(&entry.data);
-        outbox::ack(&channel, entry.delivery_tag, false).await?;
+        settler::ack(&channel, entry.delivery_tag, false).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! broker second: after any crash the right ones are equal or ahead.
 
 use super::topology::{self, Queues};
-use super::{Error, call, link, outbox};
+use super::{Error, call, link, settler};
 use crate::integration::Name;
 use crate::record::Claim;
 use futures_util::StreamExt;
@@ -31,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The only look of the moment. Dropping it lets go.
 #[derive(Debug)]
-pub struct Look {
+pub struct ClaimGuard {
     connection: Connection,
     channel: Channel,
     queue: String,
@@ -39,12 +39,12 @@ pub struct Look {
     found: Vec<Delivery>,
 }
 
-impl Look {
+impl ClaimGuard {
     /// Looks, on a connection that was opened for it, while nobody else does.
     ///
     /// # Errors
     /// The broker refuses or is gone, or somebody else looks without end.
-    pub async fn take(settings: &link::Settings, mut connection: Connection, name: &Name) -> Result<Look, Error> {
+    pub async fn take(settings: &link::Settings, mut connection: Connection, name: &Name) -> Result<ClaimGuard, Error> {
         let Queues { work, store, lock, .. } = Queues::of(name);
         let mut pauses = FixedInterval::from_millis(PAUSE_MS).map(jitter).take(TRIES);
         let channel = loop {
@@ -62,7 +62,7 @@ impl Look {
         };
         call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
         let found = everything_in(&channel, &store).await?;
-        Ok(Look { connection, channel, queue: store, work, found })
+        Ok(ClaimGuard { connection, channel, queue: store, work, found })
     }
 
     /// What is remembered; the furthest, should there be several.
@@ -86,9 +86,9 @@ impl Look {
     /// # Errors
     /// The broker refuses or is gone; what was known is still there.
     pub async fn replace(self, claim: &Claim) -> Result<(), Error> {
-        let Look { connection, channel, queue, found, .. } = self;
+        let ClaimGuard { connection, channel, queue, found, .. } = self;
         let body = serde_json::json!(claim).to_string();
-        let replaced = outbox::replace(&channel, &queue, found, body.as_bytes()).await;
+        let replaced = settler::replace(&channel, &queue, found, body.as_bytes()).await;
         close(&connection).await;
         replaced
     }

@@ -10,8 +10,8 @@
 //! go behind the others when its channel closes, and after one round everything is in its order.
 //! No letter is in hand for longer than its chunk takes.
 
-use super::outbox::Publishers;
 use super::report::PREFIX;
+use super::settler::Publishers;
 use super::topology::Queues;
 use super::{Error, call, link, topology};
 use crate::integration::Name;

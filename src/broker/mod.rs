@@ -5,20 +5,20 @@
 //! `docs/rabbitmq.md` and `docs/lapin.md`. Every call is bounded by a timeout: the client's calls
 //! can wait for ever.
 
+pub mod ack_batcher;
 mod addresses;
 pub mod audit;
 pub mod claim;
+pub mod consumers;
 mod dialled;
 pub mod headers;
-pub mod inbox;
 pub mod letters;
 pub mod link;
-pub mod outbox;
 mod prefetch;
-pub mod receipts;
+pub mod redelivery;
 pub mod report;
+pub mod settler;
 pub mod source;
-pub mod standing;
 pub mod topology;
 pub mod vanished;
 

@@ -1,6 +1,6 @@
 //! Reads typed values out of a tree and collects every complaint on the way.
 
-use super::node::{Node, Place, Value, from_toml};
+use super::node::{Location, Node, Value, from_toml};
 use crate::shown::{self, quoted};
 use crate::suggest::{did_you_mean, nearest};
 use std::cell::RefCell;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// One complaint: where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    pub place: Place,
+    pub place: Location,
     pub text: String,
 }
 
@@ -33,7 +33,7 @@ pub struct Problems {
 
 impl Problems {
     /// Records a complaint.
-    pub fn add(&self, place: &Place, text: impl Into<String>) {
+    pub fn add(&self, place: &Location, text: impl Into<String>) {
         self.list.borrow_mut().push(Problem { place: place.clone(), text: text.into() });
     }
 
@@ -50,7 +50,7 @@ impl Problems {
     }
 
     /// Records what works and may still surprise.
-    pub fn warn(&self, place: &Place, text: impl fmt::Display) {
+    pub fn warn(&self, place: &Location, text: impl fmt::Display) {
         self.warnings.borrow_mut().push(shown::value(&format!("{place}: {text}")).into_owned());
     }
 
@@ -71,14 +71,14 @@ impl Problems {
 #[derive(Clone, Debug)]
 pub struct At<T> {
     pub value: T,
-    pub place: Place,
+    pub place: Location,
 }
 
 /// The entries of one table. What was never asked for is unknown, which [`Fields::finish`]
 /// reports.
 pub struct Fields<'p> {
     path: String,
-    place: Place,
+    place: Location,
     entries: Vec<(String, Node)>,
     known: Vec<&'static str>,
     /// Keys that are required and not there, with what to do.
@@ -102,7 +102,7 @@ impl<'p> Fields<'p> {
 
     /// Where the table stands.
     #[must_use]
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Location {
         &self.place
     }
 
@@ -138,7 +138,7 @@ impl<'p> Fields<'p> {
 
     /// Where a key is written, without reading it.
     #[must_use]
-    pub fn place_of(&self, key: &str) -> Option<Place> {
+    pub fn place_of(&self, key: &str) -> Option<Location> {
         self.entries.iter().find(|(name, _)| name == key).map(|(_, node)| node.place.clone())
     }
 
@@ -254,7 +254,7 @@ impl<'p> Fields<'p> {
         let node = self.node(key)?;
         let place = node.place.clone();
         let value = match node.value {
-            Value::Text(text) if matches!(place, Place::Variable(_)) => list_from_variable(&text),
+            Value::Text(text) if matches!(place, Location::Variable(_)) => list_from_variable(&text),
             other => other,
         };
         let strings = match &value {
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn what_a_complaint_quotes_begins_no_line_of_its_own() {
         let problems = Problems::default();
-        let place = Place::File("acme.json".into());
+        let place = Location::File("acme.json".into());
         problems.add(&place, "path \"a\nerror: b\u{202e}\" begins with no known root");
         problems.warn(&place, "gate \"a\r\nok\"");
         let told = problems

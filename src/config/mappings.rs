@@ -1,7 +1,7 @@
 //! The mappings of an integration document, and what in them can be read and hardly be meant.
 
 use super::fields::{At, Fields, Problems};
-use super::node::{Node, Place, Value};
+use super::node::{Location, Node, Value};
 use crate::mapping::{Kind, Mapping, Mappings, Path, Source, format_time};
 use crate::shown::{is_like_address, quoted};
 use crate::suggest::did_you_mean;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) fn compile(
     list: Node,
     identifier: Option<At<String>>,
-    place: &Place,
+    place: &Location,
     problems: &Problems,
 ) -> Option<Mappings> {
     let before = problems.count();
@@ -99,7 +99,7 @@ fn switch_texts(fields: &mut Fields<'_>, kind: Option<Kind>) -> (Arc<str>, Arc<s
     (on.into(), off.into())
 }
 
-fn warn_of_no_use(key: &str, place: &Place, kind: Kind, fields: &Fields<'_>) {
+fn warn_of_no_use(key: &str, place: &Location, kind: Kind, fields: &Fields<'_>) {
     fields.problems().warn(place, format!("mappings.{key} changes nothing here: the value is {kind}; remove it"));
 }
 
@@ -177,7 +177,7 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
 fn identifier_index(
     mappings: &[Mapping],
     wanted: Option<At<String>>,
-    place: &Place,
+    place: &Location,
     problems: &Problems,
 ) -> Option<usize> {
     if let Some(wanted) = wanted {

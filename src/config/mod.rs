@@ -18,7 +18,7 @@ use crate::integration::{Integration, Name};
 use crate::shown::quoted;
 use crate::suggest;
 use fields::Problems;
-use node::{Node, Place, Value};
+use node::{Location, Node, Value};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -130,7 +130,7 @@ fn read_settings(
 fn settings_tree(file: Option<&Path>, environment: &Environment, problems: &Problems) -> (Node, PathBuf) {
     let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_path_buf);
     let name = path.display().to_string();
-    let empty = Node { value: Value::Table(Vec::new()), place: Place::File(name.as_str().into()) };
+    let empty = Node { value: Value::Table(Vec::new()), place: Location::File(name.as_str().into()) };
     let tree = match read_bounded(&path) {
         Ok(text) => node::from_toml(&text, &name).unwrap_or_else(|(place, why)| {
             problems.add(&place, why);
@@ -160,7 +160,7 @@ fn load_directory(
 fn documents(settings: &Settings, problems: &Problems, warnings: &mut Vec<String>) -> Vec<PathBuf> {
     let directory = &settings.integrations;
     let shown = directory.display().to_string();
-    let place = Place::File(quoted(&shown).into());
+    let place = Location::File(quoted(&shown).into());
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
@@ -208,7 +208,7 @@ fn document_at(
     warnings: &mut Vec<String>,
 ) -> Option<Integration> {
     let file = path.display().to_string();
-    let place = Place::File(file.as_str().into());
+    let place = Location::File(file.as_str().into());
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = Name::new(&stem).map_err(|why| problems.add(&place, why)).ok();
     let text = read_bounded(path).map_err(|error| problems.add(&place, unreadable(&error))).ok()?;

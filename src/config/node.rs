@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// A file, and a line from 1.
     Line(Arc<str>, usize),
     /// A file as a whole.
@@ -19,12 +19,12 @@ pub enum Place {
     Variable(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Line(file, line) => write!(f, "{file}:{line}"),
-            Place::File(file) => f.write_str(file),
-            Place::Variable(name) => f.write_str(name),
+            Location::Line(file, line) => write!(f, "{file}:{line}"),
+            Location::File(file) => f.write_str(file),
+            Location::Variable(name) => f.write_str(name),
         }
     }
 }
@@ -33,7 +33,7 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub value: Value,
-    pub place: Place,
+    pub place: Location,
 }
 
 /// What a node can hold.
@@ -71,9 +71,9 @@ struct Lines<'t> {
 }
 
 impl Lines<'_> {
-    fn at(&self, offset: usize) -> Place {
+    fn at(&self, offset: usize) -> Location {
         let before = self.text.as_bytes().get(..offset).unwrap_or_default();
-        Place::Line(Arc::clone(&self.file), 1 + before.iter().filter(|byte| **byte == b'\n').count())
+        Location::Line(Arc::clone(&self.file), 1 + before.iter().filter(|byte| **byte == b'\n').count())
     }
 }
 
@@ -81,11 +81,11 @@ impl Lines<'_> {
 ///
 /// # Errors
 /// Where and why it is not TOML; the text itself is not quoted, it may hold secrets.
-pub fn from_toml(text: &str, file: &str) -> Result<Node, (Place, String)> {
+pub fn from_toml(text: &str, file: &str) -> Result<Node, (Location, String)> {
     let lines = Lines { file: file.into(), text };
     let place_of = |span: Option<Range<usize>>| lines.at(span.map_or(0, |span| span.start));
     let table = DeTable::parse(text).map_err(|e| (place_of(e.span()), format!("not TOML: {}", e.message())))?;
-    Ok(Node { value: toml_table(table.get_ref(), &lines), place: Place::File(lines.file.clone()) })
+    Ok(Node { value: toml_table(table.get_ref(), &lines), place: Location::File(lines.file.clone()) })
 }
 
 fn toml_table(table: &DeTable<'_>, lines: &Lines<'_>) -> Value {
@@ -117,7 +117,7 @@ fn toml_node(spanned: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Node {
 ///
 /// # Errors
 /// Where and why it is not JSON.
-pub fn from_json(text: &str, file: &str) -> Result<Node, (Place, String)> {
+pub fn from_json(text: &str, file: &str) -> Result<Node, (Location, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = Lines { file: file.into(), text };
     let options = jsonc_parser::ParseOptions {
@@ -136,7 +136,7 @@ pub fn from_json(text: &str, file: &str) -> Result<Node, (Place, String)> {
         .map_err(|e| (lines.at(e.range().start), format!("not JSON: {}", e.kind())))?;
     match parsed.value {
         Some(value) => Ok(json_node(&value, &lines)),
-        None => Err((Place::File(lines.file.clone()), "is empty; write an integration document".to_owned())),
+        None => Err((Location::File(lines.file.clone()), "is empty; write an integration document".to_owned())),
     }
 }
 

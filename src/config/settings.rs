@@ -10,7 +10,7 @@ use crate::gate::way::{Proxy, Way};
 use crate::gate::{Limits, Mode};
 use crate::integration::{Integration, Name};
 use crate::record::address::Address;
-use crate::record::{self, Place};
+use crate::record::{self, Backend};
 use crate::schedule::{OnOutage, Retry, Schedule};
 use crate::shown::{is_like_address, quoted};
 use crate::suggest::{asked, nearest};
@@ -83,7 +83,7 @@ pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Prob
             continue;
         };
         let (section, key) = (section.to_lowercase(), key.to_lowercase());
-        let place = node::Place::Variable(variable.clone());
+        let place = node::Location::Variable(variable.clone());
         if !SECTIONS.contains(&section.as_str()) {
             let remedy = remedy(&section, &SECTIONS);
             problems.add(&place, format!("{} is unknown{remedy}", quoted(&section)));
@@ -104,7 +104,7 @@ fn strangers(environment: &Environment, known: &[(String, &'static str)], proble
         let Some(rest) = upper.strip_prefix(VARIABLE_PREFIX).filter(|rest| !is_read && !is_service_link(rest)) else {
             continue;
         };
-        let place = node::Place::Variable(variable.clone());
+        let place = node::Location::Variable(variable.clone());
         let joined = |name: &str| name.split('_').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("_");
         if let Some(right) = names.iter().find(|name| joined(name) == joined(rest)) {
             problems.add(&place, format!("the variable is unknown; write {VARIABLE_PREFIX}{right}"));
@@ -129,7 +129,7 @@ fn set(sections: &mut Vec<(String, Node)>, section: &str, key: &str, node: Node)
         sections.len() - 1
     });
     let Some((_, Node { value: Value::Table(entries), .. })) = sections.get_mut(index) else { return };
-    let from_file = |node: &Node| !matches!(node.place, node::Place::Variable(_));
+    let from_file = |node: &Node| !matches!(node.place, node::Location::Variable(_));
     entries.retain(|(name, old)| name != key && !(from_file(old) && ALTERNATIVES.contains(&(key, name.as_str()))));
     entries.push((key.to_owned(), node));
 }
@@ -338,7 +338,7 @@ fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
 }
 
 /// Where to complain of a schedule that cannot be: as close as possible to what is written.
-pub(super) fn place_of_schedule(retry: &Fields<'_>) -> node::Place {
+pub(super) fn place_of_schedule(retry: &Fields<'_>) -> node::Location {
     retry.place_of("delays").or_else(|| retry.place_of("window")).unwrap_or_else(|| retry.place().clone())
 }
 
@@ -383,12 +383,12 @@ fn records(
     let place = match store {
         Some(store) => place(&store, base, warnings).unwrap_or_else(|why| {
             fields.problems().add(&at.unwrap_or_else(|| fields.place().clone()), format!("records.store: {why}"));
-            Place::Off
+            Backend::Off
         }),
         None => match defaults.place {
-            Place::Directory(directory) => {
+            Backend::Directory(directory) => {
                 let folder = super::state_directory(environment).unwrap_or_else(|| base.to_owned());
-                Place::Directory(folder.join(directory))
+                Backend::Directory(folder.join(directory))
             }
             place => place,
         },
@@ -401,19 +401,19 @@ fn records(
 ///
 /// # Errors
 /// What is wrong with it, without a password.
-pub fn place(store: &SecretString, base: &Path, warnings: &mut Vec<String>) -> Result<Place, String> {
+pub fn place(store: &SecretString, base: &Path, warnings: &mut Vec<String>) -> Result<Backend, String> {
     match store.expose_secret().trim() {
-        "off" => Ok(Place::Off),
+        "off" => Ok(Backend::Off),
         url if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             let address = Address::new(&url.into())?;
             warnings.extend(address.warning());
-            Ok(Place::Postgres(Box::new(address)))
+            Ok(Backend::Postgres(Box::new(address)))
         }
         other if is_like_address(other) || other.eq_ignore_ascii_case("off") => Err(format!(
             "{} is neither postgres://user:password@host:5432/database, nor a directory, nor \"off\"; write one of them",
             quoted(other)
         )),
-        directory => Ok(Place::Directory(secrets::resolve(base, directory))),
+        directory => Ok(Backend::Directory(secrets::resolve(base, directory))),
     }
 }
 
@@ -461,7 +461,7 @@ pub(super) fn check_together(
     if let Source::Queue(queue) = &settings.source
         && integrations.len() > 1
     {
-        let place = node::Place::File("source.queue".into());
+        let place = node::Location::File("source.queue".into());
         let why = format!(
             "\"{queue}\" can feed exactly one integration, but there are {}; use source.exchange",
             integrations.len()
@@ -475,7 +475,7 @@ pub(super) fn check_together(
         if let Some(other) = recorded.insert(&integration.records, integration) {
             let (one, two, records) = (&other.name, &integration.name, &integration.records);
             let why = format!("{one} and {two} both keep their records as {records}; each needs a name of its own");
-            problems.add(&node::Place::File("records".into()), why);
+            problems.add(&node::Location::File("records".into()), why);
         }
         if endpoint.mode() == Mode::Async {
             warnings.push(format!(

@@ -3,12 +3,12 @@
 use super::store::look;
 use super::{Failure, Progress, counted, print, remedy, talk};
 use crate::broker;
-use crate::broker::claim::Look;
+use crate::broker::claim::ClaimGuard;
 use crate::cli::StoreCopyArgs;
 use crate::config::{self, Config, Environment, Settings};
 use crate::integration::Integration;
 use crate::record::copy::Copying;
-use crate::record::{Claim, Place};
+use crate::record::{Backend, Claim};
 use serde_json::json;
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub async fn copy(
     let to = whole(settings.records.place.clone());
     let from = whole(former(args)?);
     is_there(&from).await?;
-    if matches!(to, Place::Off) || matches!(from, Place::Off) {
+    if matches!(to, Backend::Off) || matches!(from, Backend::Off) {
         return Err(Failure::Usage("there is nothing to copy where no records are kept (\"off\")".to_owned()));
     }
     if from.is_same(&to) {
@@ -59,7 +59,7 @@ pub async fn copy(
 }
 
 /// Where the records were until now.
-fn former(args: &StoreCopyArgs) -> Result<Place, Failure> {
+fn former(args: &StoreCopyArgs) -> Result<Backend, Failure> {
     let text = match (&args.from, &args.from_file) {
         (Some(text), _) => text.clone(),
         (None, Some(file)) => config::read_bounded(file).map_err(|error| {
@@ -81,15 +81,15 @@ fn former(args: &StoreCopyArgs) -> Result<Place, Failure> {
 }
 
 /// Makes sure that there are records in the former place.
-async fn is_there(from: &Place) -> Result<(), Failure> {
+async fn is_there(from: &Backend) -> Result<(), Failure> {
     let no_store = |why: &str| {
         let look = "look what [records] store was when the workers ran last";
         Err(Failure::Usage(format!("--from: there is no store in {from}: {why}; {look}")))
     };
     match (from, from.exists().await) {
-        (Place::Directory(directory), _) if directory.is_file() => no_store("it is a file"),
-        (Place::Directory(directory), Ok(false)) if !directory.exists() => no_store("there is no such directory"),
-        (Place::Directory(_), Ok(false) | Err(_)) => no_store("the directory holds no records"),
+        (Backend::Directory(directory), _) if directory.is_file() => no_store("it is a file"),
+        (Backend::Directory(directory), Ok(false)) if !directory.exists() => no_store("there is no such directory"),
+        (Backend::Directory(_), Ok(false) | Err(_)) => no_store("the directory holds no records"),
         (_, Ok(false)) => no_store("its tables are not there"),
         (_, Ok(true)) => Ok(()),
         (_, Err(failed)) => Err(Failure::Failed(remedy::told_of(&failed.to_string(), "--from"))),
@@ -97,11 +97,11 @@ async fn is_there(from: &Place) -> Result<(), Failure> {
 }
 
 /// A place whose name says the same from every folder.
-fn whole(place: Place) -> Place {
+fn whole(place: Backend) -> Backend {
     match place {
-        Place::Directory(directory) => {
+        Backend::Directory(directory) => {
             let known = directory.canonicalize().or_else(|_| std::path::absolute(&directory));
-            Place::Directory(known.unwrap_or(directory))
+            Backend::Directory(known.unwrap_or(directory))
         }
         other => other,
     }
@@ -111,8 +111,8 @@ fn whole(place: Place) -> Place {
 async fn copy_held(
     args: &StoreCopyArgs,
     integrations: &[Integration],
-    looks: &[Look],
-    (from, to): (Place, Place),
+    looks: &[ClaimGuard],
+    (from, to): (Backend, Backend),
 ) -> Result<Option<(Copying, u64)>, Failure> {
     nobody_consumes(integrations, looks).await?;
     let copying = Copying::open(from.clone(), to).await?;
@@ -145,7 +145,7 @@ async fn copy_held(
     Ok(Some((copying, persons)))
 }
 
-async fn hold(settings: &Settings, integrations: &[Integration]) -> Result<Vec<Look>, broker::Error> {
+async fn hold(settings: &Settings, integrations: &[Integration]) -> Result<Vec<ClaimGuard>, broker::Error> {
     let mut looks = Vec::with_capacity(integrations.len());
     for integration in integrations {
         looks.push(look(settings, integration).await?);
@@ -154,7 +154,7 @@ async fn hold(settings: &Settings, integrations: &[Integration]) -> Result<Vec<L
 }
 
 /// Makes sure that no worker is at work: what it merged meanwhile would be in the former records only.
-async fn nobody_consumes(integrations: &[Integration], looks: &[Look]) -> Result<(), Failure> {
+async fn nobody_consumes(integrations: &[Integration], looks: &[ClaimGuard]) -> Result<(), Failure> {
     let mut busy = Vec::new();
     for (Integration { name, .. }, look) in integrations.iter().zip(looks) {
         if look.consumers().await? > 0 {

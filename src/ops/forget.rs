@@ -1,18 +1,19 @@
 //! `person forget`: records and dead letters of one person, or of everybody whom a file names.
 //!
-//! Each person is forgotten by itself, in the order of the file: one that fails holds up nobody, and the
-//! same command with the same file goes on where it failed.
+//! Records are forgotten one by one, in the order of the file: one that fails holds up nobody, and the same
+//! command with the same file goes on where it failed. Letters are gone through once for all.
 
 use super::audit::{audit, persons};
-use super::dead::OfPerson;
+use super::dead::OfPersons;
 use super::store::compared;
-use super::{Failure, agreed, counted, integration, is_somebody, print, talk, usage};
+use super::{Failure, Progress, agreed, counted, integration, is_somebody, print, talk, usage};
 use crate::audit::Command;
 use crate::cli::PersonForgetArgs;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
-use crate::record::Place;
-use crate::record::desk::Access;
+use crate::order::person;
+use crate::record::Backend;
+use crate::record::control_socket::Access;
 use crate::shown;
 use serde_json::json;
 use std::borrow::Cow;
@@ -43,7 +44,7 @@ pub async fn forget(
     let (settings, integration) = integration(&args.integration, file, environment)?;
     // Before anything is counted or asked: an answer by the wrong records would be none.
     let access = match settings.records.place {
-        Place::Off => None,
+        Backend::Off => None,
         _ => Some(compared(&settings, &integration).await?),
     };
     if access.is_none() {
@@ -71,8 +72,6 @@ struct Line {
 struct Forgotten {
     was_known: bool,
     letters: u32,
-    /// Letters of which nobody can say who they are about.
-    unreadable: u32,
 }
 
 struct Forgetting {
@@ -86,14 +85,16 @@ struct Forgetting {
 
 impl Forgetting {
     async fn one(&self, identifier: &str) -> Result<(), Failure> {
-        let theirs = self.letters_of(identifier).await?;
+        let theirs = self.letters_of(&[identifier]).await?;
         self.ask(&format!(
             "this person under {}: what is recorded, and {}",
             self.name(),
             counted(theirs.letters, "dead letter")
         ))?;
         audit(&self.settings, &self.integration.name, Command::PersonForget, persons(1)).await;
-        let Forgotten { was_known, letters, unreadable } = self.erase(identifier, theirs).await?;
+        let unreadable = theirs.unreadable;
+        let was_known = self.erase(identifier).await?;
+        let letters: u32 = theirs.remove(&[identifier]).await?.values().sum();
         warn_of(unreadable);
         if !was_known && letters == 0 {
             talk(&format!("was it written right? {COMPARED}"));
@@ -115,16 +116,12 @@ impl Forgetting {
         let who = counted(count as u64, "person");
         self.ask(&format!("{who} under {}: what is recorded, and all dead letters about them", self.name()))?;
         audit(&self.settings, &self.integration.name, Command::PersonForget, persons(count)).await;
-        let (mut done, mut unknown, mut unreadable) = (0, 0, 0);
-        for Line { number, identifier } in named {
-            let forgotten = match self.letters_of(identifier).await {
-                Ok(theirs) => self.erase(identifier, theirs).await,
-                Err(failure) => Err(failure),
-            };
+        let (forgotten, unreadable) = self.forget_all(named).await;
+        let (mut done, mut unknown) = (0, 0);
+        for (Line { number, .. }, forgotten) in named.iter().zip(forgotten) {
             if let Ok(forgotten) = &forgotten {
                 done += 1;
                 unknown += usize::from(!forgotten.was_known && forgotten.letters == 0);
-                unreadable = forgotten.unreadable;
             }
             print(&self.result(*number, forgotten))?;
         }
@@ -151,32 +148,55 @@ impl Forgetting {
         Ok(())
     }
 
-    async fn letters_of(&self, identifier: &str) -> Result<OfPerson, Failure> {
-        OfPerson::count(self.settings.clone(), self.integration.clone(), identifier).await
+    /// What came of each person, or why nothing; and how many letters could be anybody's.
+    async fn forget_all(&self, named: &[Line]) -> (Vec<Result<Forgotten, String>>, u32) {
+        let persons: Vec<&str> = named.iter().map(|line| line.identifier.as_str()).collect();
+        let theirs = match self.letters_of(&persons).await {
+            Ok(theirs) => theirs,
+            Err(failure) => return (named.iter().map(|_| Err(failure.why().into_owned())).collect(), 0),
+        };
+        let unreadable = theirs.unreadable;
+        let mut erased = Vec::with_capacity(named.len());
+        let mut progress = Progress::new("forgot", "persons", named.len() as u64);
+        for identifier in &persons {
+            erased.push(self.erase(identifier).await.map_err(|failure| failure.why().into_owned()));
+            progress.at(erased.len() as u64);
+        }
+        progress.end();
+        let done = persons.iter().zip(&erased).filter(|(_, erased)| erased.is_ok());
+        let done: Vec<&str> = done.map(|(identifier, _)| *identifier).collect();
+        let mut removed = theirs.remove(&done).await.map_err(|failure| failure.why().into_owned());
+        let forgotten = persons.iter().zip(erased).map(|(identifier, erased)| {
+            let was_known = erased?;
+            let removed = removed.as_mut().map_err(|why| why.clone())?;
+            Ok(Forgotten { was_known, letters: removed.remove(&*person(identifier)).unwrap_or_default() })
+        });
+        (forgotten.collect(), unreadable)
     }
 
-    async fn erase(&self, identifier: &str, theirs: OfPerson) -> Result<Forgotten, Failure> {
-        let unreadable = theirs.unreadable;
-        // The record first: from then on no letter brings the person back.
-        let was_known = match &self.access {
-            None => false,
-            Some(access) => access.forget(&self.integration, identifier).await?,
-        };
-        Ok(Forgotten { was_known, letters: theirs.remove().await?, unreadable })
+    async fn letters_of(&self, persons: &[&str]) -> Result<OfPersons, Failure> {
+        OfPersons::count(self.settings.clone(), self.integration.clone(), persons).await
+    }
+
+    /// Erases what is recorded, and says whether anything was: before the letters, so that from then on none
+    /// brings the person back.
+    async fn erase(&self, identifier: &str) -> Result<bool, Failure> {
+        match &self.access {
+            None => Ok(false),
+            Some(access) => Ok(access.forget(&self.integration, identifier).await?),
+        }
     }
 
     /// What became of the person whom a line names. The line's number stands for the identifier.
-    fn result(&self, line: usize, forgotten: Result<Forgotten, Failure>) -> String {
+    fn result(&self, line: usize, forgotten: Result<Forgotten, String>) -> String {
         let told = match forgotten {
             Ok(Forgotten { was_known, letters, .. }) if self.as_json => {
                 json!({ "line": line, "forgotten": true, "was_known": was_known, "letters": letters }).to_string()
             }
             Ok(Forgotten { was_known: false, letters: 0, .. }) => format!("line {line}: nothing known"),
             Ok(Forgotten { letters, .. }) => format!("line {line}: done, dead letters removed: {letters}"),
-            Err(failure) if self.as_json => {
-                json!({ "line": line, "forgotten": false, "refused": failure.why() }).to_string()
-            }
-            Err(failure) => format!("line {line}: refused: {}", shown::value(&failure.why())),
+            Err(why) if self.as_json => json!({ "line": line, "forgotten": false, "refused": why }).to_string(),
+            Err(why) => format!("line {line}: refused: {}", shown::value(&why)),
         };
         format!("{told}\n")
     }

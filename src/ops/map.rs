@@ -1,6 +1,6 @@
 //! `map`: what an event would send, property by property, sending nothing.
 
-use super::dead::outlook::begun;
+use super::dead::preview::begun;
 use super::store::compared;
 use super::{Failure, integration, print, read_event, retention, verdict_of};
 use crate::cli::MapArgs;
@@ -9,9 +9,9 @@ use crate::event::{self, Body};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::{Mapping, Property, Source};
-use crate::plan::{Brief, Plan, plan};
+use crate::plan::{EventSummary, Plan, plan};
 use crate::record::ToSend;
-use crate::verdict::Course;
+use crate::verdict::Processed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
     let (settings, integration) = integration(&args.integration, file, environment)?;
     let body = read_event(&args.event)?;
     let now = Timestamp::now();
-    let (brief, planned) = plan(Body::of_file(&body), &integration, now);
+    let (summary, planned) = plan(Body::of_file(&body), &integration, now);
     let mut to_send = None;
     let planned = match planned {
         Ok(Plan::Send(send)) if args.recorded => {
@@ -51,7 +51,7 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
     let properties = decoded.as_ref().and_then(|event| integration.mappings.properties(event, true).ok());
     let shown = Shown {
         integration: &integration,
-        brief,
+        summary,
         outcome: planned.as_ref().map(|_| ()).map_err(Clone::clone),
         properties: integration.mappings.iter().zip(properties.unwrap_or_default()).collect(),
         to_send,
@@ -69,8 +69,8 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
 
 struct Shown<'i> {
     integration: &'i Integration,
-    brief: Brief,
-    outcome: Result<(), Course>,
+    summary: EventSummary,
+    outcome: Result<(), Processed>,
     properties: Vec<(&'i Mapping, Property<'i>)>,
     /// Where what is recorded of the person was looked at.
     to_send: Option<ToSend>,
@@ -109,9 +109,9 @@ impl Shown<'_> {
 
     /// Outcome, code and detail of what the worker would do.
     fn verdict(&self) -> (&'static str, &'static str, Option<String>) {
-        let Err(course) = &self.outcome else { return ("sent", "", None) };
-        let (outcome, code) = verdict_of(course, self.integration);
-        (outcome, code, course.error())
+        let Err(processed) = &self.outcome else { return ("sent", "", None) };
+        let (outcome, code) = verdict_of(processed, self.integration);
+        (outcome, code, processed.error())
     }
 
     fn json(&self) -> Value {
@@ -127,9 +127,9 @@ impl Shown<'_> {
         });
         json!({
             "integration": self.integration.name.as_str(),
-            "type": self.brief.kind,
-            "event_id": self.brief.id,
-            "changed_at": self.brief.changed_at.map(|at| at.to_string()),
+            "type": self.summary.kind,
+            "event_id": self.summary.id,
+            "changed_at": self.summary.changed_at.map(|at| at.to_string()),
             "verdict": { "outcome": outcome, "code": code, "detail": detail },
             "properties": properties,
             "request": request,
@@ -154,10 +154,10 @@ impl Shown<'_> {
         line(format_args!("integration  {}", self.integration.name));
         line(format_args!(
             "event        {} {}",
-            self.brief.kind.unwrap_or("unknown"),
-            self.brief.id.as_deref().unwrap_or("(no id)")
+            self.summary.kind.unwrap_or("unknown"),
+            self.summary.id.as_deref().unwrap_or("(no id)")
         ));
-        let changed = self.brief.changed_at.map_or_else(|| "unknown".to_owned(), super::time);
+        let changed = self.summary.changed_at.map_or_else(|| "unknown".to_owned(), super::time);
         line(format_args!("changed      {changed}"));
         match (code, detail) {
             ("", _) => line(format_args!("verdict      would be {outcome}")),

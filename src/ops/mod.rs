@@ -21,7 +21,7 @@ use crate::broker::{self, headers::History};
 use crate::config::{self, Environment, One, Problem, Settings};
 use crate::integration::Integration;
 use crate::suggest::did_you_mean;
-use crate::verdict::{self, Course};
+use crate::verdict::{self, Processed};
 use crate::{record, shown};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
@@ -263,8 +263,8 @@ fn read_event(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Outcome and code of what the worker would decide of a fresh event.
-fn verdict_of(course: &Course, integration: &Integration) -> (&'static str, &'static str) {
-    let verdict = verdict::decide(course, &History::default(), &integration.schedule, Timestamp::now());
+fn verdict_of(processed: &Processed, integration: &Integration) -> (&'static str, &'static str) {
+    let verdict = verdict::decide(processed, &History::default(), &integration.schedule, Timestamp::now());
     // Only what a worker would try again has no outcome yet.
     (verdict.outcome().unwrap_or("retried"), verdict.code())
 }

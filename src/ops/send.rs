@@ -7,7 +7,7 @@ use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
 use crate::plan::plan;
 use crate::shown;
-use crate::verdict::Course;
+use crate::verdict::Processed;
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::Write;
@@ -30,7 +30,7 @@ pub async fn send(
     let body = read_event(event)?;
     let (_, planned) = plan(Body::of_file(&body), &integration, Timestamp::now());
     let request = planned.and_then(|plan| plan.own_request(&integration));
-    let request = request.map_err(|course| Failure::Failed(not_sent(&course, &integration)))?;
+    let request = request.map_err(|processed| Failure::Failed(not_sent(&processed, &integration)))?;
     announce(&integration, &request);
     if !yes && !agreed("trigger the real campaign for this person now?", "this triggers the real campaign")? {
         return Err(Failure::Failed("not sent".to_owned()));
@@ -42,9 +42,9 @@ pub async fn send(
     if answer.outcome == Outcome::Accepted { Ok(()) } else { Err(Failure::Failed(remedy(&answer).to_owned())) }
 }
 
-fn not_sent(course: &Course, integration: &Integration) -> String {
-    let (outcome, code) = verdict_of(course, integration);
-    let detail = course.error().map(|error| format!(": {error}")).unwrap_or_default();
+fn not_sent(processed: &Processed, integration: &Integration) -> String {
+    let (outcome, code) = verdict_of(processed, integration);
+    let detail = processed.error().map(|error| format!(": {error}")).unwrap_or_default();
     format!("nothing to send: this event would be {outcome} ({code}{detail})")
 }
 
@@ -64,7 +64,7 @@ fn announce(integration: &Integration, request: &GateRequest) {
 }
 
 fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(), Failure> {
-    let (outcome, code) = verdict_of(&Course::Answered(answer.clone()), integration);
+    let (outcome, code) = verdict_of(&Processed::Answered(answer.clone()), integration);
     let ms = answer.duration.as_millis();
     if as_json {
         return print(&format!(

@@ -2,14 +2,14 @@
 
 use super::check::Finding;
 use super::{Failure, agreed, counted, print, remedy};
-use crate::broker::claim::Look;
+use crate::broker::claim::ClaimGuard;
 use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::{self, link};
 use crate::cli::StoreAdoptArgs;
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
-use crate::record::desk::Access;
-use crate::record::{Claim, Failed, Place};
+use crate::record::control_socket::Access;
+use crate::record::{Backend, Claim, Failed};
 use nix::unistd::{AccessFlags, access};
 use serde_json::json;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     let Config { settings, integrations, .. } = config::load(file, environment)?;
     let place = &settings.records.place;
     let (own, count, is_free) = match place {
-        Place::Off => (Claim::off(), 0, false),
+        Backend::Off => (Claim::off(), 0, false),
         _ => {
             let access = Access::open(&settings.records).await?;
             (access.claim().await?, access.count().await?, is_free(&access, place))
@@ -133,7 +133,7 @@ pub async fn adopt(
 }
 
 /// Why nothing is adopted while a worker is at work with other records.
-fn in_use(integration: &Integration, place: &Place) -> String {
+fn in_use(integration: &Integration, place: &Backend) -> String {
     format!(
         "a worker consumes events of {} with other records than those in {place}, which the broker knows: those are the \
          right ones. Use them, or stop that worker first; several workers need PostgreSQL (docs/postgresql.md)",
@@ -142,7 +142,7 @@ fn in_use(integration: &Integration, place: &Place) -> String {
 }
 
 /// What is lost where records that know nobody take the place of others.
-fn would_lose(place: &Place, lost: &[String]) -> String {
+fn would_lose(place: &Backend, lost: &[String]) -> String {
     format!(
         "the records in {place} are empty, and the broker knows others: {}. With these, nobody knows any more which \
          consents are the newest, which requests are in doubt and who was erased: an old retry, a late event or a \
@@ -171,25 +171,25 @@ struct Told {
     is_consumed: bool,
 }
 
-async fn told(look: Look) -> Result<Told, broker::Error> {
+async fn told(look: ClaimGuard) -> Result<Told, broker::Error> {
     let (known, consumers) = (look.known(), look.consumers().await);
     look.leave().await;
     Ok(Told { known, is_consumed: consumers? > 0 })
 }
 
 /// Whether these records are for one worker, and none holds them.
-fn is_free(access: &Access, place: &Place) -> bool {
-    matches!((access, place), (Access::Direct(_), Place::Directory(_)))
+fn is_free(access: &Access, place: &Backend) -> bool {
+    matches!((access, place), (Access::Direct(_), Backend::Directory(_)))
 }
 
-fn in_place(is_elsewhere: bool, integration: &Integration, place: &Place) -> Result<(), Failed> {
+fn in_place(is_elsewhere: bool, integration: &Integration, place: &Backend) -> Result<(), Failed> {
     if is_elsewhere { Err(Failed::elsewhere(&integration.name, place)) } else { Ok(()) }
 }
 
 /// What the broker knows of an integration's records, while nobody else looks.
-pub(super) async fn look(settings: &config::Settings, integration: &Integration) -> Result<Look, broker::Error> {
+pub(super) async fn look(settings: &config::Settings, integration: &Integration) -> Result<ClaimGuard, broker::Error> {
     let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
-    Look::take(&settings.broker, connection, &integration.name).await
+    ClaimGuard::take(&settings.broker, connection, &integration.name).await
 }
 
 /// Whether the records can be used, and whether `run` would take them as those that the broker knows; for
@@ -206,11 +206,11 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     for integration in config.integrations.iter().filter(|_| is_broker_reached) {
         let name = &integration.name;
         match known(&config.settings, integration).await {
-            Ok(Told { known: Some(known), .. }) if matches!(place, Place::Off) && known != Claim::off() => doubts.push(format!(
+            Ok(Told { known: Some(known), .. }) if matches!(place, Backend::Off) && known != Claim::off() => doubts.push(format!(
                 "the broker knows records of {name}, store {}, epoch {}, which no worker may use again after one without any",
                 known.store, known.epoch
             )),
-            Ok(Told { known, is_consumed }) if !matches!(place, Place::Off) => {
+            Ok(Told { known, is_consumed }) if !matches!(place, Backend::Off) => {
                 let judged = known.map_or(Ok(()), |known| judged(own.as_ref(), &known, place));
                 let elsewhere = || in_place(is_free && is_consumed, integration, place);
                 let judged = judged.and_then(|()| elsewhere().map_err(|failed| failed.to_string()));
@@ -228,8 +228,8 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
 
 /// Why whoever asks could not make records here, as far as it shows without trying. The worker may be
 /// another user.
-fn unmakeable(place: &Place) -> Option<String> {
-    let Place::Directory(directory) = place else { return None };
+fn unmakeable(place: &Backend) -> Option<String> {
+    let Backend::Directory(directory) = place else { return None };
     let directory = std::path::absolute(directory).ok()?;
     let there = directory.ancestors().find(|above| above.exists())?;
     let why = access(there, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
@@ -240,14 +240,14 @@ fn unmakeable(place: &Place) -> Option<String> {
 /// What is there, for people, which store it is, and whether a worker could take it.
 async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>, bool), Failed> {
     let place = &settings.records.place;
-    if matches!(place, Place::Off) {
+    if matches!(place, Backend::Off) {
         return Ok(("none are kept".to_owned(), None, false));
     }
     if !place.exists().await? {
         return Ok(("none yet: the worker's first start makes them".to_owned(), None, false));
     }
     let access = Access::open(&settings.records).await?;
-    let held = if matches!(access, Access::Desk(_)) { "held by a running worker, " } else { "" };
+    let held = if matches!(access, Access::Socket(_)) { "held by a running worker, " } else { "" };
     let claim = access.claim().await?;
     let is_free = is_free(&access, place);
     Ok((format!("{held}store {}, epoch {}", claim.store, claim.epoch), Some(claim), is_free))
@@ -261,11 +261,11 @@ async fn known(settings: &config::Settings, integration: &Integration) -> Result
         topology::close(&connection).await;
         return Ok(Told { known: None, is_consumed: false });
     }
-    told(Look::take(&settings.broker, connection, &integration.name).await?).await
+    told(ClaimGuard::take(&settings.broker, connection, &integration.name).await?).await
 }
 
 /// What `run` would say of these records, or of new ones where there are none.
-fn judged(own: Option<&Claim>, known: &Claim, place: &Place) -> Result<(), String> {
+fn judged(own: Option<&Claim>, known: &Claim, place: &Backend) -> Result<(), String> {
     match own {
         Some(own) => own.follows(known, place).map_err(|failed| failed.to_string()),
         None if *known == Claim::off() => known.follows(known, place).map_err(|failed| failed.to_string()),

@@ -1,7 +1,7 @@
 //! The rules in a simulated process that dies and starts again: they are the real ones, the process is not.
 
 use super::*;
-use crate::broker::standing::{Standing, standing};
+use crate::broker::redelivery::{Redelivery, redelivery};
 use crate::record::{Known, Note};
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -127,7 +127,7 @@ impl World {
             waiting.swap(last, other);
         }
         for message in self.messages.iter_mut().filter(|message| !message.is_done) {
-            if standing(message.returns > 0, Some(message.returns), false, true) == Standing::Recount {
+            if redelivery(message.returns > 0, Some(message.returns), false, true) == Redelivery::Recount {
                 message.returns = 0;
             }
         }
@@ -166,8 +166,8 @@ impl World {
     /// How a suspect is to be handled; `None` for all others.
     fn care(&self, index: usize, own: &str) -> Option<Care> {
         let message = &self.messages[index];
-        match standing(message.returns > 0, Some(message.returns), false, true) {
-            Standing::Suspect => {
+        match redelivery(message.returns > 0, Some(message.returns), false, true) {
+            Redelivery::Suspect => {
                 let Known::Deaths(deaths) = Note::known(self.notes.get(&index), own, |_| false) else { return None };
                 Some((self.rule)(Some(deaths)))
             }

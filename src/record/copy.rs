@@ -5,9 +5,11 @@
 //! the former store is marked, and nobody opens that one any more. Of both, one can be used at any
 //! moment, whatever ends in between.
 
+use super::keys::Key;
+use super::records::claimed_by;
 use super::rules::{Write, lapse};
-use super::store::{Key, Origin, Store, claimed_by};
-use super::{Claim, Failed, Place, Record};
+use super::store::{Origin, Store};
+use super::{Backend, Claim, Failed, Record};
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 
@@ -21,8 +23,8 @@ const OWN: &str = "copy";
 pub struct Copying {
     source: Store,
     target: Store,
-    from: Place,
-    to: Place,
+    from: Backend,
+    to: Backend,
 }
 
 impl Copying {
@@ -32,7 +34,7 @@ impl Copying {
     /// # Errors
     /// The source is not there, is in use, or was copied to somewhere else; the target holds other
     /// records; or one of them cannot be opened.
-    pub async fn open(from: Place, to: Place) -> Result<Copying, Failed> {
+    pub async fn open(from: Backend, to: Backend) -> Result<Copying, Failed> {
         if !from.exists().await? {
             return Err(Failed::new(format!("there are no records in {from}")));
         }
@@ -204,7 +206,7 @@ impl Copying {
     }
 }
 
-async fn open(place: &Place, origin: Option<Origin>) -> Result<Store, Failed> {
+async fn open(place: &Backend, origin: Option<Origin>) -> Result<Store, Failed> {
     // Nothing is forgotten on the way.
     let opened = Store::open_whole(place.clone(), SignedDuration::MAX, OWN, origin).await;
     opened.map_err(|failed| {

@@ -3,10 +3,11 @@
 //! A write is seen at once. All writes of a moment go to the disk together, beside everything else:
 //! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
 
-use super::rounds::{self, Answer, Packed, Shared};
+use super::group_commit::{self, Answer, Packed, Shared};
+use super::keys::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, prefix_of};
 use super::rules::{Write, forgotten_until, lapse};
-use super::store::{EPOCH, IDENTITY_BYTES, Key, OWN_NOTES, Origin, Prefix, SECRET_BYTES, prefix_of};
-use super::{Claim, Failed, Known, Note, Record, compact};
+use super::store::{EPOCH, OWN_NOTES, Origin};
+use super::{Claim, Failed, Known, Note, Record, codec};
 use crate::bytes::{hex, random};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
@@ -110,7 +111,7 @@ pub(super) fn looked_at(directory: &Path) -> std::io::Result<bool> {
 
 /// Whether there is something in a directory that is not of a store, nor of one that was begun.
 fn holds_others(directory: &Path) -> std::io::Result<bool> {
-    const OWN: [&str; 4] = ["lock", "keyspaces", super::desk::SOCKET, "lost+found"];
+    const OWN: [&str; 4] = ["lock", "keyspaces", super::control_socket::SOCKET, "lost+found"];
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let is_own = OWN.iter().any(|own| name == *own) || Path::new(&name).extension().is_some_and(|end| end == "jnl");
@@ -186,7 +187,7 @@ impl Embedded {
             swept: Arc::clone(&swept),
             last_sweep: None,
         };
-        rounds::start(writer, Arc::clone(&shared)).map_err(|e| at("cannot write", &e))?;
+        group_commit::start(writer, Arc::clone(&shared)).map_err(|e| at("cannot write", &e))?;
         Ok(Embedded {
             records,
             notes,
@@ -252,8 +253,8 @@ impl Embedded {
 
     fn stored(&self, key: Key) -> Result<Option<Record>, Failed> {
         let found = self.checked(|| self.records.get(key))?;
-        let record = found.map(|bytes| compact::unpack(&bytes)).transpose();
-        record.map_err(|compact::Damaged| self.failed("a record is damaged, or another version's".to_owned()))
+        let record = found.map(|bytes| codec::unpack(&bytes)).transpose();
+        record.map_err(|codec::Damaged| self.failed("a record is damaged, or another version's".to_owned()))
     }
 
     /// Which store it is, and how far it got.
@@ -304,7 +305,7 @@ impl Embedded {
         let damaged = || self.failed("a record is damaged, or another version's".to_owned());
         let read = |(key, bytes): (fjall::Slice, fjall::Slice)| {
             let key = Key::try_from(&*key).map_err(|_| damaged())?;
-            Ok((key, compact::unpack(&bytes).map_err(|compact::Damaged| damaged())?))
+            Ok((key, codec::unpack(&bytes).map_err(|codec::Damaged| damaged())?))
         };
         pairs.into_iter().map(read).collect()
     }
@@ -426,7 +427,7 @@ impl Writer {
     ) -> Result<(), Failed> {
         let mut batch = self.database.batch();
         for Packed { key, bytes, .. } in records {
-            let bytes = bytes.as_ref().map_err(|compact::Damaged| Failed::new("a record cannot be written"))?;
+            let bytes = bytes.as_ref().map_err(|codec::Damaged| Failed::new("a record cannot be written"))?;
             batch.insert(&self.records, *key, bytes.as_slice());
         }
         for (name, text) in notes {
@@ -454,10 +455,10 @@ impl Writer {
         let mut forgotten = Vec::new();
         for item in self.records.iter() {
             let (key, bytes) = item.into_inner()?;
-            let Ok(record) = compact::unpack(&bytes) else { continue };
+            let Ok(record) = codec::unpack(&bytes) else { continue };
             if record.is_older_than(self.retention, now) {
                 forgotten.push(key);
-            } else if let Some(bytes) = lapse(&record, now).and_then(|record| compact::pack(&record).ok()) {
+            } else if let Some(bytes) = lapse(&record, now).and_then(|record| codec::pack(&record).ok()) {
                 self.records.insert(key, bytes)?;
             }
             if forgotten.len() >= SWEEP_ROUND {

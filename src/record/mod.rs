@@ -5,26 +5,31 @@
 //! truth. All that is decided about records is in `rules` (pure); stores only keep them.
 
 pub mod address;
-pub mod compact;
+pub mod codec;
+pub mod control_socket;
 pub mod copy;
-pub mod desk;
 mod embedded;
+mod group_commit;
+mod keys;
 mod mapped;
 mod place;
 mod postgres;
-mod rounds;
+mod records;
 mod rules;
 mod store;
 mod suspects;
+mod turn;
 mod value;
 
 pub use mapped::Mapped;
-pub use place::{Claim, Failed, Place, Settings};
+pub use place::{Backend, Claim, Failed, Settings};
+pub use records::Records;
 pub use rules::{
-    Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write, begin, end, erase, forgotten_until, lateness,
+    Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write, begin, end, erase, execution_horizon,
+    forgotten_until,
 };
-pub use store::{Answered, Noted, Records, Suspect, Taken, Turn, Vouched};
-pub use suspects::{Known, Note};
+pub use suspects::{Known, Note, Noted, Suspect};
+pub use turn::{Answered, Taken, Turn, Verified};
 pub use value::{Chosen, Said, Version};
 
 use crate::mapping::{Choice, Slot};

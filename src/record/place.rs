@@ -10,14 +10,14 @@ use std::time::Duration;
 /// The settings of `[records]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub place: Place,
+    pub place: Backend,
     /// How long a person is remembered of whom nothing is heard.
     pub retention: Duration,
 }
 
 /// Where records are kept.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum Backend {
     /// In this directory, by one worker at a time.
     Directory(PathBuf),
     /// In a database, by any number of workers.
@@ -28,18 +28,18 @@ pub enum Place {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { place: Place::Directory("records".into()), retention: Duration::from_secs(365 * 86_400) }
+        Settings { place: Backend::Directory("records".into()), retention: Duration::from_secs(365 * 86_400) }
     }
 }
 
-impl Place {
+impl Backend {
     /// Whether there are records; where none are kept there is nothing to miss.
     ///
     /// # Errors
     /// It cannot be looked at.
     pub async fn exists(&self) -> Result<bool, Failed> {
         match self {
-            Place::Directory(directory) => {
+            Backend::Directory(directory) => {
                 let looking = directory.clone();
                 // A file system may hang.
                 let looked = tokio::task::spawn_blocking(move || super::embedded::looked_at(&looking)).await;
@@ -47,29 +47,29 @@ impl Place {
                 looked
                     .map_err(|why| Failed::new(format!("cannot create the records in {}: {why}", directory.display())))
             }
-            Place::Postgres(address) => super::postgres::is_at(address).await,
-            Place::Off => Ok(true),
+            Backend::Postgres(address) => super::postgres::is_at(address).await,
+            Backend::Off => Ok(true),
         }
     }
 
     /// Whether it is the same place, reached in the same way; roles and passwords may differ.
     #[must_use]
-    pub fn is_same(&self, other: &Place) -> bool {
+    pub fn is_same(&self, other: &Backend) -> bool {
         match (self, other) {
-            (Place::Directory(one), Place::Directory(other)) => one == other,
-            (Place::Postgres(one), Place::Postgres(other)) => one.leads_to(other),
-            (Place::Off, Place::Off) => true,
+            (Backend::Directory(one), Backend::Directory(other)) => one == other,
+            (Backend::Postgres(one), Backend::Postgres(other)) => one.leads_to(other),
+            (Backend::Off, Backend::Off) => true,
             _ => false,
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Directory(directory) => write!(f, "{}", directory.display()),
-            Place::Postgres(address) => write!(f, "PostgreSQL at {}", address.shown()),
-            Place::Off => f.write_str("off"),
+            Backend::Directory(directory) => write!(f, "{}", directory.display()),
+            Backend::Postgres(address) => write!(f, "PostgreSQL at {}", address.shown()),
+            Backend::Off => f.write_str("off"),
         }
     }
 }
@@ -98,7 +98,7 @@ impl Failed {
     }
 
     /// A worker consumes an integration's events, and nobody holds these records, which are for one worker.
-    pub(crate) fn elsewhere(integration: &Name, place: &Place) -> Failed {
+    pub(crate) fn elsewhere(integration: &Name, place: &Backend) -> Failed {
         let what = "a folder is for one worker, so these are a copy, unless that one is just ending";
         let remedy = "use its records (look whether [records] store names them); several workers need PostgreSQL";
         Failed::held(format!(
@@ -109,7 +109,7 @@ impl Failed {
 
     /// Its disk neither works nor fails.
     pub(super) fn silent() -> Failed {
-        let longest = super::rounds::LONGEST_WRITE;
+        let longest = super::group_commit::LONGEST_WRITE;
         Failed::new(format!("the disk of the records does not answer within {longest:?}; waiting until it does"))
     }
 
@@ -157,7 +157,7 @@ impl Claim {
     ///
     /// # Errors
     /// Why not, and what to do.
-    pub fn follows(&self, known: &Claim, place: &Place) -> Result<(), Failed> {
+    pub fn follows(&self, known: &Claim, place: &Backend) -> Result<(), Failed> {
         let Claim { store, epoch } = known;
         let adopt = "or accept that what those knew is lost: consent-gate store adopt";
         let moved = "if they were to move here, consent-gate store copy --from their former place";

@@ -6,8 +6,9 @@
 //! sorted by key so that no two of them wait for each other in a circle.
 
 use super::address::Address;
+use super::keys::{IDENTITY_BYTES, Key, Prefix, SECRET_BYTES, prefix_of};
 use super::rules::{Write, forgotten_until};
-use super::store::{EPOCH, IDENTITY_BYTES, Key, OWN_NOTES, Origin, Prefix, SECRET_BYTES, Seen, prefix_of};
+use super::store::{EPOCH, OWN_NOTES, Origin, Seen};
 use super::suspects::FORGOTTEN_AFTER;
 use super::{Claim, Failed, Known, Note, Record};
 use crate::bytes::{hex, random};

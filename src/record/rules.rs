@@ -30,7 +30,7 @@ const MARGIN: SignedDuration = SignedDuration::from_secs(5);
 /// For how long a request may still be executed after it was sent: until the longest delay after
 /// its timeout, and no longer (`docs/behaviour.md` says so). A repair follows so long after.
 #[must_use]
-pub fn lateness(integration: &Integration) -> SignedDuration {
+pub fn execution_horizon(integration: &Integration) -> SignedDuration {
     let longest = integration.schedule.longest().saturating_add(integration.limits.timeout);
     SignedDuration::try_from(longest).unwrap_or(SignedDuration::MAX).saturating_add(MARGIN)
 }
@@ -51,7 +51,7 @@ pub struct Around<'a> {
     /// By the store's clock.
     pub now: Timestamp,
     /// For how long a request may still be executed after it was sent.
-    pub lateness: SignedDuration,
+    pub execution_horizon: SignedDuration,
     /// How long a person is remembered of whom nothing is heard.
     pub retention: SignedDuration,
     /// What was heard up to then may have been forgotten, of persons who are not on record.
@@ -165,10 +165,10 @@ impl Sent {
     /// behind it may still execute the request; a 429 proves that it was not executed. A refusal of
     /// a request that carried other events' values says nothing of any one of them.
     #[must_use]
-    pub fn of(outcome: Outcome, is_lent: bool) -> Sent {
+    pub fn of(outcome: Outcome, carries_others: bool) -> Sent {
         match outcome {
             Outcome::Accepted => Sent::Accepted,
-            Outcome::Refused if !is_lent => Sent::Refused,
+            Outcome::Refused if !carries_others => Sent::Refused,
             Outcome::Refused | Outcome::Rejected | Outcome::Throttled | Outcome::Misconfigured => Sent::Failed,
             Outcome::Unavailable | Outcome::UnexpectedStatus | Outcome::NotTheGate => Sent::Unknown,
         }
@@ -195,7 +195,7 @@ pub struct Ended {
     /// An older request may still be executed, and would spoil what was accepted.
     pub is_repair_due: bool,
     /// Something else became the newest meanwhile: it is to be sent, too.
-    pub moved_on: Option<Values>,
+    pub superseded: Option<Values>,
 }
 
 /// Ends the turn of an event: takes note of the answer, and looks whether the record moved on.
@@ -222,15 +222,16 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         }
         // That a repair is on its way already proves nothing: a crash may have lost it before it was
         // parked.
-        ended.is_repair_due = record.park_repair(around);
-        ended.moved_on = record.moved_on(carried, around.mapped);
-    }
-    if let Some(newest) = &ended.moved_on {
+        ended.superseded = record.superseded(carried, around.mapped);
         record.owe(carried, around.now);
+        let is_owing = ended.superseded.is_none() && record.owing(around.mapped).next().is_some();
+        ended.is_repair_due = record.park_repair(around) || is_owing;
+    }
+    if let Some(newest) = &ended.superseded {
         record.about_to_send(request.next, newest, around);
     }
     let is_changed = before != (record.refusals(), record.mark.clone());
-    let must_last = ended.is_repair_due || ask.is_repair || ended.moved_on.is_some() || is_changed;
+    let must_last = ended.is_repair_due || ask.is_repair || ended.superseded.is_some() || is_changed;
     // Lost in a crash, an acceptance costs at most a spare request: nobody waits for it.
     (ended, if must_last { Write::Durable } else { Write::Later })
 }
@@ -248,7 +249,12 @@ pub struct Erasure {
 
 /// Erases a person: everything up to an instant, with a mark that it was. Says whether anything was
 /// known.
-pub fn erase(known: &mut Option<Record>, erasure: Erasure, now: Timestamp, lateness: SignedDuration) -> (bool, Write) {
+pub fn erase(
+    known: &mut Option<Record>,
+    erasure: Erasure,
+    now: Timestamp,
+    execution_horizon: SignedDuration,
+) -> (bool, Write) {
     let was_known = known.as_ref().is_some_and(|record| !record.is_empty());
     let record = known.get_or_insert_default();
     let Erasure { at, published, message } = erasure;
@@ -278,7 +284,7 @@ pub fn erase(known: &mut Option<Record>, erasure: Erasure, now: Timestamp, laten
     }
     record.mark = Some(mark);
     record.merged = record.merged.max(Some(now));
-    record.forget(now, lateness);
+    record.forget(now, execution_horizon);
     (was_known, Write::Durable)
 }
 
@@ -316,8 +322,8 @@ impl Mark {
 
 impl Doubt {
     /// Whether the gate may still execute it, or a repair of it is on its way.
-    fn stands(&self, now: Timestamp, lateness: SignedDuration) -> bool {
-        now.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { lateness }
+    fn stands(&self, now: Timestamp, execution_horizon: SignedDuration) -> bool {
+        now.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { execution_horizon }
     }
 
     /// Takes another one in: of each property the older value, and the later time.
@@ -433,26 +439,31 @@ impl Record {
         Some(values)
     }
 
-    /// What is owed to the gate: the newest of what it accepted late. A grant is not, once its person
-    /// was erased.
+    /// What is owed to the gate: the newest of what it accepted late, unless it refuses that. A grant is not,
+    /// once its person was erased.
     fn owing<'r>(&'r self, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         let late = self.owed.iter().flat_map(|owed| owed.sent.keys());
         let newest = late.flat_map(move |slot| self.of_property(slot, mapped));
-        newest.filter(|(_, said)| !self.is_erased_grant(said))
+        let is_newest = |slot: &Slot, said: &Said| self.values.get(slot).is_some_and(|newest| *newest.said == *said);
+        newest.filter(move |(slot, said)| is_newest(slot, said) && !self.is_erased_grant(said))
     }
 
     fn is_erased_grant(&self, said: &Said) -> bool {
         said.grant().is_some() && self.has_erased(said.latest().at)
     }
 
-    /// Notes that the gate accepted older values than the newest: whether before or after those nobody
-    /// can know.
+    /// Notes where the gate accepted older values than the newest, of whatever path: whether before or after
+    /// those nobody can know. Those may be refused now, and accepted at their next turn.
     fn owe(&mut self, carried: &Values, now: Timestamp) {
         let is_late = |(slot, sent): &(&Slot, &Arc<Said>)| {
-            self.values.get(*slot).is_some_and(|newest| !newest.is_refused && !sent.covers(&newest.said))
+            let mut known = self.values.iter().filter(|(known, _)| known.property() == slot.property());
+            known.any(|(known, newest)| is_spoiled(known, &newest.said, slot, sent))
         };
         let late: Vec<_> =
             carried.iter().filter(is_late).map(|(slot, sent)| (slot.clone(), Arc::clone(sent))).collect();
+        if late.is_empty() {
+            return;
+        }
         let owed = self.owed.get_or_insert_with(|| Owed { at: now, sent: Values::new() });
         owed.at = owed.at.max(now);
         take_older(&mut owed.sent, late);
@@ -562,7 +573,7 @@ impl Record {
 
     /// Requests that may still be executed, or whose repair is on its way.
     fn standing<'r>(&'r self, around: &'r Around<'_>) -> impl Iterator<Item = (&'r u64, &'r Doubt)> {
-        self.doubts.iter().filter(|(_, doubt)| doubt.stands(around.now, around.lateness))
+        self.doubts.iter().filter(|(_, doubt)| doubt.stands(around.now, around.execution_horizon))
     }
 
     /// Those of them that make a repair due.
@@ -573,9 +584,7 @@ impl Record {
     /// What can be sent again where a request that is executed late would put older values back.
     fn spoiled_by<'r>(&'r self, doubt: &'r Doubt, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         doubt.sent.iter().flat_map(move |(slot, sent)| {
-            self.of_property(slot, mapped).filter(move |(own, said)| {
-                if own == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
-            })
+            self.of_property(slot, mapped).filter(move |(own, said)| is_spoiled(own, said, slot, sent))
         })
     }
 
@@ -602,7 +611,7 @@ impl Record {
         let made_good: Vec<u64> = self
             .doubts
             .iter()
-            .filter(|(_, doubt)| begun.duration_since(doubt.at) >= around.lateness)
+            .filter(|(_, doubt)| begun.duration_since(doubt.at) >= around.execution_horizon)
             .filter(|(_, doubt)| self.spoiled_by(doubt, around.mapped).all(|(slot, _)| carried.contains_key(&slot)))
             .map(|(id, _)| *id)
             .collect();
@@ -626,7 +635,7 @@ impl Record {
 
     /// What has become the newest of what was sent, if anything has. Values that the gate refused for
     /// good are not sent again.
-    fn moved_on(&self, sent: &Values, mapped: &Mapped) -> Option<Values> {
+    fn superseded(&self, sent: &Values, mapped: &Mapped) -> Option<Values> {
         let known = || {
             let known = sent.iter().filter_map(|(slot, sent)| Some((slot, sent, self.values.get(slot)?)));
             let known = known.filter(|(_, _, newest)| !newest.is_refused && !self.is_erased_grant(&newest.said));
@@ -643,17 +652,17 @@ impl Record {
 
     /// Lets go of notes that lapsed, and of what was erased and is not needed by a note any more.
     fn let_go(&mut self, around: &Around<'_>) {
-        let Around { now, lateness, .. } = *around;
-        let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.stands(now, lateness));
+        let Around { now, execution_horizon, .. } = *around;
+        let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.stands(now, execution_horizon));
         let lapsed: Vec<u64> = lapsed.map(|(id, _)| *id).collect();
         self.drop_doubts(&lapsed);
-        self.forget(now, lateness);
+        self.forget(now, execution_horizon);
     }
 
     /// Forgets what was erased, but for what a standing note needs.
-    fn forget(&mut self, now: Timestamp, lateness: SignedDuration) {
+    fn forget(&mut self, now: Timestamp, execution_horizon: SignedDuration) {
         let Record { values, doubts, owed, mark, .. } = self;
-        doubts.retain(|_, doubt| doubt.stands(now, lateness));
+        doubts.retain(|_, doubt| doubt.stands(now, execution_horizon));
         let Some(Mark { at, .. }) = mark else { return };
         if let Some(Owed { sent, .. }) = owed {
             let is_owed = |newest: &Newest| newest.said.grant().is_none() || newest.said.latest().at > Some(*at);
@@ -708,6 +717,11 @@ impl Newest {
         let said = self.before.filter(|before| before.grant().is_none())?;
         Some(Newest { said, is_refused: false, accepted: Some(now), before: None })
     }
+}
+
+/// Whether what is known of a property is newer than what was sent, perhaps from another path.
+fn is_spoiled(known: &Slot, said: &Said, slot: &Slot, sent: &Said) -> bool {
+    if known == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
 }
 
 /// Takes values in: of each property the older stays.

@@ -56,7 +56,7 @@ impl Person {
     }
 
     fn around(&self, now: i64) -> Around<'_> {
-        Around { now: at(now), lateness: LATENESS, retention: YEAR, swept: self.swept, mapped: &self.mapped }
+        Around { now: at(now), execution_horizon: LATENESS, retention: YEAR, swept: self.swept, mapped: &self.mapped }
     }
 
     fn begin(&mut self, id: u64, offer: &Offer, is_repair: bool, now: i64) -> Begun {
@@ -93,7 +93,7 @@ impl Person {
             Begun::Needless => Turn::Needless,
             Begun::Send(ToSend { newest, .. }) => {
                 let ended = self.end(id, offer, (is_repair, &newest), sent, [now, now]);
-                assert_eq!(ended.moved_on, None);
+                assert_eq!(ended.superseded, None);
                 Turn::Sent(texts(&newest), ended.is_repair_due)
             }
         }
@@ -410,7 +410,7 @@ fn overtaken() -> (Person, Offer) {
     let Begun::Send(ToSend { newest, .. }) = jane.begin(1, &old, false, 6) else { panic!("sent") };
     jane.turn(&new, Sent::Accepted, 6);
     let ended = jane.end(1, &old, (false, &newest), Sent::Accepted, [6, 7]);
-    let corrected = ended.moved_on.expect("a newer one is known");
+    let corrected = ended.superseded.expect("a newer one is known");
     jane.end(701, &old, (false, &corrected), Sent::Failed, [7, 8]);
     (jane, old)
 }
@@ -443,7 +443,7 @@ fn a_request_that_was_begun_before_makes_nothing_good() {
     let Begun::Send(first) = jane.begin(1, &old, false, 6) else { panic!("sent") };
     let Begun::Send(second) = jane.begin(2, &new, false, 6) else { panic!("sent") };
     let ended = jane.end(1, &old, (false, &first.newest), Sent::Accepted, [6, 7]);
-    jane.end(701, &old, (false, &ended.moved_on.expect("a newer one is known")), Sent::Failed, [7, 7]);
+    jane.end(701, &old, (false, &ended.superseded.expect("a newer one is known")), Sent::Failed, [7, 7]);
     // It was executed before the old one, and its answer came after.
     jane.end(2, &new, (false, &second.newest), Sent::Accepted, [6, 8]);
     jane.erase(Some(10), 1, 10);
@@ -457,7 +457,7 @@ fn a_grant_is_not_owed_once_its_person_was_erased() {
     let mut jane = Person::new();
     let Begun::Send(ToSend { newest, .. }) = jane.begin(1, &old, false, 6) else { panic!("sent") };
     jane.turn(&new, Sent::Accepted, 6);
-    assert!(jane.end(1, &old, (false, &newest), Sent::Accepted, [6, 7]).moved_on.is_some());
+    assert!(jane.end(1, &old, (false, &newest), Sent::Accepted, [6, 7]).superseded.is_some());
     jane.erase(Some(10), 1, 10);
     assert_eq!(jane.turn(&old, Sent::Accepted, 20), Turn::Erased);
     let lapsed = rules::lapse(jane.record(), at(100_000)).expect("something goes");
@@ -598,10 +598,45 @@ fn what_was_refused_is_sent_again_at_its_own_turn_whatever_is_owed() {
     jane.turn(&newer, Sent::Unknown, 100);
     // Accepted after the newer was merged: in which order nobody can know, so the newest is owed.
     let ended = jane.end(1, &older, (false, &carried), Sent::Accepted, [100, 100]);
-    assert!(ended.moved_on.is_some());
+    assert!(ended.superseded.is_some());
     for _ in 0..2 {
         assert_eq!(jane.turn(&newer, Sent::Refused, 101), sends(&[("news", "true")]));
     }
+}
+
+#[test]
+fn what_is_accepted_late_beside_a_value_that_was_refused_before_is_repaired() {
+    let (older, newer) = (offer(20, "a", &[("news", false)]), offer(50, "b", &[("news", true)]));
+    let mut jane = Person::new();
+    let Begun::Send(ToSend { newest: late, .. }) = jane.begin(1, &older, false, 50) else { panic!("sent") };
+    jane.turn(&newer, Sent::Refused, 51);
+    // Sent again, by an operator, while the older request is still under way; which one came last nobody can know.
+    let Begun::Send(ToSend { newest: again, .. }) = jane.begin(2, &newer, false, 52) else { panic!("sent") };
+    assert_eq!(jane.end(1, &older, (false, &late), Sent::Accepted, [50, 60]), Ended::default());
+    assert!(jane.end(2, &newer, (false, &again), Sent::Accepted, [52, 61]).is_repair_due);
+    assert_eq!(jane.turn_of(&newer, true, Sent::Accepted, 3_000), sends(&[("news", "true")]));
+    assert_eq!(jane.turn_of(&newer, true, Sent::Accepted, 3_001), Turn::Needless);
+}
+
+#[test]
+fn what_is_accepted_late_under_a_former_document_is_repaired_under_the_mended_one() {
+    let (former, mended) = (Slot::new("news", "a"), Slot::new("news", "b"));
+    let (before, after) = (Mapped::new([former.clone()]), Mapped::new([mended.clone()]));
+    let says = |second, event: &str, slot: &Slot, on| of(second, event, vec![(slot.clone(), Choice::Switch(on))]);
+    let (older, newer) = (says(40, "a", &former, true), says(80, "b", &mended, false));
+    let mut jane = Person { mapped: before.clone(), ..Person::new() };
+    let Begun::Send(ToSend { newest: late, .. }) = jane.begin(1, &older, false, 100) else { panic!("sent") };
+    jane.mapped = after.clone();
+    jane.mapped.learn(before.own(), [former.clone()]);
+    let own = jane.mapped.clone();
+    let Begun::Send(ToSend { newest, .. }) = jane.begin(2, &newer, false, 101) else { panic!("sent") };
+    // Both are accepted, and the worker with the former document is the first to say so.
+    jane.mapped = before;
+    jane.mapped.learn(after.own(), [mended]);
+    assert_eq!(jane.end(1, &older, (false, &late), Sent::Accepted, [100, 103]), Ended::default());
+    jane.mapped = own;
+    assert!(jane.end(2, &newer, (false, &newest), Sent::Accepted, [101, 103]).is_repair_due);
+    assert_eq!(jane.turn_of(&newer, true, Sent::Accepted, 3_000), sends(&[("news", "false")]));
 }
 
 #[test]
@@ -734,19 +769,19 @@ proptest! {
 
     #[test]
     fn a_record_stays_what_it_is_on_the_disk_and_in_a_database(record in records()) {
-        let bytes = compact::pack(&record).unwrap();
-        prop_assert_eq!(&compact::unpack(&bytes).unwrap(), &record);
+        let bytes = codec::pack(&record).unwrap();
+        prop_assert_eq!(&codec::unpack(&bytes).unwrap(), &record);
         let text = serde_json::to_string(&record).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Record>(&text).unwrap(), &record);
         for damaged in [&bytes[1..], &bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat(), text.as_bytes(), b""] {
-            prop_assert_eq!(compact::unpack(damaged), Err(compact::Damaged));
+            prop_assert_eq!(codec::unpack(damaged), Err(codec::Damaged));
         }
     }
 
     #[test]
     fn no_bytes_end_the_process(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-        let _ = compact::unpack(&bytes);
-        let _ = compact::unpack(&[&[2], &bytes[..]].concat());
+        let _ = codec::unpack(&bytes);
+        let _ = codec::unpack(&[&[2], &bytes[..]].concat());
     }
 
     #[test]

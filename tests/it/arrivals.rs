@@ -6,7 +6,7 @@ use consent_gate::config::{self, Environment};
 use consent_gate::event::Body;
 use consent_gate::integration::Integration;
 use consent_gate::plan::{Plan, plan};
-use consent_gate::verdict::Course;
+use consent_gate::verdict::Processed;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
@@ -56,14 +56,14 @@ fn encoded(body: Vec<u8>, encoding: &str) -> Message {
 fn outcome(body: Body<'_>, integration: &Integration) -> String {
     let now = "2100-01-01T00:00:00Z".parse().unwrap();
     match plan(body, integration, now) {
-        (brief, Ok(Plan::Send(send))) => {
+        (summary, Ok(Plan::Send(send))) => {
             let request: Value = serde_json::from_slice(send.own_request(integration).body()).unwrap();
-            let at = brief.changed_at.map(|at| at.to_string()).unwrap_or_default();
+            let at = summary.changed_at.map(|at| at.to_string()).unwrap_or_default();
             format!("send {} of {at}", request["GateInput"])
         }
         (_, Ok(Plan::Erase { identifier, at })) => format!("erase {identifier} at {at:?}"),
-        (_, Err(Course::Defective(defect))) => format!("undecodable: {defect}"),
-        (_, Err(course)) => format!("{course:?}"),
+        (_, Err(Processed::Defective(defect))) => format!("undecodable: {defect}"),
+        (_, Err(processed)) => format!("{processed:?}"),
     }
 }
 

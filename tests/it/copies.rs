@@ -3,7 +3,7 @@
 use super::harness::{Finished, Folder, Lab, Message, Running, Schema, choice, person, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
 use consent_gate::record::copy::Copying;
-use consent_gate::record::{Place, Records, Settings};
+use consent_gate::record::{Backend, Records, Settings};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -184,7 +184,7 @@ fn whatever_would_leave_something_behind_is_refused() {
 }
 
 fn records_in(directory: &Path) -> Records {
-    Records::new(Settings { place: Place::Directory(directory.to_owned()), ..Settings::default() })
+    Records::new(Settings { place: Backend::Directory(directory.to_owned()), ..Settings::default() })
 }
 
 /// A store with one person on record, closed.
@@ -208,7 +208,7 @@ fn between_any_two_steps_of_a_copy_no_more_than_one_place_can_be_used() {
             let folder = Folder::new();
             let (from, to) = (folder.0.join("from"), folder.0.join("to"));
             store_at(&from).await;
-            let place = |directory: &Path| Place::Directory(directory.to_owned());
+            let place = |directory: &Path| Backend::Directory(directory.to_owned());
             let open = async || Copying::open(place(&from), place(&to)).await.unwrap();
             let copying = open().await;
             let next = copying.claim().await.unwrap();

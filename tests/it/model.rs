@@ -116,7 +116,7 @@ fn without_any_one_rule_it_does_not() {
         Swept,
         Vouching,
     ];
-    let several = [Look, CommitFirst, LookAgain, StoreClock];
+    let several = [ClaimGuard, CommitFirst, LookAgain, StoreClock];
     // Rare: from this seed on one is soon found.
     let many = [(8_000, Owed), (22_000, JoinedDoubts)];
     let all = alone.map(|without| (1, 0, without)).into_iter().chain(several.map(|without| (2, 0, without)));

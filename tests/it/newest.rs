@@ -4,7 +4,7 @@ use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until}
 use consent_gate::config::{self, Environment};
 use consent_gate::integration::Integration;
 use consent_gate::mapping::{Choice, Slot};
-use consent_gate::record::{self, Offer, Place, Records, Sent, Turn};
+use consent_gate::record::{self, Backend, Offer, Records, Sent, Turn};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -322,7 +322,7 @@ fn integration(folder: &Folder) -> Integration {
 
 fn records_in(directory: &Path) -> Records {
     let retention = Duration::from_secs(10 * 365 * 86_400);
-    Records::new(record::Settings { place: Place::Directory(directory.to_owned()), retention })
+    Records::new(record::Settings { place: Backend::Directory(directory.to_owned()), retention })
 }
 
 pub fn copy(from: &Path, to: &Path) {
@@ -352,16 +352,16 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
     let records = records_in(&whole);
     let now = Timestamp::now();
     let mut written = Vec::new();
-    let (vouched, _) = records.vouch(&integration, None).await.unwrap();
-    let vouched = vouched.expect("records are kept");
+    let (verified, _) = records.verify(&integration, None).await.unwrap();
+    let verified = verified.expect("records are kept");
     for n in 0..40 {
-        let turn = vouched.begin(JANE, &offer(n).into(), false, now).await.unwrap();
+        let turn = verified.begin(JANE, &offer(n).into(), false, now).await.unwrap();
         written.push(records.person(&integration.records, JANE).await.unwrap().record.unwrap());
         let Turn::Taken(taken) = turn else { panic!("{turn:?}") };
         taken.answered(Sent::Accepted, false, now).await.unwrap();
         written.push(records.person(&integration.records, JANE).await.unwrap().record.unwrap());
     }
-    drop((records, vouched));
+    drop((records, verified));
     let mut random = Random::new(7);
     let (mut told, mut given) = (0, 0);
     for round in 0..120_u64 {

@@ -3,7 +3,7 @@
 use consent_gate::broker::headers::{Attempt, History, for_publish};
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::schedule::{OnOutage, Retry, Schedule};
-use consent_gate::verdict::{Course, Death, Verdict, decide, too_early};
+use consent_gate::verdict::{Death, Processed, Verdict, decide, too_early};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use proptest::prelude::*;
@@ -74,13 +74,15 @@ fn run(schedule: &Schedule, visits: &[Visit]) -> Series {
     let mut answered = None;
     for visit in visits {
         for _ in 0..visit.holds {
-            let Verdict::Hold(delay) = decide(&Course::Held, &history, schedule, now) else { panic!("not held") };
+            let Verdict::Hold(delay) = decide(&Processed::Held, &history, schedule, now) else { panic!("not held") };
             now += delay;
             history = through_the_broker(&history);
         }
         let mut legs = 0;
         while let Some(at) = too_early(&history, schedule, now) {
-            let Verdict::Hold(leg) = decide(&Course::TooEarly(at), &history, schedule, now) else { panic!("not held") };
+            let Verdict::Hold(leg) = decide(&Processed::TooEarly(at), &history, schedule, now) else {
+                panic!("not held")
+            };
             now += leg;
             history = through_the_broker(&history);
             legs += 1;
@@ -97,7 +99,7 @@ fn run(schedule: &Schedule, visits: &[Visit]) -> Series {
             duration: visit.takes,
             ..Answer::unavailable("down".to_owned())
         };
-        let verdict = decide(&Course::Answered(answer), &history, schedule, now);
+        let verdict = decide(&Processed::Answered(answer), &history, schedule, now);
         let Verdict::Retry(retry) = &verdict else {
             series.end = Some(verdict);
             return series;
@@ -193,7 +195,7 @@ proptest! {
             prop_assert!(left <= schedule.window(), "nobody waits for longer than the window");
         }
         let answer = Answer { outcome, ..Answer::unavailable(String::new()) };
-        match decide(&Course::Answered(answer), &forged, &schedule, now) {
+        match decide(&Processed::Answered(answer), &forged, &schedule, now) {
             Verdict::Retry(retry) => prop_assert!(retry.step > attempts && retry.step < schedule.attempts()),
             verdict => prop_assert_eq!(Some(verdict), death_of(outcome).map(Verdict::DeadLetter)),
         }

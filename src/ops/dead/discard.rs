@@ -2,7 +2,7 @@
 
 use super::export::{is_stdout, to};
 use super::filter::Filter;
-use super::{Place, Session, file, letters, talk};
+use super::{CommandContext, Session, file, letters, talk};
 use crate::audit::Command;
 use crate::cli::DiscardArgs;
 use crate::config;
@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Problems of configuration or usage (exit code 2); nothing was agreed to, or the broker refuses or
 /// is gone (1).
-pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let mut session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let mut session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let counted = session.count(&filter).await?;
     let copy =
-        (!args.no_export).then(|| args.to.clone().unwrap_or_else(|| default_file(place, &args.integration, now)));
+        (!args.no_export).then(|| args.to.clone().unwrap_or_else(|| default_file(context, &args.integration, now)));
     if counted.matching > 0 {
         let kept = copy.as_deref().map_or_else(|| "without a copy".to_owned(), copied_to);
         let which = if filter.is_all() { "all " } else { "" };
@@ -44,7 +44,7 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
         talk(&format!("removed {} of {}", letters(removed), counted.all));
         return Ok(());
     }
-    if place.as_json {
+    if context.as_json {
         let file = copy.map(|path| path.display().to_string());
         let left = counted.all.saturating_sub(removed);
         return print(&format!("{}\n", json!({ "removed": removed, "left": left, "file": file })));
@@ -54,9 +54,9 @@ pub async fn discard(args: &DiscardArgs, place: &Place<'_>) -> Result<(), Failur
 }
 
 /// Beside the records where systemd or the image names that folder: all others may be read-only there.
-fn default_file(place: &Place<'_>, integration: &str, now: Timestamp) -> PathBuf {
+fn default_file(context: &CommandContext<'_>, integration: &str, now: Timestamp) -> PathBuf {
     let name = format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%S%.3fZ"));
-    config::state_directory(place.environment).unwrap_or_default().join(name)
+    config::state_directory(context.environment).unwrap_or_default().join(name)
 }
 
 fn copied_to(path: &Path) -> String {

@@ -3,7 +3,7 @@
 use super::file::{self, Writer};
 use super::filter::Filter;
 use super::letter::Letter;
-use super::{Place, Session, letters, talk};
+use super::{CommandContext, Session, letters, talk};
 use crate::audit::Command;
 use crate::broker::headers;
 use crate::cli::ExportArgs;
@@ -20,10 +20,10 @@ use std::path::Path;
 /// # Errors
 /// Problems of configuration or usage, a file that exists among them (exit code 2); the broker
 /// refuses or is gone, or the file cannot be written (1).
-pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn export(args: &ExportArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
     // At the beginning, too: who ends the command has what it wrote until then.
     session.audit(Command::DeadExport, args.pile.pile(), &filter, None).await;
     let is_stdout = is_stdout(&args.to);
@@ -31,7 +31,7 @@ pub async fn export(args: &ExportArgs, place: &Place<'_>) -> Result<(), Failure>
     session.audit(Command::DeadExport, args.pile.pile(), &filter, Some(copied.into())).await;
     session.letters.close().await;
     let to = args.to.display();
-    match (is_stdout, place.as_json) {
+    match (is_stdout, context.as_json) {
         (true, _) => talk(&format!("exported {}", letters(copied))),
         (false, true) => print(&format!("{}\n", json!({ "exported": copied, "file": to.to_string() })))?,
         (false, false) => print(&format!("exported {} to {to}\n", letters(copied)))?,

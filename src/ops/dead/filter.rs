@@ -8,6 +8,7 @@ use crate::order::person;
 use crate::suggest::did_you_mean;
 use crate::verdict::Death;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 /// The word for what a letter does not have.
@@ -24,7 +25,7 @@ pub struct Filter {
     until: Option<Timestamp>,
     kinds: Vec<&'static str>,
     event_ids: Vec<String>,
-    persons: Vec<String>,
+    persons: BTreeSet<String>,
     attempts: Option<RangeInclusive<u32>>,
     /// How many letters are taken at most.
     pub limit: Option<u32>,
@@ -82,9 +83,9 @@ impl Filter {
         if problems.is_empty() { Ok(filter) } else { Err(problems) }
     }
 
-    /// Everything of one person.
-    pub fn person(identifier: &str) -> Filter {
-        Filter { persons: vec![person(identifier).into_owned()], ..Filter::default() }
+    /// Everything of these persons.
+    pub fn persons(identifiers: &[&str]) -> Filter {
+        Filter { persons: identifiers.iter().map(|own| person(own).into_owned()).collect(), ..Filter::default() }
     }
 
     /// Whether it takes every letter.
@@ -131,11 +132,7 @@ impl Filter {
             && (self.kinds.is_empty() || letter.event().is_some_and(|event| self.kinds.contains(&event.kind().name())))
             && (self.event_ids.is_empty() || self.names_event(letter))
             && (self.persons.is_empty()
-                || letter.identifier().is_some_and(|identifier| self.names_person(&person(&identifier))))
-    }
-
-    fn names_person(&self, person: &str) -> bool {
-        self.persons.iter().any(|own| own == person)
+                || letter.identifier().is_some_and(|identifier| self.persons.contains(&*person(&identifier))))
     }
 
     fn names_event(&self, letter: &Letter<'_>) -> bool {

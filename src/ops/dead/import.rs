@@ -5,11 +5,11 @@
 //! again, and a discard that was interrupted can be taken back.
 
 use super::file::{self, Refused};
-use super::{Place, Progress, Session, letters, talk};
+use super::{CommandContext, Progress, Session, letters, talk};
 use crate::broker::headers::for_return;
 use crate::broker::letters::Pile;
 use crate::broker::link;
-use crate::broker::outbox::Publishers;
+use crate::broker::settler::Publishers;
 use crate::broker::topology::Queues;
 use crate::cli::ImportArgs;
 use crate::ops::{Failure, print};
@@ -27,9 +27,9 @@ const PUBLISHERS: usize = 32;
 /// # Errors
 /// Problems of configuration, or the file is no export (exit code 2); it is not whole, or the broker
 /// refuses or is gone (1).
-pub async fn import(args: &ImportArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn import(args: &ImportArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let (count, of) = verify(&args.file)?;
-    let session = Session::open(&args.integration, Pile::Dead, place).await?;
+    let session = Session::open(&args.integration, Pile::Dead, context).await?;
     if of != args.integration {
         talk(&format!("these are letters of {of}; they go to {}", args.integration));
     }
@@ -42,7 +42,7 @@ pub async fn import(args: &ImportArgs, place: &Place<'_>) -> Result<(), Failure>
         .await?;
     let imported = publish(&session, &args.file, count, present).await?;
     session.letters.close().await;
-    if place.as_json {
+    if context.as_json {
         return print(&format!("{}\n", json!({ "imported": imported, "already_there": count - imported })));
     }
     print(&format!("imported {}; {} there already\n", letters(imported), count - imported))

@@ -4,13 +4,13 @@
 
 use super::filter::Filter;
 use super::letter::Letter;
-use super::{Place, Session, letters, size, talk, when};
+use super::{CommandContext, Session, letters, size, talk, when};
 use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::ListArgs;
 use crate::event::TYPES;
 use crate::ops::{Columns, Failure, print, terminal_width, usage};
-use crate::plan::Brief;
+use crate::plan::EventSummary;
 use crate::shown;
 use crate::verdict::Death;
 use jiff::Timestamp;
@@ -39,10 +39,10 @@ const UNKEPT: &str = "(dead show tells)";
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); the broker refuses or is gone (1).
-pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn list(args: &ListArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let mut found = Found::default();
     let all = session
         .browse(async |letter| {
@@ -63,7 +63,7 @@ pub async fn list(args: &ListArgs, place: &Place<'_>) -> Result<(), Failure> {
     }
     found.rows.sort_by_key(|row| row.died_ms);
     found.rows.truncate(filter.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
-    found.print(all, now, place.as_json)
+    found.print(all, now, context.as_json)
 }
 
 /// What to say of letters that were returned often. Nobody but the broker knows policies, so it can
@@ -249,13 +249,13 @@ impl Found {
 
 impl Row {
     fn of(letter: &Letter<'_>, reveal: bool) -> Row {
-        let brief = letter.event().map(Brief::of);
+        let summary = letter.event().map(EventSummary::of);
         let index = |name: &str| TYPES.iter().position(|kind| *kind == name).unwrap_or(TYPES.len());
-        let kind = brief.as_ref().and_then(|brief| brief.kind).map(index);
+        let kind = summary.as_ref().and_then(|summary| summary.kind).map(index);
         Row {
             died_ms: letter.died.map_or(i64::MIN, Timestamp::as_millisecond),
             id: u64::from_str_radix(&letter.id(), 16).unwrap_or_default(),
-            event: brief.and_then(|brief| uuid(&brief.id?)),
+            event: summary.and_then(|summary| uuid(&summary.id?)),
             person: if reveal { letter.identifier() } else { None },
             size: u32::try_from(letter.body.len()).unwrap_or(u32::MAX),
             attempts: letter.history.attempts,

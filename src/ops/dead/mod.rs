@@ -2,7 +2,7 @@
 //!
 //! One command at a time works with an integration's letters: each takes hold of them first.
 //! Everything begins with a browse, which changes nothing; what moves or removes letters goes
-//! through them once more, and publishes and acks by way of [`crate::broker::outbox`].
+//! through them once more, and publishes and acks by way of [`crate::broker::settler`].
 
 mod discard;
 mod export;
@@ -11,26 +11,28 @@ mod filter;
 mod import;
 mod letter;
 mod list;
-pub(super) mod outlook;
-mod pace;
+pub(super) mod preview;
+mod rate_limit;
 mod replay;
 mod run;
 mod show;
-mod track;
+mod tally;
 mod value;
 
 use super::audit::audit;
 use super::{Failure, Progress, counted, integration, talk};
 use crate::audit::{Command, Scope};
 use crate::broker::letters::{DeadLetters, Pile};
-use crate::broker::outbox::Acks;
+use crate::broker::settler::LetterAcks;
 use crate::cli::Dead;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
+use crate::order::person;
 use filter::Filter;
 use jiff::Timestamp;
 use letter::Letter;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Runs one of the commands.
@@ -39,19 +41,19 @@ use std::path::Path;
 /// Problems of configuration or usage (exit code 2); the broker refuses or is gone, or what was
 /// asked for was not done (1).
 pub async fn run(command: &Dead, file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
-    let place = Place { file, environment, as_json };
+    let context = CommandContext { file, environment, as_json };
     match command {
-        Dead::List(args) => list::list(args, &place).await,
-        Dead::Show(args) => show::show(args, &place).await,
-        Dead::Replay(args) => replay::replay(args, &place).await,
-        Dead::Discard(args) => discard::discard(args, &place).await,
-        Dead::Export(args) => export::export(args, &place).await,
-        Dead::Import(args) => import::import(args, &place).await,
+        Dead::List(args) => list::list(args, &context).await,
+        Dead::Show(args) => show::show(args, &context).await,
+        Dead::Replay(args) => replay::replay(args, &context).await,
+        Dead::Discard(args) => discard::discard(args, &context).await,
+        Dead::Export(args) => export::export(args, &context).await,
+        Dead::Import(args) => import::import(args, &context).await,
     }
 }
 
 /// What every command is given.
-struct Place<'p> {
+struct CommandContext<'p> {
     file: Option<&'p Path>,
     environment: &'p Environment,
     as_json: bool,
@@ -69,8 +71,8 @@ struct Session {
 
 impl Session {
     /// Loads the configuration, and takes hold.
-    async fn open(name: &str, pile: Pile, place: &Place<'_>) -> Result<Session, Failure> {
-        let (settings, integration) = integration(name, place.file, place.environment)?;
+    async fn open(name: &str, pile: Pile, context: &CommandContext<'_>) -> Result<Session, Failure> {
+        let (settings, integration) = integration(name, context.file, context.environment)?;
         Session::hold(settings, integration, pile).await
     }
 
@@ -165,7 +167,7 @@ impl Session {
         let mut progress = Progress::new("removed", "letters", walk.count);
         let mut removed = 0;
         while let Some(chunk) = walk.next(self.stretch(walk.read())).await? {
-            let mut acks = Acks::new(chunk.channel.clone(), chunk.letters.len());
+            let mut acks = LetterAcks::new(chunk.channel.clone(), chunk.letters.len());
             for (index, delivery) in chunk.letters.iter().enumerate() {
                 if choose(&Letter::new(delivery, &self.integration)) {
                     acks.done(index).await?;
@@ -191,45 +193,53 @@ struct Counted {
     unreadable: u32,
 }
 
-/// Counts a person's letters, removes them, and says how many there were; for `person forget`.
-pub(super) struct OfPerson {
+/// The letters of some persons, while no other command has a hold of any; for `person forget`.
+pub(super) struct OfPersons {
     session: Session,
-    filter: Filter,
     /// How many letters are theirs.
     pub letters: u32,
     /// How many cannot be read and so could be anybody's.
     pub unreadable: u32,
 }
 
-impl OfPerson {
+impl OfPersons {
     /// Counts them, also those that the broker put aside.
     ///
     /// # Errors
     /// Another command works with the letters, or the broker refuses or is gone (exit code 1).
-    pub async fn count(settings: Settings, integration: Integration, identifier: &str) -> Result<OfPerson, Failure> {
+    pub async fn count(settings: Settings, integration: Integration, persons: &[&str]) -> Result<OfPersons, Failure> {
         let session = Session::hold(settings, integration, Pile::Dead).await?;
-        let mut of_person = OfPerson { session, filter: Filter::person(identifier), letters: 0, unreadable: 0 };
+        let (mut theirs, filter) = (OfPersons { session, letters: 0, unreadable: 0 }, Filter::persons(persons));
         for pile in [Pile::Dead, Pile::Aside] {
-            of_person.session.turn_to(pile).await?;
-            let Counted { matching, unreadable, .. } = of_person.session.count(&of_person.filter).await?;
-            of_person.letters += matching;
-            of_person.unreadable += unreadable;
+            theirs.session.turn_to(pile).await?;
+            let Counted { matching, unreadable, .. } = theirs.session.count(&filter).await?;
+            theirs.letters += matching;
+            theirs.unreadable += unreadable;
         }
-        Ok(of_person)
+        Ok(theirs)
     }
 
-    /// Removes them, and gives how many.
+    /// Removes the letters of these persons, and gives how many of whom, by [`person`].
     ///
     /// # Errors
     /// The broker is gone (exit code 1).
-    pub async fn remove(mut self) -> Result<u32, Failure> {
-        let mut removed = 0;
+    pub async fn remove(mut self, persons: &[&str]) -> Result<BTreeMap<String, u32>, Failure> {
+        let (mut removed, filter) = (BTreeMap::new(), Filter::persons(persons));
         for pile in [Pile::Dead, Pile::Aside] {
             self.session.turn_to(pile).await?;
-            if self.session.count(&self.filter).await?.matching > 0 {
-                let mut take = self.filter.taking();
-                removed += self.session.remove(|letter| take.takes(letter)).await?;
+            if persons.is_empty() || self.session.count(&filter).await?.matching == 0 {
+                continue;
             }
+            let mut take = filter.taking();
+            self.session
+                .remove(|letter| {
+                    let is_theirs = take.takes(letter);
+                    if let (true, Some(identifier)) = (is_theirs, letter.identifier()) {
+                        *removed.entry(person(&identifier).into_owned()).or_default() += 1;
+                    }
+                    is_theirs
+                })
+                .await?;
         }
         self.session.letters.close().await;
         Ok(removed)
@@ -240,7 +250,7 @@ impl OfPerson {
 fn stretch(meant: &[bool]) -> usize {
     let first = meant.iter().take_while(|is_meant| **is_meant).count();
     let others = meant.iter().enumerate().skip(first).filter(|(_, is_meant)| **is_meant);
-    others.map(|(index, _)| index).nth(Acks::SINGLES).unwrap_or(meant.len())
+    others.map(|(index, _)| index).nth(LetterAcks::SINGLES).unwrap_or(meant.len())
 }
 
 /// A time as people read it: local, and how long ago.
@@ -285,7 +295,7 @@ mod tests {
         assert_eq!(stretch(&[false; 500]), 500);
         let every_other: Vec<bool> = (0..500).map(|n| n % 2 == 0).collect();
         let length = stretch(&every_other);
-        assert_eq!(every_other[1..length].iter().filter(|is_meant| **is_meant).count(), Acks::SINGLES);
+        assert_eq!(every_other[1..length].iter().filter(|is_meant| **is_meant).count(), LetterAcks::SINGLES);
         assert_eq!(stretch(&[&[true; 40][..], &[false; 40]].concat()), 80);
     }
 

@@ -2,16 +2,16 @@
 
 use super::filter::{self, Filter};
 use super::letter::Letter;
-use super::outlook::Outlook;
-use super::pace::{Rate, share};
+use super::preview::Preview;
+use super::rate_limit::{Rate, share};
 use super::run::{Ended, Run};
 use super::show::Asking;
-use super::{Place, Session, letters};
+use super::{CommandContext, Session, letters};
 use crate::audit::Command;
 use crate::cli::ReplayArgs;
 use crate::config::parse_duration;
 use crate::ops::{Failure, agreed, print, usage};
-use crate::plan::{Brief, plan};
+use crate::plan::{EventSummary, plan};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -58,18 +58,18 @@ impl Options {
 /// # Errors
 /// Problems of configuration or usage (exit code 2); nothing was agreed to, the replay was stopped,
 /// letters that were waited for died again, or the broker refuses or is gone (1).
-pub async fn replay(args: &ReplayArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let options = Options::read(args, now)?;
-    let mut session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let mut session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let forecast = if args.dry_run {
-        dry_run(&session, &options, now, place.as_json).await?
+        dry_run(&session, &options, now, context.as_json).await?
     } else {
         forecast(&session, &options, now).await?
     };
     if args.dry_run || forecast.asked == 0 {
         session.letters.close().await;
-        return print(&forecast.text(place.as_json));
+        return print(&forecast.text(context.as_json));
     }
     let question = format!("replay {} under {}?", forecast.summary(), session.integration.name);
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {
@@ -79,44 +79,44 @@ pub async fn replay(args: &ReplayArgs, place: &Place<'_>) -> Result<(), Failure>
     session.letters.begin_to_remove().await?;
     let ended = Run::begin(&session, &options, now).await?.finish().await;
     session.letters.close().await;
-    tell(&ended, forecast.asked, &options, place.as_json)
+    tell(&ended, forecast.asked, &options, context.as_json)
 }
 
 /// What would become of the letters.
 #[derive(Default)]
 struct Forecast {
     asked: u32,
-    outlooks: BTreeMap<Outlook, u32>,
+    outlooks: BTreeMap<Preview, u32>,
 }
 
 impl Forecast {
-    fn add(&mut self, outlook: Outlook) {
+    fn add(&mut self, preview: Preview) {
         self.asked += 1;
-        *self.outlooks.entry(outlook).or_default() += 1;
+        *self.outlooks.entry(preview).or_default() += 1;
     }
 
     /// How many would go, and of how many where some would stay.
     fn going(&self) -> String {
-        let stay: u32 = self.outlooks.iter().filter(|(outlook, _)| outlook.stays()).map(|(_, count)| count).sum();
+        let stay: u32 = self.outlooks.iter().filter(|(preview, _)| preview.stays()).map(|(_, count)| count).sum();
         let all = letters(self.asked);
         if stay == 0 { all } else { format!("{} of {all}", self.asked - stay) }
     }
 
     fn summary(&self) -> String {
-        let parts: Vec<String> = self.outlooks.iter().map(|(outlook, count)| format!("{count} {outlook}")).collect();
+        let parts: Vec<String> = self.outlooks.iter().map(|(preview, count)| format!("{count} {preview}")).collect();
         format!("{} ({})", self.going(), parts.join(", "))
     }
 
     fn text(&self, as_json: bool) -> String {
         if as_json {
-            let outlook = |(outlook, count): (&Outlook, &u32)| json!({ "outlook": outlook.word(), "code": outlook.code(), "letters": count });
-            let outlooks: Vec<_> = self.outlooks.iter().map(outlook).collect();
+            let preview = |(preview, count): (&Preview, &u32)| json!({ "outlook": preview.word(), "code": preview.code(), "letters": count });
+            let outlooks: Vec<_> = self.outlooks.iter().map(preview).collect();
             return format!("{}\n", json!({ "asked": self.asked, "outlooks": outlooks }));
         }
         if self.asked == 0 {
             return "no letter matches; nothing to replay\n".to_owned();
         }
-        let rows = self.outlooks.iter().map(|(outlook, count)| format!("{count:>9}  {outlook}\n"));
+        let rows = self.outlooks.iter().map(|(preview, count)| format!("{count:>9}  {preview}\n"));
         format!("{} would be replayed\n{}", self.going(), rows.collect::<String>())
     }
 }
@@ -130,19 +130,19 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
             if !taking.takes(&letter) {
                 return Ok(false);
             }
-            let outlook = by_mapping(&letter, session, now);
-            forecast.add(outlook);
-            Ok(!outlook.stays())
+            let preview = by_mapping(&letter, session, now);
+            forecast.add(preview);
+            Ok(!preview.stays())
         })
         .await?;
     Ok(forecast)
 }
 
 /// What the mapping alone says of a letter.
-pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Outlook {
+pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Preview {
     let (_, planned) = plan(letter.whole(), &session.integration, now);
-    let known = super::outlook::Known::Untold;
-    super::outlook::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
+    let known = super::preview::Known::Untold;
+    super::preview::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
 }
 
 /// A row for each letter, then the counts.
@@ -153,9 +153,9 @@ async fn dry_run(session: &Session, options: &Options, now: Timestamp, as_json: 
     session
         .browse(async |letter| {
             if taking.takes(&letter) {
-                let (_, outlook) = asking.outlook(&letter, now).await?;
-                forecast.add(outlook);
-                print(&dry_row(&letter, outlook, as_json))?;
+                let (_, preview) = asking.preview(&letter, now).await?;
+                forecast.add(preview);
+                print(&dry_row(&letter, preview, as_json))?;
             }
             Ok(false)
         })
@@ -163,47 +163,47 @@ async fn dry_run(session: &Session, options: &Options, now: Timestamp, as_json: 
     Ok(forecast)
 }
 
-fn dry_row(letter: &Letter<'_>, outlook: Outlook, as_json: bool) -> String {
-    let brief = letter.event().map(Brief::of).unwrap_or_default();
+fn dry_row(letter: &Letter<'_>, preview: Preview, as_json: bool) -> String {
+    let summary = letter.event().map(EventSummary::of).unwrap_or_default();
     if as_json {
-        let (kind, id) = (brief.kind, brief.id);
+        let (kind, id) = (summary.kind, summary.id);
         let line = json!({
             "letter": letter.id(), "type": kind, "event_id": id, "reason": letter.reason.map(crate::verdict::Death::code),
-            "outlook": outlook.word(), "code": outlook.code(),
+            "outlook": preview.word(), "code": preview.code(),
         });
         return format!("{line}\n");
     }
-    let (kind, id) = (brief.kind.unwrap_or("-"), brief.id.unwrap_or_else(|| "-".to_owned()));
-    format!("{}  {:25}  {kind:13}  {id:36}  {outlook}\n", letter.id(), letter.reason_code())
+    let (kind, id) = (summary.kind.unwrap_or("-"), summary.id.unwrap_or_else(|| "-".to_owned()));
+    format!("{}  {:25}  {kind:13}  {id:36}  {preview}\n", letter.id(), letter.reason_code())
 }
 
 /// What was asked, done, and not done, and why.
 fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(), Failure> {
-    let track = &ended.track;
+    let tally = &ended.tally;
     let left_invalid: u32 = ended.invalid.values().sum();
-    let untouched = asked.saturating_sub(track.sent() + left_invalid);
-    let stopped = ended.stopped.as_ref().map(|why| format!("{why}{}", failed(&track.failures)));
+    let untouched = asked.saturating_sub(tally.sent() + left_invalid);
+    let stopped = ended.stopped.as_ref().map(|why| format!("{why}{}", failed(&tally.failures)));
     if as_json {
         print(&format!(
             "{}\n",
             json!({
-                "asked": asked, "sent": track.sent(), "delivered": track.delivered, "skipped": track.skipped,
-                "dead_again": track.dead, "on_their_way": track.open(), "still_invalid": ended.invalid,
-                "first_attempts_failed": track.failures, "untouched": untouched, "stopped": stopped, "seconds": ended.seconds,
+                "asked": asked, "sent": tally.sent(), "delivered": tally.delivered, "skipped": tally.skipped,
+                "dead_again": tally.dead, "on_their_way": tally.open(), "still_invalid": ended.invalid,
+                "first_attempts_failed": tally.failures, "untouched": untouched, "stopped": stopped, "seconds": ended.seconds,
             })
         ))?;
     } else {
         let count = |codes: &BTreeMap<String, u32>| codes.values().sum::<u32>();
         print(&format!(
             "asked       {asked}\nsent        {}{}\ndelivered   {}\nskipped     {}{}\ndead again  {}{}\non the way  {}\nleft        {}{}\n",
-            track.sent(),
-            speed(track.sent(), ended.seconds),
-            track.delivered,
-            count(&track.skipped),
-            codes(&track.skipped),
-            track.dead_again(),
-            codes(&track.dead),
-            track.open(),
+            tally.sent(),
+            speed(tally.sent(), ended.seconds),
+            tally.delivered,
+            count(&tally.skipped),
+            codes(&tally.skipped),
+            tally.dead_again(),
+            codes(&tally.dead),
+            tally.open(),
             untouched + left_invalid,
             why_left(&ended.invalid, untouched),
         ))?;
@@ -213,8 +213,8 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
             let again = "those that were not sent are where they were; with the cause mended, the same command goes on";
             Err(Failure::Failed(format!("stopped: {why}; {again}")))
         }
-        None if options.is_watched && track.dead_again() > 0 => {
-            Err(Failure::Failed(format!("{} died again", letters(track.dead_again()))))
+        None if options.is_watched && tally.dead_again() > 0 => {
+            Err(Failure::Failed(format!("{} died again", letters(tally.dead_again()))))
         }
         None => Ok(()),
     }

@@ -6,14 +6,14 @@
 
 use super::filter::Taking;
 use super::letter::Letter;
-use super::outlook::Outlook;
+use super::preview::Preview;
 use super::replay::{Options, by_mapping};
-use super::track::Track;
+use super::tally::Tally;
 use super::{Progress, Session};
 use crate::broker::headers::{for_replay, report_to};
 use crate::broker::letters::Chunk;
-use crate::broker::outbox::{Acks, Publishers};
 use crate::broker::report::Report;
+use crate::broker::settler::{LetterAcks, Publishers};
 use crate::broker::topology::Queues;
 use crate::broker::{self, link};
 use crate::shutdown::{self, Shutdown};
@@ -68,7 +68,7 @@ impl fmt::Display for Stop {
 
 /// What a replay came to.
 pub struct Ended {
-    pub track: Track,
+    pub tally: Tally,
     /// Letters that were not sent because they would die again at once, by reason.
     pub invalid: BTreeMap<&'static str, u32>,
     pub stopped: Option<Stop>,
@@ -92,10 +92,10 @@ pub struct Run<'r> {
     retry: String,
     report_to: String,
     publishers: Arc<Publishers>,
-    track: Arc<Mutex<Track>>,
+    tally: Arc<Mutex<Tally>>,
     taking: Taking<'r>,
     under_way: JoinSet<Published>,
-    acks: Option<Acks>,
+    acks: Option<LetterAcks>,
     interrupted: Shutdown,
     invalid: BTreeMap<&'static str, u32>,
     begun: Instant,
@@ -107,8 +107,8 @@ impl<'r> Run<'r> {
     /// Prepares a replay; nothing moves yet.
     pub async fn begin(session: &'r Session, options: &'r Options, now: Timestamp) -> Result<Run<'r>, broker::Error> {
         let (report_to, reports) = session.letters.reports().await?;
-        let track = Arc::new(Mutex::new(Track::default()));
-        tokio::spawn(listen(reports, Arc::clone(&track)));
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        tokio::spawn(listen(reports, Arc::clone(&tally)));
         let connection = link::dial(&session.settings.broker, "replaying").await?;
         Ok(Run {
             session,
@@ -117,7 +117,7 @@ impl<'r> Run<'r> {
             retry: Queues::of(&session.integration.name).retry,
             report_to,
             publishers: Arc::new(Publishers::new(Arc::new(connection), PUBLISHERS)),
-            track,
+            tally,
             taking: options.filter.taking(),
             under_way: JoinSet::new(),
             acks: None,
@@ -137,8 +137,8 @@ impl<'r> Run<'r> {
             stopped = self.last_verdicts().await.err();
         }
         self.publishers.close().await;
-        let track = std::mem::take(&mut *self.track());
-        Ended { track, invalid: self.invalid, stopped, seconds }
+        let tally = std::mem::take(&mut *self.tally());
+        Ended { tally, invalid: self.invalid, stopped, seconds }
     }
 
     async fn send_all(&mut self) -> Result<(), Stop> {
@@ -149,7 +149,7 @@ impl<'r> Run<'r> {
         while ended.is_ok()
             && let Some(chunk) = walk.next(self.stretch(walk.read())).await.map_err(broken)?
         {
-            self.acks = Some(Acks::new(chunk.channel.clone(), chunk.letters.len()));
+            self.acks = Some(LetterAcks::new(chunk.channel.clone(), chunk.letters.len()));
             ended = self.send_some(&chunk).await;
             // What was begun is finished in any case.
             while !self.under_way.is_empty() {
@@ -178,7 +178,7 @@ impl<'r> Run<'r> {
             let (queue, publishers) = (self.retry.clone(), Arc::clone(&self.publishers));
             let properties = for_replay(letter.properties, &self.report_to);
             let (id, body) = (letter.id(), delivery.data.clone());
-            self.track().send(&id);
+            self.tally().send(&id);
             self.under_way.spawn(async move {
                 let result = publishers.put(&queue, &body, properties).await;
                 Published { index, id, result }
@@ -194,7 +194,7 @@ impl<'r> Run<'r> {
             return false;
         }
         match by_mapping(letter, self.session, self.now) {
-            Outlook::Invalid(code) => {
+            Preview::Invalid(code) => {
                 *self.invalid.entry(code).or_default() += 1;
                 false
             }
@@ -212,7 +212,7 @@ impl<'r> Run<'r> {
                 self.finish_one().await?;
             }
             let due = self.options.rate.due(self.begun.elapsed());
-            let is_heard = self.track().unheard() < self.options.rate.most_unheard().max(self.options.canary);
+            let is_heard = self.tally().unheard() < self.options.rate.most_unheard().max(self.options.canary);
             if !self.is_canary_over {
                 return Ok(());
             }
@@ -230,12 +230,12 @@ impl<'r> Run<'r> {
 
     /// After the first letters waits until each was tried, but not for ever.
     async fn canary(&mut self, is_end: bool) -> Result<(), Stop> {
-        let sent = self.track().sent();
+        let sent = self.tally().sent();
         if self.is_canary_over || (sent < self.options.canary && !is_end) {
             return Ok(());
         }
         let deadline = Instant::now() + self.options.deadline;
-        while self.track().unheard() > 0 || !self.under_way.is_empty() {
+        while self.tally().unheard() > 0 || !self.under_way.is_empty() {
             self.look()?;
             if Instant::now() > deadline {
                 return Err(self.silence());
@@ -260,7 +260,7 @@ impl<'r> Run<'r> {
         if self.interrupted.is_stopping() {
             return Err(Stop::Interrupted);
         }
-        match self.track().too_many(self.options.abort_above, least) {
+        match self.tally().too_many(self.options.abort_above, least) {
             Some((failed, of)) => Err(Stop::TooMany(failed, of)),
             None => Ok(()),
         }
@@ -286,7 +286,7 @@ impl<'r> Run<'r> {
         // Nobody aborts it, and it does not panic.
         let Published { index, id, result } = done.map_err(|error| Stop::Broker(error.to_string()))?;
         if let Err(error) = result {
-            self.track().unsend(&id);
+            self.tally().unsend(&id);
             return Err(broken(error));
         }
         match &mut self.acks {
@@ -307,11 +307,11 @@ impl<'r> Run<'r> {
         let schedule = &self.session.integration.schedule;
         let deadline = Instant::now() + LAST_LOOK;
         let mut quiet = Quiet { patience: schedule.window() + self.options.deadline, ..Quiet::new(self.heard()) };
-        let mut progress = Progress::new("heard of", "letters", self.track().sent());
+        let mut progress = Progress::new("heard of", "letters", self.tally().sent());
         loop {
             let (sent, open, unheard) = {
-                let track = self.track();
-                (track.sent(), track.open(), track.unheard())
+                let tally = self.tally();
+                (tally.sent(), tally.open(), tally.unheard())
             };
             let is_over = if is_watched { open == 0 } else { unheard == 0 || Instant::now() > deadline };
             if is_over {
@@ -328,16 +328,16 @@ impl<'r> Run<'r> {
     }
 
     fn heard(&self) -> u32 {
-        self.track().heard
+        self.tally().heard
     }
 
     fn silence(&self) -> Stop {
         let deadline = self.options.deadline;
-        if self.track().holds > 0 { Stop::Held(deadline) } else { Stop::Silence(deadline) }
+        if self.tally().holds > 0 { Stop::Held(deadline) } else { Stop::Silence(deadline) }
     }
 
-    fn track(&self) -> MutexGuard<'_, Track> {
-        self.track.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -368,10 +368,10 @@ fn broken(error: broker::Error) -> Stop {
 }
 
 /// Keeps count of what the worker reports.
-async fn listen(mut reports: Consumer, track: Arc<Mutex<Track>>) {
+async fn listen(mut reports: Consumer, tally: Arc<Mutex<Tally>>) {
     while let Some(Ok(delivery)) = reports.next().await {
         if let Ok(report) = serde_json::from_slice::<Report>(&delivery.data) {
-            track.lock().unwrap_or_else(PoisonError::into_inner).hear(&report);
+            tally.lock().unwrap_or_else(PoisonError::into_inner).hear(&report);
         }
     }
 }

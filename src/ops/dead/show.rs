@@ -2,15 +2,15 @@
 
 use super::filter::Filter;
 use super::letter::Letter;
-use super::outlook::{Known, Outlook, would};
-use super::{Place, Session, size, when};
+use super::preview::{Known, Preview, would};
+use super::{CommandContext, Session, size, when};
 use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::{Selection, ShowArgs};
 use crate::ops::{Failure, print, retention, table, usage};
-use crate::plan::{Brief, Plan, plan};
-use crate::record::desk::Access;
-use crate::verdict::Course;
+use crate::plan::{EventSummary, Plan, plan};
+use crate::record::control_socket::Access;
+use crate::verdict::Processed;
 use jiff::Timestamp;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
@@ -26,21 +26,21 @@ const BINARY: &str = "(not UTF-8; export has it)";
 /// # Errors
 /// Problems of configuration or usage (exit code 2); there is none, or the broker refuses or is
 /// gone (1).
-pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
+pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let by_event = Selection { event_id: vec![args.id.clone()], ..Selection::default() };
     let by_event = Filter::new(&by_event, now).map_err(usage)?;
-    let session = Session::open(&args.integration, args.pile.pile(), place).await?;
+    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let asking = Asking::open(&session).await;
     let id = args.id.to_lowercase();
     let (mut shown, mut ids) = (Vec::new(), BTreeSet::new());
     let all = session
         .browse(async |letter| {
             if letter.id() == id || by_event.matches(&letter) {
-                let (planned, outlook) = asking.outlook(&letter, now).await?;
-                let whole = Whole { letter: &letter, session: &session, planned, outlook, reveal: args.reveal, now };
+                let (planned, preview) = asking.preview(&letter, now).await?;
+                let whole = Whole { letter: &letter, session: &session, planned, preview, reveal: args.reveal, now };
                 ids.insert(letter.id());
-                shown.push(if place.as_json { format!("{}\n", whole.json()) } else { whole.text() });
+                shown.push(if context.as_json { format!("{}\n", whole.json()) } else { whole.text() });
             }
             Ok(false)
         })
@@ -55,7 +55,7 @@ pub async fn show(args: &ShowArgs, place: &Place<'_>) -> Result<(), Failure> {
     if let Some(hint) = several(shown.len(), ids.len()) {
         super::talk(&hint);
     }
-    print(&shown.join(if place.as_json { "" } else { "\n" }))
+    print(&shown.join(if context.as_json { "" } else { "\n" }))
 }
 
 /// What to say where no letter has this id.
@@ -98,11 +98,11 @@ impl Asking<'_> {
     ///
     /// # Errors
     /// The records failed (exit code 1).
-    pub async fn outlook(
+    pub async fn preview(
         &self,
         letter: &Letter<'_>,
         now: Timestamp,
-    ) -> Result<(Result<Plan, Course>, Outlook), Failure> {
+    ) -> Result<(Result<Plan, Processed>, Preview), Failure> {
         let integration = &self.session.integration;
         let (_, planned) = plan(letter.whole(), integration, now);
         let known = match (&self.records, &planned) {
@@ -111,8 +111,8 @@ impl Asking<'_> {
             }
             _ => Known::Untold,
         };
-        let outlook = would(&planned, &known, integration, retention(&self.session.settings), now);
-        Ok((planned, outlook))
+        let preview = would(&planned, &known, integration, retention(&self.session.settings), now);
+        Ok((planned, preview))
     }
 }
 
@@ -120,8 +120,8 @@ impl Asking<'_> {
 struct Whole<'l, 'd> {
     letter: &'l Letter<'d>,
     session: &'l Session,
-    planned: Result<Plan, Course>,
-    outlook: Outlook,
+    planned: Result<Plan, Processed>,
+    preview: Preview,
     reveal: bool,
     now: Timestamp,
 }
@@ -174,12 +174,12 @@ impl Whole<'_, '_> {
 
     /// Why nothing would be sent, as far as it names only fields and types.
     fn detail(&self) -> Option<String> {
-        self.planned.as_ref().err().and_then(Course::error)
+        self.planned.as_ref().err().and_then(Processed::error)
     }
 
     fn json(&self) -> Value {
         let Whole { letter, .. } = self;
-        let brief = letter.event().map(Brief::of).unwrap_or_default();
+        let summary = letter.event().map(EventSummary::of).unwrap_or_default();
         let attempts: Vec<Value> = letter.history.entries.iter().map(|attempt| {
             json!({ "at": attempt.at, "result": attempt.result.label(), "status": attempt.status, "ms": attempt.ms })
         }).collect();
@@ -187,13 +187,13 @@ impl Whole<'_, '_> {
         let properties: Value = self.properties().into_iter().map(|(name, value)| (name, json!(value))).collect();
         json!({
             "letter": letter.id(), "reason": letter.reason.map(crate::verdict::Death::code), "died_at": letter.died,
-            "bytes": letter.body.len(), "type": brief.kind, "event_id": brief.id, "changed_at": brief.changed_at,
+            "bytes": letter.body.len(), "type": summary.kind, "event_id": summary.id, "changed_at": summary.changed_at,
             "returns": headers::returns(letter.properties),
             "moved": headers::moved(letter.properties).map(|Moved { reason, queue }| json!({ "reason": reason, "from": queue })),
             "attempts": letter.history.attempts, "last_error": letter.history.last_error,
             "last_answer": self.last_answer(), "history": attempts,
             "headers": headers, "properties": properties,
-            "today": { "outlook": self.outlook.word(), "code": self.outlook.code(), "detail": self.detail() },
+            "today": { "outlook": self.preview.word(), "code": self.preview.code(), "detail": self.detail() },
             "body": self.reveal.then(|| self.body()),
         })
     }
@@ -201,7 +201,7 @@ impl Whole<'_, '_> {
     fn text(&self) -> String {
         let Whole { letter, now, .. } = self;
         let time = |at: Option<Timestamp>| at.map_or_else(|| "unknown".to_owned(), |at| when(at, *now));
-        let brief = letter.event().map(Brief::of).unwrap_or_default();
+        let summary = letter.event().map(EventSummary::of).unwrap_or_default();
         let detail = self.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
         let mut rows = vec![
             row("letter", &format!("{}, {}", letter.id(), size(letter.body.len() as u64))),
@@ -209,13 +209,17 @@ impl Whole<'_, '_> {
             row("died", &time(letter.died)),
             row(
                 "event",
-                &format!("{} {}", brief.kind.unwrap_or("(cannot be read)"), brief.id.as_deref().unwrap_or("(no id)")),
+                &format!(
+                    "{} {}",
+                    summary.kind.unwrap_or("(cannot be read)"),
+                    summary.id.as_deref().unwrap_or("(no id)")
+                ),
             ),
-            row("changed", &time(brief.changed_at)),
+            row("changed", &time(summary.changed_at)),
             row("attempts", &letter.history.attempts.to_string()),
             row("last error", letter.history.last_error.as_deref().unwrap_or("none")),
             row("last answer", self.last_answer().unwrap_or("none")),
-            row("today", &format!("{}{detail}", self.outlook)),
+            row("today", &format!("{}{detail}", self.preview)),
         ];
         rows.extend(headers::moved(letter.properties).map(|moved| row("moved", &format!("by the broker: {moved}"))));
         rows.extend(self.headers().into_iter().map(|(name, value)| row("header", &format!("{name}: {value}"))));

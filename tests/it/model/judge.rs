@@ -153,8 +153,10 @@ impl Witness {
             let is_left = |said: &Said| said.grant().is_none() || until.is_none() || said.latest().at > until;
             for (slot, said) in self.accepted.iter().filter(|(slot, said)| slots.contains(slot) && is_left(said)) {
                 let now = profile.get(slot.property());
+                // From another path, the same value does as well.
                 let kept = now.is_some_and(|(now_slot, now)| {
-                    if now_slot == slot { now.joined(said).choice() == now.choice() } else { !is_later(said, now) }
+                    let is_newer = || !is_later(said, now) || said.choice() == now.choice();
+                    if now_slot == slot { now.joined(said).choice() == now.choice() } else { is_newer() }
                 });
                 let waits = |(came, event): &(Slot, usize)| {
                     came == slot

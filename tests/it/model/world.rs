@@ -8,14 +8,14 @@ use super::judge::{Profile, Witness};
 use super::scenario::{Event, Scenario, Subject, document, second};
 use crate::harness::Random;
 use consent_gate::broker::headers::{Attempt, History};
-use consent_gate::broker::outbox::Settlement;
+use consent_gate::broker::settler::Settlement;
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::mapping::{Choice, Slot};
 use consent_gate::record::{
-    self, Around, Ask, Begun, Claim, Erasure, Mapped, Offer, Place, Record, Request, Said, Sent, Values, Write,
+    self, Around, Ask, Backend, Begun, Claim, Erasure, Mapped, Offer, Record, Request, Said, Sent, Values, Write,
 };
 use consent_gate::schedule::Schedule;
-use consent_gate::verdict::{self, Course, Death, Skip, too_early};
+use consent_gate::verdict::{self, Death, Processed, Skip, too_early};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub enum Without {
     /// A selection is one text.
     Selections,
     /// Nobody looks whether the record moved on during a request.
-    Look,
+    ClaimGuard,
     /// What several workers share is written only after the request.
     CommitFirst,
     /// What waited in hand is sent as it is.
@@ -120,7 +120,7 @@ struct Turn {
 struct Worker {
     work: Option<Work>,
     /// Which opening of the store it compared.
-    vouched: Option<usize>,
+    verified: Option<usize>,
     /// Its document, and what it knows of others.
     document: usize,
     mapped: Mapped,
@@ -209,7 +209,7 @@ impl<'s> World<'s> {
         }
     }
 
-    fn lateness(&self) -> SignedDuration {
+    fn execution_horizon(&self) -> SignedDuration {
         SignedDuration::try_from(self.schedule.longest() + TIMEOUT).unwrap() + SignedDuration::from_secs(5)
     }
 
@@ -305,7 +305,7 @@ impl<'s> World<'s> {
             Ok(next) => self.workers[worker].work = next,
             Err(Crash) => {
                 self.tell(|| format!("worker {worker} crashes with {:?} in hand", message.subject));
-                self.workers[worker].vouched = None;
+                self.workers[worker].verified = None;
                 if self.workers.len() == 1 || self.random.percent(STORE_CRASH) {
                     self.memory = self.disk.clone();
                     self.opening += 1;
@@ -413,13 +413,13 @@ impl<'s> World<'s> {
     }
 
     /// Only the right records are merged into.
-    fn vouch(&mut self, worker: usize) -> bool {
+    fn verify(&mut self, worker: usize) -> bool {
         let is_due = self.now.duration_since(self.advanced) >= SignedDuration::from_secs(30);
-        if self.workers[worker].vouched == Some(self.opening) && !is_due {
+        if self.workers[worker].verified == Some(self.opening) && !is_due {
             return true;
         }
         if let Some(known) = &self.broker
-            && self.memory.claim.follows(known, &Place::Off).is_err()
+            && self.memory.claim.follows(known, &Backend::Off).is_err()
         {
             return self.without == Without::Vouching;
         }
@@ -427,7 +427,7 @@ impl<'s> World<'s> {
         self.disk.claim.epoch = self.memory.claim.epoch;
         self.broker = Some(self.memory.claim.clone());
         self.advanced = self.now;
-        self.workers[worker].vouched = Some(self.opening);
+        self.workers[worker].verified = Some(self.opening);
         true
     }
 
@@ -448,7 +448,7 @@ impl<'s> World<'s> {
         let own = if self.without == Without::StoreClock { self.scenario.ahead[worker] } else { 0 };
         let now = self.now + Duration::from_secs(own as u64);
         let retention = SignedDuration::from_hours(if self.is_swept { 365 * 24 } else { 1 });
-        Around { now, lateness: self.lateness(), retention, swept: self.memory.swept, mapped }
+        Around { now, execution_horizon: self.execution_horizon(), retention, swept: self.memory.swept, mapped }
     }
 
     /// The time by a worker's own clock.
@@ -457,7 +457,7 @@ impl<'s> World<'s> {
     }
 
     fn merge(&mut self, worker: usize, message: &Message, id: u64) -> Result<Stage, Crash> {
-        if !self.vouch(worker) {
+        if !self.verify(worker) {
             // Nothing is consumed meanwhile.
             let mended = self.scenario.restored.map_or(self.now, |restored| restored.mended);
             self.queue.push(Message { ready: mended.max(self.now), ..message.clone() });
@@ -470,7 +470,7 @@ impl<'s> World<'s> {
         }
         let Subject::Event(number) = *subject else { unreachable!("erasures are carried out above") };
         if let Some(at) = too_early(history, &self.schedule, self.clock(worker)) {
-            return Ok(Stage::Settle(self.decided(worker, &Course::TooEarly(at), None, history, None)));
+            return Ok(Stage::Settle(self.decided(worker, &Processed::TooEarly(at), None, history, None)));
         }
         let offer = self.offer(worker, *subject);
         let slots: Vec<Slot> = document(self.workers[worker].document).collect();
@@ -489,7 +489,7 @@ impl<'s> World<'s> {
                 }
             )
         });
-        let course = match begun {
+        let processed = match begun {
             Begun::Send(to_send) => {
                 let newest = if self.without == Without::Records { own(&offer) } else { to_send.newest };
                 self.crashes()?;
@@ -512,16 +512,16 @@ impl<'s> World<'s> {
             }
             Begun::Erased => {
                 self.witness.came(&slots, number);
-                Course::NotWanted(Skip::Erased)
+                Processed::NotWanted(Skip::Erased)
             }
-            Begun::TooOld => Course::OlderThanRetention,
-            Begun::Needless => Course::Repaired,
+            Begun::TooOld => Processed::OlderThanRetention,
+            Begun::Needless => Processed::Repaired,
         };
         self.update(|known| {
             *known = record;
             ((), write)
         });
-        Ok(Stage::Settle(self.decided(worker, &course, None, history, None)))
+        Ok(Stage::Settle(self.decided(worker, &processed, None, history, None)))
     }
 
     /// What a worker maps, with what it learns of other documents.
@@ -538,7 +538,7 @@ impl<'s> World<'s> {
     }
 
     fn erase(&mut self, number: u64, at: Option<Timestamp>) {
-        let (now, lateness) = (self.now, self.lateness());
+        let (now, execution_horizon) = (self.now, self.execution_horizon());
         if self.without == Without::Tombstone {
             self.witness.erased(now, at.unwrap_or(now));
             return;
@@ -547,7 +547,7 @@ impl<'s> World<'s> {
             if self.without == Without::FirstReceipts { self.random.below(usize::MAX) as u64 } else { number };
         let erasure = Erasure { at, published: now, message };
         let before = self.memory.record.as_ref().and_then(Record::erased);
-        self.update(|known| record::erase(known, erasure, now, lateness));
+        self.update(|known| record::erase(known, erasure, now, execution_horizon));
         let after = self.memory.record.as_ref().and_then(Record::erased);
         self.witness.erased_by(number, (before, after), now);
     }
@@ -568,10 +568,10 @@ impl<'s> World<'s> {
         let mapped = self.workers[worker].mapped.clone();
         let around = self.around(worker, &mapped);
         let Turn { id, begun, newest, resends, .. } = turn;
-        let is_lent = newest.values().any(|said| !said.is_of(&offer));
+        let carries_others = newest.values().any(|said| !said.is_of(&offer));
         let [first, next] = [(); 2].map(|()| 1 + self.random.below(usize::MAX - 1) as u64);
         let without = self.without;
-        let sent = Sent::of(outcome, is_lent);
+        let sent = Sent::of(outcome, carries_others);
         let was_resent = was_resent && without != Without::FirstCopies;
         let ask = Ask { id, offer: &offer, is_repair: history.is_repair };
         let request = Request { carried: &newest, begun, sent, was_resent, first, next };
@@ -587,32 +587,32 @@ impl<'s> World<'s> {
             self.witness.accepted(&newest);
         }
         let is_repair_due = turn.is_repair_due || ended.is_repair_due;
-        let moved_on = ended.moved_on.filter(|_| !matches!(without, Without::Look | Without::Records));
-        if let (Some(newest), true) = (&moved_on, resends < RESENDS) {
+        let superseded = ended.superseded.filter(|_| !matches!(without, Without::ClaimGuard | Without::Records));
+        if let (Some(newest), true) = (&superseded, resends < RESENDS) {
             let (newest, begun, opening) = (newest.clone(), self.now, self.opening);
             return Ok(Stage::Ask(Turn { id: next, begun, newest, is_repair_due, resends: resends + 1, opening }));
         }
-        if moved_on.is_some() || (resends > 0 && sent != Sent::Accepted) {
-            return Ok(Stage::Settle(self.decided(worker, &Course::Held, None, history, None)));
+        if superseded.is_some() || (resends > 0 && sent != Sent::Accepted) {
+            return Ok(Stage::Settle(self.decided(worker, &Processed::Held, None, history, None)));
         }
         let repair = is_repair_due && without != Without::Repairs;
-        let repair_at = repair.then(|| self.clock(worker) + self.lateness());
+        let repair_at = repair.then(|| self.clock(worker) + self.execution_horizon());
         let attempt = Attempt { at: begun, result: outcome, status: None, ms: 1 };
         let answer = Answer { outcome, ..Answer::unavailable("faulty".to_owned()) };
-        let course = Course::of(answer, false, is_lent);
-        Ok(Stage::Settle(self.decided(worker, &course, Some(attempt), history, repair_at)))
+        let processed = Processed::of(answer, false, carries_others);
+        Ok(Stage::Settle(self.decided(worker, &processed, Some(attempt), history, repair_at)))
     }
 
     fn decided(
         &self,
         worker: usize,
-        course: &Course,
+        processed: &Processed,
         attempt: Option<Attempt>,
         history: &History,
         repair_at: Option<Timestamp>,
     ) -> Settlement {
-        let verdict = verdict::decide(course, history, &self.schedule, self.clock(worker));
-        verdict::settlement(&verdict, course, attempt, history.clone(), &self.schedule, repair_at)
+        let verdict = verdict::decide(processed, history, &self.schedule, self.clock(worker));
+        verdict::settlement(&verdict, processed, attempt, history.clone(), &self.schedule, repair_at)
     }
 
     /// One request: executed or not, now or late, answered or not, or cut off by a crash. Also whether it

@@ -1,9 +1,9 @@
-//! Rounds of the embedded store: what changed in a moment goes to the disk together.
+//! Group commit of the embedded store: what changed in a moment goes to the disk together.
 
 use super::embedded::Writer;
+use super::keys::Key;
 use super::rules::Write;
-use super::store::Key;
-use super::{Failed, Record, compact};
+use super::{Failed, Record, codec};
 use crate::task;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -86,7 +86,7 @@ pub(super) struct Shared {
 pub(super) struct Packed {
     pub key: Key,
     number: u64,
-    pub bytes: Result<Vec<u8>, compact::Damaged>,
+    pub bytes: Result<Vec<u8>, codec::Damaged>,
 }
 
 impl Shared {
@@ -172,7 +172,7 @@ impl Shared {
         for key in &round.keys {
             if let Some(Pending { record: Some(record), number, is_gathered, .. }) = state.pending.get_mut(key) {
                 *is_gathered = false;
-                records.push(Packed { key: *key, number: *number, bytes: compact::pack(record) });
+                records.push(Packed { key: *key, number: *number, bytes: codec::pack(record) });
             }
         }
         (round, records)

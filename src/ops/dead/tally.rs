@@ -18,7 +18,7 @@ struct Told {
 
 /// The letters of one replay.
 #[derive(Debug, Default)]
-pub struct Track {
+pub struct Tally {
     /// By the first 12 hex digits of the body's SHA-256.
     letters: HashMap<u64, Told>,
     /// Whether the latest first attempts failed.
@@ -38,7 +38,7 @@ pub struct Track {
     pub heard: u32,
 }
 
-impl Track {
+impl Tally {
     /// A letter is about to be sent.
     pub fn send(&mut self, body: &str) {
         self.sent += 1;
@@ -142,54 +142,54 @@ mod tests {
 
     #[test]
     fn failures_are_told_by_result_and_status() {
-        let mut track = Track::default();
+        let mut tally = Tally::default();
         let refused = |body| Report {
             result: Some("misconfigured".to_owned()),
             status: Some(401),
             ..report(body, "retry", "", 1)
         };
         for body in ["a", "b", "c", "d"] {
-            track.send(body);
+            tally.send(body);
         }
         for told in [refused("a"), refused("b"), report("c", "dead_lettered", "undecodable", 0)] {
-            track.hear(&told);
+            tally.hear(&told);
         }
-        track.hear(&report("d", "delivered", "", 1));
-        let told: Vec<(&str, u32)> = track.failures.iter().map(|(why, count)| (why.as_str(), *count)).collect();
+        tally.hear(&report("d", "delivered", "", 1));
+        let told: Vec<(&str, u32)> = tally.failures.iter().map(|(why, count)| (why.as_str(), *count)).collect();
         assert_eq!(told, [("misconfigured with status 401", 2), ("undecodable", 1)]);
     }
 
     #[test]
     fn each_letter_counts_once_for_each_time_it_was_sent() {
-        let mut track = Track::default();
+        let mut tally = Tally::default();
         for body in ["a", "b", "b", "c", "d"] {
-            track.send(body);
+            tally.send(body);
         }
-        track.unsend("d");
-        assert_eq!((track.sent(), track.unheard(), track.open()), (4, 4, 4));
-        track.hear(&report("a", "retry", "", 1));
-        track.hear(&report("a", "delivered", "", 2));
-        track.hear(&report("a", "delivered", "", 2));
-        track.hear(&report("b", "dead_lettered", "refused", 1));
-        track.hear(&report("c", "hold", "", 0));
-        track.hear(&report("f", "delivered", "", 1));
-        assert_eq!((track.unheard(), track.open(), track.delivered, track.holds), (2, 2, 1, 1));
-        track.hear(&report("b", "skipped", "erased", 0));
-        track.hear(&report("c", "delivered", "", 3));
-        assert_eq!((track.unheard(), track.open(), track.dead_again()), (0, 0, 1));
+        tally.unsend("d");
+        assert_eq!((tally.sent(), tally.unheard(), tally.open()), (4, 4, 4));
+        tally.hear(&report("a", "retry", "", 1));
+        tally.hear(&report("a", "delivered", "", 2));
+        tally.hear(&report("a", "delivered", "", 2));
+        tally.hear(&report("b", "dead_lettered", "refused", 1));
+        tally.hear(&report("c", "hold", "", 0));
+        tally.hear(&report("f", "delivered", "", 1));
+        assert_eq!((tally.unheard(), tally.open(), tally.delivered, tally.holds), (2, 2, 1, 1));
+        tally.hear(&report("b", "skipped", "erased", 0));
+        tally.hear(&report("c", "delivered", "", 3));
+        assert_eq!((tally.unheard(), tally.open(), tally.dead_again()), (0, 0, 1));
     }
 
     #[test]
     fn too_many_failures_are_noticed_among_the_latest() {
-        let mut track = Track::default();
+        let mut tally = Tally::default();
         for n in 0..300_u32 {
             let body = format!("{n:x}");
-            track.send(&body);
-            track.hear(&report(&body, if n < 8 { "delivered" } else { "retry" }, "", 1));
+            tally.send(&body);
+            tally.hear(&report(&body, if n < 8 { "delivered" } else { "retry" }, "", 1));
             let expected = if n < 10 { None } else { Some(()) };
-            assert_eq!(track.too_many(0.2, 10).map(|_| ()), expected, "{n}");
+            assert_eq!(tally.too_many(0.2, 10).map(|_| ()), expected, "{n}");
         }
-        assert_eq!(track.too_many(0.2, 10), Some((200, 200)));
-        assert_eq!(track.too_many(1.0, 10), None);
+        assert_eq!(tally.too_many(0.2, 10), Some((200, 200)));
+        assert_eq!(tally.too_many(1.0, 10), None);
     }
 }

@@ -1,14 +1,14 @@
 //! Step 1: deliveries of one integration.
 //!
-//! Each queue has one consumer for as long as everything flows ([`Inbox::next`]). A look at the head of
-//! a queue ([`Inbox::look`]) is a consumer of its own that is cancelled after one delivery. Messages are
+//! Each queue has one consumer for as long as everything flows ([`Consumers::next`]). A look at the head of
+//! a queue ([`Consumers::look`]) is a consumer of its own that is cancelled after one delivery. Messages are
 //! never taken by `basic.get`, and few consumers of a channel have deliveries in hand: a broker up to
 //! 4.0 loses messages after a client died that had many (`docs/rabbitmq.md`).
 
+use super::ack_batcher::{AckBatcher, ConsumerId, Due};
 use super::headers::History;
 use super::prefetch::Prefetch;
-use super::receipts::{ConsumerId, Due, Receipts};
-use super::standing::{Standing, Unsettled};
+use super::redelivery::{Redelivery, Unsettled};
 use super::topology::{self, Queues, Source};
 use super::{Error, call};
 use crate::integration::Name;
@@ -41,7 +41,7 @@ const MOST_BYTES: usize = 48 * 1024 * 1024;
 
 /// Where a delivery comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Feed {
+pub enum QueueKind {
     /// The retry queue: tried, held or returned before; goes first, and its history is believed.
     Retry,
     /// The work queue.
@@ -50,14 +50,14 @@ pub enum Feed {
     Source,
 }
 
-impl Feed {
+impl QueueKind {
     /// The word for it where only closed sets may be.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
-            Feed::Retry => "retry",
-            Feed::Work => "work",
-            Feed::Source => "source",
+            QueueKind::Retry => "retry",
+            QueueKind::Work => "work",
+            QueueKind::Source => "source",
         }
     }
 }
@@ -66,8 +66,8 @@ impl Feed {
 #[derive(Debug)]
 pub struct Incoming {
     pub due: Due,
-    pub feed: Feed,
-    pub standing: Standing,
+    pub queue_kind: QueueKind,
+    pub redelivery: Redelivery,
     pub history: History,
 }
 
@@ -76,11 +76,11 @@ type Numbered = (ConsumerId, Consumer);
 
 /// One queue, with a channel of its own.
 #[derive(Debug)]
-struct Tap {
-    feed: Feed,
+struct Subscription {
+    queue_kind: QueueKind,
     queue: String,
     channel: Channel,
-    receipts: Arc<Receipts>,
+    ack_batcher: Arc<AckBatcher>,
     prefetch: Prefetch,
     consumer: Option<Numbered>,
     /// So many consumers were made so far.
@@ -94,7 +94,7 @@ struct Tap {
     is_due: bool,
 }
 
-impl Tap {
+impl Subscription {
     /// A consumer that has this prefetch; it counts for consumers that are made after it was said.
     async fn consume(&mut self, prefetch: u16) -> Result<Numbered, Error> {
         let (channel, queue) = (self.channel.clone(), self.queue.clone());
@@ -174,14 +174,14 @@ impl Tap {
 
     /// Whether more bytes are in hand than may be.
     fn is_flooded(&self) -> bool {
-        self.receipts.bytes() > MOST_BYTES
+        self.ack_batcher.bytes() > MOST_BYTES
     }
 
     /// Replaces the consumer where another prefetch is due, or where most of what it may have in hand
     /// waits for long and there is memory for more.
     async fn renew(&mut self, has_memory: bool) -> Result<(), Error> {
         let is_full = has_memory && self.aside >= self.prefetch.now().div_ceil(2);
-        if !(self.is_due || is_full) || !self.receipts.has_room() {
+        if !(self.is_due || is_full) || !self.ack_batcher.has_room() {
             return Ok(());
         }
         if self.consumer.is_none() {
@@ -198,24 +198,24 @@ impl Tap {
 
     fn receive(&mut self, number: ConsumerId, delivery: Delivery) {
         self.is_due |= self.prefetch.received(delivery.data.len());
-        let history = match self.feed {
-            Feed::Retry => History::read(&delivery.properties),
-            Feed::Work | Feed::Source => History::none(&delivery.properties),
+        let history = match self.queue_kind {
+            QueueKind::Retry => History::read(&delivery.properties),
+            QueueKind::Work | QueueKind::Source => History::none(&delivery.properties),
         };
-        let (due, standing) = self.receipts.receive(delivery, number);
-        self.left.push_back(Incoming { due, feed: self.feed, standing, history });
+        let (due, redelivery) = self.ack_batcher.receive(delivery, number);
+        self.left.push_back(Incoming { due, queue_kind: self.queue_kind, redelivery, history });
     }
 }
 
 /// The queues that feed the integration. It lives as long as its connection; deliveries that were
 /// not settled by then return to their queue.
 #[derive(Debug)]
-pub struct Inbox {
-    taps: Vec<Tap>,
+pub struct Consumers {
+    subscriptions: Vec<Subscription>,
     unsettled: Arc<Unsettled>,
 }
 
-impl Inbox {
+impl Consumers {
     /// Opens a channel for each queue; nothing is delivered yet, and at most `prefetch` messages of each
     /// will be in hand of one consumer.
     ///
@@ -227,19 +227,19 @@ impl Inbox {
         integration: &Name,
         unsettled: Arc<Unsettled>,
         prefetch: u16,
-    ) -> Result<Inbox, Error> {
+    ) -> Result<Consumers, Error> {
         let Queues { retry, work, .. } = Queues::of(integration);
-        let mut queues = vec![(Feed::Retry, retry), (Feed::Work, work)];
+        let mut queues = vec![(QueueKind::Retry, retry), (QueueKind::Work, work)];
         if let Source::Queue(queue) = source {
-            queues.push((Feed::Source, queue.clone()));
+            queues.push((QueueKind::Source, queue.clone()));
         }
-        let mut taps = Vec::with_capacity(queues.len());
-        for (feed, queue) in queues {
+        let mut subscriptions = Vec::with_capacity(queues.len());
+        for (queue_kind, queue) in queues {
             let channel = call("open a channel", connection.create_channel()).await?;
-            taps.push(Tap {
-                feed,
+            subscriptions.push(Subscription {
+                queue_kind,
                 queue,
-                receipts: Arc::new(Receipts::new(channel.clone(), Arc::clone(&unsettled))),
+                ack_batcher: Arc::new(AckBatcher::new(channel.clone(), Arc::clone(&unsettled))),
                 channel,
                 prefetch: Prefetch::new(prefetch),
                 consumer: None,
@@ -250,13 +250,13 @@ impl Inbox {
                 is_due: false,
             });
         }
-        Ok(Inbox { taps, unsettled })
+        Ok(Consumers { subscriptions, unsettled })
     }
 
     /// The queues, those first that go first.
     #[must_use]
-    pub fn feeds(&self) -> Vec<Feed> {
-        self.taps.iter().map(|tap| tap.feed).collect()
+    pub fn queue_kinds(&self) -> Vec<QueueKind> {
+        self.subscriptions.iter().map(|subscription| subscription.queue_kind).collect()
     }
 
     /// Takes the first message of a queue, if there is one. Waits while too many consumers have
@@ -264,32 +264,39 @@ impl Inbox {
     ///
     /// # Errors
     /// The queue is gone, or the broker.
-    pub async fn look(&mut self, feed: Feed) -> Result<Option<Incoming>, Error> {
-        let Some(tap) = self.taps.iter_mut().find(|tap| tap.feed == feed) else { return Ok(None) };
-        tap.receipts.room().await;
-        let (number, mut consumer) = tap.consume(1).await?;
+    pub async fn look(&mut self, queue_kind: QueueKind) -> Result<Option<Incoming>, Error> {
+        let Some(subscription) =
+            self.subscriptions.iter_mut().find(|subscription| subscription.queue_kind == queue_kind)
+        else {
+            return Ok(None);
+        };
+        subscription.ack_batcher.room().await;
+        let (number, mut consumer) = subscription.consume(1).await?;
         loop {
             if let Ok(delivered) = tokio::time::timeout(LOOK_AGAIN, consumer.next()).await {
                 let delivery = delivered.and_then(Result::ok).ok_or_else(Error::consumer_gone)?;
-                tap.receive(number, delivery);
+                subscription.receive(number, delivery);
                 break;
             }
-            if topology::depth(&tap.channel, &tap.queue).await? == 0 {
+            if topology::depth(&subscription.channel, &subscription.queue).await? == 0 {
                 break;
             }
         }
         // What is ready no more may have been on its way here.
-        tap.cancel((number, consumer)).await?;
-        Ok(tap.left.pop_front())
+        subscription.cancel((number, consumer)).await?;
+        Ok(subscription.left.pop_front())
     }
 
     /// How many messages are ready in a queue.
     ///
     /// # Errors
     /// The queue is gone, or the broker.
-    pub async fn depth(&self, feed: Feed) -> Result<u32, Error> {
-        let Some(tap) = self.taps.iter().find(|tap| tap.feed == feed) else { return Ok(0) };
-        topology::depth(&tap.channel, &tap.queue).await
+    pub async fn depth(&self, queue_kind: QueueKind) -> Result<u32, Error> {
+        let Some(subscription) = self.subscriptions.iter().find(|subscription| subscription.queue_kind == queue_kind)
+        else {
+            return Ok(0);
+        };
+        topology::depth(&subscription.channel, &subscription.queue).await
     }
 
     /// Lets every queue flow.
@@ -297,11 +304,11 @@ impl Inbox {
     /// # Errors
     /// The broker refuses or is gone.
     pub async fn start(&mut self) -> Result<(), Error> {
-        for tap in &mut self.taps {
-            tap.receipts.room().await;
-            tap.aside = 0;
-            tap.is_due = false;
-            tap.consumer = Some(tap.consume(tap.prefetch.now()).await?);
+        for subscription in &mut self.subscriptions {
+            subscription.ack_batcher.room().await;
+            subscription.aside = 0;
+            subscription.is_due = false;
+            subscription.consumer = Some(subscription.consume(subscription.prefetch.now()).await?);
         }
         Ok(())
     }
@@ -313,8 +320,8 @@ impl Inbox {
     /// The broker is gone, or more bytes are in hand than may be: connect again.
     pub async fn adapt(&mut self) -> Result<(), Error> {
         let bytes = self.unsettled.bytes();
-        for tap in &mut self.taps {
-            tap.renew(bytes < MOST_BYTES / 2).await?;
+        for subscription in &mut self.subscriptions {
+            subscription.renew(bytes < MOST_BYTES / 2).await?;
         }
         Ok(())
     }
@@ -337,7 +344,7 @@ impl Inbox {
 
     /// How long deliveries gather.
     fn pause(&self) -> Option<Duration> {
-        let prefetch = self.taps.iter().map(|tap| tap.prefetch.now()).max()?;
+        let prefetch = self.subscriptions.iter().map(|subscription| subscription.prefetch.now()).max()?;
         let pause = (GATHER_FOR_EACH * prefetch.into()).min(GATHER_AT_MOST);
         Some(pause).filter(|pause| *pause >= GATHER_AT_LEAST)
     }
@@ -345,16 +352,18 @@ impl Inbox {
     /// What comes next.
     async fn delivered(&mut self) -> Result<Incoming, Error> {
         poll_fn(|cx| {
-            for tap in &mut self.taps {
-                tap.poll(cx);
+            for subscription in &mut self.subscriptions {
+                subscription.poll(cx);
             }
-            if self.taps.iter().any(Tap::is_flooded) {
+            if self.subscriptions.iter().any(Subscription::is_flooded) {
                 return Poll::Ready(Err(Error::too_many_bytes(MOST_BYTES)));
             }
-            let next = self.taps.iter_mut().find_map(|tap| tap.left.pop_front());
+            let next = self.subscriptions.iter_mut().find_map(|subscription| subscription.left.pop_front());
             match next {
                 Some(incoming) => Poll::Ready(Ok(incoming)),
-                None if self.taps.iter().any(|tap| tap.is_gone) => Poll::Ready(Err(Error::consumer_gone())),
+                None if self.subscriptions.iter().any(|subscription| subscription.is_gone) => {
+                    Poll::Ready(Err(Error::consumer_gone()))
+                }
                 None => Poll::Pending,
             }
         })
@@ -362,9 +371,9 @@ impl Inbox {
     }
 
     /// A delivery of this queue waits for long: others take its place.
-    pub fn set_aside(&mut self, feed: Feed) {
-        for tap in self.taps.iter_mut().filter(|tap| tap.feed == feed) {
-            tap.aside = tap.aside.saturating_add(1);
+    pub fn set_aside(&mut self, queue_kind: QueueKind) {
+        for subscription in self.subscriptions.iter_mut().filter(|subscription| subscription.queue_kind == queue_kind) {
+            subscription.aside = subscription.aside.saturating_add(1);
         }
     }
 
@@ -374,11 +383,11 @@ impl Inbox {
     /// The broker is gone.
     pub async fn stop(&mut self) -> Result<Vec<Incoming>, Error> {
         let mut left = Vec::new();
-        for tap in &mut self.taps {
-            if let Some(consumer) = tap.consumer.take() {
-                tap.cancel(consumer).await?;
+        for subscription in &mut self.subscriptions {
+            if let Some(consumer) = subscription.consumer.take() {
+                subscription.cancel(consumer).await?;
             }
-            left.extend(tap.left.drain(..));
+            left.extend(subscription.left.drain(..));
         }
         Ok(left)
     }
@@ -388,8 +397,8 @@ impl Inbox {
     /// # Errors
     /// A channel is gone.
     pub async fn flush(&self) -> Result<(), Error> {
-        for tap in &self.taps {
-            tap.receipts.flush().await?;
+        for subscription in &self.subscriptions {
+            subscription.ack_batcher.flush().await?;
         }
         Ok(())
     }
@@ -401,10 +410,10 @@ impl Inbox {
     /// The broker is gone.
     pub async fn acked(&self) -> Result<(), Error> {
         self.flush().await?;
-        for tap in &self.taps {
+        for subscription in &self.subscriptions {
             // Asked on the channel of the acks, the queue answers after those that it has.
             for _ in 0..LAST_ACKS {
-                topology::depth(&tap.channel, &tap.queue).await?;
+                topology::depth(&subscription.channel, &subscription.queue).await?;
             }
         }
         Ok(())

@@ -5,8 +5,8 @@
 //! Each channel carries one publish at a time: the client can give a confirm or a return to the
 //! wrong publish when several are under way on one channel.
 
+use super::ack_batcher::Due;
 use super::headers::{History, PERSISTENT, for_publish};
-use super::receipts::Due;
 use super::report::Report;
 use super::topology::Queues;
 use super::vanished::Put;
@@ -54,7 +54,7 @@ pub struct Gone;
 
 /// Settles the deliveries of one integration over one pair of connections.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct Settler {
     queues: Queues,
     publishers: Publishers,
     reports: OnceLock<mpsc::Sender<(String, Report)>>,
@@ -63,8 +63,8 @@ pub struct Outbox {
     letters: Arc<Put>,
 }
 
-impl Outbox {
-    /// An outbox that opens its channels when it first needs them. `over` ends it together with its
+impl Settler {
+    /// A settler that opens its channels when it first needs them. `over` ends it together with its
     /// connections; `missing` is told when a queue that must exist does not, `letters` counts dead letters.
     #[must_use]
     pub fn new(
@@ -73,8 +73,8 @@ impl Outbox {
         over: Shutdown,
         missing: Arc<Notify>,
         letters: Arc<Put>,
-    ) -> Outbox {
-        Outbox {
+    ) -> Settler {
+        Settler {
             queues: Queues::of(integration),
             publishers: Publishers::new(connection, PUBLISHERS),
             reports: OnceLock::new(),
@@ -85,7 +85,7 @@ impl Outbox {
     }
 
     /// Whether a delivery is still ours to settle. A connection that froze never says that its
-    /// deliveries are gone, so the end of the outbox counts as well.
+    /// deliveries are gone, so the end of the settler counts as well.
     #[must_use]
     pub fn holds(&self, delivery: &Delivery) -> bool {
         delivery.acker.usable() && !self.over.is_stopping()
@@ -174,7 +174,7 @@ impl Outbox {
 }
 
 /// Publishes reports on a channel of their own, neither persistent nor confirmed, for as long as
-/// their outbox lives.
+/// their settler lives.
 async fn tell(connection: &Connection, reports: &mut mpsc::Receiver<(String, Report)>) {
     let mut open = None;
     while let Some((queue, report)) = reports.recv().await {
@@ -256,7 +256,7 @@ impl Publishers {
 /// Acks the letters of one channel, by few commands: a broker's channel holds back what goes beyond
 /// 32 that its queue has not answered, and forgets it when the channel closes (`docs/rabbitmq.md`).
 #[derive(Debug)]
-pub struct Acks {
+pub struct LetterAcks {
     channel: Channel,
     /// By their tags, which begin at 1.
     done: Vec<bool>,
@@ -264,7 +264,7 @@ pub struct Acks {
     acked: usize,
 }
 
-impl Acks {
+impl LetterAcks {
     /// How many letters that are not among the first may be acked on a channel.
     pub const SINGLES: usize = 12;
     /// How often the first ones are acked before the end.
@@ -272,8 +272,8 @@ impl Acks {
 
     /// Begins with a channel that delivered so many letters and acked none.
     #[must_use]
-    pub fn new(channel: Channel, letters: usize) -> Acks {
-        Acks { channel, done: vec![false; letters], acked: 0 }
+    pub fn new(channel: Channel, letters: usize) -> LetterAcks {
+        LetterAcks { channel, done: vec![false; letters], acked: 0 }
     }
 
     /// What a letter needs is confirmed: it may go. Its ack may wait for those before it.
@@ -285,7 +285,7 @@ impl Acks {
             *done = true;
         }
         let first = self.first();
-        if first - self.acked > self.done.len() / Acks::PARTS { self.ack_first(first).await } else { Ok(()) }
+        if first - self.acked > self.done.len() / LetterAcks::PARTS { self.ack_first(first).await } else { Ok(()) }
     }
 
     /// Acks whatever is not acked yet, and gives how many letters that makes in all.

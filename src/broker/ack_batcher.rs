@@ -4,8 +4,8 @@
 //! Answers come out of order, so tags are settled out of order. Everything up to the first gap is
 //! acked by one command; what lies behind a gap that does not close soon is acked singly.
 
-use super::standing::{Standing, Unsettled, Weight};
-use super::{Error, outbox};
+use super::redelivery::{Redelivery, Unsettled, Weight};
+use super::{Error, settler};
 use crate::task;
 use lapin::Channel;
 use lapin::message::Delivery;
@@ -110,7 +110,7 @@ impl Tracker {
 pub struct Due {
     pub delivery: Delivery,
     /// Where it is acked.
-    receipts: Arc<Receipts>,
+    ack_batcher: Arc<AckBatcher>,
     received: Received,
     /// Counts its bytes as in hand until it is dropped.
     weight: Weight,
@@ -119,7 +119,7 @@ pub struct Due {
 impl Due {
     /// Marks a delivery as settled, which acks it soon, and gives its body back.
     pub(super) fn settle(self) -> Vec<u8> {
-        self.receipts.settled(self.delivery.delivery_tag, self.received);
+        self.ack_batcher.settled(self.delivery.delivery_tag, self.received);
         drop(self.weight);
         self.delivery.data
     }
@@ -128,7 +128,7 @@ impl Due {
 /// The acks of one channel. Dropping it forgets those that are not written yet: the channel ends
 /// with it, and the broker delivers their messages again.
 #[derive(Debug)]
-pub struct Receipts {
+pub struct AckBatcher {
     inner: Arc<Inner>,
     writing: JoinHandle<()>,
 }
@@ -145,16 +145,16 @@ struct Inner {
     room: Notify,
 }
 
-impl Drop for Receipts {
+impl Drop for AckBatcher {
     fn drop(&mut self) {
         self.writing.abort();
     }
 }
 
-impl Receipts {
+impl AckBatcher {
     /// The acks of a channel on which nothing was delivered yet.
     #[must_use]
-    pub fn new(channel: Channel, unsettled: Arc<Unsettled>) -> Receipts {
+    pub fn new(channel: Channel, unsettled: Arc<Unsettled>) -> AckBatcher {
         let (tracker, order) = (Mutex::default(), tokio::sync::Mutex::default());
         let inner = Arc::new(Inner { channel, unsettled, tracker, order, wake: Notify::new(), room: Notify::new() });
         let writing = Arc::clone(&inner);
@@ -164,15 +164,15 @@ impl Receipts {
                 let _ = writing.channel.close(541, "internal fault".into()).await;
             }
         });
-        Receipts { inner, writing }
+        AckBatcher { inner, writing }
     }
 
     /// Takes note of a delivery, and says how its returns are to be judged.
-    pub(super) fn receive(self: &Arc<Self>, delivery: Delivery, consumer: ConsumerId) -> (Due, Standing) {
-        let (body, standing) = self.inner.unsettled.receive(&delivery);
+    pub(super) fn receive(self: &Arc<Self>, delivery: Delivery, consumer: ConsumerId) -> (Due, Redelivery) {
+        let (body, redelivery) = self.inner.unsettled.receive(&delivery);
         self.inner.tracker().receive(consumer);
         let weight = self.inner.unsettled.weigh(delivery.data.len());
-        (Due { delivery, receipts: Arc::clone(self), received: Received { body, consumer }, weight }, standing)
+        (Due { delivery, ack_batcher: Arc::clone(self), received: Received { body, consumer }, weight }, redelivery)
     }
 
     fn settled(&self, tag: DeliveryTag, received: Received) {
@@ -236,7 +236,7 @@ impl Inner {
             tracker.first().into_iter().chain(tracker.rest(everything)).collect()
         };
         for Ack { tag, multiple, received } in acks {
-            outbox::ack(&self.channel, tag, multiple).await?;
+            settler::ack(&self.channel, tag, multiple).await?;
             let mut tracker = self.tracker();
             for Received { body, consumer } in received {
                 self.unsettled.forget(body);

@@ -4,7 +4,7 @@
 //! An embedded store belongs to one process at a time. That process answers on a Unix socket in the
 //! store's directory, which only its owner can open: one line of JSON is asked, one is answered.
 
-use super::{Claim, Failed, Place, Recorded, Records, Settings, lateness};
+use super::{Backend, Claim, Failed, Recorded, Records, Settings, execution_horizon};
 use crate::integration::{Integration, Name};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ pub enum Question {
     /// What is recorded of a person.
     Person { records: Name, identifier: String },
     /// Forget a person: everything up to now.
-    Forget { records: Name, identifier: String, lateness: SignedDuration },
+    Forget { records: Name, identifier: String, execution_horizon: SignedDuration },
 }
 
 /// What is answered.
@@ -58,7 +58,7 @@ pub enum Access {
     /// Opened by this process.
     Direct(Box<Records>),
     /// Held by another one, which answers for them.
-    Desk(PathBuf),
+    Socket(PathBuf),
 }
 
 impl Access {
@@ -75,9 +75,9 @@ impl Access {
         }
         let records = Records::new(settings.clone());
         match (records.claim().await, &settings.place) {
-            (_, Place::Off) => Err(Failed::new("no records are kept: [records] store is \"off\"")),
+            (_, Backend::Off) => Err(Failed::new("no records are kept: [records] store is \"off\"")),
             (Ok(_), _) => Ok(Access::Direct(Box::new(records))),
-            (Err(failed), Place::Directory(directory)) if failed.is_held() => Ok(Access::Desk(directory.clone())),
+            (Err(failed), Backend::Directory(directory)) if failed.is_held() => Ok(Access::Socket(directory.clone())),
             (Err(failed), _) => Err(failed),
         }
     }
@@ -86,11 +86,11 @@ impl Access {
     ///
     /// # Errors
     /// They are not, or as [`Access::ask`].
-    pub async fn compare(&self, integration: &Name, known: Option<&Claim>, place: &Place) -> Result<(), Failed> {
+    pub async fn compare(&self, integration: &Name, known: Option<&Claim>, place: &Backend) -> Result<(), Failed> {
         match (self, known) {
             (Access::Direct(records), known) => records.compare(integration, known).await,
-            (Access::Desk(_), Some(known)) => self.claim().await?.follows(known, place),
-            (Access::Desk(_), None) => Ok(()),
+            (Access::Socket(_), Some(known)) => self.claim().await?.follows(known, place),
+            (Access::Socket(_), None) => Ok(()),
         }
     }
 
@@ -101,7 +101,7 @@ impl Access {
     pub async fn ask(&self, question: Question) -> Result<Reply, Failed> {
         let reply = match self {
             Access::Direct(records) => answer(records, question).await,
-            Access::Desk(directory) => {
+            Access::Socket(directory) => {
                 let asked = tokio::time::timeout(TIMEOUT, ask(directory, &question)).await;
                 let silent = || std::io::Error::other(format!("no answer within {TIMEOUT:?}"));
                 asked.unwrap_or_else(|_| Err(silent())).map_err(|error| {
@@ -134,7 +134,7 @@ impl Access {
     /// As [`Access::ask`].
     pub async fn forget(&self, integration: &Integration, identifier: &str) -> Result<bool, Failed> {
         let (records, identifier) = (integration.records.clone(), identifier.to_owned());
-        let question = Question::Forget { records, identifier, lateness: lateness(integration) };
+        let question = Question::Forget { records, identifier, execution_horizon: execution_horizon(integration) };
         match self.ask(question).await? {
             Reply::Erased(was_known) => Ok(was_known),
             other => Err(unfit(&other)),
@@ -177,8 +177,8 @@ async fn answer(records: &Records, question: Question) -> Reply {
         Question::Person { records: name, identifier } => {
             records.person(&name, &identifier).await.map(|recorded| Reply::Person(Box::new(recorded)))
         }
-        Question::Forget { records: name, identifier, lateness } => {
-            records.forget(&name, &identifier, lateness, now).await.map(Reply::Erased)
+        Question::Forget { records: name, identifier, execution_horizon } => {
+            records.forget(&name, &identifier, execution_horizon, now).await.map(Reply::Erased)
         }
     };
     answered.unwrap_or_else(|failed| Reply::Failed(failed.to_string()))
@@ -216,7 +216,7 @@ fn socket(directory: &Path) -> std::io::Result<(fs::File, PathBuf)> {
 /// Answers commands for as long as the process lives, once it holds an embedded store. A store that
 /// several can open needs nobody who answers.
 pub async fn serve(records: &Arc<Records>) {
-    let Place::Directory(directory) = records.place().clone() else { return };
+    let Backend::Directory(directory) = records.place().clone() else { return };
     let mut opened = 0;
     loop {
         opened = records.opened(opened).await;

@@ -5,13 +5,13 @@ use crate::integration::Integration;
 use crate::ops::verdict_of;
 use crate::plan::{self, Plan};
 use crate::record::{self, Around, Ask, Begun, Mapped, Record, Recorded, ToSend};
-use crate::verdict::{Course, Skip};
+use crate::verdict::{Processed, Skip};
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
 
 /// What would become of a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outlook {
+pub enum Preview {
     /// It would be sent, and may change the profile.
     Send,
     /// It would be sent with what the gate accepted already: newer choices, or its own.
@@ -24,40 +24,40 @@ pub enum Outlook {
     Invalid(&'static str),
 }
 
-impl Outlook {
+impl Preview {
     /// The word for programs.
     pub fn word(self) -> &'static str {
         match self {
-            Outlook::Send => "send",
-            Outlook::NothingNew => "nothing_new",
-            Outlook::LeftOut => "left_out",
-            Outlook::Skipped(_) => "skipped",
-            Outlook::Invalid(_) => "still_invalid",
+            Preview::Send => "send",
+            Preview::NothingNew => "nothing_new",
+            Preview::LeftOut => "left_out",
+            Preview::Skipped(_) => "skipped",
+            Preview::Invalid(_) => "still_invalid",
         }
     }
 
     /// Whether a replay leaves it where it is.
     pub fn stays(self) -> bool {
-        matches!(self, Outlook::Invalid(_))
+        matches!(self, Preview::Invalid(_))
     }
 
     /// The reason's code, if there is one.
     pub fn code(self) -> Option<&'static str> {
         match self {
-            Outlook::Send | Outlook::NothingNew | Outlook::LeftOut => None,
-            Outlook::Skipped(code) | Outlook::Invalid(code) => Some(code),
+            Preview::Send | Preview::NothingNew | Preview::LeftOut => None,
+            Preview::Skipped(code) | Preview::Invalid(code) => Some(code),
         }
     }
 }
 
-impl fmt::Display for Outlook {
+impl fmt::Display for Preview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Outlook::Send => f.write_str("send"),
-            Outlook::NothingNew => f.write_str("nothing new"),
-            Outlook::LeftOut => f.write_str("in part (what it says of some properties may be outdated)"),
-            Outlook::Skipped(code) => write!(f, "skipped ({code})"),
-            Outlook::Invalid(code) => write!(f, "still invalid ({code})"),
+            Preview::Send => f.write_str("send"),
+            Preview::NothingNew => f.write_str("nothing new"),
+            Preview::LeftOut => f.write_str("in part (what it says of some properties may be outdated)"),
+            Preview::Skipped(code) => write!(f, "skipped ({code})"),
+            Preview::Invalid(code) => write!(f, "still invalid ({code})"),
         }
     }
 }
@@ -73,28 +73,28 @@ pub enum Known {
 /// What would become of a letter with this plan, whose person has this record. Without records the
 /// plan alone decides.
 pub fn would(
-    plan: &Result<Plan, Course>,
+    plan: &Result<Plan, Processed>,
     known: &Known,
     integration: &Integration,
     retention: SignedDuration,
     now: Timestamp,
-) -> Outlook {
-    let ended = |course: &Course| match verdict_of(course, integration) {
-        ("skipped", code) => Outlook::Skipped(code),
-        (_, code) => Outlook::Invalid(code),
+) -> Preview {
+    let ended = |processed: &Processed| match verdict_of(processed, integration) {
+        ("skipped", code) => Preview::Skipped(code),
+        (_, code) => Preview::Invalid(code),
     };
     let plan = match plan {
         Ok(Plan::Send(plan)) => plan,
-        Ok(Plan::Erase { .. }) => return Outlook::Skipped(Skip::UserDeleted.code()),
-        Err(course) => return ended(course),
+        Ok(Plan::Erase { .. }) => return Preview::Skipped(Skip::UserDeleted.code()),
+        Err(processed) => return ended(processed),
     };
-    let Known::Told(recorded) = known else { return Outlook::Send };
+    let Known::Told(recorded) = known else { return Preview::Send };
     match begun(plan, recorded, integration, retention, now) {
-        Err(Course::Repaired) => Outlook::NothingNew,
-        Err(course) => ended(&course),
-        Ok((to_send, _)) if !to_send.unknown.is_empty() => Outlook::LeftOut,
-        Ok((to_send, Some(record))) if record.has_accepted(&to_send.newest) => Outlook::NothingNew,
-        Ok(_) => Outlook::Send,
+        Err(Processed::Repaired) => Preview::NothingNew,
+        Err(processed) => ended(&processed),
+        Ok((to_send, _)) if !to_send.unknown.is_empty() => Preview::LeftOut,
+        Ok((to_send, Some(record))) if record.has_accepted(&to_send.newest) => Preview::NothingNew,
+        Ok(_) => Preview::Send,
     }
 }
 
@@ -106,18 +106,18 @@ pub(in crate::ops) fn begun(
     integration: &Integration,
     retention: SignedDuration,
     now: Timestamp,
-) -> Result<(ToSend, Option<Record>), Course> {
+) -> Result<(ToSend, Option<Record>), Processed> {
     let Recorded { record, swept, mapped: others } = recorded;
     let mapped = Mapped::new(integration.mappings.slots().cloned()).beside(others);
-    let (lateness, swept) = (record::lateness(integration), *swept);
-    let around = Around { now, lateness, retention, swept, mapped: &mapped };
+    let (execution_horizon, swept) = (record::execution_horizon(integration), *swept);
+    let around = Around { now, execution_horizon, retention, swept, mapped: &mapped };
     let ask = Ask { id: 0, offer: &plan.offer, is_repair: false };
     let mut record = record.clone();
     match record::begin(&mut record, ask, &around).0 {
         Begun::Send(to_send) => Ok((to_send, record)),
-        Begun::Erased => Err(Course::NotWanted(Skip::Erased)),
-        Begun::TooOld => Err(Course::OlderThanRetention),
-        Begun::Needless => Err(Course::Repaired),
+        Begun::Erased => Err(Processed::NotWanted(Skip::Erased)),
+        Begun::TooOld => Err(Processed::OlderThanRetention),
+        Begun::Needless => Err(Processed::Repaired),
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
         json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes()
     }
 
-    fn outlook(body: &[u8], known: Known) -> Outlook {
+    fn preview(body: &[u8], known: Known) -> Preview {
         let integration = integration();
         let (_, plan) = plan(body, &integration, at(100));
         would(&plan, &known, &integration, DAY, at(100))
@@ -177,8 +177,8 @@ mod tests {
     fn record(minute: i64, news: bool, is_accepted: bool) -> Known {
         let integration = integration();
         let mapped = Mapped::new(integration.mappings.slots().cloned());
-        let (lateness, retention) = (SignedDuration::ZERO, SignedDuration::MAX);
-        let around = Around { now: at(minute), lateness, retention, swept: None, mapped: &mapped };
+        let (execution_horizon, retention) = (SignedDuration::ZERO, SignedDuration::MAX);
+        let around = Around { now: at(minute), execution_horizon, retention, swept: None, mapped: &mapped };
         let slot = mapped.slots().next().unwrap().clone();
         let (at, choices) = (Some(at(minute)), vec![(slot, Choice::Switch(news))]);
         let offer = Offer { at, withdrawn_at: at, event: Some("e".into()), choices };
@@ -194,30 +194,30 @@ mod tests {
 
     #[test]
     fn only_what_the_gate_did_not_accept_would_change_the_profile() {
-        assert_eq!(outlook(&event(1, true), Known::Untold), Outlook::Send);
-        assert_eq!(outlook(&event(1, true), told(None)), Outlook::Send);
-        assert_eq!(outlook(&event(1, true), record(2, false, true)), Outlook::NothingNew);
-        assert_eq!(outlook(&event(1, true), record(1, true, true)), Outlook::NothingNew);
-        assert_eq!(outlook(&event(1, true), record(1, true, false)), Outlook::Send, "it was never accepted");
-        assert_eq!(outlook(&event(1, true), record(2, false, false)), Outlook::Send, "it carries the newer one along");
-        assert_eq!(outlook(&event(3, true), record(2, false, true)), Outlook::Send);
+        assert_eq!(preview(&event(1, true), Known::Untold), Preview::Send);
+        assert_eq!(preview(&event(1, true), told(None)), Preview::Send);
+        assert_eq!(preview(&event(1, true), record(2, false, true)), Preview::NothingNew);
+        assert_eq!(preview(&event(1, true), record(1, true, true)), Preview::NothingNew);
+        assert_eq!(preview(&event(1, true), record(1, true, false)), Preview::Send, "it was never accepted");
+        assert_eq!(preview(&event(1, true), record(2, false, false)), Preview::Send, "it carries the newer one along");
+        assert_eq!(preview(&event(3, true), record(2, false, true)), Preview::Send);
     }
 
     #[test]
     fn what_cannot_be_sent_says_why() {
-        assert_eq!(outlook(b"{", Known::Untold), Outlook::Invalid("undecodable"));
-        assert_eq!(outlook(&event(1_000, true), Known::Untold), Outlook::Invalid("future_dated"));
-        assert_eq!(outlook(&event(-2_000, true), told(None)), Outlook::Invalid("older_than_retention"));
-        assert_eq!(outlook(&event(-2_000, true), record(2, false, true)), Outlook::NothingNew);
+        assert_eq!(preview(b"{", Known::Untold), Preview::Invalid("undecodable"));
+        assert_eq!(preview(&event(1_000, true), Known::Untold), Preview::Invalid("future_dated"));
+        assert_eq!(preview(&event(-2_000, true), told(None)), Preview::Invalid("older_than_retention"));
+        assert_eq!(preview(&event(-2_000, true), record(2, false, true)), Preview::NothingNew);
         let mut erased = None;
         let erasure = Erasure { at: Some(at(5)), published: at(5), message: 0 };
         record::erase(&mut erased, erasure, at(5), SignedDuration::ZERO);
-        assert_eq!(outlook(&event(1, true), told(erased)), Outlook::Skipped("erased"));
+        assert_eq!(preview(&event(1, true), told(erased)), Preview::Skipped("erased"));
         let forgotten = Recorded { swept: Some(at(5)), ..Recorded::default() };
         let forgotten = Known::Told(Box::new(forgotten));
-        assert_eq!(outlook(&event(1, true), forgotten), Outlook::Invalid("older_than_retention"));
+        assert_eq!(preview(&event(1, true), forgotten), Preview::Invalid("older_than_retention"));
         let pending =
             String::from_utf8(event(1, true)).unwrap().replace("\"id\":\"e\"", "\"status\":\"pending_approval\"");
-        assert_eq!(outlook(pending.as_bytes(), Known::Untold), Outlook::Skipped("pending"));
+        assert_eq!(preview(pending.as_bytes(), Known::Untold), Preview::Skipped("pending"));
     }
 }

@@ -27,7 +27,7 @@ const ACKED: usize = 2_048;
 
 /// How a delivery is to be treated, by how it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Redelivery {
     /// As every other.
     Innocent,
     /// Its count means nothing, or is too high: it begins anew in the retry queue.
@@ -43,18 +43,18 @@ pub enum Standing {
 /// whether this very process had it unacknowledged when a connection was lost, and by whether the
 /// records can tell who was being handled when a process died.
 #[must_use]
-pub fn standing(redelivered: bool, returns: Option<i64>, was_ours: bool, has_notes: bool) -> Standing {
+pub fn redelivery(redelivered: bool, returns: Option<i64>, was_ours: bool, has_notes: bool) -> Redelivery {
     // The broker writes its count at the first return; before that it could only be forged.
     if !redelivered {
-        return Standing::Innocent;
+        return Redelivery::Innocent;
     }
     match returns {
-        None => Standing::Recount,
-        Some(..SUSPECT) => Standing::Innocent,
-        Some(_) if was_ours => Standing::Recount,
-        Some(RECOUNT..) if has_notes => Standing::Recount,
-        Some(CRASHED..) if !has_notes => Standing::Crashed,
-        Some(_) => Standing::Suspect,
+        None => Redelivery::Recount,
+        Some(..SUSPECT) => Redelivery::Innocent,
+        Some(_) if was_ours => Redelivery::Recount,
+        Some(RECOUNT..) if has_notes => Redelivery::Recount,
+        Some(CRASHED..) if !has_notes => Redelivery::Crashed,
+        Some(_) => Redelivery::Suspect,
     }
 }
 
@@ -130,14 +130,14 @@ impl Unsettled {
     }
 
     /// Notes a delivery, names its body, and says how to treat it.
-    pub(super) fn receive(&self, delivery: &Delivery) -> (u64, Standing) {
+    pub(super) fn receive(&self, delivery: &Delivery) -> (u64, Redelivery) {
         // Nothing of the body is in its name.
         let body = xxh3_64_with_seed(&delivery.data, self.seed);
         let was_ours = self.bodies().receive(body, delivery.redelivered);
         let headers = delivery.properties.headers().as_ref();
         let returns = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
         let returns = returns.and_then(super::headers::integer);
-        (body, standing(delivery.redelivered, returns, was_ours, self.has_notes))
+        (body, redelivery(delivery.redelivered, returns, was_ours, self.has_notes))
     }
 
     /// Lets go of a delivery whose ack was written.
@@ -156,31 +156,31 @@ mod tests {
 
     #[test]
     fn only_a_count_that_the_broker_kept_makes_a_suspect() {
-        assert_eq!(standing(false, Some(99), false, true), Standing::Innocent);
+        assert_eq!(redelivery(false, Some(99), false, true), Redelivery::Innocent);
         for has_notes in [true, false] {
-            let judged = |returns| standing(true, returns, false, has_notes);
-            assert_eq!(judged(Some(1)), Standing::Innocent);
-            assert_eq!(judged(Some(2)), Standing::Suspect);
-            assert_eq!(judged(Some(4)), Standing::Suspect);
-            assert_eq!(judged(Some(i64::MIN)), Standing::Innocent);
+            let judged = |returns| redelivery(true, returns, false, has_notes);
+            assert_eq!(judged(Some(1)), Redelivery::Innocent);
+            assert_eq!(judged(Some(2)), Redelivery::Suspect);
+            assert_eq!(judged(Some(4)), Redelivery::Suspect);
+            assert_eq!(judged(Some(i64::MIN)), Redelivery::Innocent);
         }
     }
 
     #[test]
     fn a_count_convicts_only_where_nothing_can_be_noted() {
-        assert_eq!(standing(true, Some(5), false, false), Standing::Crashed);
-        assert_eq!(standing(true, Some(i64::MAX), false, false), Standing::Crashed);
-        assert_eq!(standing(true, Some(9), false, true), Standing::Suspect);
-        assert_eq!(standing(true, Some(10), false, true), Standing::Recount);
-        assert_eq!(standing(true, Some(i64::MAX), false, true), Standing::Recount);
+        assert_eq!(redelivery(true, Some(5), false, false), Redelivery::Crashed);
+        assert_eq!(redelivery(true, Some(i64::MAX), false, false), Redelivery::Crashed);
+        assert_eq!(redelivery(true, Some(9), false, true), Redelivery::Suspect);
+        assert_eq!(redelivery(true, Some(10), false, true), Redelivery::Recount);
+        assert_eq!(redelivery(true, Some(i64::MAX), false, true), Redelivery::Recount);
     }
 
     #[test]
     fn what_this_process_lost_with_its_connection_is_innocent() {
         for has_notes in [true, false] {
-            assert_eq!(standing(true, Some(1), true, has_notes), Standing::Innocent);
+            assert_eq!(redelivery(true, Some(1), true, has_notes), Redelivery::Innocent);
             for returns in [2, 5, 20] {
-                assert_eq!(standing(true, Some(returns), true, has_notes), Standing::Recount);
+                assert_eq!(redelivery(true, Some(returns), true, has_notes), Redelivery::Recount);
             }
         }
     }
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_queue_without_a_count_begins_one() {
-        assert_eq!(standing(true, None, false, true), Standing::Recount);
-        assert_eq!(standing(false, None, true, true), Standing::Innocent);
+        assert_eq!(redelivery(true, None, false, true), Redelivery::Recount);
+        assert_eq!(redelivery(false, None, true, true), Redelivery::Innocent);
     }
 }

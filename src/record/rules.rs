@@ -213,6 +213,8 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
     record.answered(ask.offer, carried, sent, around.now);
     if sent == Sent::Accepted {
         record.made_good(begun, carried, around.mapped);
+        // Before anything is let go: what is owed is needed, whoever was erased meanwhile.
+        record.owe(carried, around.now);
     }
     record.let_go(around);
     let mut ended = Ended::default();
@@ -223,7 +225,6 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         // That a repair is on its way already proves nothing: a crash may have lost it before it was
         // parked.
         ended.superseded = record.superseded(carried, around.mapped);
-        record.owe(carried, around.now);
         let is_owing = ended.superseded.is_none() && record.owing(around.mapped).next().is_some();
         ended.is_repair_due = record.park_repair(around) || is_owing;
     }

@@ -640,6 +640,17 @@ fn what_is_accepted_late_under_a_former_document_is_repaired_under_the_mended_on
 }
 
 #[test]
+fn a_withdrawal_is_made_good_though_its_person_was_erased_before_the_older_grants_answer() {
+    let (grant, withdrawal) = (offer(60, "a", &[("news", true)]), offer(100, "b", &[("news", false)]));
+    let mut jane = Person::new();
+    let Begun::Send(ToSend { newest: late, .. }) = jane.begin(1, &grant, false, 503) else { panic!("sent") };
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 503), sends_and_repairs(&[("news", "false")]));
+    jane.erase(Some(151), 1, 504);
+    let ended = jane.end(1, &grant, (false, &late), Sent::Accepted, [503, 504]);
+    assert_eq!(texts(&ended.superseded.expect("sent once more")), [("news".to_owned(), "false".to_owned())]);
+}
+
+#[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
     let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();

@@ -74,8 +74,8 @@ fn on_all_processors(run: impl Fn() + Sync) {
     });
 }
 
-/// How many schedules with these numbers of workers.
-const SHARES: [(usize, u64); 4] = [(1, 50), (2, 25), (3, 15), (4, 10)];
+/// How many schedules with these numbers of workers: with many the most goes wrong.
+const SHARES: [(usize, u64); 4] = [(4, 10), (3, 15), (2, 25), (1, 50)];
 
 #[test]
 fn in_a_hundred_thousand_schedules_the_newest_consent_wins() {
@@ -116,7 +116,7 @@ fn without_any_one_rule_it_does_not() {
         Swept,
         Vouching,
     ];
-    let several = [ClaimGuard, CommitFirst, LookAgain, StoreClock];
+    let several = [Look, CommitFirst, LookAgain, StoreClock];
     // Rare: from this seed on one is soon found.
     let many = [(8_000, Owed), (22_000, JoinedDoubts)];
     let all = alone.map(|without| (1, 0, without)).into_iter().chain(several.map(|without| (2, 0, without)));

@@ -55,7 +55,7 @@ pub enum Without {
     /// A selection is one text.
     Selections,
     /// Nobody looks whether the record moved on during a request.
-    ClaimGuard,
+    Look,
     /// What several workers share is written only after the request.
     CommitFirst,
     /// What waited in hand is sent as it is.
@@ -587,7 +587,7 @@ impl<'s> World<'s> {
             self.witness.accepted(&newest);
         }
         let is_repair_due = turn.is_repair_due || ended.is_repair_due;
-        let superseded = ended.superseded.filter(|_| !matches!(without, Without::ClaimGuard | Without::Records));
+        let superseded = ended.superseded.filter(|_| !matches!(without, Without::Look | Without::Records));
         if let (Some(newest), true) = (&superseded, resends < RESENDS) {
             let (newest, begun, opening) = (newest.clone(), self.now, self.opening);
             return Ok(Stage::Ask(Turn { id: next, begun, newest, is_repair_due, resends: resends + 1, opening }));

@@ -111,6 +111,9 @@ impl Intake<'_> {
     /// Takes the head of a queue, and returns once it is settled and the broker was told.
     async fn take(&mut self, queue_kind: QueueKind, pass: Pass) -> Result<Head, Error> {
         let Some(incoming) = self.consumers.look(queue_kind).await? else { return Ok(Head::Nothing) };
+        if pass == Pass::Probe {
+            self.worker.facts().probing();
+        }
         let head = if incoming.due.delivery.redelivered { Head::Returned } else { Head::Fresh };
         if incoming.redelivery == Redelivery::Suspect {
             Arc::clone(self.worker).suspect(incoming, Arc::clone(self.settler), pass).await;
@@ -129,7 +132,6 @@ impl Intake<'_> {
         if Instant::now() < at {
             return Ok(());
         }
-        self.worker.facts().probing();
         let queue_kinds = self.consumers.queue_kinds();
         for _ in &queue_kinds {
             *probes += 1;

@@ -41,6 +41,8 @@ const QUICK_PAUSES: usize = 25;
 const RECORDS_PAUSE: Duration = Duration::from_secs(2);
 /// How often the broker hears how far the records got: they may be a minute ahead at most.
 const CLAIM_EVERY: Duration = Duration::from_secs(30);
+/// How long a stop waits at most until the broker knows it for the last time.
+const LONGEST_LAST_CLAIM: Duration = Duration::from_secs(2);
 /// How often it is made sure that the work queue is bound.
 const BIND_EVERY: Duration = Duration::from_secs(30);
 /// How often the depth of the queues is looked at.
@@ -198,6 +200,16 @@ impl Supervisor {
         claiming.await.unwrap_or_else(|_| Err(Trouble::Broker(Error::consumer_gone())))
     }
 
+    /// Lets the broker know how far records in a folder got that nobody else may hold: a copy of the folder, made
+    /// a moment ago, must not pass for them. What fails is made good by the next start.
+    async fn claim_at_the_end(&self) {
+        if !self.worker.keeps_folder() {
+            return;
+        }
+        let claiming = async { self.claim(link::dial_to_declare(&self.settings.broker).await?).await };
+        let _ = tokio::time::timeout(LONGEST_LAST_CLAIM, claiming).await;
+    }
+
     /// Lets the broker know how far the records got, while they commit; returns when it cannot, or
     /// when they are not the right ones any more.
     async fn keep_claim(&self) -> Trouble {
@@ -277,6 +289,7 @@ impl Supervisor {
             }
             worker.at_rest().await;
             let _ = consumers.acked().await;
+            self.claim_at_the_end().await;
         }
         link.close().await;
         lost

@@ -174,7 +174,13 @@ impl Worker {
     /// Whether its records are for one worker, and nothing was merged into them yet.
     #[must_use]
     pub fn is_first_claim(&self) -> bool {
-        matches!(self.records.place(), record::Backend::Directory(_)) && self.verified().is_none()
+        self.keeps_folder() && self.verified().is_none()
+    }
+
+    /// Whether its records lie in a folder, which is for one worker.
+    #[must_use]
+    pub fn keeps_folder(&self) -> bool {
+        matches!(self.records.place(), record::Backend::Directory(_))
     }
 
     /// The records that may be merged into; `None` where none are kept.

@@ -21,15 +21,14 @@ pub(super) fn explained(error: &lapin::Error, is_plain: bool) -> String {
     }
 }
 
+const PORTS: &str = "(RabbitMQ's ports are 5672 and, for TLS, 5671; 15672 is its web page)";
+
 /// What to look at where nothing was heard at all.
 pub(super) const SILENT: &str = "are host and port in broker.url right, and does no firewall swallow it?";
 
 fn no_amqp(is_plain: bool) -> String {
     let tls = if is_plain { "; a port for TLS is opened by amqps://" } else { "" };
-    format!(
-        "what answers there does not speak AMQP 0-9-1; look at host and port in broker.url (RabbitMQ's ports are 5672 and, \
-         for TLS, 5671; 15672 is its web page){tls}"
-    )
+    format!("what answers there does not speak AMQP 0-9-1; look at host and port in broker.url {PORTS}{tls}")
 }
 
 fn of_the_way(error: &io::Error, is_plain: bool) -> String {
@@ -46,7 +45,7 @@ fn of_the_way(error: &io::Error, is_plain: bool) -> String {
             } else {
                 "a port without TLS may do so, which amqp:// opens; else look at host and port in broker.url"
             };
-            format!("the connection was ended before any answer: {doubt} ({error})")
+            format!("the connection was ended before any answer: {doubt} {PORTS} ({error})")
         }
         _ => error.to_string(),
     }

@@ -164,10 +164,14 @@ fn documents(settings: &Settings, problems: &Problems, warnings: &mut Vec<String
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
-            problems.add(
-                &place,
-                format!("integrations cannot be read: {error}; create the directory or set integrations.directory"),
-            );
+            let is_lost = directory == Path::new("integrations") && !Path::new(DEFAULT_FILE).exists();
+            let remedy = if is_lost {
+                "and there is no consent-gate.toml here: is this the worker's folder? Else create the directory, or \
+                 name the settings by --config"
+            } else {
+                "create the directory or set integrations.directory"
+            };
+            problems.add(&place, format!("integrations cannot be read: {error}; {remedy}"));
             return Vec::new();
         }
     };

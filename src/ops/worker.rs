@@ -60,10 +60,17 @@ fn with_reason(state: &str, reason: Option<&str>) -> String {
 /// How many of its events died, wherever its worker runs.
 pub(super) async fn letters(config: &Config, integration: &Integration) -> Finding {
     let name = &integration.name;
-    let queue = Queues::of(name).dead;
-    let (told, is_doubtful) = match depth(config, &queue).await {
-        Ok(Some(0)) => ("none".to_owned(), false),
-        Ok(Some(count)) => (format!("{count}; why, says consent-gate dead list --integration {name} --group"), true),
+    let Queues { dead, aside, .. } = Queues::of(name);
+    let aside = depth(config, &aside).await.ok().flatten().unwrap_or_default();
+    let (told, is_doubtful) = match depth(config, &dead).await {
+        Ok(Some(0)) if aside == 0 => ("none".to_owned(), false),
+        Ok(Some(count)) if aside == 0 => {
+            (format!("{count}; why, says consent-gate dead list --integration {name} --group"), true)
+        }
+        Ok(Some(count)) => {
+            let put = "that the broker put aside, for a policy: take it off first, then consent-gate dead list --aside";
+            (format!("{count}, and {aside} {put} --integration {name}"), true)
+        }
         Ok(None) => {
             ("its queues are not declared yet, so nothing is kept for it: consent-gate declare".to_owned(), true)
         }

@@ -279,6 +279,9 @@ fn a_copy_of_the_records_is_not_used_beside_the_worker() {
     let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
     deliver(&mut lab, news(JANE, -1, false), 2);
     assert!(!second.text().contains("\"consuming\""), "{}", second.text());
+    // When the right one stops, it leaves word how far it got.
+    lab.stop();
+    second.line_with("an older state");
     second.signal("TERM");
     assert_eq!(second.ended(), Some(0));
 }

@@ -7,7 +7,7 @@ use consent_gate::event::Body;
 use consent_gate::integration::Integration;
 use consent_gate::mapping::Choice;
 use consent_gate::plan::{self, Plan};
-use consent_gate::verdict::Course;
+use consent_gate::verdict::Processed;
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
@@ -38,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(!identifier.trim().is_empty(), "a person without a name");
             assert!(at.is_none_or(|at| at.duration_since(NOW).as_secs() <= 300), "dated ahead");
         }
-        Err(Course::Defective(defect)) => {
+        Err(Processed::Defective(defect)) => {
             let told = defect.to_string();
             assert!(told.len() < 2_000 && !told.chars().any(char::is_control), "{told}");
         }

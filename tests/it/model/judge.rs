@@ -165,8 +165,11 @@ impl Witness {
                 };
                 // Nor is a grant that may have been taken back since.
                 let is_uncertain = said.grant().is_some() && self.may_be_outdated(slot, said, events);
-                // What the gate accepted later stands for it, whoever was erased since.
-                let is_superseded = || self.accepted.iter().any(|(own, later)| own == slot && !said.covers(later));
+                // What the gate accepted later stands for it, from whatever path, whoever was erased since.
+                let is_superseded = || {
+                    let mut others = self.accepted.iter().filter(|(own, _)| own.property() == slot.property());
+                    others.any(|(own, later)| if own == slot { !said.covers(later) } else { is_later(later, said) })
+                };
                 // A newer one that waits as a dead letter is not repaired by an older.
                 if !kept && !is_uncertain && !is_superseded() && !self.came.iter().any(waits) {
                     self.wrong.push(format!("{slot}: {said:?} was accepted and is gone: {now:?}"));

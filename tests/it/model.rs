@@ -117,8 +117,9 @@ fn without_any_one_rule_it_does_not() {
         Vouching,
     ];
     let several = [Look, CommitFirst, LookAgain, StoreClock];
-    // Rare: from this seed on one is soon found.
-    let many = [(8_000, Owed), (22_000, JoinedDoubts)];
+    // Rare: from this seed on one is soon found. That doubts beyond the bound are joined and not forgotten is rarer
+    // still: `src/record/tests.rs` shows that.
+    let many = [(8_000, Owed)];
     let all = alone.map(|without| (1, 0, without)).into_iter().chain(several.map(|without| (2, 0, without)));
     let next = Mutex::new(all.chain(many.map(|(first, without)| (4, first, without))));
     let unseen = Mutex::new(Vec::new());

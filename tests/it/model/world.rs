@@ -44,8 +44,6 @@ pub enum Without {
     NoteFirst,
     /// Nobody repairs.
     Repairs,
-    /// Beyond the bound the oldest doubts are forgotten.
-    JoinedDoubts,
     /// What was accepted although newer was known is made good by its own event alone.
     Owed,
     /// The order of versions counts from the arrival.
@@ -700,10 +698,8 @@ fn own(offer: &Offer) -> Values {
 /// A record as it would be without a rule.
 fn taken_away(record: Record, without: Without) -> Record {
     let change: &dyn Fn(&mut Value) = match without {
-        Without::JoinedDoubts => &|record| {
-            record.get_mut("d").and_then(Value::as_object_mut).map(|doubts| doubts.remove("0"));
-        },
-        Without::Owed => &|record| {
+        // Without the look nothing is owed either.
+        Without::Owed | Without::Look => &|record| {
             record.as_object_mut().map(|record| record.remove("o"));
         },
         Without::DoubtsOfErased if record.erased().is_some() => &|record| {

@@ -336,9 +336,9 @@ impl Worker {
         let trace = span.as_ref().map(Span::traceparent).or(published);
         let handling = Handling { incoming: &incoming, settler, terms, received };
         let (summary, plan) = self.read(&handling, trace.as_deref()).await;
-        let handled = match &plan {
-            Ok(plan) => guarded(self.deliver(&handling, plan)).await,
-            Err(processed) => Err(processed.clone().into()),
+        let handled = match plan {
+            Ok(ref plan) => guarded(self.deliver(&handling, plan)).await,
+            Err(processed) => Err(processed.into()),
         };
         let Incoming { due, queue_kind, history, .. } = incoming;
         let Handled { processed, attempt, is_repair_due } = match handled {

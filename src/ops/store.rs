@@ -93,14 +93,11 @@ pub async fn adopt(
     let mut refused = Vec::new();
     let mut lost = Vec::new();
     for integration in adopting {
-        let look = look(&settings, integration).await?;
-        let known = look.known();
-        let consumers = look.consumers().await;
-        look.leave().await;
+        let Told { known, is_consumed } = told(look(&settings, integration).await?).await?;
         if known.as_ref().is_some_and(|known| own.follows(known, place).is_ok()) {
             continue;
         }
-        if consumers? > 0 {
+        if is_consumed {
             return Err(Failure::Failed(in_use(integration, place)));
         }
         refused.push(integration);

@@ -71,37 +71,37 @@ pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(
 #[derive(Default)]
 struct Forecast {
     asked: u32,
-    outlooks: BTreeMap<Preview, u32>,
+    previews: BTreeMap<Preview, u32>,
 }
 
 impl Forecast {
     fn add(&mut self, preview: Preview) {
         self.asked += 1;
-        *self.outlooks.entry(preview).or_default() += 1;
+        *self.previews.entry(preview).or_default() += 1;
     }
 
     /// How many would go, and of how many where some would stay.
     fn going(&self) -> String {
-        let stay: u32 = self.outlooks.iter().filter(|(preview, _)| preview.stays()).map(|(_, count)| count).sum();
+        let stay: u32 = self.previews.iter().filter(|(preview, _)| preview.stays()).map(|(_, count)| count).sum();
         let all = letters(self.asked);
         if stay == 0 { all } else { format!("{} of {all}", self.asked - stay) }
     }
 
     fn summary(&self) -> String {
-        let parts: Vec<String> = self.outlooks.iter().map(|(preview, count)| format!("{count} {preview}")).collect();
+        let parts: Vec<String> = self.previews.iter().map(|(preview, count)| format!("{count} {preview}")).collect();
         format!("{} ({})", self.going(), parts.join(", "))
     }
 
     fn text(&self, as_json: bool) -> String {
         if as_json {
             let preview = |(preview, count): (&Preview, &u32)| json!({ "outlook": preview.word(), "code": preview.code(), "letters": count });
-            let outlooks: Vec<_> = self.outlooks.iter().map(preview).collect();
-            return format!("{}\n", json!({ "asked": self.asked, "outlooks": outlooks }));
+            let previews: Vec<_> = self.previews.iter().map(preview).collect();
+            return format!("{}\n", json!({ "asked": self.asked, "outlooks": previews }));
         }
         if self.asked == 0 {
             return "no letter matches; nothing to replay\n".to_owned();
         }
-        let rows = self.outlooks.iter().map(|(preview, count)| format!("{count:>9}  {preview}\n"));
+        let rows = self.previews.iter().map(|(preview, count)| format!("{count:>9}  {preview}\n"));
         format!("{} would be replayed\n{}", self.going(), rows.collect::<String>())
     }
 }

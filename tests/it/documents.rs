@@ -26,7 +26,8 @@ fn quoted(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).filter(|word| wanted(word)).map(str::to_owned).collect()
 }
 
-fn rust_files(folder: &Path, found: &mut BTreeSet<String>) {
+/// All sources below a folder, named from the project's.
+pub fn rust_files(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

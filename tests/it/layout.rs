@@ -1,31 +1,24 @@
 //! How the sources hang together: no import circle, and one file that publishes and acks.
 
+use super::documents::rust_files;
 use super::harness::project;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 /// The sources of the library by module, `record::rules` for `src/record/rules.rs`; without their tests.
 fn modules() -> BTreeMap<String, String> {
-    fn collect(folder: &Path, name: &str, found: &mut BTreeMap<String, String>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let stem = path.file_stem().unwrap().to_str().unwrap();
-            let own = if name.is_empty() { stem.to_owned() } else { format!("{name}::{stem}") };
-            match (path.is_dir(), stem) {
-                (true, "bin") | (false, "tests" | "lib" | "main") => {}
-                (true, _) => collect(&path, &own, found),
-                (false, _) => {
-                    let own = if stem == "mod" { name.to_owned() } else { own };
-                    let text = fs::read_to_string(&path).unwrap();
-                    found.insert(own, text.split("#[cfg(test)]").next().unwrap().to_owned());
-                }
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    collect(&project().join("src"), "", &mut found);
-    found
+    let mut files = BTreeSet::new();
+    rust_files(&project().join("src"), &mut files);
+    let sources = files.iter().filter_map(|file| {
+        let name = file.strip_prefix("src/")?.strip_suffix(".rs")?;
+        let is_apart = name.starts_with("bin/") || ["tests", "lib", "main"].contains(&name.rsplit('/').next()?);
+        (!is_apart).then(|| {
+            let text = fs::read_to_string(project().join(file)).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+            (name.strip_suffix("/mod").unwrap_or(name).replace('/', "::"), code)
+        })
+    });
+    sources.collect()
 }
 
 /// `a::{b, c::{d}}` as `a::b` and `a::c::d`.

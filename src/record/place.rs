@@ -159,6 +159,7 @@ impl Claim {
     /// Why not, and what to do.
     pub fn follows(&self, known: &Claim, place: &Backend) -> Result<(), Failed> {
         let Claim { store, epoch } = known;
+        let look = "look first whether [records] store names the right place";
         let adopt = "or accept that what those knew is lost: consent-gate store adopt";
         let moved = "if they were to move here, consent-gate store copy --from their former place";
         if *known == Claim::off() {
@@ -170,13 +171,13 @@ impl Claim {
         if store != &self.store {
             let why = format!("the records in {place} are not those of this integration's earlier events");
             let which = format!("those are store {store}, epoch {epoch}; these are store {}", self.store);
-            return Err(Failed::new(format!("{why} ({which}); bring those back, {moved}, {adopt}")));
+            return Err(Failed::new(format!("{why} ({which}); {look}; bring those back, {moved}, {adopt}")));
         }
         if *epoch > self.epoch {
             let why =
                 format!("the records in {place} are an older state of those of this integration's earlier events");
             let which = format!("epoch {}, but it came to {epoch}", self.epoch);
-            return Err(Failed::new(format!("{why} ({which}); bring the newer one back, {adopt}")));
+            return Err(Failed::new(format!("{why} ({which}); {look}; bring the newer one back, {adopt}")));
         }
         Ok(())
     }

@@ -413,7 +413,7 @@ impl Record {
             if newest.is_refused && !newest.said.is_of(offer) {
                 continue;
             }
-            if self.is_known(slot, newest, mapped) {
+            if self.is_known(slot, newest, mapped) || self.takes_back(slot, newest) {
                 values.insert(slot.clone(), Arc::clone(&newest.said));
             } else {
                 unknown.push(slot.clone());
@@ -425,6 +425,16 @@ impl Record {
     /// Whether nothing that nobody noted can be newer.
     fn is_known(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
         mapped.missed(slot, self).is_none_or(|missed| !newest.said.may_be_outdated_by(missed))
+    }
+
+    /// Whether this takes back what the gate may have as granted on its path: that must not stay, whoever may have
+    /// said something newer.
+    fn takes_back(&self, slot: &Slot, newest: &Newest) -> bool {
+        let is_grant = |said: &Arc<Said>| said.grant().is_some();
+        let was_accepted = || newest.before.as_ref().is_some_and(is_grant);
+        let may_be_executed = || self.doubts.values().any(|doubt| doubt.sent.get(slot).is_some_and(is_grant));
+        let was_erased = || self.mark.as_ref().is_some_and(|mark| mark.is_granted_before(slot, newest.said.latest()));
+        (was_accepted() || may_be_executed() || was_erased()) && self.is_last_withdrawal(slot, &newest.said)
     }
 
     /// What to send to make good what a late request may have spoiled, beside what the event names. Of an
@@ -493,7 +503,7 @@ impl Record {
             }
             let is_kept = !self.has_erased(newest.said.latest().at) || !newest.is_new_grant();
             let is_accepted = || newest.accepted.is_some() && self.is_last_withdrawal(own, &newest.said);
-            let may_be_sent = self.is_known(own, newest, mapped) || is_accepted();
+            let may_be_sent = self.is_known(own, newest, mapped) || is_accepted() || self.takes_back(own, newest);
             (is_kept && may_be_sent).then_some((own, &newest.said))
         });
         sendable.map(|(own, said)| (own.clone(), Arc::clone(said)))
@@ -640,7 +650,7 @@ impl Record {
         let known = || {
             let known = sent.iter().filter_map(|(slot, sent)| Some((slot, sent, self.values.get(slot)?)));
             let known = known.filter(|(_, _, newest)| !newest.is_refused && !self.is_erased_grant(&newest.said));
-            known.filter(|(slot, _, newest)| self.is_known(slot, newest, mapped))
+            known.filter(|(slot, _, newest)| self.is_known(slot, newest, mapped) || self.takes_back(slot, newest))
         };
         let has_moved = known().any(|(_, sent, newest)| !sent.covers(&newest.said));
         has_moved.then(|| known().map(|(slot, _, newest)| (slot.clone(), Arc::clone(&newest.said))).collect())

@@ -561,6 +561,38 @@ fn what_the_gate_accepted_is_repaired_though_somebody_may_have_said_something_ne
 }
 
 #[test]
+fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may_have_said_something_newer() {
+    let (with, without) = (mapped(), Mapped::new([slot("other")]));
+    let mut granted = Person::new();
+    granted.mapped = without.clone();
+    granted.turn(&offer(100, "newer", &[("other", true)]), Sent::Accepted, 0);
+    granted.mapped = with.clone().beside(&[(without.own(), vec![slot("other")])].into());
+    let withdrawal = offer(30, "w", &[("news", false)]);
+    assert_eq!(granted.clone().turn(&withdrawal, Sent::Accepted, 5), sends(&[]), "nothing is granted");
+    // What was merged before the newer event came is known.
+    let grant = |sent| {
+        let mut jane = Person::new();
+        jane.turn(&offer(20, "g", &[("news", true)]), sent, 0);
+        jane.mapped = without.clone();
+        jane.turn(&offer(100, "newer", &[("other", true)]), Sent::Accepted, 1);
+        jane.mapped = with.clone().beside(&[(without.own(), vec![slot("other")])].into());
+        jane
+    };
+    for sent in [Sent::Accepted, Sent::Unknown] {
+        let mut jane = grant(sent);
+        let Turn::Sent(values, _) = jane.turn(&withdrawal, Sent::Failed, 5) else { panic!("sent") };
+        assert_eq!(values, [("news".to_owned(), "false".to_owned())], "{sent:?}");
+        let Turn::Sent(values, _) = jane.turn(&withdrawal, Sent::Accepted, 15) else { panic!("sent") };
+        assert_eq!(values, [("news".to_owned(), "false".to_owned())], "{sent:?}, and again");
+        assert_eq!(jane.turn(&offer(40, "later", &[("news", true)]), Sent::Accepted, 200), sends(&[]), "a grant is not");
+    }
+    let mut jane = grant(Sent::Accepted);
+    jane.erase(Some(25), 1, 3);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sends(&[("news", "false")]), "also of who was erased");
+    assert_eq!(grant(Sent::Failed).turn(&withdrawal, Sent::Accepted, 5), sends(&[]), "it was not executed");
+}
+
+#[test]
 fn a_repair_leaves_alone_what_nothing_may_spoil_and_something_newer_may_have_changed() {
     let (with, without) = (mapped(), Mapped::new([slot("other")]));
     let mut jane = Person::new();

@@ -70,14 +70,15 @@ impl Witness {
             for (_, slots, event) in self.merged.iter().filter(|(at, ..)| *at < begun) {
                 let offered = offered(&events[*event], slot);
                 let is_older = offered.as_ref().is_some_and(|offered| {
-                    // Nobody noted what was said where it was not mapped; a withdrawal that was accepted may be
-                    // put back in place of an older grant, there and where the newer value was refused.
+                    // Nobody noted what was said where it was not mapped: a withdrawal of what the gate may have as
+                    // granted is sent all the same. One that was accepted may be put back in place of an older
+                    // grant, there and where the newer value was refused.
                     let may_be_put_back = || self.is_accepted_withdrawal(slot, said);
                     if slots.contains(slot) {
                         let is_in_its_way = || self.is_below_refused(slot, offered, events);
                         !(said.covers(offered) || is_in_its_way() && may_be_put_back())
                     } else {
-                        is_later(offered, said) && !may_be_put_back()
+                        is_later(offered, said) && !may_be_put_back() && !self.takes_back(slot, said)
                     }
                 });
                 if is_older && !self.is_erased(offered.as_ref(), |done| done <= begun) {
@@ -121,6 +122,13 @@ impl Witness {
 
     fn is_accepted_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
         said.grant().is_none() && self.noted.iter().any(|(noted, known)| noted == slot && said.covers(known))
+    }
+
+    /// Whether it is a withdrawal of what the gate may have as granted.
+    fn takes_back(&self, slot: &Slot, said: &Said) -> bool {
+        let mut granted = self.left.iter().filter(|(left, _)| left.property() == slot.property());
+        let is_before = |grant: &Said| grant.grant().is_some_and(|grant| grant.at <= said.latest().at);
+        said.grant().is_none() && granted.any(|(_, grant)| is_before(grant))
     }
 
     /// Whether something may have been said since, where this slot was not mapped.

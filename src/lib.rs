@@ -22,6 +22,7 @@ pub mod broker;
 pub mod facts;
 pub mod hearing;
 pub mod metrics;
+mod remedy;
 
 pub mod admin;
 pub mod audit;

@@ -16,10 +16,10 @@ use crate::broker::{self, Error};
 use crate::config::Settings;
 use crate::gate::Pass;
 use crate::intake::Intake;
-use crate::record;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd::notify;
 use crate::worker::Worker;
+use crate::{record, remedy};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -301,7 +301,10 @@ impl Supervisor {
         let integration = self.name();
         match (was_told, error.is_held()) {
             (false, true) => tracing::info!(integration, why = %error, "standby: another worker holds the records"),
-            (false, false) => tracing::error!(integration, %error, "cannot use the records; trying again"),
+            (false, false) => {
+                let error = remedy::told(&error.to_string());
+                tracing::error!(integration, %error, "cannot use the records; trying again");
+            }
             (true, _) => tracing::debug!(integration, %error, "still without the records"),
         }
     }

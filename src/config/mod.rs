@@ -64,6 +64,21 @@ pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     finish(Config { settings, integrations, warnings }, problems)
 }
 
+/// Loads the settings and those integrations that can be loaded, with the problems of the others: what is
+/// wrong with one document keeps nobody from looking at the rest.
+///
+/// # Errors
+/// Every problem of the settings.
+pub fn load_readable(
+    file: Option<&Path>,
+    environment: &Environment,
+) -> Result<(Settings, Vec<Integration>, Vec<Problem>), Vec<Problem>> {
+    let settings = load_settings(file, environment)?;
+    let problems = Problems::default();
+    let integrations = load_directory(&settings, environment, &problems, &mut Vec::new());
+    Ok((settings, integrations, problems.into_list()))
+}
+
 /// One integration, or the names of those that are there.
 #[derive(Debug)]
 pub enum One {

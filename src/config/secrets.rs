@@ -18,17 +18,15 @@ pub(super) fn expand(
     let Some(variable) = text.value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
         return is_meant_as_written(&text, key, environment, fields).then_some(text);
     };
-    match environment.get(variable).map(|value| bare(value)).filter(|value| !value.is_empty()) {
-        Some(value) => Some(At { value: value.to_owned(), place: text.place }),
-        None => {
-            let name = fields.name(key);
-            let variable = quoted(variable);
-            let why =
-                format!("{name}: environment variable {variable} is not set; set it, or write the value or a file");
-            fields.problems().add(&text.place, why);
-            None
-        }
+    let value = environment.get(variable).map(|value| bare(value));
+    if let Some(value) = value.filter(|value| !value.is_empty()) {
+        return Some(At { value: value.to_owned(), place: text.place });
     }
+    let (name, variable) = (fields.name(key), quoted(variable));
+    let state = if value.is_some() { "is empty" } else { "is not set" };
+    let why = format!("{name}: environment variable {variable} {state}; set it, or write the value or a file");
+    fields.problems().add(&text.place, why);
+    None
 }
 
 /// Whether a text that is no `${NAME}` may be meant to the letter. What is not is reported without the

@@ -1,13 +1,13 @@
 //! `check`: is everything written as it must be, and with `--connect` within reach?
 
 use super::finding::Finding;
-use super::{Failure, print, remedy, worker};
+use super::{Failure, print, worker};
 use crate::broker::link;
 use crate::broker::source::{Unreadable, unreadable};
 use crate::broker::topology::Source;
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
-use crate::shown;
+use crate::{remedy, shown};
 use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;

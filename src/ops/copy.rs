@@ -1,7 +1,7 @@
 //! `store copy`: takes the records to another place, with what the broker remembers of them.
 
 use super::store::look;
-use super::{Failure, Progress, counted, print, remedy, talk};
+use super::{Failure, Progress, counted, print, talk};
 use crate::broker;
 use crate::broker::claim::ClaimGuard;
 use crate::cli::StoreCopyArgs;
@@ -9,6 +9,7 @@ use crate::config::{self, Config, Environment, Settings};
 use crate::integration::Integration;
 use crate::record::copy::Copying;
 use crate::record::{Backend, Claim};
+use crate::remedy;
 use serde_json::json;
 use std::path::Path;
 

@@ -266,6 +266,10 @@ fn identifier(line: &[u8]) -> Result<Option<&str>, &'static str> {
     if text.trim() != text && !text.contains('@') {
         return Err("blanks around it would be part of it; remove them");
     }
+    if text.contains([',', ';']) {
+        return Err("a comma or semicolon in it, as in a table's row; write one bare identifier a line (one that has \
+            such a character is named on the command line)");
+    }
     if text.trim().starts_with('"') && text.trim().ends_with('"') {
         return Err("quotes around it would be part of it; remove them");
     }
@@ -292,12 +296,18 @@ mod tests {
     #[test]
     fn every_bad_line_is_told_at_once_and_none_is_quoted() {
         let long = "x".repeat(LONGEST_IDENTIFIER + 1);
-        let text = format!("jane@example.com\n 17\n\"17\"\nj\u{200b}ane\nj\tane\n{long}\n\u{fe}\n");
+        let text = format!(
+            "jane@example.com\n 17\n\"17\"\nj\u{200b}ane\nj\tane\n{long}\n\u{fe}\njane@example.com,Jane\n17;Jane\n"
+        );
         let mut bytes = text.into_bytes();
         bytes.extend(b"\xff\n");
         let bad = lines(&bytes).unwrap_err();
         let numbers: Vec<&str> = bad.iter().map(|why| why.split(':').next().unwrap()).collect();
-        assert_eq!(numbers, ["line 2", "line 3", "line 4", "line 5", "line 6", "line 8"], "{bad:?}");
+        assert_eq!(
+            numbers,
+            ["line 2", "line 3", "line 4", "line 5", "line 6", "line 8", "line 9", "line 10"],
+            "{bad:?}"
+        );
         assert!(bad.iter().all(|why| !why.contains("17") && !why.contains("ane") && !why.contains("xx")), "{bad:?}");
         let utf_16 = lines(b"\xff\xfej\0").unwrap_err();
         assert!(utf_16[0].contains("UTF-16"), "{utf_16:?}");

@@ -1,6 +1,6 @@
 //! `healthcheck`: asks the local worker's `/readyz`, for containers without a shell.
 
-use super::Failure;
+use super::{Failure, talk};
 use crate::config::{self, Environment};
 use crate::shown::quoted;
 use reqwest::StatusCode;
@@ -30,6 +30,11 @@ pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Resu
         return Err(Failure::Failed(format!("{url}: somebody else answers there; {LOOK}")));
     }
     if status.is_success() {
+        if is_configuration_refused(&body) {
+            talk(
+                "ready, but the configuration as it is in its files is refused: the next start would fail; consent-gate check says why",
+            );
+        }
         Ok(())
     } else {
         Err(Failure::Failed(format!("{url}: not ready (status {}){}", status.as_u16(), why(&body))))
@@ -39,6 +44,11 @@ pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Resu
 /// Whether that is what a worker says of itself.
 fn is_worker(body: &[u8]) -> bool {
     serde_json::from_slice::<Value>(body).is_ok_and(|told| told.get("ready").is_some())
+}
+
+/// Whether an earlier configuration is in force than that in the files.
+fn is_configuration_refused(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|told| told["configuration"] == "refused")
 }
 
 /// What the worker says of it, in so far as it is one.

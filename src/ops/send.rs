@@ -84,8 +84,9 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
     let said = shown::value(answer.said.as_deref().unwrap_or("(nothing)"));
     let result = answer.told().unwrap_or_else(|| answer.outcome.label().to_owned());
     let verdict = [outcome, code].join(" ");
+    // Of an event in a queue: nothing is sent again here.
     print(&format!(
-        "status   {status} after {ms} ms\nanswer   {said}\nresult   {result}\nverdict  {}\n",
+        "status   {status} after {ms} ms\nanswer   {said}\nresult   {result}\nverdict  an event would be {}\n",
         verdict.trim_end()
     ))
 }

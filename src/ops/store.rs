@@ -1,7 +1,7 @@
 //! `store`: which records are these, and does the broker know them?
 
 use super::finding::Finding;
-use super::{Failure, agreed, counted, print, remedy};
+use super::{Failure, agreed, counted, print};
 use crate::broker::claim::ClaimGuard;
 use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::{self, link};
@@ -10,17 +10,18 @@ use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
 use crate::record::control_socket::Access;
 use crate::record::{Backend, Claim, Failed};
+use crate::remedy;
 use nix::unistd::{AccessFlags, access};
 use serde_json::json;
 use std::path::Path;
 
-/// Shows the records, and what the broker remembers of them for each integration.
+/// Shows the records, and what the broker remembers of them for each integration whose document can be read.
 ///
 /// # Errors
-/// Problems of configuration (exit code 2); the broker knows other records, or records or broker cannot
-/// be reached (1).
+/// Problems of configuration, also where the rest was shown (exit code 2); the broker knows other records,
+/// or records or broker cannot be reached (1).
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
-    let Config { settings, integrations, .. } = config::load(file, environment)?;
+    let (settings, integrations, problems) = config::load_readable(file, environment)?;
     let place = &settings.records.place;
     let (own, count, is_free) = match place {
         Backend::Off => (Claim::off(), 0, false),
@@ -47,7 +48,9 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
         text.push_str(&shown(integration, known.as_ref(), judgement.err().map(|failed| failed.to_string()), as_json));
     }
     print(&text)?;
-    if wrong == 0 {
+    if !problems.is_empty() {
+        Err(problems.into())
+    } else if wrong == 0 {
         Ok(())
     } else {
         Err(Failure::Failed(format!("the broker knows other or newer records of {}", counted(wrong, "integration"))))
@@ -267,7 +270,7 @@ fn judged(own: Option<&Claim>, known: &Claim, place: &Backend) -> Result<(), Str
         Some(own) => own.follows(known, place).map_err(|failed| failed.to_string()),
         None if *known == Claim::off() => known.follows(known, place).map_err(|failed| failed.to_string()),
         None => Err(format!(
-            "the broker knows store {}, epoch {}, and new records would be refused; look whether [records] store names the right place, and bring those back",
+            "the broker knows store {}, epoch {}, and new records would be refused; look whether [records] store names the right place, and bring those back, or if they were to move here, copy them: consent-gate store copy",
             known.store, known.epoch
         )),
     }

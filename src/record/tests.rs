@@ -584,7 +584,11 @@ fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may
         assert_eq!(values, [("news".to_owned(), "false".to_owned())], "{sent:?}");
         let Turn::Sent(values, _) = jane.turn(&withdrawal, Sent::Accepted, 15) else { panic!("sent") };
         assert_eq!(values, [("news".to_owned(), "false".to_owned())], "{sent:?}, and again");
-        assert_eq!(jane.turn(&offer(40, "later", &[("news", true)]), Sent::Accepted, 200), sends(&[]), "a grant is not");
+        assert_eq!(
+            jane.turn(&offer(40, "later", &[("news", true)]), Sent::Accepted, 200),
+            sends(&[]),
+            "a grant is not"
+        );
     }
     let mut jane = grant(Sent::Accepted);
     jane.erase(Some(25), 1, 3);

@@ -235,6 +235,7 @@ fn send_shows_who_answered_in_the_gates_place() {
     assert_eq!(sent.code, 1);
     assert!(sent.out.contains("Request Rejected"), "{}", sent.out);
     assert!(sent.out.contains("result   not_the_gate: status 200, not the gate's answer: a page"), "{}", sent.out);
+    assert!(sent.out.contains("verdict  an event would be retried"), "nothing was sent twice: {}", sent.out);
     assert!(sent.err.contains("a firewall, a proxy or a login page"), "{}", sent.err);
 }
 

@@ -152,6 +152,16 @@ fn secrets_come_as_literal_variable_or_file() {
         let checked = check_document(&with_password(authentication.clone()));
         assert_eq!(checked.code, code, "{authentication}: {}", checked.err);
     }
+    for (variable, state) in
+        [(("OTHER", "x"), "is not set"), (("ACME_KEY", ""), "is empty"), (("ACME_KEY", " \n"), "is empty")]
+    {
+        let folder = Folder::new();
+        let document = with_password(json!({ "username": "u", "password": "${ACME_KEY}" }));
+        folder.write("integrations/acme.json", document.to_string());
+        let checked = check(&folder, &[variable]);
+        let told = format!("environment variable ACME_KEY {state}; set it");
+        assert!(checked.code == 2 && checked.err.contains(&told), "{}", checked.err);
+    }
     let folder = Folder::new();
     folder.write("integrations/acme.key", "file-key\n");
     let document = with_password(json!({ "username": "u", "password_file": "acme.key" }));

@@ -582,7 +582,12 @@ fn an_export_is_whole_or_refused_and_an_import_can_be_resumed() {
     let path = lab.folder.0.join("all.jsonl");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let again = dead(&lab, "export", &["--to", "all.jsonl"]);
-    assert!(again.code == 2 && again.err.contains("cannot be created"), "{}", again.err);
+    assert!(again.code == 2 && again.err.contains("all.jsonl exists; name one by --to"), "{}", again.err);
+    let folder = dead(&lab, "export", &["--to", "integrations"]);
+    assert!(folder.code == 2 && folder.err.contains("integrations exists"), "{}", folder.err);
+    assert!(!folder.err.contains("audit"), "nothing was looked at: {}", folder.err);
+    let unreachable = dead(&lab, "export", &["--to", "absent/all.jsonl"]);
+    assert!(unreachable.code == 2 && unreachable.err.contains("cannot be created"), "{}", unreachable.err);
     let piped = dead(&lab, "export", &["--to", "-", "--limit", "2"]);
     assert!(piped.out.lines().count() == 4 && piped.err.contains("exported 2 letters"), "{}", piped.err);
     let text = fs::read_to_string(&path).unwrap();
@@ -679,6 +684,13 @@ fn what_is_discarded_asks_and_keeps_a_copy() {
         told(&lab, "discard", &["--older-than", "90d", "--yes"])[0],
         json!({ "removed": 0, "left": 3, "file": null })
     );
+    // An id that no letter has is most likely misspelt.
+    for (what, arguments) in [("discard", &["--yes"][..]), ("replay", &["--yes"]), ("replay", &["--dry-run"])] {
+        let named = dead(&lab, what, &[&["--event-id", "zzz"], arguments].concat());
+        assert!(named.code == 1 && named.err.contains("no letter has such an event id"), "{what}: {}", named.err);
+    }
+    let existing = dead(&lab, "discard", &["--yes", "--to", "old.jsonl"]);
+    assert!(existing.code == 2 && existing.err.contains("old.jsonl exists"), "{}", existing.err);
 }
 
 #[test]

@@ -65,7 +65,12 @@ fn healthcheck_asks_the_local_worker() {
     let line: serde_json::Value = serde_json::from_str(&lab.worker().line_with("\"starting\"")).unwrap();
     let admin = line["admin"].as_str().unwrap().to_owned();
     let asked = run(&lab.folder, &[("CONSENT_GATE_ADMIN__LISTEN", &admin)], &["healthcheck"], b"");
-    assert_eq!(asked.code, 0, "{}", asked.err);
+    assert_eq!((asked.code, asked.err.as_str()), (0, ""));
+    lab.folder.write("integrations/broken.json", "{");
+    lab.worker().signal("HUP");
+    lab.worker().line_with("reload refused");
+    let asked = run(&lab.folder, &[("CONSENT_GATE_ADMIN__LISTEN", &admin)], &["healthcheck"], b"");
+    assert!(asked.code == 0 && asked.err.contains("the next start would fail"), "{}", asked.err);
     lab.worker().signal("TERM");
     lab.worker().ended();
     let asked = run(&lab.folder, &[("CONSENT_GATE_ADMIN__LISTEN", &admin)], &["healthcheck"], b"");

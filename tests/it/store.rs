@@ -100,6 +100,12 @@ fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopt
     lab.worker().line_with("ready: consuming");
     lab.settled(1);
     assert_eq!(lines(&lab, &["store", "show", "--json"])[1]["ok"], true);
+    // Another customer's broken document keeps nobody from looking.
+    lab.folder.write("integrations/broken.json", "{");
+    let beside = command(&lab, &["store", "show"]);
+    assert!(beside.code == 2 && beside.err.contains("broken.json"), "{}", beside.err);
+    assert!(beside.out.contains(": right\n"), "{}", beside.out);
+    fs::remove_file(lab.folder.0.join("integrations/broken.json")).unwrap();
     lab.stop();
     // Now the others are the wrong ones.
     fs::rename(lab.folder.0.join("records"), lab.folder.0.join("second")).unwrap();

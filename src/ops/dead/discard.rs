@@ -1,6 +1,6 @@
 //! `dead discard`: letters removed for good, after a copy was written.
 
-use super::export::{is_stdout, to};
+use super::export::{is_new, is_stdout, to};
 use super::filter::Filter;
 use super::{CommandContext, Session, file, letters, talk};
 use crate::audit::Command;
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
+    args.to.as_deref().map_or(Ok(()), is_new)?;
     let mut session = Session::open(&args.integration, args.pile.pile(), context).await?;
     let counted = session.count(&filter).await?;
     let copy =
@@ -50,7 +51,9 @@ pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result
         return print(&format!("{}\n", json!({ "removed": removed, "left": left, "file": file })));
     }
     let copied = copy.map(|path| format!(", {}", copied_to(&path))).unwrap_or_default();
-    print(&format!("removed {} of {}{copied}\n", letters(removed), counted.all))
+    print(&format!("removed {} of {}{copied}\n", letters(removed), counted.all))?;
+    let named = filter.names_nothing().filter(|_| counted.matching == 0);
+    named.map_or(Ok(()), |why| Err(Failure::Failed(why)))
 }
 
 /// Beside the records where systemd or the image names that folder: all others may be read-only there.

@@ -15,6 +15,10 @@ use serde_json::json;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+/// What to do about a file that cannot be made.
+const NAME_ANOTHER: &str =
+    "name one by --to that does not exist yet, in a folder that can be written to, or --to - for standard output";
+
 /// Exports letters.
 ///
 /// # Errors
@@ -23,6 +27,7 @@ use std::path::Path;
 pub async fn export(args: &ExportArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
+    is_new(&args.to)?;
     let session = Session::open(&args.integration, args.pile.pile(), context).await?;
     // At the beginning, too: who ends the command has what it wrote until then.
     session.audit(Command::DeadExport, args.pile.pile(), &filter, None).await;
@@ -44,6 +49,17 @@ pub fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
+/// Looks, before anything is done or asked, whether a file can be new.
+///
+/// # Errors
+/// It exists (exit code 2).
+pub fn is_new(path: &Path) -> Result<(), Failure> {
+    if is_stdout(path) || !path.exists() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("{} exists; {NAME_ANOTHER}", path.display())))
+}
+
 /// Copies letters to a new file, durably with its name, or to standard output. What cannot be finished is
 /// removed.
 ///
@@ -61,10 +77,8 @@ pub async fn to(
         let writer = Writer::begin(BufWriter::new(io::stdout()), name, now);
         return Ok(copy(session, filter, writer, seen).await?.0);
     }
-    let file = file::create(path).map_err(|error| {
-        let remedy = "name one by --to that does not exist yet, in a folder that can be written to, or --to - for standard output";
-        Failure::Usage(format!("{} cannot be created: {error}; {remedy}", path.display()))
-    })?;
+    let file = file::create(path)
+        .map_err(|error| Failure::Usage(format!("{} cannot be created: {error}; {NAME_ANOTHER}", path.display())))?;
     let copied = copy(session, filter, Writer::begin(BufWriter::new(file), name, now), seen).await;
     let durable = copied.and_then(|(count, out)| {
         let written = out.into_inner().map_err(io::IntoInnerError::into_error);

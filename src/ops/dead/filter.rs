@@ -93,6 +93,13 @@ impl Filter {
         *self == Filter::default()
     }
 
+    /// What to say, where it takes no letter although it names events: most likely an id is written wrong.
+    pub fn names_nothing(&self) -> Option<String> {
+        let names =
+            "no letter has such an event id and matches the other filters, too; dead list shows those there are";
+        (!self.event_ids.is_empty()).then(|| names.to_owned())
+    }
+
     /// What was asked for, for people, without naming anybody: persons and events are counted.
     pub fn scope(&self) -> String {
         let words = |name: &str, words: Vec<String>| (!words.is_empty()).then(|| format!("{name} {}", words.join(",")));

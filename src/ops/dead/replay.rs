@@ -54,7 +54,9 @@ pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(
     };
     if args.dry_run || forecast.asked == 0 {
         session.letters.close().await;
-        return print(&forecast.text(context.as_json));
+        print(&forecast.text(context.as_json))?;
+        let named = options.filter.names_nothing().filter(|_| forecast.asked == 0);
+        return named.map_or(Ok(()), |why| Err(Failure::Failed(why)));
     }
     let question = format!("replay {} under {}?", forecast.summary(), session.integration.name);
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {

@@ -4,6 +4,10 @@
 //! So the letters are counted. If `.dead` and `.aside` together hold fewer letters than at an earlier look
 //! plus what this worker has certainly put there since, letters are missing. Missing does not mean gone: a
 //! command, or any other consumer, may have them in hand. They are gone
+//! - if no command can be at work: the worker holds the commands' lock while it counts,
+//! - if no command removed any: each publishes a mark while it does, which lives for a minute (`.dead.marks`),
+//! - if nobody else consumes, or somebody has for longer than the broker lets anybody keep a message,
+//! - and if all of this holds at two looks in a row: a message in transit is counted nowhere.
 //!
 //! What cannot be detected: letters that leave while a command removes others, or while the worker is not
 //! connected; and, with several workers, what the others put there meanwhile.

@@ -160,7 +160,8 @@ pub enum Processed {
     Panicked,
     /// Dated more than [`MAX_AHEAD`] ahead.
     FutureDated,
-    /// Older than the retention, of a person who is not on record: whether it is the newest cannot be known.
+    /// Older than what the records still remember, of a person who is not on record: whether it is the newest
+    /// cannot be known.
     OlderThanRetention,
     /// It came back so often that it must be what crashes the process.
     Crashed,

@@ -118,7 +118,7 @@ pub struct Due {
 }
 
 impl Due {
-    /// Marks a delivery as settled, which acks it soon, and gives its body back.
+    /// Marks a delivery as settled, which acks it soon, and returns its body.
     pub(super) fn settle(self) -> Vec<u8> {
         self.ack_batcher.settled(self.delivery.delivery_tag, self.received);
         drop(self.weight);
@@ -223,7 +223,7 @@ impl Inner {
             self.wake.notified().await;
             tokio::time::sleep(GATHER).await;
             if self.flush(false).await.is_err() {
-                return; // with its channel; the supervisor hears of that by itself
+                return; // the channel is gone, and the supervisor notices that by itself
             }
             if !self.tracker().settled.is_empty() {
                 self.wake.notify_one();

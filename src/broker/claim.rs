@@ -76,7 +76,7 @@ impl ClaimGuard {
     /// How many consumers the integration's work queue has.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn consumers(&self) -> Result<u32, Error> {
         topology::consumers(&self.channel, &self.work).await
     }
@@ -84,7 +84,7 @@ impl ClaimGuard {
     /// Remembers another claim, and releases the lock.
     ///
     /// # Errors
-    /// The broker refuses or is gone; what was known is still there.
+    /// The broker refuses or is gone; what was remembered is still there.
     pub async fn replace(self, claim: &Claim) -> Result<(), Error> {
         let ClaimGuard { connection, channel, queue, found, .. } = self;
         let body = serde_json::json!(claim).to_string();

@@ -265,7 +265,7 @@ impl Consumers {
     /// deliveries in hand.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn look(&mut self, queue_kind: QueueKind) -> Result<Option<Incoming>, Error> {
         let Some(subscription) =
             self.subscriptions.iter_mut().find(|subscription| subscription.queue_kind == queue_kind)
@@ -292,7 +292,7 @@ impl Consumers {
     /// How many messages are ready in a queue.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn depth(&self, queue_kind: QueueKind) -> Result<u32, Error> {
         let Some(subscription) = self.subscriptions.iter().find(|subscription| subscription.queue_kind == queue_kind)
         else {

@@ -388,9 +388,9 @@ fn kept_headers(received: Option<&FieldTable>) -> FieldTable {
     kept
 }
 
-/// Keeps the publisher's properties, but for two. With `expiration` the letter would vanish from
-/// the queue where an operator should find it; `user_id` must name whoever publishes, so the
-/// broker would refuse somebody else's and close the channel.
+/// Keeps the publisher's properties, except two. With `expiration` the letter would vanish from the queue in
+/// which an operator should find it; `user_id` must be that of the publishing connection, so the broker would
+/// refuse somebody else's and close the channel.
 fn publishable(received: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut properties = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
     let copy = |value: &Option<ShortString>| value.clone();

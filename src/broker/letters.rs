@@ -103,7 +103,7 @@ impl DeadLetters {
     /// Switches to the letters in the other queue; the lock is kept.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn turn_to(&mut self, pile: Pile) -> Result<(), Error> {
         pile.queue(&self.queues).clone_into(&mut self.queue);
         self.is_shared = self.settle_down().await?;
@@ -141,7 +141,7 @@ impl DeadLetters {
     /// How many letters wait now.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn count(&self) -> Result<u32, Error> {
         topology::depth(&self.channel, &self.queue).await
     }
@@ -149,7 +149,7 @@ impl DeadLetters {
     /// Begins to read every letter that is there now; `most` limits their number where it is known already.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn walk(&self, most: u32) -> Result<Walk<'_>, Error> {
         let count = self.count().await?.min(most);
         let least = count / MOST_CHUNKS + 1;

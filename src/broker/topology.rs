@@ -331,7 +331,7 @@ fn explain(error: Error, remedy: &str) -> Error {
 /// How many messages wait in a queue.
 ///
 /// # Errors
-/// The queue is gone, or the broker.
+/// The queue or the broker is gone.
 pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, Error> {
     Ok(look(channel, queue).await?.message_count())
 }
@@ -352,7 +352,7 @@ pub async fn depth_if_there(connection: &Connection, queue: &str) -> Result<Opti
 /// How many consumers a queue has.
 ///
 /// # Errors
-/// The queue is gone, or the broker.
+/// The queue or the broker is gone.
 pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
     Ok(look(channel, queue).await?.consumer_count())
 }
@@ -360,7 +360,7 @@ pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
 /// How many messages wait in a queue, and how many consumers it has.
 ///
 /// # Errors
-/// The queue is gone, or the broker.
+/// The queue or the broker is gone.
 pub(super) async fn look(channel: &Channel, queue: &str) -> Result<Queue, Error> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     call("look at a queue", channel.queue_declare(queue.into(), passive, FieldTable::default())).await

@@ -52,7 +52,7 @@ impl Put {
 pub struct Putting(Option<Arc<Put>>);
 
 impl Putting {
-    /// The broker has it.
+    /// The broker has confirmed it.
     pub fn confirmed(mut self) {
         if let Some(put) = self.0.take() {
             put.confirmed.fetch_add(1, Ordering::SeqCst);
@@ -120,7 +120,7 @@ impl Watch {
     /// Looks at the queues.
     ///
     /// # Errors
-    /// A queue is gone, or the broker.
+    /// A queue or the broker is gone.
     pub async fn see(&self, channel: &Channel, queues: &Queues) -> Result<Seen, Error> {
         see(channel, queues, &self.put).await
     }

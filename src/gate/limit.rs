@@ -355,7 +355,7 @@ mod tests {
         }
         drop(early);
         drop(held);
-        drop(late); // it was given the slot and never looked
+        drop(late); // it was given the slot and never polled
         assert!(last.as_mut().now_or_never().is_some());
     }
 }

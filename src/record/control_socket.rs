@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait after a failed accept.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What can be asked.
+/// A question about the records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Question {
@@ -39,7 +39,7 @@ pub enum Question {
     Forget { records: Name, identifier: String, execution_horizon: SignedDuration },
 }
 
-/// What is answered.
+/// The answer to a [`Question`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
@@ -56,7 +56,7 @@ pub enum Reply {
 pub enum Access {
     /// Opened by this process.
     Direct(Box<Records>),
-    /// Held by another one, which answers for them.
+    /// Held by another process, which answers for them.
     Socket(PathBuf),
 }
 

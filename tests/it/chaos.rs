@@ -122,7 +122,7 @@ fn whatever_dies_every_event_is_delivered_or_dead() {
     if !lab.worker().is_running() {
         lab.spawn();
     }
-    lab.publish_surely(vec![event(0)]); // also finds the way back to the broker
+    lab.publish_surely(vec![event(0)]); // also shows that the broker can be reached again
     let (delivered, dead) = accounted(&lab, events);
     note(&format!("{delivered} persons at the gate, {dead} dead letters, none missing"));
 }

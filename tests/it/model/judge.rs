@@ -242,7 +242,7 @@ impl Witness {
             && matches!(newest, Said::Selection(_))
             && merged().any(|event| events[*event].at.min(events[*event].withdrawn_at) <= Some(until))
         {
-            return None; // in parts erased: judged by what is sent and by what was accepted
+            return None; // partly erased: judged by what is sent and by what was accepted
         }
         let is_of = |event: &usize| events[*event].id == *newest.latest().event.as_ref().unwrap();
         let waits = merged().any(|event| is_dead(event) && (is_of(event) || matches!(newest, Said::Selection(_))));

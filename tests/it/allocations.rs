@@ -24,7 +24,7 @@ const AT_MOST: [(&str, u64); 12] = [
 fn no_step_asks_for_memory_more_often_than_it_did() {
     let steps = steps::all().unwrap();
     let counted = steps.iter().map(|step| {
-        (step.run)(); // allocations that happen only once
+        (step.run)(); // warm-up: allocations that happen only once
         (step.name, allocation_counter::measure(|| (step.run)()).count_total)
     });
     let counted: Vec<(&str, u64)> = counted.collect();

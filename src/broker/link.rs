@@ -18,9 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// The default: a broker on a developer's machine.
 pub const DEFAULT_URL: &str = "amqp://guest:guest@localhost:5672/%2f";
 
-/// The largest frame, in bytes: the broker's own default. A client that knows it from the start allocates its
-/// buffers (64 frames for each connection) at once, and the system only provides memory for the parts that
-/// are written to. A client that learns it later grows its buffers by writing to all of them.
+/// The largest frame, in bytes: the size that the broker offers anyway. A client that knows it from the start
+/// allocates its buffers (64 frames for each connection) at once, and the system only provides memory for the
+/// parts that are written to. A client that learns it later grows its buffers by writing to all of them.
 const FRAME_MAX: u32 = 128 * 1024;
 /// The same for connections that carry no event: the least that every version of the broker accepts. Memory
 /// that is freed and allocated again has been written to.

@@ -2,7 +2,7 @@
 //!
 //! Two things shut the gate. A `Retry-After` pauses it for a known time. With `on_outage = "hold"`, a run of
 //! failures opens the breaker until a probe is answered: a single request from time to time shows whether the
-//! endpoint is back. While the gate is shut, no event spends an attempt.
+//! endpoint is back. Waiting for a gate that is shut spends no attempts.
 
 use super::{Answer, Outcome, Pass};
 use crate::schedule::OnOutage;

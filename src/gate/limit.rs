@@ -45,7 +45,7 @@ impl Default for Limits {
 /// The two classes of events that ask for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// An event that was tried before, or waited in a delay queue.
+    /// An event from the retry queue: tried, held or returned before.
     Retry,
     Fresh,
 }

@@ -103,7 +103,7 @@ impl Newest {
 /// The newest values of some properties.
 pub type Values = LiteMap<Slot, Arc<Said>>;
 
-/// A request whose outcome is not known, or not yet known to be harmless.
+/// A request whose outcome is not known, or that is no longer known to be harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Doubt {
     /// When it was about to be sent.

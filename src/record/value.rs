@@ -30,16 +30,16 @@ pub enum Said {
     Selection(Chosen),
 }
 
-/// A selection: an id that is in an event's list is a choice for it, and an id that is not is a choice
-/// against it.
+/// A selection: an id that an event names in its list is a choice for it, and an id that it does not name is
+/// a choice against it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
     #[serde(rename = "n")]
     pub(super) names: Names,
-    /// The version of every id that is not in `ids`: not selected.
+    /// The version of every id that is not in `ids`: not named.
     #[serde(rename = "r")]
     pub(super) rest: Version,
-    /// Ids that are not selected with the same version as `rest` are left out.
+    /// Ids that are not named, with the same version as `rest`, are left out.
     #[serde(rename = "i", serialize_with = "crate::json::object")]
     pub(super) ids: LiteMap<Arc<str>, Named>,
 }

@@ -1,4 +1,4 @@
-//! Seen from outside: `/metrics`, `/livez` and `/readyz`.
+//! The HTTP endpoints: `/metrics`, `/livez` and `/readyz`.
 
 use crate::facts::Seen;
 use crate::gate;
@@ -20,31 +20,30 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The longest that a client may take for its request's head.
+/// The longest that a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that one connection lives; a scraper simply opens another.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most connections served at once; more wait.
 const MAX_CONNECTIONS: usize = 32;
 
-/// The longest that a connection's supervisor may go without a sign of life: every wait of its
-/// own is far shorter.
+/// The longest that a supervisor may go without a sign of life: each of its own waits is far shorter.
 const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 
-/// How one integration stands with the broker.
+/// The state of one integration's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Not connected, or not any more.
+    /// Not connected, or no longer.
     Disconnected,
-    /// The broker is there and refuses its queues.
+    /// The broker is up and refuses the integration's queues.
     Refused,
     /// Another worker holds the records; this one takes over when that one ends.
     StandingBy,
     /// The records cannot be used.
     WithoutRecords,
-    /// Its task ended by a fault and is started anew after a pause.
+    /// Its task ended by a fault and is started again after a pause.
     Faulted,
-    /// Nothing new is taken; what is in hand is finished.
+    /// Nothing new is taken; what is in hand is being finished.
     Draining,
     /// Everything is declared, and its queues are consumed.
     Consuming,
@@ -53,11 +52,12 @@ pub enum ConnectionState {
 #[derive(Debug)]
 struct Sign {
     connection_state: ConnectionState,
-    /// Why it is no other.
+    /// The reason for this state, if one was given.
     why: Option<String>,
     at: Instant,
     seen: Arc<Seen>,
-    /// Who serves it, by the document of the moment, last; requests of those before may still end.
+    /// The workers that serve it. The one for the current document is the last; requests of earlier ones may
+    /// still be ending.
     workers: Vec<Weak<Worker>>,
 }
 
@@ -67,7 +67,7 @@ impl Sign {
         Sign { connection_state: ConnectionState::Disconnected, why: None, at: Instant::now(), seen, workers }
     }
 
-    /// How it is right now: whoever knows is asked.
+    /// Its current state, as its workers report it.
     fn state(&self) -> State {
         let workers: Vec<Arc<Worker>> = self.workers.iter().filter_map(Weak::upgrade).collect();
         let seen = State {
@@ -87,7 +87,7 @@ impl Sign {
         }
     }
 
-    /// What is known against its gate. That shows here, in metrics and alerts, and does not make the worker
+    /// What is wrong with its gate. This shows here, in metrics and in alerts, and does not make the worker
     /// unready.
     fn gate(&self) -> &'static str {
         match self.state() {
@@ -98,7 +98,7 @@ impl Sign {
     }
 }
 
-/// What the worker knows of itself, for `/metrics`, `/readyz` and `/livez`.
+/// What the worker knows about itself, for `/metrics`, `/readyz` and `/livez`.
 #[derive(Clone, Debug)]
 pub struct Health {
     known: Arc<Mutex<Known>>,
@@ -126,7 +126,7 @@ impl Known {
         self.signs.values().all(|sign| sign.connection_state == ConnectionState::Consuming)
     }
 
-    /// Without records nobody connects for longer than to look.
+    /// Without records, connections are only made for a look.
     fn is_connected(&self) -> bool {
         !self.has(ConnectionState::Disconnected) && self.holds_store()
     }
@@ -135,7 +135,7 @@ impl Known {
         !self.has(ConnectionState::StandingBy) && !self.has(ConnectionState::WithoutRecords)
     }
 
-    /// The whole in a word.
+    /// The overall state, in a word.
     fn state(&self) -> &'static str {
         if self.is_stopping {
             "stopping"
@@ -150,7 +150,7 @@ impl Known {
 }
 
 impl Health {
-    /// Nobody is served until [`Health::show`] says so.
+    /// No integration is served until [`Health::show`] says so.
     #[must_use]
     pub fn new(metrics: Metrics) -> Health {
         Health { known: Arc::default(), metrics }
@@ -160,19 +160,19 @@ impl Health {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The process is to stop: nobody should count on it any more.
+    /// The process is stopping, so it is no longer ready.
     pub fn stop(&self) {
         self.known().is_stopping = true;
     }
 
-    /// Whether the configuration, as it is in its files now, is refused, and an earlier one is in force. Says
-    /// whether that is new.
+    /// Takes note of whether the configuration in the files is refused now, with an earlier one in force.
+    /// Returns whether this has changed.
     #[expect(clippy::must_use_candidate, reason = "it is shown whether or not anybody asks that")]
     pub fn show_configuration(&self, is_refused: bool) -> bool {
         std::mem::replace(&mut self.known().is_configuration_refused, is_refused) != is_refused
     }
 
-    /// An integration is not served any more.
+    /// An integration is no longer served.
     pub fn forget(&self, integration: &str) {
         self.known().signs.remove(integration);
     }
@@ -192,14 +192,14 @@ impl Health {
         sign.workers.push(Arc::downgrade(worker));
     }
 
-    /// A sign of life of the one that supervises an integration's connections. Says whether it
-    /// completed the whole: all are consuming now.
+    /// A sign of life from an integration's supervisor. Returns whether with it all integrations are now
+    /// consuming.
     #[expect(clippy::must_use_candidate, reason = "it is shown whether or not anybody asks that")]
     pub fn show(&self, integration: &str, connection_state: ConnectionState) -> bool {
         self.sign(integration, connection_state, None)
     }
 
-    /// The same of one that cannot consume, and why.
+    /// The same from a supervisor that cannot consume, and why.
     pub fn show_trouble(&self, integration: &str, connection_state: ConnectionState, why: &str) {
         self.sign(integration, connection_state, Some(why.to_owned()));
     }
@@ -215,7 +215,7 @@ impl Health {
     /// The page that Prometheus scrapes.
     #[must_use]
     pub fn page(&self) -> String {
-        // Held for as long as the page is made: one at a time.
+        // Locked while the page is made, so that only one is made at a time.
         let known = self.known();
         let integrations = known.signs.iter().map(|(name, sign)| (name.clone(), sign.state())).collect();
         let (is_connected, holds_store) = (known.is_connected(), known.holds_store());
@@ -253,8 +253,8 @@ impl Health {
         self.alive().0 == StatusCode::OK
     }
 
-    /// Whether everything still moves. A broker or a gate that is away is no reason to restart; a
-    /// supervisor that fell silent is.
+    /// Whether everything still makes progress. A broker or a gate that is down is no reason to restart; a
+    /// supervisor without a sign of life is.
     fn alive(&self) -> (StatusCode, String) {
         let known = self.known();
         let is_silent = |sign: &Sign| sign.at.elapsed() > LONGEST_SILENCE;
@@ -265,10 +265,10 @@ impl Health {
     }
 }
 
-/// Opens the port, so that a port in use is told at start.
+/// Opens the port, so that a port in use is reported at the start.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// The worker cannot listen on the address.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let hint = "another worker may run there; set admin.listen";
     TcpListener::bind(address)
@@ -285,7 +285,7 @@ pub async fn serve(listener: &TcpListener, health: &Health) {
             Ok((stream, _)) => {
                 tokio::spawn(serve_connection(stream, health.clone(), permit));
             }
-            // Out of file descriptors, most likely: leave the others time to end.
+            // Most likely out of file descriptors: give other connections time to end.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -301,7 +301,7 @@ async fn serve_connection(stream: TcpStream, health: Health, _permit: OwnedSemap
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service);
-    // A client that goes away early, or never reads, is its own business.
+    // Errors of a client that goes away early, or never reads, are ignored.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 

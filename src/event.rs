@@ -1,9 +1,9 @@
-//! Step 2: bytes to [`Event`], or a [`Defect`] that names what is wrong (pure).
+//! Step 2: from bytes to an [`Event`], or to a [`Defect`] that names what is wrong (pure).
 //!
-//! Tolerant on purpose: unknown fields are ignored, and a field is looked at only when somebody
-//! needs it. The shapes are those of Didomi's documentation: webhook envelopes of six types, bare
-//! events, and flattened ones (`event/flat.rs`). A defect names the field, what was found there by its
-//! kind, and what would be right, never a value.
+//! Tolerant on purpose: unknown fields are ignored, and a field is checked only when it is needed. The shapes
+//! are those of Didomi's documentation: webhook envelopes of six types, bare events, and flattened ones
+//! (`event/flat.rs`). A defect names the field, the kind of value found there, and what would be right, but
+//! never a value.
 
 mod body;
 mod flat;
@@ -18,20 +18,20 @@ use jiff::Timestamp;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The types of Didomi's webhook envelopes, as they are written there.
+/// The types of Didomi's webhook envelopes, as written there.
 pub const TYPES: [&str; 6] =
     ["event.created", "event.updated", "event.deleted", "user.created", "user.updated", "user.deleted"];
 
-/// The regulations that Didomi's programs name (its SDK for Unity, 2026), and its word for none.
+/// The regulations that Didomi's programs know (its SDK for Unity, 2026), and its word for none.
 pub const REGULATIONS: [&str; 24] = [
     "gdpr", "ccpa", "cpa", "cpra", "ctdpa", "dpdpa", "fdbr", "icdpa", "idpl", "incdpa", "kcdpa", "mcdpa", "mncdpa",
     "modpa", "ndpa", "nhpa", "njdpa", "ocpa", "ridtppa", "tdpsa", "tipa", "ucpa", "vcdpa", "none",
 ];
 
-/// The regulation of an event that names none.
+/// The default regulation of an event.
 pub const DEFAULT_REGULATION: &str = "gdpr";
 
-/// What happened, as the envelope's `type` tells.
+/// What happened, by the envelope's `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     EventCreated,
@@ -71,14 +71,14 @@ impl Kind {
         }
     }
 
-    /// Whether the entity is a user (the merged status) and not a consent event.
+    /// Whether the entity is a user (the merged status), not a consent event.
     #[must_use]
     pub fn is_user(self) -> bool {
         matches!(self, Kind::UserCreated | Kind::UserUpdated | Kind::UserDeleted)
     }
 }
 
-/// Whether a consent event is applied to its user already.
+/// Whether a consent event was already applied to its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Confirmed,
@@ -86,7 +86,7 @@ pub enum Status {
     Pending,
 }
 
-/// Why a message cannot be understood: every field in question, by name.
+/// Why a message cannot be understood: all wrong fields, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defect(Vec<String>);
 
@@ -97,19 +97,19 @@ impl Defect {
         Defect(vec![format!("{place}: {what}")])
     }
 
-    /// The defect of a place at which something else was found.
+    /// A defect: something else was found than expected.
     #[must_use]
     pub fn expected(place: &str, expected: &str, found: &str) -> Defect {
         Defect::at(place, format_args!("expected {expected}, found {found}"))
     }
 
-    /// The defect of a value whose type is not the one expected.
+    /// A defect: the value has another type than expected.
     #[must_use]
     pub fn wrong_type(place: &str, expected: &str, found: &Json<'_>) -> Defect {
         Defect::expected(place, expected, found.type_name())
     }
 
-    /// Both defects in one, so that all are reported together.
+    /// Combines two defects, so that they are reported together.
     #[must_use]
     pub fn and(mut self, other: Defect) -> Defect {
         for problem in other.0 {
@@ -131,7 +131,7 @@ impl fmt::Display for Defect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
     Defective(Defect),
-    /// It unpacks to more than [`MAX_BODY`].
+    /// It is larger than [`MAX_BODY`] once unpacked.
     TooLarge(Defect),
 }
 
@@ -157,15 +157,15 @@ pub struct Event<'b> {
     previous: Option<Json<'b>>,
 }
 
-/// Decodes a message's body. Fields of the `unread` names are only compared: nobody may ask for them.
+/// Decodes a message's body. Fields with the names in `unread` can only be compared; nobody may read them.
 ///
 /// # Errors
-/// The body cannot be unpacked, is not a JSON object, or neither an envelope nor a bare event.
+/// The body cannot be unpacked, is not a JSON object, or is neither an envelope nor a bare event.
 pub fn decode<'b>(body: impl Into<Body<'b>>, unread: &[&str]) -> Result<Event<'b>, Unreadable> {
     Ok(shaped(parse(body.into().json()?, unread)?)?)
 }
 
-/// What is packed, or has damaged texts, is read by copying it.
+/// Parses JSON. Bodies that were unpacked, or that have damaged texts, are copied; others are borrowed from.
 fn parse<'b>(body: Cow<'b, [u8]>, unread: &[&str]) -> Result<Json<'b>, Defect> {
     let read = match &body {
         Cow::Borrowed(body) => json::read(body, unread),
@@ -222,7 +222,7 @@ impl<'b> Event<'b> {
     /// The consent event, or for `user.*` the user, as it is now.
     ///
     /// # Errors
-    /// The message carries none.
+    /// The message contains none.
     pub fn entity(&self) -> Result<&Fields<'b>, Defect> {
         match &self.entity {
             Json::Object(entity) => Ok(entity),
@@ -234,10 +234,10 @@ impl<'b> Event<'b> {
         }
     }
 
-    /// The user of the event; for `user.*` the entity itself. `None` when the event names none.
+    /// The user of the event; for `user.*` the entity itself. `None` if the event has none.
     ///
     /// # Errors
-    /// `user` is no object.
+    /// `user` is not an object.
     pub fn user(&self) -> Result<Option<&Fields<'b>>, Defect> {
         let entity = self.entity()?;
         if self.kind.is_user() {
@@ -249,7 +249,7 @@ impl<'b> Event<'b> {
     /// Didomi's identifier of the event (for `user.*`: of the user).
     ///
     /// # Errors
-    /// It is no string.
+    /// It is not a string.
     pub fn id(&self) -> Result<Option<&str>, Defect> {
         text(self.entity()?, "id")
     }
@@ -257,7 +257,7 @@ impl<'b> Event<'b> {
     /// Confirmed unless the event says otherwise; messages without an entity count as confirmed.
     ///
     /// # Errors
-    /// A status that Didomi does not document: nobody knows whether it is applied.
+    /// A status that Didomi does not document, so it is not known whether the event was applied.
     pub fn status(&self) -> Result<Status, Defect> {
         let Ok(entity) = self.entity() else { return Ok(Status::Confirmed) };
         if self.kind.is_user() {
@@ -270,10 +270,10 @@ impl<'b> Event<'b> {
         }
     }
 
-    /// The organization at Didomi, when the message names one.
+    /// The organization at Didomi, if the message names one.
     ///
     /// # Errors
-    /// It is no string.
+    /// It is not a string.
     pub fn organization_id(&self) -> Result<Option<&str>, Defect> {
         self.entity().map_or(Ok(None), |entity| text(entity, "organization_id"))
     }
@@ -281,7 +281,7 @@ impl<'b> Event<'b> {
     /// The regulation: the envelope's, else the entity's, else `gdpr`.
     ///
     /// # Errors
-    /// It is no string.
+    /// It is not a string.
     pub fn regulation(&self) -> Result<&str, Defect> {
         match &self.envelope_regulation {
             Some(Json::String(regulation)) => return Ok(regulation),
@@ -292,12 +292,12 @@ impl<'b> Event<'b> {
         Ok(own.unwrap_or(DEFAULT_REGULATION))
     }
 
-    /// The instant at which the choice changed: `created_at` for `event.created`; for
-    /// `event.updated` its `updated_at` when the update confirmed the event or changed its
-    /// consents, else `created_at`; `updated_at` for `user.*`. `None` when undated.
+    /// The instant at which the choice changed: `created_at` for `event.created`; for `event.updated` its
+    /// `updated_at` if the update confirmed the event or changed its consents, else `created_at`;
+    /// `updated_at` for `user.*`. `None` if undated.
     ///
     /// # Errors
-    /// A time without an offset, or none at all.
+    /// A time without an offset, or text that is not a time.
     pub fn changed_at(&self) -> Result<Option<Timestamp>, Defect> {
         let entity = self.entity()?;
         let created = || time(entity, "created_at");
@@ -309,11 +309,11 @@ impl<'b> Event<'b> {
         }
     }
 
-    /// The instant from which the event's grants count: as [`Event::changed_at`], but an update that
-    /// does not tell what it changed makes no grant newer than its creation.
+    /// The instant from which the event's grants count: as [`Event::changed_at`], but an update that does not
+    /// say what it changed does not make a grant newer than its creation.
     ///
     /// # Errors
-    /// A time without an offset, or none at all.
+    /// A time without an offset, or text that is not a time.
     pub fn granted_at(&self) -> Result<Option<Timestamp>, Defect> {
         if self.kind == Kind::EventUpdated && self.previous.is_none() {
             return time(self.entity()?, "created_at");
@@ -321,8 +321,8 @@ impl<'b> Event<'b> {
         self.changed_at()
     }
 
-    /// Whether an update changed what the person chose. Without the old entity nobody knows, so
-    /// it counts as changed.
+    /// Whether an update changed what the person chose. Without the old entity this is unknown and counts as
+    /// changed.
     fn changed_consents(&self) -> bool {
         let Some(previous) = &self.previous else { return true };
         let is_pending = |entity: &Json<'_>| entity.field("status").as_str() == Some("pending_approval");
@@ -333,7 +333,7 @@ impl<'b> Event<'b> {
     /// Checks the fields that every delivered event needs, whatever the mappings.
     ///
     /// # Errors
-    /// All of them that have a wrong type, at once.
+    /// All fields that have a wrong type, in one error.
     pub fn check(&self) -> Result<(), Defect> {
         let entity = self.entity()?;
         let results = [
@@ -347,7 +347,7 @@ impl<'b> Event<'b> {
     }
 }
 
-/// A field that is an object, `None` when it is absent or null.
+/// A field that is an object; `None` if it is absent or null.
 ///
 /// # Errors
 /// It is something else.
@@ -367,7 +367,7 @@ fn text<'e>(fields: &'e Fields<'_>, key: &str) -> Result<Option<&'e str>, Defect
     }
 }
 
-/// A field that is an instant, `None` when it is absent or null.
+/// A field that is an instant; `None` if it is absent or null.
 fn time(fields: &Fields<'_>, key: &str) -> Result<Option<Timestamp>, Defect> {
     let Some(text) = text(fields, key)? else { return Ok(None) };
     instant(text).map(Some).map_err(|found| Defect::expected(key, AN_INSTANT, found))

@@ -1,5 +1,5 @@
-//! What happened, told once: each fact is one function that both logs and counts, so that the
-//! log and the metrics cannot disagree.
+//! What happened: each fact is one function that both logs and counts, so that the log and the metrics cannot
+//! disagree.
 
 use crate::audit::{Command, Entry};
 use crate::broker;
@@ -36,13 +36,13 @@ pub struct Facts {
 /// What was last seen of an integration, whichever document serves it.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// When the last event came, in seconds since the epoch; 0 for none.
+    /// When the last event arrived, in seconds since the epoch; 0 for none.
     heard: AtomicI64,
     waiting: [AtomicU32; QUEUES.len()],
 }
 
 impl Seen {
-    /// When the last event came, in seconds since the epoch; 0 for none.
+    /// When the last event arrived, in seconds since the epoch; 0 for none.
     #[must_use]
     pub fn heard(&self) -> i64 {
         self.heard.load(Ordering::Relaxed)
@@ -55,7 +55,8 @@ impl Seen {
     }
 }
 
-/// The series that change with every event: to find them by their labels costs more than to count.
+/// The series that change with every event: looking them up by their labels costs more than incrementing
+/// them.
 #[derive(Clone, Debug)]
 struct Each {
     stale_values: IntCounter,
@@ -87,9 +88,9 @@ impl Each {
 pub struct Delivered<'b> {
     /// When the delivery was received.
     pub at: Timestamp,
-    /// Whether it came first or was tried or held before.
+    /// Whether it is a first delivery, or was tried or held before.
     pub lane: Lane,
-    /// Names the body where it has no id.
+    /// Identifies the body if the event has no id.
     pub body: Fingerprint<'b>,
     /// The trace of which it is a part, as `traceparent`.
     pub trace: Option<String>,
@@ -110,8 +111,8 @@ pub fn labels(delays: usize) -> Labels {
     }
 }
 
-/// Names a body without telling what is in it: shown as the first 12 hex digits of its SHA-256,
-/// which is made when it is asked for.
+/// Identifies a body without revealing its content: displayed as the first 12 hex digits of its SHA-256,
+/// which is computed only when it is displayed.
 #[derive(Clone, Copy, Debug)]
 pub struct Fingerprint<'b>(pub &'b [u8]);
 
@@ -137,12 +138,12 @@ impl Facts {
         }
     }
 
-    /// An event came.
+    /// An event arrived.
     pub fn heard(&self, at: Timestamp) {
         self.seen.heard.fetch_max(at.as_second(), Ordering::Relaxed);
     }
 
-    /// Nothing else came while the queues were consumed, since `consuming`.
+    /// The queues have been consumed since `consuming`; warns if no event has arrived for a day.
     pub fn listened(&self, consuming: Timestamp, now: Timestamp) {
         let heard = Timestamp::from_second(self.seen.heard()).ok();
         let told = self.silence.lock().unwrap_or_else(PoisonError::into_inner).look(heard, consuming, now);
@@ -154,7 +155,7 @@ impl Facts {
         );
     }
 
-    /// Whether every event in a long row was skipped.
+    /// Whether every event in a long series was skipped.
     #[must_use]
     pub fn skips_everything(&self) -> bool {
         self.row.lock().unwrap_or_else(PoisonError::into_inner).is_everything()
@@ -169,7 +170,7 @@ impl Facts {
     /// The gate answered one request, or did not.
     pub fn attempted(&self, answer: &Answer, span: Option<Span>) {
         let (name, result) = (self.integration.as_str(), answer.outcome.label());
-        // Every request that leaves counts.
+        // Every request that was sent counts.
         let unanswered = answer.was_resent.then_some(Outcome::Unavailable);
         for outcome in unanswered.into_iter().chain([answer.outcome]) {
             self.each.attempts.iter().filter(|(each, _)| *each == outcome).for_each(|(_, attempts)| attempts.inc());
@@ -188,7 +189,7 @@ impl Facts {
         self.tracer.end(span, Ending { kind: Kind::Client, name: "gate request", attributes, is_error });
     }
 
-    /// A delivery is out of hand: settled by a verdict, or left to the broker.
+    /// A delivery is no longer in hand: settled by a verdict, or left to the broker.
     pub fn handled(
         &self,
         span: Option<Span>,
@@ -214,7 +215,7 @@ impl Facts {
         self.tracer.end(span, Ending { kind: Kind::Consumer, name: "consent", attributes, is_error });
     }
 
-    /// A verdict was carried out, and the broker knows.
+    /// A verdict was carried out, and the broker was told.
     pub fn settled(&self, verdict: &Verdict, processed: &Processed, receipt: &Delivered<'_>, now: Timestamp) {
         let name = self.integration.as_str();
         if let Some(outcome) = verdict.outcome() {
@@ -274,7 +275,7 @@ impl Facts {
         }
     }
 
-    /// Everything that is skipped is told once.
+    /// Warns once if every event in a long series is skipped.
     fn judged(&self, verdict: &Verdict, now: Timestamp) {
         let told = self.row.lock().unwrap_or_else(PoisonError::into_inner).settled(verdict, now);
         let Some(skipping) = told else { return };
@@ -295,17 +296,17 @@ impl Facts {
         self.metrics.parked.with_label_values(&[&self.integration]).inc();
     }
 
-    /// A message came back from its delay.
+    /// A message came back from its delay queue.
     pub fn returned(&self) {
         self.metrics.returned.with_label_values(&[&self.integration]).inc();
     }
 
-    /// An event came back for no fault of its own; its returns are counted anew.
+    /// An event came back through no fault of its own; its count of returns begins anew.
     pub fn came_back(&self) {
         tracing::debug!(integration = self.integration, "came back; its returns are counted anew");
     }
 
-    /// A repair came to its end, or goes on.
+    /// A repair ended, or will be tried again.
     pub fn repaired(&self, verdict: &Verdict, receipt: &Delivered<'_>) {
         let (name, body) = (self.integration.as_str(), receipt.body);
         match verdict {
@@ -323,7 +324,7 @@ impl Facts {
         self.each.stale_values.inc_by(values as u64);
     }
 
-    /// Properties of an event were left out, since nobody can know their newest value.
+    /// Properties of an event were left out, because their newest value cannot be known.
     pub fn unknown(&self, values: usize) {
         self.each.unknown_values.inc_by(values as u64);
     }
@@ -382,7 +383,7 @@ impl Facts {
         tracing::warn!(integration = self.integration, %error, "could not settle; the event stays with the broker");
     }
 
-    /// The exchange was absent, and is there again, bound.
+    /// The exchange was absent, and was declared and bound again.
     pub fn exchange_missing(&self) {
         self.metrics.exchange_missing.with_label_values(&[&self.integration]).inc();
         tracing::error!(
@@ -391,7 +392,7 @@ impl Facts {
         );
     }
 
-    /// The broker does not know the records any more, although it did.
+    /// The broker no longer remembers the records, although it once did.
     pub fn records_unknown(&self) {
         tracing::error!(
             integration = self.integration,
@@ -399,7 +400,7 @@ impl Facts {
         );
     }
 
-    /// Dead letters are gone, and no command of ours took them.
+    /// Dead letters are gone, and no command of this program took them.
     pub fn letters_vanished(&self, letters: u64) {
         self.metrics.letters_vanished.with_label_values(&[&self.integration]).inc_by(letters);
         tracing::error!(
@@ -423,7 +424,7 @@ impl Facts {
         }
     }
 
-    /// How many messages wait in a queue of [`QUEUES`].
+    /// How many messages wait in one of the [`QUEUES`].
     pub fn depth(&self, queue: &str, messages: u32) {
         let waiting = QUEUES.iter().zip(&self.seen.waiting).filter(|(each, _)| **each == queue);
         waiting.for_each(|(_, waiting)| waiting.store(messages, Ordering::Relaxed));

@@ -1,7 +1,7 @@
 //! All integrations that are served, and how they change while the worker runs.
 //!
-//! Each has a task that serves it, and when its document changes drains what is in hand,
-//! and serves it by the new one. Nothing in flight is lost, and nobody else is touched.
+//! Each has a task that serves it. When its document changes, the task drains what is in hand and serves it
+//! by the new one. Nothing in flight is lost, and no other integration is affected.
 
 use crate::admin::{ConnectionState, Health};
 use crate::broker::redelivery::Unsettled;
@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long an integration waits that cannot be served, until it is tried again.
+/// How long an integration that cannot be served waits before it is tried again.
 const CANNOT_SERVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the tasks of all integrations share.
@@ -39,14 +39,14 @@ pub struct Context {
     pub shutdown: Shutdown,
 }
 
-/// What an integration's task is to serve.
+/// What an integration's task must serve.
 #[derive(Debug)]
 struct Assignment {
     settings: Arc<Settings>,
     integration: Integration,
 }
 
-/// The tasks, by integration. One whose integration was removed waits for its return.
+/// The tasks, by integration. A task whose integration was removed waits for its return.
 #[derive(Debug)]
 pub struct Fleet {
     context: Context,
@@ -54,7 +54,7 @@ pub struct Fleet {
     tasks: JoinSet<()>,
 }
 
-/// How many integrations changed how.
+/// How many integrations were added, changed and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     pub added: usize,
@@ -69,7 +69,7 @@ impl Fleet {
         Fleet { context, orders: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
-    /// Serves these from now on, and no others. What stays as it is goes on undisturbed.
+    /// Serves these integrations from now on, and no others. Those that did not change continue undisturbed.
     pub fn serve(&mut self, settings: &Arc<Settings>, integrations: Vec<Integration>) -> Changes {
         self.context.records.renew(&settings.records);
         let mut changes = Changes::default();
@@ -93,7 +93,7 @@ impl Fleet {
                     if was_served { changes.changed += 1 } else { changes.added += 1 }
                 }
                 None => {
-                    // At once, so that nobody is ready without it.
+                    // At once, so that the worker is not ready without it.
                     self.context.health.show(name.as_str(), ConnectionState::Disconnected);
                     let (sender, orders) = watch::channel(Some(order));
                     self.tasks.spawn(serve_until_removed(self.context.clone(), name.clone(), orders));
@@ -105,7 +105,7 @@ impl Fleet {
         changes
     }
 
-    /// Returns when all have drained after the shutdown began.
+    /// Returns when all tasks have drained after the shutdown began.
     pub async fn drained(self) {
         self.tasks.join_all().await;
     }
@@ -119,8 +119,8 @@ impl Assignment {
     }
 }
 
-/// Serves what it is told to, until the process is to stop. A fault ends this integration's
-/// connections and nobody else's; after a pause it is served anew.
+/// Serves the assigned document, until the process must stop. A fault ends only this integration's
+/// connections; after a pause it is served again.
 async fn serve_until_removed(context: Context, name: Name, orders: watch::Receiver<Option<Arc<Assignment>>>) {
     let unsettled = Arc::new(Unsettled::new(context.records.has_notes()));
     let serve = || {
@@ -152,7 +152,7 @@ async fn follow(
     unsettled: Arc<Unsettled>,
     mut orders: watch::Receiver<Option<Arc<Assignment>>>,
 ) {
-    // What a document's gate answered is known under the next one, too.
+    // What was learned about the gate under one document is kept under the next one.
     let mut known = None;
     while !context.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
@@ -170,8 +170,8 @@ async fn follow(
     }
 }
 
-/// Serves by one document; returns what is known of its gate when there is another document and
-/// everything in hand has drained.
+/// Serves by one document. Returns what is known about its gate once there is another document and everything
+/// in hand has drained.
 async fn serve(
     context: &Context,
     order: &Assignment,

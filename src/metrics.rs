@@ -1,10 +1,10 @@
-//! The metrics of the contract, in Prometheus' text format.
+//! The documented metrics, in Prometheus' text format.
 //!
-//! Every metric is exposed whatever the configuration, and every series of its closed label set
-//! exists from the start, at 0. This module takes labels as texts and knows nobody's types.
+//! Every metric is exposed, whatever the configuration, and every series of its closed label set exists from
+//! the start, at 0. This module takes labels as texts and depends on no other module's types.
 //!
-//! Counters count as things happen. How an integration *is* nobody notes here: whoever asks for the page
-//! gives it along, so that no gauge can outlive what it told of.
+//! Counters are incremented as things happen. The current state of an integration is not stored here: the
+//! caller passes it for each page, so that no gauge can show an outdated state.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -12,16 +12,16 @@ use prometheus::{
     Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Queues whose depth is shown.
+/// The queues whose depth is shown.
 pub const QUEUES: [&str; 6] = ["work", "delay", "retry", "dead", "aside", "unreadable"];
-/// Events older than this at receipt are counted as late and not in the latency, in seconds.
+/// Events older than this at receipt, in seconds, are counted as late and not included in the latency.
 pub const LATE_AFTER_SECONDS: f64 = 3600.0;
 
 const GATE_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 const LATENCY_BUCKETS: [f64; 16] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 
-/// The closed sets of labels, given by the parts that define them.
+/// The closed sets of labels, as defined by other modules.
 #[derive(Clone, Debug)]
 pub struct Labels {
     pub outcomes: Vec<&'static str>,
@@ -62,7 +62,7 @@ pub struct Metrics {
     pub build_info: Gauge,
 }
 
-/// How one integration is at the moment of a look.
+/// The state of one integration at the moment of a scrape.
 #[expect(clippy::struct_excessive_bools, reason = "each is a gauge of its own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct State {
@@ -72,27 +72,27 @@ pub struct State {
     pub is_misconfigured: bool,
     pub is_consuming: bool,
     pub skips_everything: bool,
-    /// When the last event came, in seconds since the epoch; 0 for none.
+    /// When the last event arrived, in seconds since the epoch; 0 for none.
     pub last_event: i64,
     /// How many messages wait, in the order of [`QUEUES`].
     pub waiting: [u32; QUEUES.len()],
 }
 
-/// How the process is at the moment of a look.
+/// The state of the process at the moment of a scrape.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Whole {
     pub is_connected: bool,
     pub holds_store: bool,
-    /// What is in the files now would be refused.
+    /// The configuration in the files would be refused now.
     pub is_configuration_refused: bool,
     /// The integrations that are served, by name.
     pub integrations: Vec<(String, State)>,
 }
 
-/// A gauge of one integration, and what it shows.
+/// A gauge with one series for each integration, and its value.
 type Shown<'s> = (&'s IntGaugeVec, fn(&State) -> i64);
 
-/// The gauges of [`Whole`], made anew for each page.
+/// The gauges of [`Whole`], set anew for each page.
 #[derive(Clone, Debug)]
 struct States {
     queue_messages: IntGaugeVec,
@@ -140,7 +140,7 @@ impl States {
         })
     }
 
-    /// Shows this and nothing else.
+    /// Sets the gauges to this state, and removes all other series.
     fn show(&self, whole: &Whole) {
         self.broker_connected.set(whole.is_connected.into());
         self.store_held.set(whole.holds_store.into());
@@ -160,7 +160,7 @@ impl States {
         }
     }
 
-    /// Those that hang on nothing but the integration, and what they show.
+    /// The gauges with no label but the integration, and their values.
     fn of_one(&self) -> [Shown<'_>; 7] {
         [
             (&self.in_flight, |state| count(state.in_flight)),
@@ -179,10 +179,10 @@ fn count(number: usize) -> i64 {
 }
 
 impl Metrics {
-    /// Registers every metric. How many lines of the log were dropped so far is asked at each scrape.
+    /// Registers every metric. `log_lines_dropped` is called at each scrape.
     ///
     /// # Errors
-    /// Two metrics of one name, which is a fault of this module.
+    /// Two metrics with the same name, which is a bug in this module.
     pub fn new(log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static) -> prometheus::Result<Metrics> {
         let r = Registry::new();
         let lines = opts("log_lines_dropped_total", "Lines of the log that nobody read in time.");
@@ -238,7 +238,7 @@ impl Metrics {
         })
     }
 
-    /// Creates every counter of one integration, at 0; those that exist stay.
+    /// Creates every counter of one integration, at 0; existing ones stay.
     pub fn prepare(&self, integration: &str, labels: &Labels) {
         let each = |family: &IntCounterVec, values: &[&str]| {
             for value in values {
@@ -269,7 +269,7 @@ impl Metrics {
         }
     }
 
-    /// The page that Prometheus scrapes, while everything is like this. One page at a time.
+    /// The page that Prometheus scrapes, for this state. Only one page may be made at a time.
     #[must_use]
     pub fn page(&self, whole: &Whole) -> String {
         self.states.show(whole);
@@ -277,7 +277,7 @@ impl Metrics {
     }
 }
 
-/// A counter that somebody else counts.
+/// A counter whose value is kept elsewhere.
 struct Asked<F> {
     opts: Opts,
     /// Always 0: only its description is used.
@@ -291,7 +291,7 @@ impl<F: Fn() -> u64 + Send + Sync> Collector for Asked<F> {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // The same options made one before.
+        // The same options worked once before.
         let Ok(counter) = IntCounter::with_opts(self.opts.clone()) else { return Vec::new() };
         counter.inc_by((self.count)());
         counter.collect()

@@ -1,5 +1,5 @@
-//! Steps 2 and 3 as one pure function: a message's bytes to the request that it asks for, or to
-//! why there is none. The worker, `map` and `send` all ask here, so they cannot disagree.
+//! Steps 2 and 3 as one pure function: from a message's bytes to the request that it asks for, or to the
+//! reason why there is none. The worker, `map` and `send` all call it, so they cannot disagree.
 
 use crate::event::{self, Body, Defect, Event, Kind, MAX_BODY, Unreadable};
 use crate::gate::GateRequest;
@@ -18,12 +18,12 @@ const EARLIEST_PUBLISHED: Timestamp = Timestamp::constant(1_546_300_800, 0);
 pub enum Plan {
     /// A request to the gate.
     Send(Send),
-    /// That a person is forgotten: everything up to an instant, if the event names one.
+    /// The erasure of a person: everything up to an instant, if the event names one.
     Erase { identifier: Arc<str>, at: Option<Timestamp> },
 }
 
 impl Plan {
-    /// The same as a part of the trace that its publisher began.
+    /// The same plan as a part of the trace that its publisher began.
     #[must_use]
     pub fn traced(mut self, trace: Option<&str>) -> Plan {
         if let Plan::Send(send) = &mut self {
@@ -32,7 +32,7 @@ impl Plan {
         self
     }
 
-    /// The request with the event's own values, for who keeps no records.
+    /// The request with the event's own values, for use without records.
     ///
     /// # Errors
     /// Why nothing is to be sent.
@@ -44,13 +44,13 @@ impl Plan {
     }
 }
 
-/// A request in the making.
+/// A planned request.
 #[derive(Clone, Debug)]
 pub struct Send {
     pub identifier: Arc<str>,
     pub offer: Arc<Offer>,
     trace: Option<String>,
-    /// What the event itself says, as texts, in the mappings' order.
+    /// The event's own values, as texts, in the mappings' order.
     own: Vec<(Arc<str>, Arc<str>)>,
 }
 
@@ -61,8 +61,8 @@ impl Send {
         GateRequest::new(integration.endpoint.gate(), self.own.clone()).traced(self.trace.clone())
     }
 
-    /// The request with the newest values that are known. Texts are made here and now: a record
-    /// keeps choices.
+    /// The request with the newest values that are known. Texts are rendered only here: a record keeps
+    /// choices.
     #[must_use]
     pub fn request(&self, integration: &Integration, newest: &Values) -> GateRequest {
         let own = |id: &str| self.own.iter().find(|(own, _)| **own == *id).map(|(_, text)| Arc::clone(text));
@@ -70,7 +70,7 @@ impl Send {
             let said = mapping.slot.as_ref().and_then(|slot| newest.get(slot));
             let choice = self.offer.choices.iter().find(|(slot, _)| mapping.slot.as_ref() == Some(slot));
             let text = match (said, choice) {
-                // A selection of its own keeps its order.
+                // The event's own selection keeps its order.
                 (Some(said), Some((_, choice))) if **said == Said::offered(choice, &self.offer) => own(&mapping.id),
                 (Some(said), _) => mapping.text(&said.choice()).ok().flatten(),
                 (None, Some(_)) => None,
@@ -82,12 +82,12 @@ impl Send {
     }
 }
 
-/// What may be told of an event: nothing in it is personal.
+/// What may be logged about an event: nothing in it is personal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventSummary {
-    /// The type, `other` for undocumented ones; `None` when it could not be decoded.
+    /// The type, `other` for undocumented ones; `None` if it could not be decoded.
     pub kind: Option<&'static str>,
-    /// The event's id where it is a UUID; anything else could be somebody's address.
+    /// The event's id if it is a UUID; anything else could be somebody's e-mail address.
     pub id: Option<String>,
     /// When the choice changed.
     pub changed_at: Option<Timestamp>,
@@ -150,8 +150,8 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
     Ok(Plan::Send(Send { identifier, offer, trace: None, own }))
 }
 
-/// Who was deleted at Didomi is to be forgotten here, whatever types and regulations the integration
-/// takes; `None` for what is no erasure. One that cannot be carried out must not disappear.
+/// A person deleted at Didomi must be forgotten here, whatever types and regulations the integration takes;
+/// `None` if the event is not an erasure. An erasure that cannot be carried out must not disappear.
 fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<Result<Plan, Processed>> {
     if event.kind() != Kind::UserDeleted {
         return None;
@@ -174,24 +174,24 @@ fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<R
     })
 }
 
-/// The AMQP timestamp of a message, in seconds since 1970, where it can be true: publishers that set
-/// none may send 0, or milliseconds.
+/// The AMQP timestamp of a message, in seconds since 1970, if it is plausible: publishers that set none may
+/// send 0, or milliseconds.
 #[must_use]
 pub fn published(seconds: u64, now: Timestamp) -> Option<Timestamp> {
     possible(Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?, now)
 }
 
-/// A time at which a message can have been on its way.
+/// The time, if a message can have been published then.
 #[must_use]
 pub fn possible(at: Timestamp, now: Timestamp) -> Option<Timestamp> {
     (EARLIEST_PUBLISHED..=now).contains(&at).then_some(at)
 }
 
 impl EventSummary {
-    /// What may be told of an event.
+    /// What may be logged about an event.
     #[must_use]
     pub fn of(event: &Event) -> EventSummary {
-        // Of a user's message the id is the person's.
+        // In a `user.*` message the id is the person's.
         let id = event.id().ok().flatten().filter(|id| !event.kind().is_user() && is_uuid(id));
         EventSummary {
             kind: Some(event.kind().name()),

@@ -1,9 +1,9 @@
 //! Messages that may kill the process.
 //!
-//! The broker counts each return of a message, and a lost connection returns all that were in hand: so
-//! its count makes a message no more than a suspect ([`crate::broker::redelivery`]). What convicts it is a
-//! note. A suspect is noted durably before it is handled, and the note goes once it was. Who is still
-//! noted when its process is gone was being handled at its death.
+//! The broker counts each return of a message, and a lost connection returns all that were in hand: so the
+//! count makes a message no more than a suspect ([`crate::broker::redelivery`]). What convicts it is a note.
+//! A suspect is noted durably before it is handled, and the note is removed afterwards. A suspect that is
+//! still noted when its process is gone was being handled when the process died.
 //!
 //! | deaths | handled |
 //! |---|---|
@@ -12,19 +12,19 @@
 //! | two | alone: nothing else is under way in the whole process |
 //! | three | never again: a dead letter |
 //!
-//! So what kills the process is a dead letter after five deaths: two that made it a suspect, and three at
-//! which it was noted. At each of these at most 256 + 16 others are accused with it, and at the last one
-//! nobody. What is innocent passes as fast as its gate answers. Where no records are kept nothing can be
-//! noted: then each suspect is handled alone, and the broker's count convicts.
+//! So a message that kills the process becomes a dead letter after five deaths: two that made it a suspect,
+//! and three at which it was noted. At each of these three at most 256 + 16 others are noted with it, and at
+//! the last one none. An innocent message passes as fast as its gate answers. Without records nothing can be
+//! noted: then each suspect is handled alone, and the broker's count convicts it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore};
 
-/// The most suspects under way at once that were at no death.
+/// The most suspects without a noted death under way at once.
 const MANY: usize = 256;
-/// The most that were at one.
+/// The most suspects with one noted death under way at once.
 const FEW: usize = 16;
 /// The longest that everything else waits for a suspect that is handled alone.
 pub const LONGEST_ALONE: Duration = Duration::from_secs(60);
@@ -32,18 +32,19 @@ pub const LONGEST_ALONE: Duration = Duration::from_secs(60);
 /// How a suspect is to be handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Care {
-    /// Beside many others.
+    /// Beside many other suspects.
     Many,
-    /// Beside few others.
+    /// Beside few other suspects.
     Few,
     /// With nothing else under way.
     Alone,
-    /// Not at all: it is what kills the process.
+    /// Not at all: it is the message that kills the process.
     Convicted,
 }
 
 impl Care {
-    /// By how many deaths a suspect was being handled; `None` where nobody can know.
+    /// How to handle a suspect, by the number of deaths at which it was being handled; `None` if that cannot
+    /// be known.
     #[must_use]
     pub fn of(deaths: Option<u32>) -> Care {
         match deaths {
@@ -55,12 +56,12 @@ impl Care {
     }
 }
 
-/// Who may be under way beside whom, in the whole process.
+/// Which messages may be under way together, in the whole process.
 #[derive(Clone, Debug)]
 pub struct Quarantine {
     many: Arc<Semaphore>,
     few: Arc<Semaphore>,
-    /// Everything that is under way reads; what is handled alone writes.
+    /// All work that is under way holds a read lock; a suspect that is handled alone holds the write lock.
     work: Arc<RwLock<()>>,
 }
 
@@ -70,7 +71,7 @@ impl Default for Quarantine {
     }
 }
 
-/// How many suspects one integration handles at once, so that it does not keep those of others waiting
+/// Limits the suspects that one integration handles at once, so that it does not keep those of others waiting
 /// while its own wait for its gate.
 #[derive(Debug, Default)]
 pub struct Share {
@@ -78,12 +79,13 @@ pub struct Share {
     freed: Notify,
 }
 
-/// A part of a share; dropping it gives it back.
+/// One place in a share; dropping it frees the place.
 #[derive(Debug)]
 pub struct Part<'s>(&'s Share);
 
 impl Share {
-    /// Waits until fewer than `most` are taken; that is asked each time, since a gate's limit moves.
+    /// Waits until fewer than `most` places are taken; `most` is called each time, because a gate's limit
+    /// changes.
     pub async fn take(&self, most: impl Fn() -> usize) -> Part<'_> {
         loop {
             let taken = self.taken.load(Ordering::Relaxed);
@@ -92,7 +94,7 @@ impl Share {
             if taken >= most().max(1) {
                 self.freed.notified().await;
             } else if is_mine() {
-                // A limit that rose has room for more than the one who was woken.
+                // A limit that rose may have room for more than one waiter.
                 self.freed.notify_one();
                 return Part(self);
             }
@@ -107,7 +109,7 @@ impl Drop for Part<'_> {
     }
 }
 
-/// The right to handle a suspect; dropping it gives it back.
+/// The right to handle a suspect; dropping it releases it.
 #[derive(Debug)]
 pub enum Admitted {
     Beside(Option<OwnedSemaphorePermit>),
@@ -126,8 +128,8 @@ impl Quarantine {
         }
     }
 
-    /// Waits until nothing is handled alone; whoever does a piece of work holds what this gives. Who only
-    /// waits does no work.
+    /// Waits until nothing is handled alone. Work holds the returned guard while it is under way; waiting is
+    /// not work.
     pub async fn beside(&self) -> RwLockReadGuard<'_, ()> {
         match self.work.try_read() {
             Ok(beside) => beside,

@@ -15,9 +15,9 @@ pub enum OnOutage {
 /// The settings of `[retry]`, not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// What is waited before each further attempt.
+    /// The delay before each further attempt.
     pub delays: Vec<Duration>,
-    /// What the whole series must fit into, and the longest `Retry-After` that is honoured.
+    /// The time into which the whole series must fit, and the longest `Retry-After` that is honoured.
     pub window: Duration,
     pub on_outage: OnOutage,
 }
@@ -31,7 +31,7 @@ impl Default for Retry {
 
 /// The most delays that a schedule may have; the steps in metrics are a closed set.
 pub const MAX_DELAYS: usize = 9;
-/// The longest time that a message may have to live, in milliseconds: 32 bits at the broker.
+/// The longest message TTL, in milliseconds: 32 bits at the broker.
 const MAX_DELAY_MS: u128 = u32::MAX as u128;
 
 /// A checked series of attempts, the first included.
@@ -74,20 +74,20 @@ impl Schedule {
         u32::try_from(self.delays.len() + 1).unwrap_or(u32::MAX)
     }
 
-    /// What is waited after so many attempts; the last delay beyond the schedule's end.
+    /// The delay after this many attempts; beyond the schedule's end, the last delay.
     #[must_use]
     pub fn delay_after(&self, attempts: u32) -> Duration {
         let step = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
         self.delays.get(step).or(self.delays.last()).copied().unwrap_or(self.shortest)
     }
 
-    /// What the series fits into, and the longest `Retry-After` that is honoured.
+    /// The time into which the series fits, and the longest `Retry-After` that is honoured.
     #[must_use]
     pub fn window(&self) -> Duration {
         self.window
     }
 
-    /// The shortest delay: what an event waits that spends no attempt.
+    /// The shortest delay: that of an event that waits without spending an attempt.
     #[must_use]
     pub fn shortest(&self) -> Duration {
         self.shortest
@@ -99,14 +99,14 @@ impl Schedule {
         self.delays.iter().max().copied().unwrap_or(self.shortest)
     }
 
-    /// The delay to wait next when so much is left to wait: the longest that does not pass it,
-    /// else the shortest.
+    /// The next delay if `left` is still to be waited: the longest that does not exceed it, else the
+    /// shortest.
     #[must_use]
     pub fn leg(&self, left: Duration) -> Duration {
         self.delays.iter().copied().filter(|delay| *delay <= left).max().unwrap_or(self.shortest)
     }
 
-    /// Every delay once, in order: each has a queue of its own.
+    /// Every distinct delay, in order: each has a queue of its own.
     #[must_use]
     pub fn distinct(&self) -> Vec<Duration> {
         let mut delays = self.delays.clone();

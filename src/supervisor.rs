@@ -1,8 +1,7 @@
-//! Keeps one integration connected, and its records the right ones.
+//! Keeps one integration connected, and makes sure that it uses the right records.
 //!
-//! Each integration has connections and a supervisor of its own: what goes wrong with one of them
-//! (a message that kills the client's connection, a queue that is refused) is nobody else's
-//! trouble.
+//! Each integration has connections and a supervisor of its own: a problem of one integration (a message that
+//! kills the client's connection, a queue that is refused) does not affect the others.
 
 use crate::admin::{ConnectionState, Health};
 use crate::broker::claim::ClaimGuard;
@@ -26,26 +25,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_retry::strategy::{ExponentialBackoff, FixedInterval, jitter};
 
-/// The longest pause between two tries to reach the broker.
+/// The longest pause between two tries to connect to the broker.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A connection that lasted this long was a good one.
+/// After a connection that lasted this long, the count of losses begins again.
 const GOOD_WHILE: Duration = Duration::from_secs(30);
-/// After so many connections that were lost one after the other a message may be to blame.
+/// After this many consecutive lost connections, a message may be the cause.
 const LOSSES: u32 = 2;
 /// The longest pause, in milliseconds, after each of the first connections that were lost.
 const QUICK_PAUSE_MS: u64 = 100;
-/// How many are so quick: the broker gives up on a message that kills connections at its 21st
-/// return, and until then its neighbours wait.
+/// How many pauses are this short: the broker gives up on a message that kills connections at its 21st
+/// return, and until then the messages beside it wait.
 const QUICK_PAUSES: usize = 25;
 /// The longest pause between two tries to open the records: a standby takes over within seconds.
 const RECORDS_PAUSE: Duration = Duration::from_secs(2);
-/// How often the broker hears how far the records got: they may be a minute ahead at most.
+/// How often the broker is told the epoch of the records: they may be a minute ahead at most.
 const CLAIM_EVERY: Duration = Duration::from_secs(30);
-/// How long a stop waits at most until the broker knows it for the last time.
+/// The longest that a stop waits for the broker to be told the epoch a last time.
 const LONGEST_LAST_CLAIM: Duration = Duration::from_secs(2);
-/// How often it is made sure that the work queue is bound.
+/// How often the binding of the work queue is renewed.
 const BIND_EVERY: Duration = Duration::from_secs(30);
-/// How often the depth of the queues is looked at.
+/// How often the depth of the queues is read.
 const DEPTH_EVERY: Duration = Duration::from_secs(5);
 
 /// Why an integration cannot be served now.
@@ -54,7 +53,7 @@ enum Trouble {
     Records(record::Failed),
 }
 
-/// Why consuming ended, and how that leaves the integration.
+/// Why consuming ended, and the state of the integration after it.
 struct Lost {
     why: String,
     standing: ConnectionState,
@@ -96,7 +95,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Connects, and connects again whenever the connection is lost, until the process is to stop.
+    /// Connects, and reconnects whenever the connection is lost, until the process must stop.
     pub async fn run(&self) {
         let integration = self.name();
         let mut after_failure = after_failure();
@@ -191,17 +190,18 @@ impl Supervisor {
     }
 
     /// Makes sure that the records are those to which this integration's earlier events went, and lets the
-    /// broker remember how far they got. A task of its own, which goes on to its end when nobody waits any
-    /// more: the client keeps a connection open, and with it the lock, when it is dropped with a consumer.
+    /// broker remember their epoch. This runs in a task of its own, which continues to its end even if nobody
+    /// waits for it any more: the client keeps a connection open, and with it the lock, that is dropped while
+    /// it has a consumer.
     async fn claim(&self, connection: lapin::Connection) -> Result<(), Trouble> {
         let (settings, worker) = (Arc::clone(&self.settings), Arc::clone(&self.worker));
         let claiming = tokio::spawn(async move { claim(&settings, &worker, connection).await });
-        // A task that ends by a fault has told so.
+        // A task that panicked has logged it already.
         claiming.await.unwrap_or_else(|_| Err(Trouble::Broker(Error::consumer_gone())))
     }
 
-    /// Lets the broker know how far records in a folder got that nobody else may hold: a copy of the folder, made
-    /// a moment ago, must not pass for them. What fails is made good by the next start.
+    /// Tells the broker the final epoch of records in a folder, which nobody else may hold: a copy of the
+    /// folder made a moment ago must not be taken for them. If this fails, the next start makes up for it.
     async fn claim_at_the_end(&self) {
         if !self.worker.keeps_folder() {
             return;
@@ -210,8 +210,8 @@ impl Supervisor {
         let _ = tokio::time::timeout(LONGEST_LAST_CLAIM, claiming).await;
     }
 
-    /// Lets the broker know how far the records got, while they commit; returns when it cannot, or
-    /// when they are not the right ones any more.
+    /// Tells the broker the epoch of the records while they commit. Returns if it cannot, or if they are no
+    /// longer the right ones.
     async fn keep_claim(&self) -> Trouble {
         let records = self.worker.records();
         let mut known = records.commits();
@@ -232,8 +232,8 @@ impl Supervisor {
         }
     }
 
-    /// Declares the exchange and its bindings again from time to time, for whoever deleted them. What
-    /// fails is tried again the next time: consuming does not hang on it.
+    /// Declares the exchange and its bindings again from time to time, in case somebody deleted them. A
+    /// failure is retried the next time and does not stop consuming.
     async fn keep_bound(&self) {
         let Settings { broker, source, .. } = &*self.settings;
         loop {
@@ -246,10 +246,10 @@ impl Supervisor {
         }
     }
 
-    /// Consumes. Gives why the connection was lost, or `None` after a drain.
+    /// Consumes. Returns why the connection was lost, or `None` after a drain.
     async fn consume(&self, link: Link, mut consumers: Consumers, is_careful: bool, watch: &mut Watch) -> Option<Lost> {
         let worker = &self.worker;
-        // Dropped at the end of this function: the settler ends with its connections.
+        // Dropped at the end of this function, so that the settler ends with its connections.
         let (_trigger, over) = shutdown::channel();
         let missing = Arc::new(Notify::new());
         let publishing = Arc::clone(&link.publishing);
@@ -280,9 +280,9 @@ impl Supervisor {
         };
         if lost.is_none() {
             self.health.show_trouble(self.name(), ConnectionState::Draining, "finishing what is in hand");
-            // What was not looked at yet goes back to its queue with the connection.
+            // Deliveries that were not looked at yet go back to their queue with the end of the connection.
             for incoming in consumers.stop().await.unwrap_or_default() {
-                // Else many reloads in a row bring it to the broker's own limit.
+                // Otherwise many reloads in a row would bring it to the broker's own delivery limit.
                 if incoming.redelivery == Recount {
                     worker.begin(incoming, &settler, Pass::Usual).await;
                 }
@@ -295,8 +295,8 @@ impl Supervisor {
         lost
     }
 
-    /// The records cannot be used, for a reason that was told already or not: it may last for days, and
-    /// `/readyz` says it all the while. To stand by is no fault.
+    /// Logs that the records cannot be used, at a lower level if this reason was logged already: it may last
+    /// for days, and `/readyz` shows it all the time. To stand by is not an error.
     fn tell_of_records(&self, error: &record::Failed, was_told: bool) {
         let integration = self.name();
         match (was_told, error.is_held()) {
@@ -309,7 +309,7 @@ impl Supervisor {
         }
     }
 
-    /// Shows how many messages wait in each queue; returns when they cannot be looked at.
+    /// Shows how many messages wait in each queue; returns if the depths cannot be read.
     async fn watch_depths(&self, link: &Link, watch: &mut Watch) -> Error {
         let consuming = Timestamp::now();
         loop {
@@ -341,7 +341,7 @@ impl Supervisor {
         for (label, queue) in [("work", &queues.work), ("unreadable", &queues.unreadable)] {
             facts.depth(label, topology::depth(&channel, queue).await?);
         }
-        // One look for both: letters that were shown are missed when they vanish.
+        // One look serves both the metric and the watch: letters that were shown are missed when they vanish.
         let seen = watch.see(&channel, &queues).await?;
         facts.depth("dead", seen.dead);
         facts.depth("aside", seen.aside);
@@ -359,7 +359,7 @@ async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connecti
         look => look?,
     };
     let known = look.known();
-    // Nobody but a worker with a copy of these consumes, where they are for one worker.
+    // Records in a folder are for one worker, so another consumer means a worker with a copy of them.
     let is_elsewhere = worker.is_first_claim() && look.consumers().await? > 0;
     let verified = if is_elsewhere {
         let compared = records.compare(name, known.as_ref()).await;
@@ -386,12 +386,12 @@ async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connecti
     }
 }
 
-/// Pauses between tries to reach a broker that is away.
+/// The pauses between tries to reach a broker that is down.
 fn after_failure() -> impl Iterator<Item = Duration> {
     ExponentialBackoff::from_millis(2).factor(125).max_delay(LONGEST_PAUSE).map(jitter)
 }
 
-/// Pauses after connections that were lost although the broker is there.
+/// The pauses after connections that were lost although the broker is up.
 fn after_loss() -> impl Iterator<Item = Duration> {
     let quick = FixedInterval::from_millis(QUICK_PAUSE_MS).take(QUICK_PAUSES);
     quick.map(jitter).chain(after_failure())

@@ -1,8 +1,7 @@
 //! Step 6: what becomes of an event (pure, exhaustive).
 //!
-//! Every event ends in exactly one verdict, and every end that is not `Delivered` has a code that
-//! operators and metrics know. The first matching cause names the reason, in the order of
-//! `docs/behaviour.md`.
+//! Every event ends in exactly one verdict, and every verdict but `Delivered` has a code that operators and
+//! metrics use. The first matching cause gives the reason, in the order of `docs/behaviour.md`.
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::report;
@@ -16,10 +15,10 @@ use std::time::Duration;
 /// How far ahead of the clock an event may be dated.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// What an integration takes; everything else is skipped for a named reason.
+/// Which events an integration takes; all others are skipped for a named reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
-    /// Types of [`crate::event::TYPES`].
+    /// Types from [`crate::event::TYPES`].
     pub types: Vec<String>,
     pub regulations: Vec<String>,
     /// The only organization taken; `None` for any.
@@ -50,7 +49,7 @@ pub enum Skip {
 }
 
 impl Skip {
-    /// All reasons, in the order in which they are looked for.
+    /// All reasons, in the order in which they are checked.
     pub const ALL: [Skip; 8] = [
         Skip::Pending,
         Skip::EventDeleted,
@@ -78,7 +77,7 @@ impl Skip {
     }
 }
 
-/// Why an event rests in the dead-letter queue.
+/// Why an event is in the dead-letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
     Undecodable,
@@ -135,54 +134,55 @@ impl Death {
     }
 }
 
-/// What must be at the broker before the original is acked.
+/// What must be published, and confirmed by the broker, before the original is acked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// Nothing: the event is done with.
+    /// Nothing: the event is finished.
     Done,
-    /// The same, in the queue of this delay.
+    /// The same message, to the queue of this delay.
     Park(Duration, History),
-    /// The same at once in the retry queue, which counts its returns anew.
+    /// The same message, directly to the retry queue, where its count of returns begins anew.
     Recount(History),
-    /// A dead letter, with the reason's code.
+    /// The same message as a dead letter, with the reason's code.
     Dead(&'static str, History),
 }
 
-/// How far one delivery got: what steps 2 to 5 found out.
+/// How far one delivery got: the result of steps 2 to 5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Processed {
     /// Not for this gate.
     NotWanted(Skip),
     /// Cannot be understood.
     Defective(Defect),
-    /// Larger than [`crate::event::MAX_BODY`], packed or unpacked; not decoded.
+    /// Larger than [`crate::event::MAX_BODY`], compressed or not; not decoded.
     TooLarge(Defect),
     /// Handling it panicked.
     Panicked,
     /// Dated more than [`MAX_AHEAD`] ahead.
     FutureDated,
-    /// Older than what is remembered, of a person of whom nothing is: nobody can know the newest.
+    /// Older than what the records still remember, of a person who is not on record: whether it is the newest
+    /// cannot be known.
     OlderThanRetention,
     /// It came back so often that it must be what crashes the process.
     Crashed,
-    /// Not to be sent before this: the gate asked to be left alone, or a repair is not due yet.
+    /// Not to be sent before this: the gate asked for a pause, or a repair is not due yet.
     TooEarly(Timestamp),
     /// The gate is down or paused, or too many or too long waits are ahead of it.
     Held,
-    /// A repair that was due and is not needed any more, or was made.
+    /// A repair that is no longer needed, or that was made.
     Repaired,
     /// The gate was asked.
     Answered(Answer),
-    /// The gate refused a request that carried another event's newer values, whose verdict is still
+    /// The gate refused a request that also carried the newer values of another event, whose verdict is still
     /// to come.
     RefusedForAnother(Answer),
-    /// The gate was asked and did not work, and is known to be down: this is no event's fault.
+    /// The gate was asked and failed, and is known to be down: this is no event's fault.
     Outage(Answer),
 }
 
 impl Processed {
-    /// How far an event came with an answer: while the gate `is_down` its failures are no event's
-    /// fault, and a refusal of a request that `carries_others` is not of this event alone.
+    /// Classifies an answer: while the gate `is_down`, its failures are no event's fault, and a refusal of a
+    /// request that `carries_others` does not concern this event alone.
     #[must_use]
     pub fn of(answer: Answer, is_down: bool, carries_others: bool) -> Processed {
         match answer.outcome {
@@ -192,7 +192,7 @@ impl Processed {
         }
     }
 
-    /// The gate's answer, when it was asked.
+    /// The gate's answer, if it was asked.
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {
         match self {
@@ -203,7 +203,7 @@ impl Processed {
         }
     }
 
-    /// What to tell an operator: names of fields and types, or the answer's class, status and code.
+    /// The error for an operator: names of fields and types, or the answer's class, status and code.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self {
@@ -214,7 +214,7 @@ impl Processed {
         }
     }
 
-    /// What was answered, redacted: it may still be about a person.
+    /// The text of the answer, redacted; it may still be about a person.
     #[must_use]
     pub fn said(&self) -> Option<String> {
         self.answer().and_then(|answer| answer.said.clone())
@@ -228,7 +228,7 @@ pub enum Verdict {
     Skipped(Skip),
     /// Another attempt follows.
     Retry(Retry),
-    /// It waits in the queue of this delay and spends no attempt.
+    /// It waits in the queue of this delay without spending an attempt.
     Hold(Duration),
     DeadLetter(Death),
 }
@@ -238,14 +238,14 @@ pub enum Verdict {
 pub struct Retry {
     /// Attempts made so far.
     pub step: u32,
-    /// The delay queue to wait in first.
+    /// The delay of the queue in which it waits first.
     pub delay: Duration,
-    /// The gate asked not to be asked before this.
+    /// The gate asked for no request before this.
     pub not_before: Option<Timestamp>,
 }
 
 impl Verdict {
-    /// The label of `events_total`; `None` while the event is not at its end.
+    /// The label of `events_total`; `None` while the event is not finished.
     #[must_use]
     pub fn outcome(&self) -> Option<&'static str> {
         match self {
@@ -256,7 +256,7 @@ impl Verdict {
         }
     }
 
-    /// The outcome, also of events that go on.
+    /// The outcome, also for events that are not finished.
     #[must_use]
     pub fn word(&self) -> &'static str {
         self.outcome().unwrap_or(match self {
@@ -265,7 +265,7 @@ impl Verdict {
         })
     }
 
-    /// The reason's code; empty for events that are delivered or go on.
+    /// The reason's code; empty for events that are delivered or not finished.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -276,7 +276,7 @@ impl Verdict {
     }
 }
 
-/// Decides what becomes of an event that came this far.
+/// Decides what becomes of an event.
 #[must_use]
 pub fn decide(processed: &Processed, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
     match processed {
@@ -321,8 +321,8 @@ fn again(answer: &Answer, death: Death, history: &History, schedule: &Schedule, 
     }
 }
 
-/// What must be at the broker before the event is acked. A `repair_at` asks for its person's newest
-/// values to be sent once more then, after an acceptance that an older request may still spoil.
+/// What must be at the broker before the event is acked. A `repair_at` asks for its person's newest values to
+/// be sent once more at that time, after an acceptance that an older request may still overwrite.
 #[must_use]
 pub fn settlement(
     verdict: &Verdict,
@@ -351,8 +351,8 @@ pub fn settlement(
     }
 }
 
-/// Until when an event is not to be sent. What lies further ahead than the
-/// window was never written by this worker, or a clock jumped: it is not believed.
+/// The time before which an event must not be sent. A time further ahead than the window was never written by
+/// this worker, or a clock jumped, so it is not believed.
 #[must_use]
 pub fn too_early(history: &History, schedule: &Schedule, now: Timestamp) -> Option<Timestamp> {
     history.not_before.filter(|at| {
@@ -361,12 +361,12 @@ pub fn too_early(history: &History, schedule: &Schedule, now: Timestamp) -> Opti
     })
 }
 
-/// Whether an event is one that this integration does not take, and why.
+/// Why this integration does not take an event; `None` if it does.
 ///
 /// # Errors
-/// A field that must be known for the answer has a wrong type.
+/// A field that decides this has a wrong type.
 pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect> {
-    // A status that nobody knows is no reason to keep what would be skipped anyway.
+    // An unknown status is no reason to keep an event that would be skipped anyway.
     let status = event.status();
     if status == Ok(Status::Pending) {
         return Ok(Some(Skip::Pending));

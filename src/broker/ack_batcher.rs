@@ -1,8 +1,8 @@
-//! Acks of one channel, brought together: one for each message costs more than everything else that
-//! is done for it.
+//! Batches the acks of one channel: one ack for each message costs more than everything else that is done for
+//! it.
 //!
-//! Answers come out of order, so tags are settled out of order. Everything up to the first gap is
-//! acked by one command; what lies behind a gap that does not close soon is acked singly.
+//! Answers come out of order, so tags are settled out of order. Everything up to the first gap is acked by
+//! one command; tags behind a gap that does not close soon are acked singly.
 
 use super::redelivery::{Redelivery, Unsettled, Weight};
 use super::{Error, wire};
@@ -16,11 +16,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// How long acks are gathered, twice for what lies behind a gap. They hold up nobody meanwhile.
+/// How long acks are gathered; twice as long for those behind a gap. Nothing waits for them meanwhile.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// The most consumers of one channel with deliveries in hand. With more than some thirty, a broker up to
-/// 4.0 loses messages at its next restart after their client died (`docs/rabbitmq.md`).
+/// The most consumers of one channel with deliveries in hand. With more than about thirty, a broker up to 4.0
+/// loses messages at its next restart after their client died (`docs/rabbitmq.md`).
 const MOST_CONSUMERS: usize = 8;
 
 /// One consumer of a channel, by its number.
@@ -29,23 +29,24 @@ pub(super) type ConsumerId = u32;
 /// A delivery as the tracker knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Received {
-    /// By this name its body is known to be unsettled.
+    /// The hash under which its body is noted as unsettled.
     body: u64,
     consumer: ConsumerId,
 }
 
-/// Which tags of a channel are settled (pure). A channel's tags begin at 1 and leave nothing out.
+/// Which tags of a channel are settled (pure). A channel's tags begin at 1 and have no gaps.
 #[derive(Debug, Default)]
 struct Tracker {
     /// Everything up to here is acked.
     acked: u64,
-    /// What was acked singly beyond that.
+    /// Tags beyond that which were acked singly.
     singly: BTreeSet<u64>,
-    /// What is settled and not acked yet, by tag.
+    /// Settled deliveries that are not acked yet, by tag.
     settled: BTreeMap<u64, Received>,
-    /// Of these, what was there already at the last look.
+    /// Those of them that were settled at the last look already.
     waiting: BTreeSet<u64>,
-    /// How many deliveries each consumer has in hand, cancelled ones included; none is left out at 0.
+    /// How many deliveries each consumer has in hand, cancelled consumers included; those with none are
+    /// removed.
     in_hand: BTreeMap<ConsumerId, usize>,
 }
 
@@ -58,8 +59,8 @@ struct Ack {
 }
 
 impl Tracker {
-    /// Everything settled up to the first gap. The tag must be one that is not acked yet: the broker
-    /// closes the channel over any other.
+    /// Everything settled up to the first gap. The tag must be one that is not acked yet: the broker closes
+    /// the channel over any other.
     fn first(&mut self) -> Option<Ack> {
         let mut ack: Option<Ack> = None;
         loop {
@@ -75,7 +76,7 @@ impl Tracker {
         }
     }
 
-    /// What lies behind a gap: everything, or only what did so at the last look.
+    /// Settled tags behind a gap: all of them, or only those that were there at the last look.
     fn rest(&mut self, everything: bool) -> Vec<Ack> {
         let waited = |tag: &u64| everything || self.waiting.contains(tag);
         let tags: Vec<u64> = self.settled.keys().copied().filter(waited).collect();
@@ -105,11 +106,11 @@ impl Tracker {
     }
 }
 
-/// A delivery that is to be settled.
+/// A delivery that must be settled.
 #[derive(Debug)]
 pub struct Due {
     pub delivery: Delivery,
-    /// Where it is acked.
+    /// Acks it.
     ack_batcher: Arc<AckBatcher>,
     received: Received,
     /// Counts its bytes as in hand until it is dropped.
@@ -117,7 +118,7 @@ pub struct Due {
 }
 
 impl Due {
-    /// Marks a delivery as settled, which acks it soon, and gives its body back.
+    /// Marks a delivery as settled, which acks it soon, and returns its body.
     pub(super) fn settle(self) -> Vec<u8> {
         self.ack_batcher.settled(self.delivery.delivery_tag, self.received);
         drop(self.weight);
@@ -125,8 +126,8 @@ impl Due {
     }
 }
 
-/// The acks of one channel. Dropping it forgets those that are not written yet: the channel ends
-/// with it, and the broker delivers their messages again.
+/// The acks of one channel. Dropping it drops those that are not written yet: the channel ends with it, and
+/// the broker delivers their messages again.
 #[derive(Debug)]
 pub struct AckBatcher {
     inner: Arc<Inner>,
@@ -138,10 +139,10 @@ struct Inner {
     channel: Channel,
     unsettled: Arc<Unsettled>,
     tracker: Mutex<Tracker>,
-    /// Commands reach the channel in the order in which they were decided.
+    /// Makes acks reach the channel in the order in which they were decided.
     order: tokio::sync::Mutex<()>,
     wake: Notify,
-    /// A consumer has nothing in hand any more.
+    /// Notified when a consumer has nothing in hand any more.
     room: Notify,
 }
 
@@ -152,7 +153,7 @@ impl Drop for AckBatcher {
 }
 
 impl AckBatcher {
-    /// The acks of a channel on which nothing was delivered yet.
+    /// For a channel on which nothing was delivered yet.
     #[must_use]
     pub fn new(channel: Channel, unsettled: Arc<Unsettled>) -> AckBatcher {
         let (tracker, order) = (Mutex::default(), tokio::sync::Mutex::default());
@@ -160,14 +161,15 @@ impl AckBatcher {
         let writing = Arc::clone(&inner);
         let writing = tokio::spawn(async move {
             if task::watched("acks", None, Arc::clone(&writing).write()).await.is_none() {
-                // What is settled would never be acked: the channel ends, and its integration begins anew.
+                // Settled deliveries would never be acked: so the channel is closed, and its integration
+                // starts again.
                 let _ = writing.channel.close(541, "internal fault".into()).await;
             }
         });
         AckBatcher { inner, writing }
     }
 
-    /// Takes note of a delivery, and says how its returns are to be judged.
+    /// Takes note of a delivery, and returns how to treat it, judged by its returns.
     pub(super) fn receive(self: &Arc<Self>, delivery: Delivery, consumer: ConsumerId) -> (Due, Redelivery) {
         let (body, redelivery) = self.inner.unsettled.receive(&delivery);
         self.inner.tracker().receive(consumer);
@@ -180,7 +182,7 @@ impl AckBatcher {
         self.inner.wake.notify_one();
     }
 
-    /// How many bytes the integration has in hand.
+    /// The total size of the bodies that the integration has in hand, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.inner.unsettled.bytes()
     }
@@ -190,7 +192,7 @@ impl AckBatcher {
         self.inner.tracker().in_hand.len()
     }
 
-    /// Whether one more consumer may begin while another one is on its way.
+    /// Whether there is room for one more consumer besides one that is just starting.
     pub(super) fn has_room(&self) -> bool {
         self.consumers() + 1 < MOST_CONSUMERS
     }
@@ -221,7 +223,7 @@ impl Inner {
             self.wake.notified().await;
             tokio::time::sleep(GATHER).await;
             if self.flush(false).await.is_err() {
-                return; // with its channel; the supervisor hears of that by itself
+                return; // the channel is gone, and the supervisor notices that by itself
             }
             if !self.tracker().settled.is_empty() {
                 self.wake.notify_one();

@@ -1,8 +1,8 @@
-//! Which of a name's addresses is used: the one that answers first.
+//! Which of a host name's addresses is used: the first one that answers.
 //!
-//! A host that is reached by one family of addresses often has others that swallow every packet. The
-//! system gives up on such an address after two minutes, so the next one is tried beside it after a
-//! moment (RFC 8305).
+//! A host that can be reached by one address family often has addresses of another that drop every packet.
+//! The system gives up on such an address after two minutes, so after a moment the next one is tried in
+//! parallel (RFC 8305).
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -13,13 +13,13 @@ use std::time::Duration;
 
 /// How long an address is tried alone.
 const STAGGER: Duration = Duration::from_millis(250);
-/// The longest that all of them are tried.
+/// The longest that all of them together are tried.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Looks a name up, connects to its addresses, and gives the first connection that there is.
+/// Looks a name up, connects to its addresses, and returns the first connection that is made.
 ///
 /// # Errors
-/// The name has no address, or none of them answers: why the last one does not.
+/// The name has no address, or none answers; then the error is that of the last one tried.
 pub(super) async fn first_of<T, F>(host: &str, port: u16, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
@@ -32,7 +32,7 @@ where
     tokio::time::timeout(LONGEST, race(in_turn(addresses), connect)).await.unwrap_or_else(|_| Err(silent()))
 }
 
-/// The families in turn, beginning with the one that the system prefers.
+/// Alternates between the address families, beginning with the one that the system prefers.
 fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let prefers_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (preferred, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == prefers_ipv6);
@@ -90,7 +90,8 @@ mod tests {
         assert_eq!(in_turn(Vec::new()), []);
     }
 
-    /// Connects to ports: 1 is silent, 2 refuses, anything else answers. Gives who was tried when.
+    /// Connects to ports: 1 is silent, 2 refuses, any other answers. Returns which port was tried when, in
+    /// milliseconds.
     async fn tried(texts: &[&str]) -> (io::Result<SocketAddr>, Vec<(u16, u128)>) {
         let (began, tried) = (Instant::now(), Mutex::new(Vec::new()));
         let connect = |address: SocketAddr| {

@@ -1,7 +1,8 @@
-//! The queue in which commands leave their audit entries, and from which a worker writes them.
+//! The queue into which commands put their audit entries; a worker takes them from there and writes them to
+//! its log.
 //!
-//! Entries wait there while no worker runs. The queue is bounded and refuses what is beyond; what no
-//! client can read goes to `.unreadable`, as from the work queue.
+//! Entries wait there while no worker runs. The queue is bounded and refuses entries beyond its limit; an
+//! entry that no client can read goes to `.unreadable`, as from the work queue.
 
 use super::link::{self, Link};
 use super::settler::Publishers;
@@ -21,10 +22,10 @@ const PREFETCH: u16 = 16;
 /// The longest that a command waits for the broker to take its entry.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Leaves an entry for the worker.
+/// Puts an entry into the queue for the worker.
 ///
 /// # Errors
-/// The queue is full or not there, or the broker does not take it soon.
+/// The queue is full or absent, or the broker does not take the entry in time.
 pub async fn put(settings: &link::Settings, name: &Name, entry: &[u8]) -> Result<(), Error> {
     let queue = Queues::of(name).audit;
     let putting = async {
@@ -40,8 +41,8 @@ pub async fn put(settings: &link::Settings, name: &Name, entry: &[u8]) -> Result
     tokio::time::timeout(LONGEST, putting).await.unwrap_or_else(late)
 }
 
-/// Gives each entry once it is there, and acks it after; one may come twice. Returns when the broker is
-/// gone or refuses.
+/// Calls `take` with each entry as it arrives, and acks it afterwards; an entry may come twice. Returns when
+/// the broker is gone or refuses.
 pub async fn listen(link: &Link, name: &Name, take: impl Fn(&[u8])) -> Error {
     consume(link, &Queues::of(name).audit, take).await.err().unwrap_or_else(Error::consumer_gone)
 }

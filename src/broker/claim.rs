@@ -1,9 +1,9 @@
-//! What the broker remembers of the records to which an integration's events went.
+//! What the broker remembers about the records to which an integration's events went.
 //!
-//! Records that were lost or replaced would forget in silence what is newest. So their identity and
-//! epoch lie at the broker, too: one message in `consent-gate.{i}.store`, looked at and replaced
-//! only by who holds the queue `consent-gate.{i}.lock`. The records commit an epoch first, the
-//! broker second: after any crash the right ones are equal or ahead.
+//! Records that were lost or replaced would silently forget which values are the newest. So their identity
+//! and epoch are kept at the broker, too: one message in `consent-gate.{i}.store`, which is read and replaced
+//! only by the holder of the queue `consent-gate.{i}.lock`. The records commit an epoch first, the broker
+//! second: after any crash the right records are equal or ahead.
 
 use super::topology::{self, Queues};
 use super::{Error, call, link, wire};
@@ -19,17 +19,17 @@ use lapin::{Channel, Connection};
 use std::time::Duration;
 use tokio_retry::strategy::{FixedInterval, jitter};
 
-/// The longest pause, in milliseconds, while somebody else looks.
+/// The longest pause between two tries, in milliseconds, while somebody else holds the lock.
 const PAUSE_MS: u64 = 400;
-/// How often it is tried to look before somebody else who looks is in the way.
+/// How many times to try for the lock before giving up.
 const TRIES: usize = 50;
 
-/// The most messages of which the queue is read at once; there is one.
+/// The most messages that are read from the queue at once; there is one.
 const MOST: u16 = 16;
-/// While nothing comes: between two questions whether there is something.
+/// The interval between two checks of whether the queue is empty, while nothing arrives.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The only look of the moment. Dropping it lets go.
+/// Exclusive access to what the broker remembers. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct ClaimGuard {
     connection: Connection,
@@ -40,10 +40,10 @@ pub struct ClaimGuard {
 }
 
 impl ClaimGuard {
-    /// Looks, on a connection that was opened for it, while nobody else does.
+    /// Takes the lock and reads the message, on a connection that was opened for it.
     ///
     /// # Errors
-    /// The broker refuses or is gone, or somebody else looks without end.
+    /// The broker refuses or is gone, or somebody else keeps the lock.
     pub async fn take(settings: &link::Settings, mut connection: Connection, name: &Name) -> Result<ClaimGuard, Error> {
         let Queues { work, store, lock, .. } = Queues::of(name);
         let mut pauses = FixedInterval::from_millis(PAUSE_MS).map(jitter).take(TRIES);
@@ -57,7 +57,7 @@ impl ClaimGuard {
                 (Err(error), Some(pause)) if error.code() == Some(405) => tokio::time::sleep(pause).await,
                 (Err(error), _) => return Err(error),
             }
-            // A channel's end can take its connection along.
+            // The end of a channel can end its connection, too.
             connection = link::dial_to_declare(settings).await?;
         };
         call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
@@ -65,7 +65,7 @@ impl ClaimGuard {
         Ok(ClaimGuard { connection, channel, queue: store, work, found })
     }
 
-    /// What is remembered; the furthest, should there be several.
+    /// What is remembered; the one with the highest epoch, should there be several.
     #[must_use]
     pub fn known(&self) -> Option<Claim> {
         let unreadable = Claim { store: "unreadable".to_owned(), epoch: 0 };
@@ -73,18 +73,18 @@ impl ClaimGuard {
         self.found.iter().map(read).max_by_key(|claim| claim.epoch)
     }
 
-    /// How many consumers the integration's events have.
+    /// How many consumers the integration's work queue has.
     ///
     /// # Errors
-    /// Their queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn consumers(&self) -> Result<u32, Error> {
         topology::consumers(&self.channel, &self.work).await
     }
 
-    /// Remembers something else, and lets go.
+    /// Remembers another claim, and releases the lock.
     ///
     /// # Errors
-    /// The broker refuses or is gone; what was known is still there.
+    /// The broker refuses or is gone; what was remembered is still there.
     pub async fn replace(self, claim: &Claim) -> Result<(), Error> {
         let ClaimGuard { connection, channel, queue, found, .. } = self;
         let body = serde_json::json!(claim).to_string();
@@ -93,13 +93,13 @@ impl ClaimGuard {
         replaced
     }
 
-    /// Lets go; what is known stays.
+    /// Releases the lock; what is remembered stays.
     pub async fn leave(self) {
         close(&self.connection).await;
     }
 }
 
-/// Reads a queue of few messages to its end; they stay in hand.
+/// Reads a queue of few messages to its end; they stay unacked.
 async fn everything_in(channel: &Channel, queue: &str) -> Result<Vec<Delivery>, Error> {
     call("limit the prefetch", channel.basic_qos(MOST, BasicQosOptions::default())).await?;
     let consumer =
@@ -115,7 +115,7 @@ async fn everything_in(channel: &Channel, queue: &str) -> Result<Vec<Delivery>, 
     }
     let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
     call("stop consuming", cancelled).await?;
-    // What is ready no more may have been on its way here.
+    // A message that is no longer ready may have been on its way here.
     while let Some(Ok(message)) = consumer.next().await {
         found.push(message);
     }
@@ -123,6 +123,7 @@ async fn everything_in(channel: &Channel, queue: &str) -> Result<Vec<Delivery>, 
 }
 
 async fn close(connection: &Connection) {
-    // What was looked at returns to its queue with the connection, and the lock frees itself.
+    // The messages that were read return to their queue with the end of the connection, and the lock is
+    // released.
     let _ = tokio::time::timeout(Duration::from_secs(2), connection.close(200, "done".into())).await;
 }

@@ -1,9 +1,9 @@
-//! Step 1: deliveries of one integration.
+//! Step 1: the deliveries of one integration.
 //!
-//! Each queue has one consumer for as long as everything flows ([`Consumers::next`]). A look at the head of
-//! a queue ([`Consumers::look`]) is a consumer of its own that is cancelled after one delivery. Messages are
-//! never taken by `basic.get`, and few consumers of a channel have deliveries in hand: a broker up to
-//! 4.0 loses messages after a client died that had many (`docs/rabbitmq.md`).
+//! Each queue has one consumer for as long as everything flows ([`Consumers::next`]). A look at the head of a
+//! queue ([`Consumers::look`]) uses a consumer of its own, which is cancelled after one delivery. Messages
+//! are never taken with `basic.get`, and few consumers of a channel have deliveries in hand: a broker up to
+//! 4.0 loses messages after the death of a client that had many such consumers (`docs/rabbitmq.md`).
 
 use super::ack_batcher::{AckBatcher, ConsumerId, Due};
 use super::headers::History;
@@ -24,25 +24,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// When nothing more is there to take, further deliveries are left to gather for so long by each one
-/// that may be in hand, and at most for so long: to wake for each would cost as much as to handle it.
-/// A gate that answers at once is not kept waiting: no worker handles 50,000 a second.
+/// When no delivery is ready, further ones are left to gather: for `GATHER_FOR_EACH` for each one that may be
+/// in hand, but for `GATHER_AT_MOST` at most. To wake up for each one would cost as much as to handle it.
+/// This does not slow down a gate that answers at once, because no worker handles 50,000 events a second.
 const GATHER_FOR_EACH: Duration = Duration::from_micros(20);
 const GATHER_AT_MOST: Duration = Duration::from_millis(5);
-/// What is shorter is not worth a timer.
+/// A shorter pause is not worth a timer.
 const GATHER_AT_LEAST: Duration = Duration::from_millis(1);
 
-/// How often a queue is asked, before its channel closes, for answers that come after acks.
+/// How many times a queue is asked for its depth before its channel closes: each answer comes after the acks
+/// that the queue has received.
 const LAST_ACKS: usize = 4;
-/// While the head of a queue is looked at: between two questions whether there is one.
+/// The interval between two checks of whether a queue is empty, while its head is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// The most bytes in hand, by which a row of messages that are larger than all before is noticed.
+/// The most bytes in hand. This catches a run of messages that are larger than all those before.
 const MOST_BYTES: usize = 48 * 1024 * 1024;
 
 /// Where a delivery comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueKind {
-    /// The retry queue: tried, held or returned before; goes first, and its history is believed.
+    /// The retry queue: tried, held or returned before. It goes first, and the history in its headers is
+    /// believed.
     Retry,
     /// The work queue.
     Work,
@@ -51,7 +53,7 @@ pub enum QueueKind {
 }
 
 impl QueueKind {
-    /// The word for it where only closed sets may be.
+    /// The metric label: one of a closed set.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -62,7 +64,7 @@ impl QueueKind {
     }
 }
 
-/// A delivery, with what its queue says of it.
+/// A delivery, with what its queue says about it.
 #[derive(Debug)]
 pub struct Incoming {
     pub due: Due,
@@ -83,19 +85,19 @@ struct Subscription {
     ack_batcher: Arc<AckBatcher>,
     prefetch: Prefetch,
     consumer: Option<Numbered>,
-    /// So many consumers were made so far.
+    /// How many consumers were created so far.
     made: ConsumerId,
-    /// What came and was not asked for yet.
+    /// Deliveries that arrived and were not asked for yet.
     left: VecDeque<Incoming>,
     /// The channel or the consumer is gone.
     is_gone: bool,
-    /// Deliveries of the present consumer that wait for long, so that it has no room for others.
+    /// Deliveries of the current consumer that will wait for a long time and take up its prefetch meanwhile.
     aside: u16,
     is_due: bool,
 }
 
 impl Subscription {
-    /// A consumer that has this prefetch; it counts for consumers that are made after it was said.
+    /// Starts a consumer with this prefetch. A prefetch applies to the consumers that start after it was set.
     async fn consume(&mut self, prefetch: u16) -> Result<Numbered, Error> {
         let (channel, queue) = (self.channel.clone(), self.queue.clone());
         let consuming = async move {
@@ -109,7 +111,7 @@ impl Subscription {
         Ok((self.made, consumer))
     }
 
-    /// Ends a consumer; what it delivered and was not looked at yet comes next.
+    /// Cancels a consumer; what it delivered and nobody asked for yet comes next.
     async fn cancel(&mut self, mut old: Numbered) -> Result<(), Error> {
         let (channel, tag) = (self.channel.clone(), old.1.tag());
         let cancelling =
@@ -117,8 +119,8 @@ impl Subscription {
         self.meanwhile(Some(&mut old), cancelling).await
     }
 
-    /// Waits for an answer of the broker and takes in what comes before it, which may be much; also from a
-    /// consumer that this ends, to its last delivery.
+    /// Waits for an answer of the broker, and meanwhile takes in all deliveries that come before it, which
+    /// may be many. If the call cancels a consumer, its deliveries are taken in up to the last one.
     async fn meanwhile<T>(
         &mut self,
         mut ending: Option<&mut Numbered>,
@@ -133,7 +135,7 @@ impl Subscription {
             {
                 answer = Some(answered);
             }
-            // Polled after its end, it would wait without end.
+            // Polled after its end, it would never be ready.
             if ending.as_mut().is_some_and(|ending| self.take_in(ending, cx)) {
                 ending = None;
             }
@@ -152,7 +154,7 @@ impl Subscription {
         .await
     }
 
-    /// Takes in everything that is there, so that its size is known.
+    /// Takes in every delivery that has arrived, so that their size is known.
     fn poll(&mut self, cx: &mut Context<'_>) {
         if let Some(mut consumer) = self.consumer.take_if(|_| !self.is_gone) {
             self.is_gone = self.take_in(&mut consumer, cx);
@@ -160,7 +162,7 @@ impl Subscription {
         }
     }
 
-    /// Takes in what a consumer has, and says whether it has ended.
+    /// Takes in the deliveries that a consumer has, and returns whether it has ended.
     fn take_in(&mut self, (number, consumer): &mut Numbered, cx: &mut Context<'_>) -> bool {
         // While one is taken in, another may arrive.
         while !self.is_flooded()
@@ -172,13 +174,13 @@ impl Subscription {
         false
     }
 
-    /// Whether more bytes are in hand than may be.
+    /// Whether more bytes are in hand than the limit allows.
     fn is_flooded(&self) -> bool {
         self.ack_batcher.bytes() > MOST_BYTES
     }
 
-    /// Replaces the consumer where another prefetch is due, or where most of what it may have in hand
-    /// waits for long and there is memory for more.
+    /// Replaces the consumer if another prefetch is due, or if most of what it may have in hand will wait for
+    /// a long time and there is memory for more.
     async fn renew(&mut self, has_memory: bool) -> Result<(), Error> {
         let is_full = has_memory && self.aside >= self.prefetch.now().div_ceil(2);
         if !(self.is_due || is_full) || !self.ack_batcher.has_room() {
@@ -207,8 +209,8 @@ impl Subscription {
     }
 }
 
-/// The queues that feed the integration. It lives as long as its connection; deliveries that were
-/// not settled by then return to their queue.
+/// The queues that feed the integration. This lives as long as its connection; deliveries that were not
+/// settled by then return to their queue.
 #[derive(Debug)]
 pub struct Consumers {
     subscriptions: Vec<Subscription>,
@@ -216,8 +218,8 @@ pub struct Consumers {
 }
 
 impl Consumers {
-    /// Opens a channel for each queue; nothing is delivered yet, and at most `prefetch` messages of each
-    /// will be in hand of one consumer.
+    /// Opens a channel for each queue. Nothing is delivered yet; later each consumer will have at most
+    /// `prefetch` messages in hand.
     ///
     /// # Errors
     /// The broker refuses or is gone.
@@ -253,7 +255,7 @@ impl Consumers {
         Ok(Consumers { subscriptions, unsettled })
     }
 
-    /// The queues, those first that go first.
+    /// The queues, in order of priority.
     #[must_use]
     pub fn queue_kinds(&self) -> Vec<QueueKind> {
         self.subscriptions.iter().map(|subscription| subscription.queue_kind).collect()
@@ -263,7 +265,7 @@ impl Consumers {
     /// deliveries in hand.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn look(&mut self, queue_kind: QueueKind) -> Result<Option<Incoming>, Error> {
         let Some(subscription) =
             self.subscriptions.iter_mut().find(|subscription| subscription.queue_kind == queue_kind)
@@ -282,7 +284,7 @@ impl Consumers {
                 break;
             }
         }
-        // What is ready no more may have been on its way here.
+        // A message that is no longer ready may have been on its way here.
         subscription.cancel((number, consumer)).await?;
         Ok(subscription.left.pop_front())
     }
@@ -290,7 +292,7 @@ impl Consumers {
     /// How many messages are ready in a queue.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn depth(&self, queue_kind: QueueKind) -> Result<u32, Error> {
         let Some(subscription) = self.subscriptions.iter().find(|subscription| subscription.queue_kind == queue_kind)
         else {
@@ -299,7 +301,7 @@ impl Consumers {
         topology::depth(&subscription.channel, &subscription.queue).await
     }
 
-    /// Lets every queue flow.
+    /// Starts a consumer on every queue.
     ///
     /// # Errors
     /// The broker refuses or is gone.
@@ -313,11 +315,11 @@ impl Consumers {
         Ok(())
     }
 
-    /// Gives consumers another prefetch where what came asks for it. To be called between two
-    /// deliveries, and to its end: what a consumer that is replaced delivered is kept by then.
+    /// Changes the prefetch of consumers where the size of recent messages calls for it. Call this between
+    /// two deliveries and await it to its end: only then are the deliveries of a replaced consumer kept.
     ///
     /// # Errors
-    /// The broker is gone, or more bytes are in hand than may be: connect again.
+    /// The broker is gone, or more bytes are in hand than the limit allows: connect again.
     pub async fn adapt(&mut self) -> Result<(), Error> {
         let bytes = self.unsettled.bytes();
         for subscription in &mut self.subscriptions {
@@ -326,11 +328,11 @@ impl Consumers {
         Ok(())
     }
 
-    /// The next delivery of the flow, retries first. One that comes after a while is there at once;
-    /// further ones gather. May be given up at any time.
+    /// The next delivery of the flow, retries first. A single delivery after a quiet time is returned at
+    /// once; further ones gather for a moment. Cancel-safe.
     ///
     /// # Errors
-    /// A channel or a consumer is gone, or more bytes are in hand than may be: connect again.
+    /// A channel or a consumer is gone, or more bytes are in hand than the limit allows: connect again.
     pub async fn next(&mut self) -> Result<Incoming, Error> {
         match (self.delivered().now_or_never(), self.pause()) {
             (Some(there), _) => there,
@@ -370,14 +372,14 @@ impl Consumers {
         .await
     }
 
-    /// A delivery of this queue waits for long: others take its place.
+    /// Notes that a delivery of this queue will wait for a long time, so that others can take its place.
     pub fn set_aside(&mut self, queue_kind: QueueKind) {
         for subscription in self.subscriptions.iter_mut().filter(|subscription| subscription.queue_kind == queue_kind) {
             subscription.aside = subscription.aside.saturating_add(1);
         }
     }
 
-    /// Ends the flow and gives what was delivered and not yet looked at.
+    /// Stops the consumers and returns what was delivered and not yet asked for.
     ///
     /// # Errors
     /// The broker is gone.
@@ -392,7 +394,7 @@ impl Consumers {
         Ok(left)
     }
 
-    /// Acks everything that is settled, now: whatever comes next may end the connection.
+    /// Acks everything that is settled, now: the next step may end the connection.
     ///
     /// # Errors
     /// A channel is gone.
@@ -403,15 +405,16 @@ impl Consumers {
         Ok(())
     }
 
-    /// Returns once the broker's queues have heard of the last acks: a channel holds back what goes
-    /// beyond 32 that its queue has not answered, and forgets it when it closes (`docs/rabbitmq.md`).
+    /// Returns once the broker's queues have received the last acks. A channel holds back acks beyond 32 that
+    /// its queue has not answered, and drops them when it closes (`docs/rabbitmq.md`).
     ///
     /// # Errors
     /// The broker is gone.
     pub async fn acked(&self) -> Result<(), Error> {
         self.flush().await?;
         for subscription in &self.subscriptions {
-            // Asked on the channel of the acks, the queue answers after those that it has.
+            // The queue answers a question on the channel of the acks only after the acks that it has
+            // received.
             for _ in 0..LAST_ACKS {
                 topology::depth(&subscription.channel, &subscription.queue).await?;
             }

@@ -1,10 +1,10 @@
-//! Why nobody was let in, and what to do about it (pure).
+//! Why connecting to the broker failed, and what to do about it (pure).
 
 use lapin::ErrorKind;
 use rustls::{CertificateError, Error as Tls};
 use std::io;
 
-/// What came of dialling, for people: the most likely cause and its remedy, then what was heard.
+/// Explains a failed connection to people: the most likely cause and its remedy, then the original message.
 pub(super) fn explained(error: &lapin::Error, is_plain: bool) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(reply) => {
@@ -23,7 +23,7 @@ pub(super) fn explained(error: &lapin::Error, is_plain: bool) -> String {
 
 const PORTS: &str = "(RabbitMQ's ports are 5672 and, for TLS, 5671; 15672 is its web page)";
 
-/// What to look at where nothing was heard at all.
+/// What to look at if the broker did not answer at all.
 pub(super) const SILENT: &str = "are host and port in broker.url right, and does no firewall swallow it?";
 
 fn no_amqp(is_plain: bool) -> String {

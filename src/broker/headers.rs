@@ -1,9 +1,9 @@
-//! The headers that travel with a message which the worker publishes on (pure).
+//! The headers of a message that the worker publishes (pure).
 //!
-//! The publisher's own properties and headers keep their values, but for those that the broker
-//! would act on: they belong to the first publication, and obeyed again they lose, copy or jam
-//! messages. Headers of ours are believed only in messages from the retry queue, whatever their
-//! integer types, and written anew each time.
+//! The publisher's own properties and headers keep their values, except those that the broker would act on:
+//! they belong to the first publication, and would lose, copy or block messages if they were obeyed again.
+//! The worker's own headers are believed only in messages from the retry queue, whatever their integer types,
+//! and are written anew each time.
 
 use super::report;
 use crate::gate::{Outcome, redact::MAX_CHARS};
@@ -12,14 +12,14 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use std::fmt;
 
-/// The prefix of our own headers.
+/// The prefix of the worker's own headers.
 const PREFIX: &str = "consent-gate-";
 const ATTEMPTS: &str = "consent-gate-attempts";
 const FIRST_ATTEMPT: &str = "consent-gate-first-attempt-ms";
 const NOT_BEFORE: &str = "consent-gate-not-before-ms";
 const REASON: &str = "consent-gate-reason";
 const LAST_ERROR: &str = "consent-gate-last-error";
-/// What was answered to the last attempt: shown to who asks for it only.
+/// What was answered to the last attempt: shown only on request.
 const LAST_ANSWER: &str = "consent-gate-last-answer";
 const HISTORY: &str = "consent-gate-history";
 const REPAIR: &str = "consent-gate-repair";
@@ -27,31 +27,32 @@ const REPAIR: &str = "consent-gate-repair";
 const DIED: &str = "consent-gate-died-ms";
 /// When it died for the first time, however often it was replayed since.
 const FIRST_DIED: &str = "consent-gate-first-died-ms";
-/// The one of ours that travels on whoever wrote it: where verdicts are reported to.
+/// The queue to which verdicts are reported: a header of the worker's own that is passed on whoever wrote it.
 const REPORT_TO: &str = "consent-gate-report-to";
 /// W3C Trace Context.
 const TRACEPARENT: &str = "traceparent";
-/// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes
-/// it see a cycle.
+/// What the broker writes when a message is returned or dead-lettered. A copied `x-death` makes it see a
+/// cycle.
 const BROKERS_PREFIXES: [&str; 5] = [DEATH, "x-first-death-", "x-last-death-", DELIVERY_COUNT, ACQUIRED_COUNT];
-/// When, why and from where it was dead-lettered.
+/// When, why and from which queue a message was dead-lettered.
 const DEATH: &str = "x-death";
 /// How often a message was returned.
 pub const DELIVERY_COUNT: &str = "x-delivery-count";
 /// How often it was delivered, from 4.3 on.
 const ACQUIRED_COUNT: &str = "x-acquired-count";
-/// Sender-selected routing: obeyed again, a dead letter would be copied into other queues.
+/// Sender-selected routing: if it were obeyed again, a dead letter would be copied into other queues.
 const ROUTING: [&str; 2] = ["CC", "BCC"];
-/// All headers together may not pass this, in bytes: a frame too large kills the connection.
+/// The most that all headers together may take, in bytes: a frame that is too large kills the connection.
 const MAX_HEADERS: usize = 64 * 1024;
-/// What ours need at least, in bytes: without room for the count an event would be tried for ever.
+/// What the worker's own headers need at least, in bytes: without room for the count of attempts an event
+/// would be retried forever.
 const ROOM: usize = 1024;
-/// How many attempts the history tells of: the last ones.
+/// How many attempts the history keeps: the last ones.
 const MAX_ENTRIES: usize = 10;
 /// `delivery_mode` of a message that survives the broker's restart.
 pub(super) const PERSISTENT: u8 = 2;
 
-/// One attempt, as it is told in `consent-gate-history`.
+/// One attempt, as written in `consent-gate-history`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// When it began.
@@ -64,18 +65,18 @@ pub struct Attempt {
     pub ms: i64,
 }
 
-/// What a message says of its own past.
+/// What the headers of a message say about its past.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     /// Attempts made so far.
     pub attempts: u32,
     /// When the first of them began.
     pub first_attempt: Option<Timestamp>,
-    /// Not to be sent before this: the gate asked to be left alone, or a repair is not due yet.
+    /// Not to be sent before this: the gate asked for a pause (`Retry-After`), or a repair is not due yet.
     pub not_before: Option<Timestamp>,
-    /// Why the last attempt failed, in words of ours.
+    /// Why the last attempt failed, in the worker's own words.
     pub last_error: Option<String>,
-    /// What was answered to it, already redacted; the rest may still be somebody's.
+    /// What was answered to it, already redacted; what is left may still be about a person.
     pub last_answer: Option<String>,
     /// The last attempts, oldest first.
     pub entries: Vec<Attempt>,
@@ -86,18 +87,18 @@ pub struct History {
 }
 
 impl History {
-    /// The past of a message from anywhere but the retry queue: it has none.
+    /// The history of a message from any queue but the retry queue: it has none.
     #[must_use]
     pub fn none(properties: &BasicProperties) -> History {
-        // Only what will travel on counts; the usual message is too small to look closer.
+        // Only headers that will be passed on count; the usual message is too small for a closer look.
         let is_large = |headers: &FieldTable| table_size(headers) + ROOM > MAX_HEADERS;
         let received = properties.headers().as_ref();
         let is_uncountable = received.is_some_and(is_large) && is_large(&kept_headers(received));
         History { is_uncountable, ..History::default() }
     }
 
-    /// Reads what the worker wrote. Whatever is missing or cannot be meant counts as never written:
-    /// a message put into the retry queue by hand begins with no attempts.
+    /// Reads what the worker wrote. A header that is missing or makes no sense counts as never written: a
+    /// message that was put into the retry queue by hand begins with no attempts.
     #[must_use]
     pub fn read(properties: &BasicProperties) -> History {
         let Some(headers) = properties.headers() else { return History::default() };
@@ -122,7 +123,7 @@ impl History {
         }
     }
 
-    /// The same with one more attempt at its end.
+    /// The same history with one more attempt at its end.
     #[must_use]
     pub fn with(&self, attempt: Attempt, error: Option<String>, answer: Option<String>) -> History {
         let entries = self.entries.iter().cloned().chain([attempt.clone()]).collect();
@@ -138,7 +139,7 @@ impl History {
         }
     }
 
-    /// Ours, the most telling first: whatever does not fit any more is left out.
+    /// The worker's own headers, the most important first: those that no longer fit are left out.
     fn headers(
         &self,
         death: Option<(&'static str, Timestamp)>,
@@ -162,8 +163,8 @@ impl History {
     }
 }
 
-/// The trace that a publisher began, as W3C's `traceparent`: passed on to the gate as it is, if it is
-/// one at all.
+/// The trace that a publisher began, from its `traceparent` header (W3C): passed on to the gate unchanged, if
+/// it is well-formed.
 #[must_use]
 pub fn traceparent(properties: &BasicProperties) -> Option<String> {
     let value = properties.headers().as_ref()?.inner().get(TRACEPARENT)?;
@@ -178,8 +179,8 @@ fn last(mut entries: Vec<Attempt>) -> Vec<Attempt> {
     entries
 }
 
-/// The properties with which a message is published on; `death` only for a dead letter: the reason's
-/// code, and when.
+/// The properties with which a message is published again. `death` is for a dead letter only: the reason's
+/// code, and when it died.
 #[must_use]
 pub fn for_publish(
     received: &BasicProperties,
@@ -196,17 +197,17 @@ pub fn for_publish(
     publishable(received, headers)
 }
 
-/// When a message that an operator gave new attempts died first: it dates an erasure that has no other
-/// date, so that one which is replayed a week later erases nothing of that week. Believed from any queue:
-/// whoever publishes there could as well set the `timestamp`, which counts the same.
+/// When a message that an operator replayed died for the first time. This dates an erasure that has no other
+/// date: an erasure that is replayed a week later erases nothing of that week. Believed from any queue:
+/// anyone who can publish there could as well set the `timestamp`, which is treated the same.
 #[must_use]
 pub fn first_died(properties: &BasicProperties) -> Option<Timestamp> {
     let ms = integer(properties.headers().as_ref()?.inner().get(FIRST_DIED)?)?;
     Timestamp::from_millisecond(ms).ok()
 }
 
-/// The properties with which a dead letter begins anew: as if it had never been tried, with its
-/// verdicts reported to a queue.
+/// The properties with which a dead letter is replayed: as if it had never been tried, with its verdicts
+/// reported to a queue.
 #[must_use]
 pub fn for_replay(received: &BasicProperties, report_to: &str) -> BasicProperties {
     let properties = for_publish(received, &History::default(), None);
@@ -215,8 +216,8 @@ pub fn for_replay(received: &BasicProperties, report_to: &str) -> BasicPropertie
     properties.with_headers(headers)
 }
 
-/// The properties with which a dead letter is put back where it was: ours stay, what the broker
-/// would obey again does not.
+/// The properties with which an exported dead letter is put back into its queue: the worker's own headers
+/// stay, those that the broker would obey again do not.
 #[must_use]
 pub fn for_return(exported: &BasicProperties) -> BasicProperties {
     let mut headers = FieldTable::default();
@@ -228,31 +229,31 @@ pub fn for_return(exported: &BasicProperties) -> BasicProperties {
     publishable(exported, headers)
 }
 
-/// Where a message wants its verdicts reported to, if it may.
+/// The queue to which a message asks for its verdicts to be reported, if that queue is allowed.
 #[must_use]
 pub fn report_to(properties: &BasicProperties) -> Option<&str> {
     obeyed(properties.headers().as_ref()?.inner().get(REPORT_TO)?)
 }
 
-/// The queue for reports, where it is one to which they are sent.
+/// The queue for reports, if it is one to which reports may be sent.
 fn obeyed(report_to: &AMQPValue) -> Option<&str> {
     // The length of a queue's name is one byte.
     text(report_to).filter(|queue| queue.starts_with(report::PREFIX) && u8::try_from(queue.len()).is_ok())
 }
 
-/// How a message's body is packed, by its own word.
+/// The content encoding of a message's body, as the message declares it.
 #[must_use]
 pub fn encoding(properties: &BasicProperties) -> Option<&str> {
     properties.content_encoding().as_ref().map(ShortString::as_str)
 }
 
-/// A dead letter's reason, as whoever made it wrote it.
+/// A dead letter's reason, as written by whatever made it a dead letter.
 #[must_use]
 pub fn reason(properties: &BasicProperties) -> Option<&str> {
     text(properties.headers().as_ref()?.inner().get(REASON)?)
 }
 
-/// Why and from where the broker itself moved a message last, by its own words.
+/// Why and from which queue the broker itself last moved a message, in the broker's words.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moved {
     /// `expired`, `delivery_limit`, `maxlen` or `rejected`.
@@ -267,8 +268,8 @@ impl fmt::Display for Moved {
     }
 }
 
-/// What the broker wrote when it moved a message, if it did. Only to be read: copied to where the
-/// broker sees it again, it would see a cycle.
+/// What the broker wrote when it moved a message, if it did. Only for reading: in a message that is published
+/// again the broker would see a cycle.
 #[must_use]
 pub fn moved(properties: &BasicProperties) -> Option<Moved> {
     let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(DEATH)? else { return None };
@@ -278,15 +279,14 @@ pub fn moved(properties: &BasicProperties) -> Option<Moved> {
     Some(Moved { reason: told("reason")?, queue: told("queue")? })
 }
 
-/// How often a message was returned to its queue, as the broker counts.
+/// How often a message was returned to its queue, by the broker's count.
 #[must_use]
 pub fn returns(properties: &BasicProperties) -> i64 {
     let count = properties.headers().as_ref().and_then(|headers| integer(headers.inner().get(DELIVERY_COUNT)?));
     count.unwrap_or_default()
 }
 
-/// When a letter died: as it says itself, else at the end of its last attempt, else its publisher's
-/// timestamp.
+/// When a letter died: by its own header, else the end of its last attempt, else its publisher's timestamp.
 #[must_use]
 pub fn died(properties: &BasicProperties, history: &History) -> Option<Timestamp> {
     let headers = properties.headers().as_ref();
@@ -296,7 +296,7 @@ pub fn died(properties: &BasicProperties, history: &History) -> Option<Timestamp
     Timestamp::from_millisecond(own.or(tried).or_else(published)?).ok()
 }
 
-/// Whether a header is one that the worker writes, and not only named as if.
+/// Whether a header is one that the worker writes, not only one with its prefix.
 #[must_use]
 pub fn is_own(name: &str) -> bool {
     [ATTEMPTS, FIRST_ATTEMPT, NOT_BEFORE, REASON, LAST_ERROR, LAST_ANSWER, HISTORY, REPAIR, DIED, FIRST_DIED, REPORT_TO]
@@ -315,7 +315,7 @@ pub fn is_impersonal(name: &str, value: &AMQPValue) -> bool {
     }
 }
 
-/// Whether a header changes with every look.
+/// Whether a header changes each time the letter is looked at.
 #[must_use]
 pub fn is_count(name: &str) -> bool {
     name == DELIVERY_COUNT || name == ACQUIRED_COUNT
@@ -388,9 +388,9 @@ fn kept_headers(received: Option<&FieldTable>) -> FieldTable {
     kept
 }
 
-/// Keeps the publisher's properties, but for two. With `expiration` the letter would vanish from
-/// the queue where an operator should find it; `user_id` must name whoever publishes, so the
-/// broker would refuse somebody else's and close the channel.
+/// Keeps the publisher's properties, except two. With `expiration` the letter would vanish from the queue in
+/// which an operator should find it; `user_id` must be that of the publishing connection, so the broker would
+/// refuse somebody else's and close the channel.
 fn publishable(received: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut properties = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
     let copy = |value: &Option<ShortString>| value.clone();

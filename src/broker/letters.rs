@@ -1,14 +1,14 @@
-//! Dead letters, as operators' commands meet them.
+//! Dead letters, as the operators' commands handle them.
 //!
-//! Browsing changes nothing: letters are consumed and never acked, each with the queue's own leave
-//! to be returned a thousand million times, and go back when their channel closes. Returned ones
-//! come before fresh ones, in the order of their return (`docs/rabbitmq.md`), and channels are
-//! closed in the order in which they read: so the order stays, too. A snapshot is as many letters
-//! as were ready when it began; what arrives later is behind them and is not read.
+//! Browsing changes nothing. Letters are consumed and never acked, and go back when their channel closes; the
+//! queue's delivery limit is a thousand million returns. Returned letters come before fresh ones, in the
+//! order of their return (`docs/rabbitmq.md`), and channels are closed in the order in which they read, so
+//! the order stays the same, too. A snapshot holds as many letters as were ready when it began; letters that
+//! arrive later are behind them and are not read.
 //!
-//! Moving goes round: after a browse all letters count as returned, so those of a chunk that stay
-//! go behind the others when its channel closes, and after one round everything is in its order.
-//! No letter is in hand for longer than its chunk takes.
+//! Moving letters goes through the queue once. After a browse all letters count as returned, so the letters
+//! of a chunk that stay go behind the others when its channel closes; after one full pass everything is in
+//! its old order again. No letter is in hand for longer than its chunk takes.
 
 use super::report::PREFIX;
 use super::settler::Publishers;
@@ -27,32 +27,32 @@ use tokio::time::Instant;
 
 /// Letters in the first chunk, before their sizes are known.
 const FIRST_CHUNK: u32 = 64;
-/// Letters in a chunk at most; more only where the channels of a connection would not suffice.
+/// Letters in a chunk at most; more only if the channels of a connection would not suffice otherwise.
 const LARGEST_CHUNK: u32 = 1_000;
-/// Chunks that one browse holds at most: a connection has 2,047 channels.
+/// The most chunks that one browse holds: a connection has 2,047 channels.
 const MOST_CHUNKS: u32 = 1_800;
-/// What the bodies of a chunk may weigh, in bytes, as far as can be foreseen.
+/// The total size of the bodies of a chunk, in bytes, as far as it can be foreseen.
 const CHUNK_BYTES: u64 = 16 * 1024 * 1024;
-/// How long the next letter is waited for before somebody else is suspected to have it.
+/// How long to wait for the next letter before assuming that another consumer has it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long letters take at most to be back in their queue.
+/// The longest that letters take to be back in their queue.
 const RETURNING: Duration = Duration::from_secs(10);
-/// How long it is tried to hold the lock.
+/// How long to try to take the lock.
 const LOCKED: Duration = Duration::from_secs(1);
-/// Between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How often a command that removes letters says so: each mark is known for three times as long.
+/// How often a command that removes letters publishes a mark: each mark lives for three times as long.
 const MARK_EVERY: Duration = Duration::from_secs(topology::MARK_LIFE.as_secs() / 3);
-/// What a mark says.
+/// The body of a mark.
 const MARK: &[u8] = b"a command removes letters";
 
-/// Where letters lie.
+/// Which queue holds the letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pile {
-    /// Where the worker put them.
+    /// The queue into which the worker puts them.
     Dead,
-    /// Where the broker put them, as a policy told it.
+    /// The queue into which the broker moves them because of a policy.
     Aside,
 }
 
@@ -65,25 +65,25 @@ impl Pile {
     }
 }
 
-/// The letters of one integration in one place, with which nobody else works meanwhile.
+/// The letters of one integration in one queue, locked against all other commands.
 #[derive(Debug)]
 pub struct DeadLetters {
     connection: Arc<Connection>,
-    /// Holds the lock and looks at depths.
+    /// Holds the lock; depths are asked for on it.
     channel: Channel,
     queue: String,
     queues: Queues,
     is_removing: bool,
-    /// Somebody else consumes the queue: what is in their hands cannot be seen.
+    /// Somebody else consumes the queue: the letters that they have in hand cannot be seen.
     pub is_shared: bool,
 }
 
 impl DeadLetters {
-    /// Takes hold of them. The broker frees them when this process ends, however it does.
+    /// Locks them. The broker releases the lock when this process ends, however it ends.
     ///
     /// # Errors
-    /// Another command works with them, their queue is not as it must be, or the broker refuses or is
-    /// gone.
+    /// Another command works with them, their queue has other arguments than it must have, or the broker
+    /// refuses or is gone.
     pub async fn hold(settings: &link::Settings, name: &Name, pile: Pile) -> Result<DeadLetters, Error> {
         let queues = Queues::of(name);
         let (connection, channel) = lock(settings, name, &queues.letters_lock).await?;
@@ -100,18 +100,18 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// Turns to the letters in the other queue, still alone.
+    /// Switches to the letters in the other queue; the lock is kept.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn turn_to(&mut self, pile: Pile) -> Result<(), Error> {
         pile.queue(&self.queues).clone_into(&mut self.queue);
         self.is_shared = self.settle_down().await?;
         Ok(())
     }
 
-    /// Lets the workers know that letters are removed from now on, and until a while after this process
-    /// ended, however it does: nobody misses those.
+    /// Tells the workers that letters are being removed, from now until a while after this process has ended,
+    /// however it ends: those letters are not reported as missing.
     ///
     /// # Errors
     /// The broker refuses or is gone.
@@ -125,8 +125,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Waits until a command that was killed is gone from the queue, and says whether somebody else
-    /// still consumes it.
+    /// Waits until the consumer of a command that was killed is gone from the queue, and returns whether
+    /// somebody else still consumes it.
     async fn settle_down(&self) -> Result<bool, Error> {
         let deadline = Instant::now() + PATIENCE;
         while topology::consumers(&self.channel, &self.queue).await? > 0 {
@@ -141,22 +141,22 @@ impl DeadLetters {
     /// How many letters wait now.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn count(&self) -> Result<u32, Error> {
         topology::depth(&self.channel, &self.queue).await
     }
 
-    /// Begins to read everything that is there now; at most so many, where that is known already.
+    /// Begins to read every letter that is there now; `most` limits their number where it is known already.
     ///
     /// # Errors
-    /// The queue is gone, or the broker.
+    /// The queue or the broker is gone.
     pub async fn walk(&self, most: u32) -> Result<Walk<'_>, Error> {
         let count = self.count().await?.min(most);
         let least = count / MOST_CHUNKS + 1;
         Ok(Walk { letters: self, count, left: count, read: 0, least, size: FIRST_CHUNK.max(least), held: Vec::new() })
     }
 
-    /// A queue of this command's own for reports, and what arrives in it.
+    /// Declares a queue of this command's own for reports, and consumes it.
     ///
     /// # Errors
     /// The broker refuses or is gone.
@@ -172,8 +172,8 @@ impl DeadLetters {
         Ok((queue, consumer))
     }
 
-    /// Closes a channel, and waits until the letters on it are back: those of the next one would
-    /// overtake them.
+    /// Closes a channel, and waits until its letters are back in the queue: otherwise those of the next
+    /// channel would overtake them.
     async fn give_back(&self, channel: &Channel, letters: usize) -> Result<(), Error> {
         let before = self.count().await?;
         call("close a channel", channel.close(200, "done".into())).await?;
@@ -185,13 +185,14 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Lets go, politely.
+    /// Closes the connection in order.
     pub async fn close(self) {
         topology::close(&self.connection).await;
     }
 }
 
-/// Holds the lock. A worker has it for moments, when it misses letters; a command for as long as it works.
+/// Takes the lock. A worker holds it for a moment when it misses letters; a command holds it for as long as
+/// it works.
 async fn lock(settings: &link::Settings, name: &Name, lock: &str) -> Result<(Connection, Channel), Error> {
     let deadline = Instant::now() + LOCKED;
     loop {
@@ -212,7 +213,7 @@ async fn lock(settings: &link::Settings, name: &Name, lock: &str) -> Result<(Con
     }
 }
 
-/// Marks for as long as the connection lives.
+/// Publishes marks for as long as the connection lives.
 async fn keep_marking(publishers: Publishers, queue: String) {
     loop {
         tokio::time::sleep(MARK_EVERY).await;
@@ -225,12 +226,12 @@ async fn keep_marking(publishers: Publishers, queue: String) {
 /// Some letters, in their order.
 #[derive(Debug)]
 pub struct Chunk {
-    /// Where they are acked; closing it returns those that were not.
+    /// The channel on which they are acked; closing it returns those that were not.
     pub channel: Channel,
     pub letters: Vec<Delivery>,
 }
 
-/// One way through a snapshot.
+/// One pass through a snapshot.
 #[derive(Debug)]
 pub struct Walk<'d> {
     letters: &'d DeadLetters,
@@ -250,10 +251,10 @@ impl Walk<'_> {
         self.read
     }
 
-    /// The next letters, at most so many; `None` at the end of the snapshot.
+    /// The next letters, at most `most`; `None` at the end of the snapshot.
     ///
     /// # Errors
-    /// The broker is gone, or letters that were counted do not come.
+    /// The broker is gone, or letters that were counted do not arrive.
     pub async fn next(&mut self, most: usize) -> Result<Option<Chunk>, Error> {
         if self.left == 0 {
             return Ok(None);
@@ -261,7 +262,7 @@ impl Walk<'_> {
         let most = u32::try_from(most).unwrap_or(u32::MAX).clamp(1, self.size.min(self.left));
         let most = u16::try_from(most).unwrap_or(u16::MAX);
         let channel = call("open a channel", self.letters.connection.create_channel()).await?;
-        // Exactly so many that nothing behind the snapshot is ever delivered.
+        // The prefetch is exact, so that nothing behind the snapshot is ever delivered.
         call("limit the prefetch", channel.basic_qos(most, BasicQosOptions::default())).await?;
         let queue = self.letters.queue.as_str();
         let consumer =
@@ -273,13 +274,13 @@ impl Walk<'_> {
         call("stop consuming", cancelled).await?;
         let received = u32::try_from(letters.len()).unwrap_or(u32::MAX);
         self.read += received;
-        // What is missing was taken by others, or its time ran out.
+        // Missing letters were taken by others, or have expired.
         self.left = if received < u32::from(most) { 0 } else { self.left - received };
         self.size = self.size_after(&letters);
         Ok(Some(Chunk { channel, letters }))
     }
 
-    /// Receives so many letters.
+    /// Receives `most` letters.
     async fn receive(&self, consumer: &mut Consumer, most: u16) -> Result<Vec<Delivery>, Error> {
         let mut letters = Vec::with_capacity(most.into());
         let queue = &self.letters.queue;
@@ -311,19 +312,19 @@ impl Walk<'_> {
         self.held.push((chunk.channel, chunk.letters.len()));
     }
 
-    /// Gives back what is left of a chunk of which so many letters were acked.
+    /// Gives back what is left of a chunk, `acked` of whose letters were acked.
     ///
     /// # Errors
-    /// The broker is gone; everything that was not acked is back then.
+    /// The broker is gone; then every letter that was not acked is back.
     pub async fn give_back(&self, chunk: Chunk, acked: u32) -> Result<(), Error> {
         let left = chunk.letters.len().saturating_sub(usize::try_from(acked).unwrap_or(usize::MAX));
         self.letters.give_back(&chunk.channel, left).await
     }
 
-    /// Gives everything back in its order.
+    /// Gives everything back, in its order.
     ///
     /// # Errors
-    /// The broker is gone; everything is back then.
+    /// The broker is gone; then everything is back.
     pub async fn end(self) -> Result<(), Error> {
         for (channel, letters) in &self.held {
             self.letters.give_back(channel, *letters).await?;

@@ -1,7 +1,7 @@
 //! The two connections to the broker: one consumes, one publishes.
 //!
-//! They are apart because a broker that runs out of memory or disk blocks whoever publishes, and
-//! the client then writes nothing on that connection, not even acks.
+//! They are separate because a broker that runs out of memory or disk blocks publishing connections, and the
+//! client then writes nothing on such a connection, not even acks.
 
 use super::{CALL_TIMEOUT, Error, addresses, call};
 use async_compat::Compat;
@@ -15,28 +15,28 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The broker of a developer's machine.
+/// The default: a broker on a developer's machine.
 pub const DEFAULT_URL: &str = "amqp://guest:guest@localhost:5672/%2f";
 
-/// The largest frame, in bytes: what the broker offers anyway. A client that is told so at once takes
-/// its buffers (64 frames for each connection) when it begins, and the system lends memory only for
-/// what is written into them; told later, it makes them larger by writing all of it.
+/// The largest frame, in bytes: the size that the broker offers anyway. A client that knows it from the start
+/// allocates its buffers (64 frames for each connection) at once, and the system only provides memory for the
+/// parts that are written to. A client that learns it later grows its buffers by writing to all of them.
 const FRAME_MAX: u32 = 128 * 1024;
-/// The same where no event travels: the least that every version of the broker takes. What is freed
-/// and taken again has been written into.
+/// The same for connections that carry no event: the least that every version of the broker accepts. Memory
+/// that is freed and allocated again has been written to.
 const BRIEF_FRAME_MAX: u32 = 8 * 1024;
 
-/// What a client of AMQP 0-9-1 says first.
+/// The first bytes that an AMQP 0-9-1 client sends.
 const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
-/// A checked `[broker]`; neither the password nor the client's key can be printed.
+/// A checked `[broker]` section; neither the password nor the client's key can be printed.
 #[derive(Clone, Debug)]
 pub struct Settings {
     url: SecretString,
     shown: String,
     is_plain: bool,
     is_beyond_loopback: bool,
-    /// PEM of the authorities that are trusted beside the system's.
+    /// PEM of the authorities that are trusted in addition to the system's.
     pub ca: Option<String>,
     /// PEM of the client's certificate, and of its key.
     pub identity: Option<(String, SecretString)>,
@@ -70,7 +70,7 @@ impl Settings {
     /// Checks a broker's URL.
     ///
     /// # Errors
-    /// What is wrong with it, without quoting it: it holds a password.
+    /// What is wrong with it, without quoting it, because it contains a password.
     pub fn new(
         url: &SecretString,
         ca: Option<String>,
@@ -115,13 +115,13 @@ impl Settings {
         })
     }
 
-    /// Host and port, which may be shown.
+    /// Host and port, safe to show.
     #[must_use]
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// What is allowed and may still surprise.
+    /// A warning about a setting that is allowed but risky.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         (self.is_plain && self.is_beyond_loopback).then(|| {
@@ -140,14 +140,14 @@ impl Settings {
     }
 }
 
-/// Whether a text holds a certificate as PEM.
+/// Whether a text contains a certificate in PEM.
 #[must_use]
 pub fn holds_certificate(pem: &str) -> bool {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     CertificateDer::pem_slice_iter(pem.as_bytes()).next().is_some_and(|certificate| certificate.is_ok())
 }
 
-/// Opens one connection; `purpose` is its name on the management page.
+/// Opens one connection; `purpose` becomes part of its name on the management page.
 ///
 /// # Errors
 /// Why the broker cannot be reached.
@@ -163,7 +163,7 @@ pub async fn dial_to_declare(settings: &Settings) -> Result<Connection, Error> {
     Ok(connect(settings, "declaring", BRIEF_FRAME_MAX).await?.0)
 }
 
-/// A connection's socket, by which it can be ended at once.
+/// A connection's socket, through which it can be ended at once.
 type Socket = Arc<OnceLock<TcpStream>>;
 
 async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<(Connection, Socket), Error> {
@@ -189,14 +189,14 @@ async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<(
             AMQPScheme::AMQPS => Ok(stream.into_tls(host, tls.as_ref()).await?),
         }
     };
-    // A peer that accepts and stays silent would be waited for without end.
+    // Without the timeout, a peer that accepts and stays silent would be waited for forever.
     let dialled = call(&what, Connection::connector(uri, runtime, connect, properties)).await;
     Ok((dialled.map_err(|error| error.while_dialling(settings.is_plain))?, socket))
 }
 
-/// Looks whether a broker that was silent answers now. Each try of the client leaves a thread
-/// behind for as long as the silent peer holds on; this leaves nothing. Behind TLS a broker that
-/// accepts is taken at its word.
+/// Checks whether a broker that was silent answers now. Each connection attempt of the client leaves a thread
+/// behind for as long as the silent peer keeps the connection; this check leaves nothing behind. With TLS,
+/// accepting the TCP connection counts as an answer.
 ///
 /// # Errors
 /// It does not answer.
@@ -234,16 +234,16 @@ impl Link {
         Ok(Link { consuming, socket, publishing: Arc::new(publishing) })
     }
 
-    /// Ends the consuming connection at once: what the broker has sent already would come before its
-    /// answer to a polite close.
+    /// Ends the consuming connection at once: a close in order would be answered only after everything that
+    /// the broker has sent already.
     pub fn cut(&self) {
         if let Some(socket) = self.socket.get() {
-            // One that is closed already needs no end.
+            // It may be closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// A channel for looking at things.
+    /// A channel for queries.
     ///
     /// # Errors
     /// The broker is gone.
@@ -251,7 +251,7 @@ impl Link {
         call("open a channel", self.consuming.create_channel()).await
     }
 
-    /// Returns when either connection is lost, saying why.
+    /// Returns when either connection is lost, with the reason.
     pub async fn lost(&self) -> String {
         tokio::select! {
             why = lost(&self.consuming) => why,
@@ -259,7 +259,7 @@ impl Link {
         }
     }
 
-    /// Closes both, politely but not for long.
+    /// Closes both in order, with a short timeout.
     pub async fn close(self) {
         for connection in [&self.consuming, &*self.publishing] {
             let _ = tokio::time::timeout(CALL_TIMEOUT / 10, connection.close(200, "done".into())).await;
@@ -268,15 +268,15 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// What is in hand goes back however a link ends: the client keeps a connection open that is dropped
-    /// with a consumer.
+    /// Deliveries in hand go back to the broker however a link ends: the client keeps a connection open that
+    /// is dropped while it has a consumer.
     fn drop(&mut self) {
         self.cut();
     }
 }
 
-/// An error of the connection or of any of its channels: a channel's end can take the connection
-/// along, so both mean to start again.
+/// Waits for an error of the connection or of any of its channels. The end of a channel can end its
+/// connection, too, so both are reasons to start again.
 async fn lost(connection: &Connection) -> String {
     let mut events = Box::pin(connection.events_listener());
     if !connection.status().connected() {

@@ -1,9 +1,8 @@
-//! RabbitMQ: who is connected, what is declared, what comes in, and the one place where a
-//! delivery is settled.
+//! RabbitMQ: connections, declarations, incoming deliveries, and the one place where a delivery is settled.
 //!
-//! The traps of broker and client that shape these files are kept, with their measurements, in
-//! `docs/rabbitmq.md` and `docs/lapin.md`. Every call is bounded by a timeout: the client's calls
-//! can wait for ever.
+//! The pitfalls of the broker and of its client that shaped these files are described, with their
+//! measurements, in `docs/rabbitmq.md` and `docs/lapin.md`. Every call is bounded by a timeout, because the
+//! client's calls can wait forever.
 
 pub mod ack_batcher;
 mod addresses;
@@ -27,10 +26,10 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-/// The longest that one answer of the broker is waited for.
+/// The longest wait for one answer of the broker.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why something at the broker did not work: what was tried, and what the broker said.
+/// Why an operation at the broker failed: what was tried, and what the broker said.
 #[derive(Debug)]
 pub struct Error {
     what: String,
@@ -39,12 +38,12 @@ pub struct Error {
 
 #[derive(Debug)]
 enum Cause {
-    /// Not even logged in.
+    /// Connecting or logging in failed.
     Dial {
         error: lapin::Error,
         is_plain: bool,
     },
-    /// Nothing was heard when it was dialled.
+    /// The broker did not answer while a connection was being opened.
     Silent,
     Client(lapin::Error),
     TimedOut,
@@ -57,7 +56,8 @@ impl Error {
         Error { what: what.into(), cause: Cause::Refused(why.into()) }
     }
 
-    /// A refusal to let the client in is none of what it asks for.
+    /// Marks the error as one of connecting: a refused login is not a refusal of an operation
+    /// ([`Error::is_refusal`]).
     fn while_dialling(self, is_plain: bool) -> Error {
         let cause = match self.cause {
             Cause::Client(error) => Cause::Dial { error, is_plain },
@@ -73,26 +73,26 @@ impl Error {
         Error::refused("consume", "a queue is gone, or the channel to it")
     }
 
-    /// So much came at once that memory could run out: what is in hand goes back, and comes again in
-    /// smaller parts.
+    /// So much arrived at once that memory could run out. What is in hand goes back to the broker and is
+    /// delivered again in smaller parts.
     fn too_many_bytes(most: usize) -> Error {
         Error { what: "consume".to_owned(), cause: Cause::TooManyBytes(most) }
     }
 
-    /// Whether more came at once than there is memory for, and still comes.
+    /// Whether more arrived at once than there is memory for; it will be delivered again.
     #[must_use]
     pub fn is_flood(&self) -> bool {
         matches!(self.cause, Cause::TooManyBytes(_))
     }
 
-    /// Whether the broker, once logged in to, understood and said no, which another try at once
-    /// would not change.
+    /// Whether the broker, after the login, understood the request and refused it, so that an immediate retry
+    /// would not help.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self.cause, Cause::Refused(_)) || matches!(self.code(), Some(403..=406))
     }
 
-    /// Whether a right is missing, for this and not for the login.
+    /// Whether a permission is missing for this operation (not for the login).
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         self.code() == Some(403)

@@ -1,15 +1,15 @@
-//! How many deliveries of one queue may be in hand, by the size of what comes (pure).
+//! How many deliveries of one queue may be in hand, by the size of recent messages (pure).
 //!
-//! The broker counts messages, and memory counts bytes. So a consumer begins with few, and more follow
-//! once their size is known.
+//! The broker limits the number of messages, but memory is taken by their bytes. So a consumer begins with a
+//! low prefetch, which grows once the size of the messages is known.
 
-/// What the deliveries of one consumer should come to at most, in bytes.
+/// The target for the total size of one consumer's deliveries, in bytes.
 const BYTES: usize = 16 * 1024 * 1024;
-/// What is asked for before anything is known.
+/// The prefetch before anything is known.
 const FIRST: u16 = 2;
-/// The next prefetch is at most so many times the last one.
+/// The largest factor by which the prefetch grows at once.
 const FACTOR: u16 = 8;
-/// By what share of its difference one more body changes the mean.
+/// One more body moves the mean by one part in this many of its difference from it.
 const SHARE: usize = 16;
 
 /// The prefetch of one queue.
@@ -17,27 +17,27 @@ const SHARE: usize = 16;
 pub struct Prefetch {
     most: u16,
     now: u16,
-    /// Deliveries since it was last changed.
+    /// Deliveries since the prefetch was last changed.
     received: u16,
-    /// The mean size of what came lately, in bytes.
+    /// The mean size of recent messages, in bytes.
     mean: Option<usize>,
 }
 
 impl Prefetch {
-    /// Begins low; never more than `most` messages.
+    /// Begins low and never exceeds `most` messages.
     #[must_use]
     pub fn new(most: u16) -> Prefetch {
         Prefetch { most: most.max(1), now: FIRST.min(most.max(1)), received: 0, mean: None }
     }
 
-    /// What a consumer that begins now should have.
+    /// The prefetch for a consumer that starts now.
     #[must_use]
     pub fn now(&self) -> u16 {
         self.now
     }
 
-    /// Takes note of a delivery of this size, in bytes. Says whether a new consumer with another
-    /// prefetch should take over.
+    /// Takes note of a delivery of this size, in bytes. Returns whether a new consumer with another prefetch
+    /// should take over.
     pub fn received(&mut self, bytes: usize) -> bool {
         self.received = self.received.saturating_add(1);
         let mean = match self.mean {
@@ -65,7 +65,7 @@ mod tests {
     const KIB: usize = 1024;
     const MIB: usize = 1024 * KIB;
 
-    /// Every prefetch that follows deliveries of these sizes.
+    /// Every prefetch that results from deliveries of these sizes.
     fn after(prefetch: &mut Prefetch, sizes: impl IntoIterator<Item = usize>) -> Vec<u16> {
         let mut changes = Vec::new();
         for size in sizes {

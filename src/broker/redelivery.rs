@@ -1,9 +1,9 @@
-//! What a delivery's returns say (pure), and what this process holds.
+//! What a delivery's count of returns means (pure), and which messages this process holds.
 //!
-//! The broker counts every return of a message, and a lost connection returns all that were in hand:
-//! the count accuses innocents too. So a message that came back twice is no more than a suspect, and
-//! what convicts it is a note in the records ([`crate::quarantine`]); without records, its count. A
-//! connection that was merely lost accuses nobody: this process is alive, and knows what it had.
+//! The broker counts every return of a message, and a lost connection returns all that were in hand, so
+//! innocent messages have a count, too. A message that came back twice is therefore only a suspect; it is
+//! convicted by a note in the records ([`crate::quarantine`]), or, without records, by its count. A
+//! connection that was merely lost makes no suspect: this process is alive, and knows what it had in hand.
 
 use lapin::message::Delivery;
 use std::collections::{HashSet, VecDeque};
@@ -12,39 +12,39 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// From so many returns on, a message is a suspect.
+/// From this many returns on, a message is a suspect.
 const SUSPECT: i64 = 2;
-/// From so many returns on, its count begins anew: the broker's own limit is for what no client can
-/// read.
+/// From this many returns on, its count begins anew: the broker's own limit is meant for messages that no
+/// client can read.
 const RECOUNT: i64 = 10;
-/// At so many returns it is dead where nothing can be noted of it.
+/// From this many returns on, it becomes a dead letter if no notes can be kept about it.
 const CRASHED: i64 = 5;
-/// The most messages that are remembered; those that another worker got after a connection was
-/// lost would be remembered for ever.
+/// The most messages that are remembered: those that another worker received after a connection was lost
+/// would otherwise be remembered forever.
 const REMEMBERED: usize = 100_000;
-/// So many that were acked last are remembered, too: an ack that was written may never have arrived.
+/// How many of the last acked messages are remembered, too: an ack that was written may never have arrived.
 const ACKED: usize = 2_048;
 
-/// How a delivery is to be treated, by how it came.
+/// How a delivery is to be treated, judged by its returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redelivery {
-    /// As every other.
+    /// Like any other.
     Innocent,
-    /// Its count means nothing, or is too high: it begins anew in the retry queue.
+    /// Its count means nothing or is too high: it goes through the retry queue, where the count begins anew.
     Recount,
-    /// It may be what kills the process.
+    /// It may be the message that kills the process.
     Suspect,
-    /// It came back so often, without records to tell who was handled, that it must be what kills the
-    /// process.
+    /// It came back so often, without records that tell which message was being handled, that it must be the
+    /// one that kills the process.
     Crashed,
 }
 
-/// Judges a delivery by the broker's count of its returns (`None` where the queue keeps none), by
-/// whether this very process had it unacknowledged when a connection was lost, and by whether the
-/// records can tell who was being handled when a process died.
+/// Judges a delivery by the broker's count of its returns (`None` if the queue keeps none), by whether this
+/// very process had it unacknowledged when a connection was lost, and by whether the records can tell which
+/// message was being handled when a process died.
 #[must_use]
 pub fn redelivery(redelivered: bool, returns: Option<i64>, was_ours: bool, has_notes: bool) -> Redelivery {
-    // The broker writes its count at the first return; before that it could only be forged.
+    // The broker writes its count at the first return; a count before that can only be forged.
     if !redelivered {
         return Redelivery::Innocent;
     }
@@ -58,11 +58,11 @@ pub fn redelivery(redelivered: bool, returns: Option<i64>, was_ours: bool, has_n
     }
 }
 
-/// The messages that this process received and did not settle, over all connections, or whose ack may
-/// be lost.
+/// The messages that this process received, over all connections, and has not settled, or whose ack may be
+/// lost.
 #[derive(Debug)]
 pub struct Unsettled {
-    /// Drawn for each process: names mean nothing elsewhere.
+    /// Random for each process: the hashes mean nothing elsewhere.
     seed: u64,
     /// Whether the records keep notes of suspects.
     has_notes: bool,
@@ -70,7 +70,7 @@ pub struct Unsettled {
     bytes: Arc<AtomicUsize>,
 }
 
-/// The bytes of one body in hand; dropping it takes them off the sum.
+/// The bytes of one body in hand; dropping it subtracts them from the sum.
 #[derive(Debug)]
 pub(super) struct Weight {
     bytes: usize,
@@ -90,12 +90,12 @@ struct Bodies {
 }
 
 impl Bodies {
-    /// Notes a body in hand, and says whether it was known.
+    /// Notes a body as in hand, and returns whether it was known.
     fn receive(&mut self, body: u64, redelivered: bool) -> bool {
         if self.in_hand.len() >= REMEMBERED {
             self.in_hand.clear();
         }
-        // Only what came back is looked for.
+        // Only redelivered messages are looked up.
         let was_acked = redelivered && self.acked.contains(&body);
         !self.in_hand.insert(body) || was_acked
     }
@@ -117,7 +117,7 @@ impl Unsettled {
         Unsettled { seed, has_notes, bodies: Mutex::default(), bytes: Arc::default() }
     }
 
-    /// How many bytes the bodies in hand have.
+    /// The total size of the bodies in hand, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -129,9 +129,9 @@ impl Unsettled {
         Weight { bytes, sum: Arc::clone(&self.bytes) }
     }
 
-    /// Notes a delivery, names its body, and says how to treat it.
+    /// Notes a delivery; returns the hash that names its body, and how to treat it.
     pub(super) fn receive(&self, delivery: &Delivery) -> (u64, Redelivery) {
-        // Nothing of the body is in its name.
+        // The hash reveals nothing of the body.
         let body = xxh3_64_with_seed(&delivery.data, self.seed);
         let was_ours = self.bodies().receive(body, delivery.redelivered);
         let headers = delivery.properties.headers().as_ref();
@@ -140,7 +140,7 @@ impl Unsettled {
         (body, redelivery(delivery.redelivered, returns, was_ours, self.has_notes))
     }
 
-    /// Lets go of a delivery whose ack was written.
+    /// Forgets a delivery whose ack was written.
     pub(super) fn forget(&self, name: u64) {
         self.bodies().forget(name);
     }

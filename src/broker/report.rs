@@ -1,15 +1,15 @@
-//! Reports: what became of a message that named a queue to be told in.
+//! Reports: what became of a message that named a queue for them.
 //!
-//! They are for whoever watches a replay. Nothing in them is personal, nothing waits for them, and
-//! one that nobody takes is dropped.
+//! They are for an operator who watches a replay. Nothing in them is personal, nothing waits for them, and a
+//! report that nobody takes is dropped.
 
 use serde::{Deserialize, Serialize};
 
-/// Only queues that begin so are reported to: a message must not choose where else we publish.
+/// Reports go only to queues with this prefix: a message must not choose where else the worker publishes.
 pub const PREFIX: &str = "consent-gate.report.";
-/// The outcome of an event that another attempt follows.
+/// The outcome of an event for which another attempt follows.
 pub const RETRY: &str = "retry";
-/// The outcome of an event that waits and spends no attempt.
+/// The outcome of an event that waits without spending an attempt.
 pub const HOLD: &str = "hold";
 
 /// What became of one message, once its verdict was carried out.
@@ -17,7 +17,7 @@ pub const HOLD: &str = "hold";
 pub struct Report {
     /// As in `events_total`, else [`RETRY`] or [`HOLD`].
     pub outcome: String,
-    /// The reason's code; empty for events that are delivered or go on.
+    /// The reason's code; empty for events that are delivered or not finished yet.
     pub code: String,
     /// The first 12 hex digits of its body's SHA-256.
     pub body: String,

@@ -1,9 +1,9 @@
 //! Step 7: settle.
 //!
-//! At least once: a message is published with `mandatory`, its confirm awaited and any return
-//! read, before the original is acked; whatever goes wrong leaves the original with the broker.
-//! Each channel carries one publish at a time: the client can give a confirm or a return to the
-//! wrong publish when several are under way on one channel.
+//! At least once: a message is published with `mandatory`, its confirm is awaited and any return is read
+//! before the original is acked; any failure leaves the original with the broker. Each channel carries one
+//! publish at a time: the client can assign a confirm or a return to the wrong publish when several are under
+//! way on one channel.
 
 use super::ack_batcher::Due;
 use super::headers::{History, for_publish};
@@ -26,11 +26,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_retry::strategy::{ExponentialBackoff, jitter};
 
-/// Channels on which one integration publishes at once.
+/// The most channels on which one integration publishes at once.
 const PUBLISHERS: usize = 8;
-/// What the bodies on their way to the broker come to at most, in KiB: the client copies each.
+/// The most that the bodies being published may total, in KiB: the client copies each.
 const MOST_KIB: usize = 16 * 1024;
-/// Reports that wait to be sent at most; more are dropped.
+/// The most reports that wait to be sent; more are dropped.
 const MOST_REPORTS: usize = 10_000;
 /// The first pause after a failed publish, doubled each time, in milliseconds.
 const FIRST_PAUSE_MS: u64 = 100;
@@ -54,7 +54,8 @@ pub struct Settler {
 
 impl Settler {
     /// A settler that opens its channels when it first needs them. `over` ends it together with its
-    /// connections; `missing` is told when a queue that must exist does not, `letters` counts dead letters.
+    /// connections; `missing` is notified when a queue that must exist does not; `letters` counts dead
+    /// letters.
     #[must_use]
     pub fn new(
         connection: Arc<Connection>,
@@ -73,24 +74,24 @@ impl Settler {
         }
     }
 
-    /// Whether a delivery is still ours to settle. A connection that froze never says that its
-    /// deliveries are gone, so the end of the settler counts as well.
+    /// Whether a delivery can still be settled by this settler. A connection that froze never reports that
+    /// its deliveries are gone, so the end of the settler counts as well.
     #[must_use]
     pub fn holds(&self, delivery: &Delivery) -> bool {
         delivery.acker.usable() && !self.over.is_stopping()
     }
 
-    /// Returns once no delivery is ours any more.
+    /// Returns once no delivery can be settled any more.
     pub async fn over(&self) {
         self.over.wait().await;
     }
 
-    /// Carries a verdict out. Takes the delivery by value, so each is settled once, and gives its body
-    /// back. A publish that the broker refuses is tried again for as long as the delivery is ours;
-    /// `failed` hears of each refusal.
+    /// Carries a verdict out. Takes the delivery by value, so that each is settled once, and returns its
+    /// body. A publish that the broker refuses is tried again for as long as the delivery is still held;
+    /// `failed` is called with each refusal.
     ///
     /// # Errors
-    /// [`Gone`] when the delivery's channel is gone; nothing is lost then.
+    /// [`Gone`] if the delivery's channel is gone; nothing is lost then.
     pub async fn settle(&self, due: Due, settlement: &Settlement, failed: impl Fn(&Error)) -> Result<Vec<u8>, Gone> {
         if let Some((queue, history, reason)) = self.publication(settlement) {
             let death = reason.map(|reason| (reason, Timestamp::now()));
@@ -107,7 +108,7 @@ impl Settler {
         Ok(due.settle())
     }
 
-    /// Where to publish what, if anything.
+    /// What to publish and where, if anything.
     fn publication<'s>(&self, settlement: &'s Settlement) -> Option<(String, &'s History, Option<&'static str>)> {
         match settlement {
             Settlement::Done => None,
@@ -149,8 +150,8 @@ impl Settler {
         published.or_refused(queue)
     }
 
-    /// Tells a queue what became of an event. Waits for nothing: a report for which there is no
-    /// room, no queue or no broker is dropped.
+    /// Reports to a queue what became of an event. Does not wait: a report for which there is no room, no
+    /// queue or no broker is dropped.
     pub fn report(&self, queue: String, report: Report) {
         let reports = self.reports.get_or_init(|| {
             let (sender, mut reports) = mpsc::channel(MOST_REPORTS);
@@ -162,8 +163,8 @@ impl Settler {
     }
 }
 
-/// Publishes reports on a channel of their own, neither persistent nor confirmed, for as long as
-/// their settler lives.
+/// Publishes reports on a channel of their own, neither persistent nor confirmed, for as long as their
+/// settler lives.
 async fn tell(connection: &Connection, reports: &mut mpsc::Receiver<(String, Report)>) {
     let mut open = None;
     while let Some((queue, report)) = reports.recv().await {
@@ -178,13 +179,13 @@ async fn tell(connection: &Connection, reports: &mut mpsc::Receiver<(String, Rep
         };
         match told.await {
             Ok(channel) => open = Some(channel),
-            // Whatever else waits would wait as long in vain.
+            // All other waiting reports would fail as slowly.
             Err(_) => while reports.try_recv().is_ok() {},
         }
     }
 }
 
-/// Channels that confirm, each with at most one publish under way.
+/// Channels in confirm mode, each with at most one publish under way.
 #[derive(Debug)]
 pub struct Publishers {
     connection: Arc<Connection>,
@@ -194,7 +195,7 @@ pub struct Publishers {
 }
 
 impl Publishers {
-    /// So many channels, opened when they are first needed.
+    /// At most `channels` channels, opened when they are first needed.
     #[must_use]
     pub fn new(connection: Arc<Connection>, channels: usize) -> Publishers {
         let (turns, kib) = (Semaphore::new(channels), Semaphore::new(MOST_KIB));
@@ -209,7 +210,8 @@ impl Publishers {
         self.publish(queue, body, properties).await?.or_refused(queue)
     }
 
-    /// One publish, confirmed. A channel goes back to the others only after it was acked.
+    /// One publish and its confirm. A channel goes back to the idle ones only after the broker answered and
+    /// did not refuse.
     async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Published, Error> {
         // The semaphores are never closed, so these are always permits.
         let _turn = self.turns.acquire().await;
@@ -217,7 +219,7 @@ impl Publishers {
         let _kib = self.kib.acquire_many(u32::try_from(kib).unwrap_or(u32::MAX)).await;
         let channel = self.channel().await?;
         let published = publish(&channel, queue, body, properties).await?;
-        // A channel that was once refused by a full queue may be refused for ever (docs/rabbitmq.md).
+        // A channel on which a full queue refused a publish once may be refused forever (docs/rabbitmq.md).
         if published != Published::Refused {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         }
@@ -234,36 +236,37 @@ impl Publishers {
         Ok(channel)
     }
 
-    /// Lets go, politely.
+    /// Closes the connection in order.
     pub async fn close(&self) {
         let _ = call("close", self.connection.close(200, "done".into())).await;
     }
 }
 
-/// Acks the letters of one channel, by few commands: a broker's channel holds back what goes beyond
-/// 32 that its queue has not answered, and forgets it when the channel closes (`docs/rabbitmq.md`).
+/// Acks the letters of one channel with few commands: a broker's channel holds back acks beyond 32 that its
+/// queue has not answered, and drops them when the channel closes (`docs/rabbitmq.md`).
 #[derive(Debug)]
 pub struct LetterAcks {
     channel: Channel,
-    /// By their tags, which begin at 1.
+    /// Whether each letter may be acked: index 0 is delivery tag 1.
     done: Vec<bool>,
-    /// So many of the first are acked.
+    /// How many letters, from the first on, are acked.
     acked: usize,
 }
 
 impl LetterAcks {
-    /// How many letters that are not among the first may be acked on a channel.
+    /// How many letters behind the first gap may be acked, each singly, on a channel.
     pub const SINGLES: usize = 12;
-    /// How often the first ones are acked before the end.
+    /// At most this many acks with `multiple` are sent before the end.
     const PARTS: usize = 16;
 
-    /// Begins with a channel that delivered so many letters and acked none.
+    /// Begins with a channel that delivered this many letters and acked none.
     #[must_use]
     pub fn new(channel: Channel, letters: usize) -> LetterAcks {
         LetterAcks { channel, done: vec![false; letters], acked: 0 }
     }
 
-    /// What a letter needs is confirmed: it may go. Its ack may wait for those before it.
+    /// Marks a letter as done, because everything it needs is confirmed. Its ack may wait for those before
+    /// it.
     ///
     /// # Errors
     /// The broker is gone; the letter is still there.
@@ -275,7 +278,7 @@ impl LetterAcks {
         if first - self.acked > self.done.len() / LetterAcks::PARTS { self.ack_first(first).await } else { Ok(()) }
     }
 
-    /// Acks whatever is not acked yet, and gives how many letters that makes in all.
+    /// Acks every done letter that is not acked yet, and returns how many letters were acked in all.
     ///
     /// # Errors
     /// The broker is gone; the letters are still there.

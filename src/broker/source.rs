@@ -1,33 +1,35 @@
-//! What can be known of somebody else's queue: AMQP lists no arguments, but who declares a queue that
-//! exists with another argument is told the difference.
+//! What can be found out about somebody else's queue. AMQP cannot list a queue's arguments, but a client that
+//! declares an existing queue with a different argument is told the difference.
 //!
-//! So a queue that was found is declared with values that no queue can have: where it exists the answer
-//! says what it has, and where it does not (any more) the broker refuses to make it. That takes the right
-//! to configure the queue, which the documented rights leave out; then it is only said what to look at.
+//! So a queue that was found is declared again with values that no queue can have: if it exists, the answer
+//! says which values it has; if it no longer exists, the broker refuses to create it. This takes the
+//! permission to configure the queue, which the documented permissions leave out; without it, the answer only
+//! says what to look at.
 
 use super::{Error, call, link};
 use lapin::Connection;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 
-/// An argument that leads elsewhere what the broker gives up on.
+/// The argument that says where the broker dead-letters what it gives up on.
 const TARGET: &str = "x-dead-letter-exchange";
 const TYPE: &str = "x-queue-type";
 
-/// What becomes of a message in somebody's queue that no client can read.
+/// What happens to a message in somebody else's queue that no client can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It goes where the queue's arguments lead it.
+    /// It is dead-lettered, as the queue's arguments say.
     Kept,
-    /// A quorum queue that leads nowhere: deleted at its limit, by default the 21st return on 4.x.
+    /// A quorum queue without a dead-letter exchange: the message is deleted at the delivery limit, by
+    /// default at the 21st return on 4.x.
     Deleted,
-    /// A classic queue, which keeps no count: returned without end.
+    /// A classic queue, which keeps no count: the message is returned without end.
     Returned,
-    /// Nobody says.
+    /// Not known.
     Unknown,
 }
 
-/// Asks what becomes of what no client can read. Creates and changes nothing.
+/// Asks what happens to a message that no client can read. Creates and changes nothing.
 ///
 /// # Errors
 /// There is no such queue, or the broker is gone.
@@ -45,7 +47,7 @@ pub async fn unreadable(settings: &link::Settings, queue: &str) -> Result<Unread
     }
 }
 
-/// Declares a queue as none can be, and gives the broker's words.
+/// Declares a queue with an argument that no queue can have, and returns the broker's answer.
 async fn ask(settings: &link::Settings, queue: &str, argument: &str, value: AMQPValue) -> Result<String, Error> {
     let connection: Connection = link::dial_to_declare(settings).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
@@ -60,15 +62,15 @@ async fn ask(settings: &link::Settings, queue: &str, argument: &str, value: AMQP
     }
 }
 
-/// What a queue has where something else was asked for.
+/// The value that a queue has for the argument that was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Difference<'t> {
     Has(&'t str),
     HasNone,
 }
 
-/// Reads the broker's words, the same on 3.10, 4.0 and 4.3. Of a long name they may be cut short, and then
-/// say nothing.
+/// Reads the broker's answer, which is the same on 3.10, 4.0 and 4.3. With a long queue name it may be cut
+/// short, and then says nothing.
 fn difference<'t>(told: &'t str, argument: &str) -> Option<Difference<'t>> {
     if !told.contains(&format!("inequivalent arg '{argument}' for queue")) {
         return None;
@@ -77,7 +79,7 @@ fn difference<'t>(told: &'t str, argument: &str) -> Option<Difference<'t>> {
     Some(if current.trim_end() == "none" { Difference::HasNone } else { Difference::Has(current) })
 }
 
-/// A queue that names no type is a classic one.
+/// A queue without a type is a classic one.
 fn of_type(difference: Option<Difference<'_>>) -> Unreadable {
     match difference {
         Some(Difference::HasNone) => Unreadable::Returned,

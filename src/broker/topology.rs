@@ -1,7 +1,7 @@
-//! Names and declarations of the exchange and queues.
+//! Names and declarations of the exchange and the queues.
 //!
-//! A queue's arguments cannot change once it exists, so they are final: see `docs/rabbitmq.md`
-//! for what each of them prevents.
+//! A queue's arguments cannot change once it exists, so they are final: see `docs/rabbitmq.md` for what each
+//! of them prevents.
 
 use super::{Error, call, link};
 use crate::integration::{Integration, Name};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Where events come from: `[source]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// An exchange, declared as a durable topic exchange where it is absent.
+    /// An exchange, declared as a durable topic exchange if it is absent.
     Exchange { name: String, binding_keys: Vec<String> },
     /// A queue that somebody else declared.
     Queue(String),
@@ -33,24 +33,24 @@ pub struct Queues {
     pub work: String,
     /// Events whose delay is over: `consent-gate.{i}.retry`.
     pub retry: String,
-    /// Events at rest, for an operator: `consent-gate.{i}.dead`.
+    /// Dead letters, for an operator: `consent-gate.{i}.dead`.
     pub dead: String,
-    /// Those that the broker itself took from there, as somebody's policy told it:
+    /// Dead letters that the broker itself moved out of `.dead` because of a policy:
     /// `consent-gate.{i}.aside`.
     pub aside: String,
-    /// Marks of commands that remove letters from these two, so that nobody misses those:
-    /// `consent-gate.{i}.dead.marks`. Holds no event.
+    /// Marks of commands that remove letters from these two queues, so that the letters are not reported as
+    /// missing: `consent-gate.{i}.dead.marks`. Holds no event.
     pub marks: String,
-    /// What commands that touch personal data say of themselves, for the worker's log:
+    /// Audit entries of the commands that touch personal data, for the worker's log:
     /// `consent-gate.{i}.audit`. Holds no event.
     pub audit: String,
-    /// What the broker gave up on: `consent-gate.{i}.unreadable`.
+    /// What the broker gave up on (delivery limit): `consent-gate.{i}.unreadable`.
     pub unreadable: String,
-    /// Held by a command that works with these: `consent-gate.{i}.dead.lock`.
+    /// The lock held by a command that works with dead letters: `consent-gate.{i}.dead.lock`.
     pub letters_lock: String,
-    /// Which records its events went to: `consent-gate.{i}.store`. Holds no event.
+    /// Which records the integration's events went to: `consent-gate.{i}.store`. Holds no event.
     pub store: String,
-    /// Held by who looks into that one: `consent-gate.{i}.lock`.
+    /// The lock held while the `.store` queue is read: `consent-gate.{i}.lock`.
     pub lock: String,
 }
 
@@ -73,15 +73,15 @@ impl Queues {
         }
     }
 
-    /// The queue in which events wait so long: `consent-gate.{i}.delay.{ms}`. The delay is part of
-    /// the name because a queue's arguments cannot change.
+    /// The queue in which events wait for this delay: `consent-gate.{i}.delay.{ms}`. The delay is part of the
+    /// name because a queue's arguments cannot change.
     #[must_use]
     pub fn delay(&self, delay: Duration) -> String {
         format!("{}.delay.{}", self.work, delay.as_millis())
     }
 
-    /// Every queue of an integration with this schedule, and its arguments. Those that others
-    /// dead-letter into come first, so that nothing ever goes nowhere.
+    /// Every queue of an integration with this schedule, and its arguments. Queues that are dead-letter
+    /// targets of others come first, so that no message is ever dead-lettered into nothing.
     #[must_use]
     pub fn all(&self, schedule: &Schedule) -> Vec<(String, FieldTable)> {
         let delays = schedule.distinct().into_iter().map(|delay| (self.delay(delay), delaying(self, delay)));
@@ -91,7 +91,7 @@ impl Queues {
         first.into_iter().chain(self.of_letters()).chain(retry).chain(others).collect()
     }
 
-    /// Those that commands on dead letters need, in the order in which they are declared.
+    /// The queues that commands on dead letters need, in the order in which they are declared.
     fn of_letters(&self) -> [(String, FieldTable); 4] {
         [
             (self.marks.clone(), marking()),
@@ -107,11 +107,11 @@ const DELIVERY_LIMIT: i64 = 20;
 /// Means "never", on every version of the broker: -1 deletes at the first return on 3.10, and no
 /// argument deletes at the 21st on 4.0.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// How long it is known that a command removed letters.
+/// How long a mark of a command that removes letters lives.
 pub const MARK_LIFE: Duration = Duration::from_secs(60);
-/// Audit entries that wait for a worker at most.
+/// The most audit entries that wait for a worker.
 const MOST_ENTRIES: i64 = 10_000;
-/// Marks that are kept at most.
+/// The most marks that are kept.
 const MOST_MARKS: i64 = 16;
 
 fn text(value: &str) -> AMQPValue {
@@ -130,21 +130,21 @@ fn unlimited(mut arguments: FieldTable) -> FieldTable {
     arguments
 }
 
-/// A queue from which nothing is ever taken by the broker itself, unless a policy tells it to.
+/// A queue from which the broker itself never removes a message, unless a policy says so.
 fn resting() -> FieldTable {
     let mut arguments = unlimited(quorum());
     arguments.insert("x-overflow".into(), text("reject-publish"));
     arguments
 }
 
-/// A queue that keeps the last message that was published into it.
+/// A queue that keeps only the last message published into it.
 fn remembering() -> FieldTable {
     let mut arguments = unlimited(quorum());
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
     arguments
 }
 
-/// A queue whose messages are gone after a while; a few are as good as many.
+/// A queue whose messages expire after a while; a few are as good as many.
 fn marking() -> FieldTable {
     let mut arguments = quorum();
     let life = i64::try_from(MARK_LIFE.as_millis()).unwrap_or(i64::MAX);
@@ -153,7 +153,7 @@ fn marking() -> FieldTable {
     arguments
 }
 
-/// A queue whose messages are dead-lettered at least once.
+/// A queue that dead-letters its messages to `target`, at least once.
 fn leading_to(target: &str) -> FieldTable {
     let mut arguments = quorum();
     arguments.insert("x-dead-letter-exchange".into(), text(""));
@@ -170,14 +170,14 @@ fn consumed(queues: &Queues) -> FieldTable {
     arguments
 }
 
-/// A queue that is consumed, and takes only so many entries.
+/// A queue that is consumed, with a bounded number of entries.
 fn auditing(queues: &Queues) -> FieldTable {
     let mut arguments = consumed(queues);
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MOST_ENTRIES));
     arguments
 }
 
-/// A queue in which messages wait. Never with `x-expires`, which deletes a queue with its messages.
+/// A queue in which messages wait. Never with `x-expires`, which deletes a queue together with its messages.
 fn delaying(queues: &Queues, delay: Duration) -> FieldTable {
     let mut arguments = leading_to(&queues.retry);
     let ttl = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
@@ -193,9 +193,8 @@ pub struct Declared {
     pub was_missing: bool,
 }
 
-/// Declares the exchange, and an integration's queues and bindings, on a connection of its own, which
-/// it gives back: an exchange that is absent costs the channel that looked for it, and perhaps its
-/// connection.
+/// Declares the exchange, and an integration's queues and bindings, on a connection of its own, which it
+/// returns: looking for an exchange that is absent closes the channel, and perhaps its connection.
 ///
 /// # Errors
 /// The broker cannot be reached, or it refuses ([`Error::is_refusal`]).
@@ -205,7 +204,7 @@ pub async fn declare(settings: &link::Settings, source: &Source, integration: &I
         Source::Exchange { name, .. } => declare_exchange(settings, connection, name).await?,
         Source::Queue(queue) => {
             find_queue(&connection, queue).await?;
-            // What a refusal left of it is not relied on.
+            // After a refusal the connection may not be usable.
             close(&connection).await;
             Declared { connection: link::dial_to_declare(settings).await?, was_missing: false }
         }
@@ -216,8 +215,9 @@ pub async fn declare(settings: &link::Settings, source: &Source, integration: &I
     Ok(declared)
 }
 
-/// Makes sure that events still come to the work queue: who deletes an exchange deletes its bindings, and
-/// what is published to one without bindings is confirmed and gone. Says whether the exchange was absent.
+/// Makes sure that events still reach the work queue. Deleting an exchange deletes its bindings, and a
+/// message published to an exchange without bindings is confirmed and lost. Returns whether the exchange was
+/// absent.
 ///
 /// # Errors
 /// The broker cannot be reached, or it refuses.
@@ -231,12 +231,13 @@ pub async fn keep_bound(settings: &link::Settings, source: &Source, integration:
     Ok(was_missing)
 }
 
-/// Closes a connection on which things were declared, politely.
+/// Closes a connection in order.
 pub async fn close(connection: &Connection) {
     let _ = call("close", connection.close(200, "done".into())).await;
 }
 
-/// Finds somebody's queue. Who may not even look is taken to have found it: consuming will tell.
+/// Finds somebody else's queue. Without the permission to look, it is taken as found: consuming will show
+/// whether it exists.
 pub(super) async fn find_queue(connection: &Connection, queue: &str) -> Result<(), Error> {
     let channel = call("open a channel", connection.create_channel()).await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -249,8 +250,9 @@ pub(super) async fn find_queue(connection: &Connection, queue: &str) -> Result<(
     }
 }
 
-/// Uses the exchange as it is, whatever its type, and declares it only where it is absent. Who may not
-/// even look (4.2.6 and 4.3.0 ask for the right to configure) is taken to have found it: binding will tell.
+/// Uses the exchange as it is, whatever its type, and declares it only if it is absent. Without the
+/// permission to look (4.2.6 and 4.3.0 ask for the right to configure), it is taken as found: binding will
+/// show whether it exists.
 async fn declare_exchange(settings: &link::Settings, connection: Connection, name: &str) -> Result<Declared, Error> {
     let what = format!("look for the exchange \"{name}\"");
     let channel = call("open a channel", connection.create_channel()).await?;
@@ -280,7 +282,7 @@ async fn declare_queues(channel: &Channel, integration: &Integration) -> Result<
     Ok(())
 }
 
-/// Binds the work queue; a binding that is there stays as it is.
+/// Binds the work queue; an existing binding stays as it is.
 async fn bind(channel: &Channel, source: &Source, integration: &Integration) -> Result<(), Error> {
     let queues = Queues::of(&integration.name);
     let Source::Exchange { name, binding_keys } = source else { return Ok(()) };
@@ -298,11 +300,11 @@ async fn bind(channel: &Channel, source: &Source, integration: &Integration) -> 
     Ok(())
 }
 
-/// Makes sure that an integration's queues of letters are there, and such that looking at letters can
-/// never delete them.
+/// Makes sure that an integration's queues of dead letters exist, with arguments under which looking at
+/// letters can never delete them.
 ///
 /// # Errors
-/// The broker refuses, or a queue of such a name has other arguments.
+/// The broker refuses, or a queue of that name has other arguments.
 pub(super) async fn declare_letters(channel: &Channel, queues: &Queues) -> Result<(), Error> {
     for (queue, arguments) in queues.of_letters() {
         declare_queue(channel, &queue, arguments).await?;
@@ -329,12 +331,12 @@ fn explain(error: Error, remedy: &str) -> Error {
 /// How many messages wait in a queue.
 ///
 /// # Errors
-/// The queue is gone, or the broker.
+/// The queue or the broker is gone.
 pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, Error> {
     Ok(look(channel, queue).await?.message_count())
 }
 
-/// How many messages wait in a queue; `None` where there is no such queue. Makes none.
+/// How many messages wait in a queue; `None` if there is no such queue. Does not create it.
 ///
 /// # Errors
 /// The broker refuses or is gone.
@@ -350,7 +352,7 @@ pub async fn depth_if_there(connection: &Connection, queue: &str) -> Result<Opti
 /// How many consumers a queue has.
 ///
 /// # Errors
-/// The queue is gone, or the broker.
+/// The queue or the broker is gone.
 pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
     Ok(look(channel, queue).await?.consumer_count())
 }
@@ -358,7 +360,7 @@ pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
 /// How many messages wait in a queue, and how many consumers it has.
 ///
 /// # Errors
-/// The queue is gone, or the broker.
+/// The queue or the broker is gone.
 pub(super) async fn look(channel: &Channel, queue: &str) -> Result<Queue, Error> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     call("look at a queue", channel.queue_declare(queue.into(), passive, FieldTable::default())).await

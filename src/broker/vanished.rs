@@ -1,16 +1,16 @@
-//! Dead letters that leave their queues, and no command of ours took them.
+//! Dead letters that leave their queues without one of the program's commands.
 //!
-//! A policy can delete a letter in silence: AMQP does not show policies, and a deleted message leaves no
-//! trace. So what is known is counted. Where `.dead` and `.aside` together hold fewer letters than at an
-//! earlier look, with what this worker has surely put there since, letters are missing. Missing is not
-//! gone: a command, or anybody who consumes, may have them in hand. They are gone
-//! - where no command can be at work: the worker holds the commands' lock while it counts,
-//! - where none removed any: each marks that it does, for a minute (`.dead.marks`),
-//! - where nobody else consumes, or has for longer than the broker lets anybody keep a message,
-//! - and where all that is so at two looks in a row: what is on its way is counted nowhere.
+//! A policy can delete a letter silently: AMQP does not show policies, and a deleted message leaves no trace.
+//! So the letters are counted. If `.dead` and `.aside` together hold fewer letters than at an earlier look
+//! plus what this worker has certainly put there since, letters are missing. Missing does not mean gone: a
+//! command, or any other consumer, may have them in hand. They are gone
+//! - if no command can be at work: the worker holds the commands' lock while it counts,
+//! - if no command removed any: each publishes a mark while it does, which lives for a minute (`.dead.marks`),
+//! - if nobody else consumes, or somebody has for longer than the broker lets anybody keep a message,
+//! - and if all of this holds at two looks in a row: a message in transit is counted nowhere.
 //!
-//! What cannot be known: letters that leave while a command removes others, or while the worker is not
-//! connected; and, of several workers, what the others put there meanwhile.
+//! What cannot be detected: letters that leave while a command removes others, or while the worker is not
+//! connected; and, with several workers, what the others put there meanwhile.
 
 use super::topology::{self, Queues};
 use super::{Error, call, link};
@@ -21,15 +21,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Two looks that are further apart say nothing: a command's mark may have come and gone.
+/// Two looks that are further apart prove nothing: a command's mark may have been published and expired
+/// between them.
 const FURTHEST: Duration = Duration::from_secs(topology::MARK_LIFE.as_secs() / 2);
-/// The longest that anybody has a message in hand: the broker's `consumer_timeout`, and a little more.
+/// The longest that any consumer has a message in hand: the broker's `consumer_timeout`, and a little more.
 const LONGEST_IN_HAND: Duration = Duration::from_secs(35 * 60);
-/// How many looks in a row must say so.
+/// How many looks in a row must agree.
 const LOOKS: u32 = 2;
 
-/// How many letters this worker puts into the queue: whatever was begun before a look may be counted by
-/// it, whatever was confirmed before a look surely is.
+/// How many letters this worker puts into the queue. A publish that was begun before a look may be counted by
+/// it; one that was confirmed before a look certainly is.
 #[derive(Debug, Default)]
 pub struct Put {
     begun: AtomicU64,
@@ -45,12 +46,13 @@ impl Put {
     }
 }
 
-/// A letter under way. Dropped, it was given up: nobody counts on it.
+/// A letter that is being published. Dropping it means that the publish was given up and is no longer
+/// counted.
 #[derive(Debug)]
 pub struct Putting(Option<Arc<Put>>);
 
 impl Putting {
-    /// The broker has it.
+    /// The broker has confirmed it.
     pub fn confirmed(mut self) {
         if let Some(put) = self.0.take() {
             put.confirmed.fetch_add(1, Ordering::SeqCst);
@@ -77,9 +79,9 @@ pub struct Seen {
     /// A command removed letters within the last minute.
     is_marked: bool,
     has_consumers: bool,
-    /// So many letters had surely come by then.
+    /// How many of this worker's letters had certainly arrived by then.
     confirmed: u64,
-    /// So many may have.
+    /// How many may have arrived.
     begun: u64,
 }
 
@@ -89,7 +91,7 @@ impl Seen {
     }
 }
 
-/// What is known of an integration's letters.
+/// What is known about an integration's letters.
 #[derive(Debug, Default)]
 pub struct Watch {
     put: Arc<Put>,
@@ -97,19 +99,19 @@ pub struct Watch {
     last: Option<Instant>,
 }
 
-/// What further looks are held against.
+/// What further looks are compared with.
 #[derive(Clone, Copy, Debug)]
 struct Base {
     letters: u64,
     begun: u64,
     /// Since when letters are missing.
     missing_since: Option<Instant>,
-    /// So many looks in a row said that they are gone.
+    /// How many looks in a row found them gone.
     gone: u32,
 }
 
 impl Watch {
-    /// Where it is counted what this worker puts there.
+    /// The counter of what this worker puts there.
     #[must_use]
     pub fn put(&self) -> Arc<Put> {
         Arc::clone(&self.put)
@@ -118,20 +120,21 @@ impl Watch {
     /// Looks at the queues.
     ///
     /// # Errors
-    /// A queue is gone, or the broker.
+    /// A queue or the broker is gone.
     pub async fn see(&self, channel: &Channel, queues: &Queues) -> Result<Seen, Error> {
         see(channel, queues, &self.put).await
     }
 
-    /// Holds what was seen against the looks before it, and gives how many letters are gone that nobody took.
+    /// Compares what was seen with the looks before it, and returns how many letters are gone without a
+    /// command.
     pub async fn judge(&mut self, seen: Seen, settings: &link::Settings, queues: &Queues) -> Option<u64> {
         if !self.are_missing(&seen) {
             return None;
         }
-        // On a connection of its own: whoever is refused the lock loses the channel.
+        // On a connection of its own: a client that is refused the lock loses its channel.
         match see_alone(settings, queues, &self.put).await {
             Ok(Some(alone)) => self.gone(&alone),
-            // A command is at work, or it cannot be known.
+            // A command is at work, or whether one is cannot be known.
             Ok(None) | Err(_) => {
                 self.wait();
                 None
@@ -139,7 +142,7 @@ impl Watch {
         }
     }
 
-    /// Whether letters are missing; where not, this look is what the next is held against.
+    /// Whether letters are missing; if not, the next look is compared with this one.
     fn are_missing(&mut self, seen: &Seen) -> bool {
         let is_far = self.last.is_none_or(|last| seen.at.duration_since(last) > FURTHEST);
         self.last = Some(seen.at);
@@ -150,7 +153,7 @@ impl Watch {
         is_missing
     }
 
-    /// How many letters of those that should be there are not.
+    /// How many of the letters that should be there are not.
     fn missing(&self, seen: &Seen) -> u64 {
         let Some(base) = self.base.filter(|_| !seen.is_marked) else { return 0 };
         let surely_new = seen.confirmed.saturating_sub(base.begun);
@@ -177,7 +180,7 @@ impl Watch {
         Some(missing)
     }
 
-    /// Nothing can be said now.
+    /// Begins the count of looks again: this one proves nothing.
     fn wait(&mut self) {
         if let Some(base) = &mut self.base {
             base.gone = 0;
@@ -205,7 +208,7 @@ async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<Seen, Erro
     })
 }
 
-/// Looks while no command is at work; `None` where one is.
+/// Looks while holding the commands' lock; `None` if a command is at work.
 async fn see_alone(settings: &link::Settings, queues: &Queues, put: &Put) -> Result<Option<Seen>, Error> {
     let connection = link::dial_to_declare(settings).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
@@ -224,14 +227,14 @@ async fn see_alone(settings: &link::Settings, queues: &Queues, put: &Put) -> Res
 mod tests {
     use super::*;
 
-    /// A look so many seconds after the first, with so many letters; the worker has put none.
+    /// A look `seconds` after the first, with this many letters; the worker has put none.
     fn seen(start: Instant, seconds: u64, letters: u64) -> Seen {
         let dead = u32::try_from(letters).unwrap();
         let at = start + Duration::from_secs(seconds);
         Seen { at, dead, aside: 0, is_marked: false, has_consumers: false, confirmed: 0, begun: 0 }
     }
 
-    /// What a look comes to when no command is at work.
+    /// The result of a look while no command is at work.
     fn look(watch: &mut Watch, seen: Seen) -> Option<u64> {
         if watch.are_missing(&seen) { watch.gone(&seen) } else { None }
     }

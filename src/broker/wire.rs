@@ -1,5 +1,5 @@
-//! The only file in the crate that publishes or acks, for [`super::settler`] and what keeps the broker's own
-//! notes.
+//! The only file in the crate that publishes or acks: for [`super::settler`], and for the modules that keep
+//! notes of the worker's own at the broker.
 
 use super::headers::PERSISTENT;
 use super::{Error, call};
@@ -34,7 +34,7 @@ pub(super) async fn ack(channel: &Channel, tag: DeliveryTag, multiple: bool) -> 
     call("ack", channel.basic_ack(tag, BasicAckOptions { multiple })).await
 }
 
-/// Publishes on a channel that confirms and on which nothing else is under way.
+/// Publishes on a channel in confirm mode on which no other publish is under way.
 pub(super) async fn publish(
     channel: &Channel,
     queue: &str,
@@ -52,7 +52,7 @@ pub(super) async fn publish(
     }
 }
 
-/// Puts a message into the place of those that were taken from the same queue.
+/// Replaces the messages that were taken from a queue with one new message.
 pub(super) async fn replace(channel: &Channel, queue: &str, taken: Vec<Delivery>, body: &[u8]) -> Result<(), Error> {
     let properties =
         BasicProperties::default().with_delivery_mode(PERSISTENT).with_content_type("application/json".into());
@@ -63,7 +63,7 @@ pub(super) async fn replace(channel: &Channel, queue: &str, taken: Vec<Delivery>
     Ok(())
 }
 
-/// Publishes what nobody waits for: neither persistent nor confirmed.
+/// Publishes without waiting: neither persistent nor confirmed.
 pub(super) async fn tell(channel: &Channel, queue: &str, body: &[u8]) -> Result<(), Error> {
     let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
     call("report", channel.basic_publish("".into(), queue.into(), options, body, properties)).await?;

@@ -1,20 +1,20 @@
 //! What a binding key can mean (pure).
 //!
-//! A routing key is words between dots. In a binding key `*` stands for one word and `#` for any number of
-//! them, each alone between dots; anywhere else they are characters as all others.
+//! A routing key consists of words separated by dots. In a binding key `*` stands for one word and `#` for
+//! any number of words, but only if it is a word by itself; within a word both are ordinary characters.
 
 use crate::shown::quoted;
 
-/// Why a key takes nothing, or less than it looks like.
+/// Why a key matches nothing, or less than it seems to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// Nobody can mean it.
+    /// It cannot be intended.
     Never(String),
-    /// Somebody's routing keys may be so.
+    /// It is unlikely, but there may be such routing keys.
     Hardly(String),
 }
 
-/// What is strange about a binding key.
+/// What is suspicious about a binding key.
 pub(super) fn doubt(key: &str) -> Option<Doubt> {
     let shown = quoted(key);
     let words: Vec<&str> = key.split('.').collect();
@@ -45,7 +45,7 @@ pub(super) fn doubt(key: &str) -> Option<Doubt> {
     Some(Doubt::Hardly(format!("\"{shown}\" {why}")))
 }
 
-/// The same words with every star and hash alone.
+/// The same words with every star and hash as a word of its own.
 fn spaced(words: &[&str]) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for mut word in words.iter().copied() {

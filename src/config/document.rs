@@ -1,5 +1,5 @@
-//! An integration document: the one that Didomi's documentation shows, its older form, and the
-//! optional keys.
+//! An integration document: the form that Didomi's documentation shows, its older form, and the optional
+//! keys.
 
 use super::fields::{At, Fields, Problems};
 use super::node::{Node, Value};
@@ -17,9 +17,9 @@ use secrecy::SecretString;
 /// The host in the document that Didomi's documentation shows.
 const EXAMPLE_HOST: &str = "my-selligent-installation.com";
 
-/// What a document is read with.
+/// The context in which a document is read.
 pub(super) struct Context<'c> {
-    /// Where relative paths of secrets start.
+    /// The folder to which paths of secrets are relative.
     pub folder: &'c std::path::Path,
     pub environment: &'c Environment,
     pub settings: &'c Settings,
@@ -27,7 +27,7 @@ pub(super) struct Context<'c> {
     pub name: &'c str,
 }
 
-/// A document without its name, which the file's name gives.
+/// A document without its name, which comes from the file's name.
 pub(super) struct Document {
     records: Option<Name>,
     endpoint: Endpoint,
@@ -55,7 +55,7 @@ impl Document {
     }
 }
 
-/// Reads a document; `None` when a required part is missing or wrong, which is then reported.
+/// Reads a document; `None` if a required part is missing or wrong, which is reported.
 pub(super) fn read(
     tree: Node,
     context: &Context<'_>,
@@ -91,7 +91,7 @@ fn records(root: &mut Fields<'_>) -> Option<Name> {
     Name::new(&name.value).map_err(|why| root.problems().add(&name.place, format!("records: {why}"))).ok()
 }
 
-/// The settings' limits and schedule with the document's own laid over them.
+/// The limits and schedule of the settings, overridden by the document's own.
 fn overridden(mut overrides: Fields<'_>, context: &Context<'_>) -> (Limits, Option<Schedule>, OnOutage) {
     let limits = settings::limits(overrides.table("gate"), &context.settings.gate, context.folder, context.environment);
     let retry = overrides.table("retry");
@@ -101,7 +101,7 @@ fn overridden(mut overrides: Fields<'_>, context: &Context<'_>) -> (Limits, Opti
     overrides.finish();
     let is_inherited = retry == context.settings.retry && limits.timeout == context.settings.gate.timeout;
     let schedule = Schedule::new(&retry, limits.timeout);
-    // What does not fit in the settings is reported there.
+    // A problem of the settings themselves is reported there.
     let schedule =
         schedule.map_err(|why| (!is_inherited).then(|| problems.add(&place, format!("overrides.retry: {why}"))));
     (limits, schedule.ok(), retry.on_outage)
@@ -251,7 +251,7 @@ fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<Stri
     (filter, binding_keys)
 }
 
-/// Didomi learns new ones every year, so an unknown one may be right; if it is not, every event is skipped.
+/// Didomi adds regulations every year, so an unknown one may be right; if it is not, every event is skipped.
 fn warn_of_regulations(regulations: &At<Vec<String>>, problems: &Problems) {
     for name in &regulations.value {
         if !REGULATIONS.iter().any(|known| known.eq_ignore_ascii_case(name)) {

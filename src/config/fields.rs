@@ -1,4 +1,4 @@
-//! Reads typed values out of a tree and collects every complaint on the way.
+//! Reads typed values out of a tree and collects every problem on the way.
 
 use super::node::{Location, Node, Value, from_toml};
 use crate::shown::{self, quoted};
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-/// One complaint: where, and what to do.
+/// One problem: where it is, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub place: Location,
@@ -17,39 +17,39 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What it quotes may hold anything.
+        // What it quotes may contain anything.
         write!(f, "{}: {}", self.place, shown::value(&self.text))
     }
 }
 
-/// All complaints of one run, so that a user mends everything at once; and what only deserves a word.
+/// All problems of one run, so that a user can fix everything at once; and the warnings.
 #[derive(Debug, Default)]
 pub struct Problems {
     list: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
-    /// Every table's name and every key that it may have, once it was read.
+    /// The name of every table that was read, with every key that it may have.
     known: RefCell<Vec<(String, &'static str)>>,
 }
 
 impl Problems {
-    /// Records a complaint.
+    /// Records a problem.
     pub fn add(&self, place: &Location, text: impl Into<String>) {
         self.list.borrow_mut().push(Problem { place: place.clone(), text: text.into() });
     }
 
-    /// How many there are so far.
+    /// How many problems there are so far.
     #[must_use]
     pub fn count(&self) -> usize {
         self.list.borrow().len()
     }
 
-    /// All of them, in the order found.
+    /// All problems, in the order found.
     #[must_use]
     pub fn into_list(self) -> Vec<Problem> {
         self.list.into_inner()
     }
 
-    /// Records what works and may still surprise.
+    /// Records a warning: something that works but may surprise.
     pub fn warn(&self, place: &Location, text: impl fmt::Display) {
         self.warnings.borrow_mut().push(shown::value(&format!("{place}: {text}")).into_owned());
     }
@@ -74,20 +74,19 @@ pub struct At<T> {
     pub place: Location,
 }
 
-/// The entries of one table. What was never asked for is unknown, which [`Fields::finish`]
-/// reports.
+/// The entries of one table. A key that was never read is unknown, which [`Fields::finish`] reports.
 pub struct Fields<'p> {
     path: String,
     place: Location,
     entries: Vec<(String, Node)>,
     known: Vec<&'static str>,
-    /// Keys that are required and not there, with what to do.
+    /// Required keys that are absent, with what to do.
     missing: Vec<(&'static str, String)>,
     problems: &'p Problems,
 }
 
 impl<'p> Fields<'p> {
-    /// Opens a table; anything else is reported and read as an empty one.
+    /// Opens a table; anything else is reported and treated as an empty one.
     pub fn open(path: &str, node: Node, problems: &'p Problems) -> Fields<'p> {
         let place = node.place;
         let entries = match node.value {
@@ -100,31 +99,32 @@ impl<'p> Fields<'p> {
         Fields { path: path.to_owned(), place, entries, known: Vec::new(), missing: Vec::new(), problems }
     }
 
-    /// Where the table stands.
+    /// Where the table was written.
     #[must_use]
     pub fn place(&self) -> &Location {
         &self.place
     }
 
-    /// Where complaints go.
+    /// Where problems are recorded.
     #[must_use]
     pub fn problems(&self) -> &'p Problems {
         self.problems
     }
 
-    /// `section.key`, as it is named in complaints.
+    /// `section.key`, as it is called in messages.
     #[must_use]
     pub fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// Reports that a key is required, once the others are read: a misspelt one is told as such, and once.
+    /// Notes that a required key is missing. It is reported after all keys were read: a misspelt one is
+    /// reported as misspelt, and only once.
     pub fn missing(&mut self, key: &'static str, remedy: &str) {
         self.known.push(key);
         self.missing.push((key, remedy.to_owned()));
     }
 
-    /// Reports what is missing, but for what is there misspelt.
+    /// Reports the missing keys, except those that are there but misspelt.
     fn report_missing(&self) {
         let is_misspelt = |key| self.entries.iter().any(|(written, _)| nearest(written, self.known()) == Some(key));
         for (key, remedy) in self.missing.iter().filter(|(key, _)| !is_misspelt(*key)) {
@@ -136,19 +136,19 @@ impl<'p> Fields<'p> {
         self.known.iter().copied()
     }
 
-    /// Where a key is written, without reading it.
+    /// Where a key is written, without marking it as read.
     #[must_use]
     pub fn place_of(&self, key: &str) -> Option<Location> {
         self.entries.iter().find(|(name, _)| name == key).map(|(_, node)| node.place.clone())
     }
 
-    /// Whether a key is written, without reading it.
+    /// Whether a key is written, without marking it as read.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|(name, _)| name == key)
     }
 
-    /// The key's node; `None` when absent or null. A key written twice is reported.
+    /// The key's node; `None` if absent or null. A key that is written twice is reported.
     pub fn node(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);
         let mut found = None;
@@ -162,7 +162,7 @@ impl<'p> Fields<'p> {
         found.filter(|node| !matches!(node.value, Value::Null))
     }
 
-    /// A table within this one; an empty one when it is absent.
+    /// A table within this one; an empty one if it is absent.
     pub fn table(&mut self, key: &'static str) -> Fields<'p> {
         let path = self.name(key);
         let place = self.place.clone();
@@ -198,12 +198,12 @@ impl<'p> Fields<'p> {
         Some(text)
     }
 
-    /// A string that is not blank, without what an editor or a copy left around it.
+    /// A string that is not blank, trimmed of what an editor or a copy left around it.
     pub fn bare(&mut self, key: &'static str) -> Option<At<String>> {
         self.filled(key).map(|at| At { value: bare(&at.value).to_owned(), place: at.place })
     }
 
-    /// True or false; the environment writes it as a word.
+    /// True or false; in the environment, the word.
     pub fn flag(&mut self, key: &'static str) -> Option<At<bool>> {
         self.typed(key, "true or false", |value| match value {
             Value::Bool(flag) => Some(*flag),
@@ -249,7 +249,7 @@ impl<'p> Fields<'p> {
         }
     }
 
-    /// A list of strings; the environment writes it as in TOML.
+    /// A list of strings; in the environment, written as in TOML.
     pub fn texts(&mut self, key: &'static str) -> Option<At<Vec<String>>> {
         let node = self.node(key)?;
         let place = node.place.clone();
@@ -281,7 +281,7 @@ impl<'p> Fields<'p> {
         None
     }
 
-    /// Reports every key that nobody asked for.
+    /// Reports every key that was not read.
     pub fn finish(self) {
         self.report_missing();
         self.problems.known.borrow_mut().extend(self.known.iter().map(|key| (self.path.clone(), *key)));
@@ -291,8 +291,8 @@ impl<'p> Fields<'p> {
         }
     }
 
-    /// The same for a table to which somebody else adds keys of its own: those are warned of, and only
-    /// what is nearly a known one is a mistake.
+    /// The same for a table to which Didomi may add keys: an unknown key is only a warning, unless it is
+    /// close to a known one.
     pub fn finish_with_strangers(self) {
         self.report_missing();
         for (key, node) in &self.entries {
@@ -305,7 +305,7 @@ impl<'p> Fields<'p> {
     }
 }
 
-/// What to do about a word that is none of those that are known.
+/// What to do about a word that is not one of the known ones.
 pub fn remedy(written: &str, known: &[&str]) -> String {
     match did_you_mean(written, known.iter().copied()) {
         meant if meant.is_empty() => {

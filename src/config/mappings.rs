@@ -1,4 +1,4 @@
-//! The mappings of an integration document, and what in them can be read and hardly be meant.
+//! The mappings of an integration document, with warnings about what is valid but unlikely to be intended.
 
 use super::fields::{At, Fields, Problems};
 use super::node::{Location, Node, Value};
@@ -8,7 +8,7 @@ use crate::suggest::did_you_mean;
 use jiff::Timestamp;
 use std::sync::Arc;
 
-/// Compiles the list of mappings; `None` when something is wrong, which is then reported.
+/// Compiles the list of mappings; `None` if something is wrong, which is reported.
 pub(super) fn compile(
     list: Node,
     identifier: Option<At<String>>,
@@ -33,7 +33,7 @@ pub(super) fn compile(
         }
         compiled.push(mapping);
     }
-    // A mapping that failed could be the identifier's: one complaint for it is enough.
+    // A mapping that failed could be the identifier's: one problem for it is enough.
     if problems.count() > before {
         return None;
     }
@@ -119,12 +119,12 @@ fn date_format(fields: &mut Fields<'_>, kind: Option<Kind>) -> Option<String> {
     }
 }
 
-/// Whether a format shows times, each in its own way.
+/// Checks that a format is valid and that different times look different.
 fn check_format(format: &str) -> Result<(), String> {
     if let Some(unknown) = directives(format).find(|directive| shown_at(0, directive).is_none()) {
         return Err(format!("\"{}\" is no directive of strftime", quoted(unknown)));
     }
-    // Two times that have nothing in common but their zone.
+    // Two times that differ in everything but the zone.
     if shown_at(0, format) == shown_at(1_781_962_448, format) {
         let format = quoted(format);
         return Err(format!(
@@ -138,7 +138,7 @@ fn shown_at(second: i64, format: &str) -> Option<String> {
     format_time(Timestamp::from_second(second).ok()?, format).filter(|text| !text.is_empty())
 }
 
-/// Each `%` with its flags, width and letter.
+/// Each directive: a `%` with its flags, width and letter.
 fn directives(format: &str) -> impl Iterator<Item = &str> {
     let mut rest = format;
     std::iter::from_fn(move || {

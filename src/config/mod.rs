@@ -1,7 +1,7 @@
-//! Files and environment to settings and integrations, with every problem reported at once.
+//! Reads files and environment into settings and integrations, and reports every problem at once.
 //!
-//! This module sits above the parts that it configures: each part defines and checks what it
-//! needs, and what is collected here is where something is written and what to do about it.
+//! This module depends on the parts that it configures: each part defines and checks what it needs, and this
+//! module adds where a value was written and what to do about it.
 
 mod binding;
 mod document;
@@ -24,16 +24,16 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The file that is read when none is named.
+/// The settings file that is read by default.
 pub const DEFAULT_FILE: &str = "consent-gate.toml";
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// The process's environment, as an argument so that tests are exact.
+/// The process's environment, passed as an argument so that tests control it.
 pub type Environment = std::collections::BTreeMap<String, String>;
 
-/// The folder that is the service's own, by systemd's `StateDirectory=` or by the image.
+/// The service's own state directory, from systemd's `StateDirectory=` or from the image.
 #[must_use]
 pub fn state_directory(environment: &Environment) -> Option<PathBuf> {
     let first = environment.get("STATE_DIRECTORY")?.split(':').next()?;
@@ -46,14 +46,14 @@ pub struct Config {
     pub settings: Settings,
     /// In the order of their names.
     pub integrations: Vec<Integration>,
-    /// What is allowed and may still surprise.
+    /// Warnings about settings that are allowed but may surprise.
     pub warnings: Vec<String>,
 }
 
 /// Loads the settings and every integration document.
 ///
 /// # Errors
-/// Every problem found, each with file, key or line, and remedy.
+/// Every problem found, each with its file, its key or line, and a remedy.
 pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Vec<Problem>> {
     let problems = Problems::default();
     let mut warnings = Vec::new();
@@ -79,18 +79,18 @@ pub fn load_readable(
     Ok((settings, integrations, problems.into_list()))
 }
 
-/// One integration, or the names of those that are there.
+/// One integration, or the names of those that exist.
 #[derive(Debug)]
 pub enum One {
     Found(Box<Settings>, Box<Integration>),
     Unknown(Vec<String>),
 }
 
-/// Loads the settings and one integration by its name: what is wrong with another's document keeps no
-/// command from this one.
+/// Loads the settings and one integration by its name, so that a problem in another integration's document
+/// does not stop a command for this one.
 ///
 /// # Errors
-/// Every problem found in what is loaded.
+/// Every problem found in these files.
 pub fn load_one(name: &str, file: Option<&Path>, environment: &Environment) -> Result<One, Vec<Problem>> {
     let problems = Problems::default();
     let settings = read_settings(file, environment, &problems, &mut Vec::new());
@@ -140,8 +140,8 @@ fn read_settings(
     settings::read(tree, &base, environment, problems, warnings)
 }
 
-/// Reads the settings file with the environment laid over it. Gives the tree and the folder that
-/// relative paths start at.
+/// Reads the settings file and applies the environment on top. Returns the tree, and the folder to which
+/// paths are relative.
 fn settings_tree(file: Option<&Path>, environment: &Environment, problems: &Problems) -> (Node, PathBuf) {
     let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_path_buf);
     let name = path.display().to_string();
@@ -206,13 +206,13 @@ fn documents(settings: &Settings, problems: &Problems, warnings: &mut Vec<String
     paths
 }
 
-/// `*.json` that does not begin with a dot.
+/// Whether a file is named `*.json` and does not begin with a dot.
 fn is_document(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && path.extension() == Some(OsStr::new("json"))
 }
 
-/// Named so that somebody may take it for a document: `acme.JSON`, `acme.jsn`, `acme.json.txt`.
+/// Whether a file's name suggests that it is meant as a document: `acme.JSON`, `acme.jsn`, `acme.json.txt`.
 fn is_nearly_document(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let end = name.rsplit_once('.').map_or("", |(_, end)| end);
@@ -238,13 +238,13 @@ fn document_at(
     Some(document.named(name?))
 }
 
-/// What to do about a document that cannot be read, where the error does not say: the system's never do.
+/// Explains why a document cannot be read; errors of the operating system name no remedy, so one is added.
 fn unreadable(error: &std::io::Error) -> String {
     let remedy = error.raw_os_error().map_or("", |_| "; name a document that is there and that this user may read");
     format!("cannot be read: {error}{remedy}")
 }
 
-/// A file's text, as long as it is of a size that somebody wrote by hand.
+/// Reads a text file of at most `MAX_FILE` bytes.
 pub(crate) fn read_bounded(path: &Path) -> std::io::Result<String> {
     let size = fs::metadata(path)?.len();
     if size > MAX_FILE {
@@ -252,7 +252,7 @@ pub(crate) fn read_bounded(path: &Path) -> std::io::Result<String> {
     }
     let bytes = fs::read(path)?;
     let begins_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    // Without its mark it is known by the zero in each character of ASCII.
+    // Without a byte order mark, UTF-16 is recognized by the zero byte in each ASCII character.
     if begins_utf16 || bytes.iter().take(4).any(|byte| *byte == 0) {
         let why = "it is saved as UTF-16; save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)";
         return Err(std::io::Error::other(why));

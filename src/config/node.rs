@@ -1,5 +1,4 @@
-//! What TOML, JSON and the environment say, as one kind of tree in which every value knows the
-//! place it came from.
+//! TOML, JSON and the environment as one kind of tree, in which every value knows where it was written.
 
 use jsonc_parser::ast;
 use std::fmt;
@@ -11,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// A file, and a line from 1.
+    /// A file, and a line number from 1.
     Line(Arc<str>, usize),
     /// A file as a whole.
     File(Arc<str>),
@@ -29,14 +28,14 @@ impl fmt::Display for Location {
     }
 }
 
-/// A value and its place.
+/// A value and where it was written.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub value: Value,
     pub place: Location,
 }
 
-/// What a node can hold.
+/// The value of a node.
 #[derive(Clone, Debug)]
 pub enum Value {
     Null,
@@ -45,7 +44,7 @@ pub enum Value {
     Float(f64),
     Text(String),
     List(Vec<Node>),
-    /// Keys in the order written; a key may occur twice, which is then reported.
+    /// Keys in the order written; a key may occur twice, which is reported.
     Table(Vec<(String, Node)>),
 }
 
@@ -80,7 +79,7 @@ impl Lines<'_> {
 /// Reads TOML.
 ///
 /// # Errors
-/// Where and why it is not TOML; the text itself is not quoted, it may hold secrets.
+/// Where and why it is not TOML; the text itself is not quoted, because it may contain secrets.
 pub fn from_toml(text: &str, file: &str) -> Result<Node, (Location, String)> {
     let lines = Lines { file: file.into(), text };
     let place_of = |span: Option<Range<usize>>| lines.at(span.map_or(0, |span| span.start));

@@ -1,4 +1,4 @@
-//! Secrets as literal, `${VARIABLE}` or file; none of them can be printed afterwards.
+//! Secrets, written as a literal, `${VARIABLE}` or a file; once read, none of them can be printed.
 
 use super::Environment;
 use super::fields::{At, Fields, bare};
@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A text in which a whole value `${NAME}` stands for an environment variable.
+/// Expands a value that consists of `${NAME}` to that environment variable.
 pub(super) fn expand(
     text: At<String>,
     key: &str,
@@ -29,8 +29,8 @@ pub(super) fn expand(
     None
 }
 
-/// Whether a text that is no `${NAME}` may be meant to the letter. What is not is reported without the
-/// text, which may be a secret.
+/// Whether a text that is not `${NAME}` may be meant literally. If not, this is reported without the text,
+/// which may be a secret.
 fn is_meant_as_written(text: &At<String>, key: &str, environment: &Environment, fields: &Fields<'_>) -> bool {
     let name = fields.name(key);
     let refuse = |why: String| {
@@ -41,7 +41,7 @@ fn is_meant_as_written(text: &At<String>, key: &str, environment: &Environment, 
         let why = "${…} stands for a whole value only, and would be taken as it is written";
         return refuse(format!("{why}; put the whole value into the variable, or into a file"));
     }
-    // Longer than one character: a shell has variables such as $_ of its own.
+    // Longer than one character, because a shell has variables such as $_ itself.
     let variables = text.value.split('$').skip(1).map(variable_at).filter(|variable| variable.len() > 1);
     if let Some(variable) = variables.into_iter().find(|variable| environment.contains_key(*variable)) {
         let whole =
@@ -67,12 +67,12 @@ fn variable_at(text: &str) -> &str {
     if name.starts_with(|c: char| c.is_ascii_digit()) { "" } else { name }
 }
 
-/// Where a relative path of a file starts.
+/// Resolves a path relative to a folder.
 pub(super) fn resolve(folder: &Path, path: &str) -> PathBuf {
     folder.join(path)
 }
 
-/// A secret's file, without the blanks and line ends that editors and mounted secrets leave.
+/// Reads a secret from a file, without the blanks and line ends that editors and mounted secrets leave.
 pub(super) fn from_file(path: &At<String>, key: &str, folder: &Path, fields: &Fields<'_>) -> Option<SecretString> {
     let text = text_file(path, key, folder, fields)?;
     let secret = bare(&text);
@@ -84,7 +84,7 @@ pub(super) fn from_file(path: &At<String>, key: &str, folder: &Path, fields: &Fi
     one_line(secret, key, path, fields)
 }
 
-/// A secret that runs over several lines is several things, or none.
+/// Checks that a secret is a single line: otherwise it is several values, or not a secret.
 fn one_line<T>(secret: &str, key: &str, at: &At<T>, fields: &Fields<'_>) -> Option<SecretString> {
     if secret.chars().any(char::is_control) {
         let why = format!("{} holds a line end or a control character; write the secret alone", fields.name(key));
@@ -94,7 +94,7 @@ fn one_line<T>(secret: &str, key: &str, at: &At<T>, fields: &Fields<'_>) -> Opti
     Some(SecretString::from(secret))
 }
 
-/// Warns where everybody on the machine may read a secret's file.
+/// Warns if everybody on the machine may read a secret's file.
 pub(super) fn warn_of_others(path: &At<String>, key: &str, folder: &Path, fields: &Fields<'_>) {
     let file = resolve(folder, &path.value);
     let Ok(found) = std::fs::metadata(&file) else { return };
@@ -106,7 +106,7 @@ pub(super) fn warn_of_others(path: &At<String>, key: &str, folder: &Path, fields
     }
 }
 
-/// A file's text, or a complaint that says which file and why.
+/// Reads a file's text, or reports which file cannot be read and why.
 pub(super) fn text_file(path: &At<String>, key: &str, folder: &Path, fields: &Fields<'_>) -> Option<String> {
     let file = resolve(folder, &path.value);
     match super::read_bounded(&file) {
@@ -129,7 +129,7 @@ pub(super) fn text_file(path: &At<String>, key: &str, folder: &Path, fields: &Fi
     }
 }
 
-/// `key` or `key_file`, but not both; `required` says what to do when neither is there.
+/// Reads `key` or `key_file`, but not both; `required` says what to do if neither is there.
 pub(super) fn secret(
     fields: &mut Fields<'_>,
     keys: (&'static str, &'static str),
@@ -139,7 +139,7 @@ pub(super) fn secret(
 ) -> Option<SecretString> {
     let (key, file_key) = keys;
     let is_missing = !fields.has(key) && !fields.has(file_key);
-    // Asked for all the same: so they are known, and a misspelt one is told.
+    // Read in any case, so that both keys are known, and a misspelt one is reported.
     let literal = fields.filled(key);
     let file = fields.bare(file_key);
     if is_missing {

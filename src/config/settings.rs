@@ -1,4 +1,4 @@
-//! `consent-gate.toml` and the environment that wins over it.
+//! `consent-gate.toml`, and the environment, which overrides it.
 
 use super::binding::{self, Doubt};
 use super::fields::{At, Fields, Problems, bare, remedy};
@@ -25,7 +25,7 @@ use std::time::Duration;
 const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
 const SECTIONS: [&str; 10] =
     ["broker", "source", "integrations", "retry", "records", "gate", "admin", "log", "traces", "shutdown"];
-/// Keys of which one replaces the other, so that the environment can override either form.
+/// Pairs of keys that replace each other, so that the environment can override either form.
 const ALTERNATIVES: [(&str, &str); 8] = [
     ("proxy", "proxy_file"),
     ("proxy_file", "proxy"),
@@ -52,15 +52,15 @@ pub struct Settings {
     /// Where metrics and health are served.
     pub admin: SocketAddr,
     pub log: telemetry::Settings,
-    /// Where spans are sent; `None` makes none.
+    /// Where spans are sent; `None` creates none.
     pub traces: Option<String>,
-    /// How long a drain may take.
+    /// The longest that a drain may take.
     pub shutdown_deadline: Duration,
 }
 
 impl Settings {
-    /// The sections that differ from those in force and are only read at a start. A role and its password
-    /// at the same database are taken at once.
+    /// The sections that differ from those in force and are only read at a start. A different role or
+    /// password for the same database takes effect at once.
     #[must_use]
     pub fn at_next_start(&self, in_force: &Settings) -> String {
         let is_other_place = !self.records.place.is_same(&in_force.records.place);
@@ -75,7 +75,7 @@ impl Settings {
     }
 }
 
-/// Lays `CONSENT_GATE_<SECTION>__<KEY>` over the file's tree.
+/// Overrides the file's tree by the variables `CONSENT_GATE_<SECTION>__<KEY>`.
 pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Problems) -> Node {
     let Value::Table(sections) = &mut tree.value else { return tree };
     for (variable, value) in environment {
@@ -94,7 +94,7 @@ pub(super) fn overlay(mut tree: Node, environment: &Environment, problems: &Prob
     tree
 }
 
-/// Complains of variables that look like settings and are none. `known` are all sections and keys.
+/// Reports variables that look like settings but are not. `known` has all sections and keys.
 fn strangers(environment: &Environment, known: &[(String, &'static str)], problems: &Problems) {
     let keys = known.iter().filter(|(section, _)| SECTIONS.contains(&section.as_str()));
     let names: Vec<String> = keys.map(|(section, key)| format!("{section}__{key}").to_uppercase()).collect();
@@ -116,7 +116,8 @@ fn strangers(environment: &Environment, known: &[(String, &'static str)], proble
     }
 }
 
-/// What Kubernetes tells every pod of a service whose name begins as ours.
+/// Whether it is a variable that Kubernetes sets in every pod for a service whose name begins like the
+/// prefix.
 fn is_service_link(rest: &str) -> bool {
     let words: Vec<&str> = rest.split('_').collect();
     let is_port = |words: &[&str]| words.contains(&"PORT") && (words.ends_with(&["PORT"]) || words.contains(&"TCP"));
@@ -134,7 +135,7 @@ fn set(sections: &mut Vec<(String, Node)>, section: &str, key: &str, node: Node)
     entries.push((key.to_owned(), node));
 }
 
-/// Reads every section; what is wrong is reported and read as its default.
+/// Reads every section; a wrong value is reported and replaced by its default.
 pub(super) fn read(
     tree: Node,
     base: &Path,
@@ -256,7 +257,7 @@ fn source(mut fields: Fields<'_>) -> Source {
     }
 }
 
-/// Names at the broker have at most 255 bytes.
+/// Checks that a name has at most 255 bytes, AMQP's limit.
 fn fits_amqp<T>(fields: &Fields<'_>, key: &str, at: &At<T>, name: &str) -> bool {
     let fits = name.len() <= 255;
     if !fits {
@@ -267,7 +268,7 @@ fn fits_amqp<T>(fields: &Fields<'_>, key: &str, at: &At<T>, name: &str) -> bool 
     fits
 }
 
-/// A list of keys that each fit.
+/// A list of binding keys, each of which was checked.
 pub(super) fn binding_keys(fields: &mut Fields<'_>) -> Option<At<Vec<String>>> {
     let keys = fields.texts("binding_keys")?;
     let mut fit = true;
@@ -286,7 +287,7 @@ pub(super) fn binding_keys(fields: &mut Fields<'_>) -> Option<At<Vec<String>>> {
     fit.then_some(keys)
 }
 
-/// `[gate]`, and `overrides.gate` of a document over it.
+/// `[gate]`, or `overrides.gate` of a document on top of it.
 pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits, folder: &Path, environment: &Environment) -> Limits {
     let limits = Limits {
         timeout: not_zero(&mut fields, "timeout").unwrap_or(defaults.timeout),
@@ -300,7 +301,7 @@ pub(super) fn limits(mut fields: Fields<'_>, defaults: &Limits, folder: &Path, e
     limits
 }
 
-/// How gates are reached: `proxy` (`"none"` for directly), `no_proxy`, `ca_file`.
+/// How gates are reached: `proxy` (`"none"` for a direct connection), `no_proxy`, `ca_file`.
 fn way(fields: &mut Fields<'_>, defaults: &Way, folder: &Path, environment: &Environment) -> Way {
     let at = fields.place_of("proxy").or_else(|| fields.place_of("proxy_file"));
     let written = secrets::secret(fields, ("proxy", "proxy_file"), folder, environment, None);
@@ -337,13 +338,13 @@ fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
     Some(duration.value)
 }
 
-/// Where to complain of a schedule that cannot be: as close as possible to what is written.
+/// Where to report an impossible schedule: as close as possible to what is written.
 pub(super) fn place_of_schedule(retry: &Fields<'_>) -> node::Location {
     retry.place_of("delays").or_else(|| retry.place_of("window")).unwrap_or_else(|| retry.place().clone())
 }
 
-/// `[retry]`, and `overrides.retry` of a document over it. Whether it fits together with the
-/// timeout is for [`Schedule::new`] to say.
+/// `[retry]`, or `overrides.retry` of a document on top of it. Whether it fits together with the timeout is
+/// checked by [`Schedule::new`].
 pub(super) fn retry(mut fields: Fields<'_>, defaults: &Retry) -> Retry {
     let on_outage = fields.word("on_outage", &["dead-letter", "hold"]).map(|at| match at.value {
         "hold" => OnOutage::Hold,
@@ -397,7 +398,7 @@ fn records(
     record::Settings { place, retention }
 }
 
-/// Where records are kept, as people write it; a relative directory is one below `base`.
+/// Where records are kept, as written in the settings; a relative directory is below `base`.
 ///
 /// # Errors
 /// What is wrong with it, without a password.
@@ -451,7 +452,7 @@ fn traces(mut fields: Fields<'_>) -> Option<String> {
     endpoint
 }
 
-/// What can only be seen when everything is read.
+/// Checks what can only be checked once everything is read.
 pub(super) fn check_together(
     settings: &Settings,
     integrations: &[Integration],

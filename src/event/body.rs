@@ -1,21 +1,21 @@
-//! A message's body on its way to JSON: unpacked where its properties say so, without a byte order mark.
+//! A message's body before it is parsed: unpacked if its properties say so, without a byte order mark.
 
 use super::{Defect, Unreadable};
 use flate2::read::MultiGzDecoder;
 use std::borrow::Cow;
 use std::io::Read;
 
-/// The largest body that is decoded, packed or not, in bytes.
+/// The largest body that is decoded, compressed or not, in bytes.
 pub const MAX_BODY: usize = 1024 * 1024;
 
-/// How gzip begins.
+/// The first bytes of gzip.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// How UTF-16 begins, with its own byte order mark or with the brace of an object.
+/// The first bytes of UTF-16, with its byte order mark or with the brace of an object.
 const UTF_16: [&[u8]; 4] = [b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{"];
-/// Encodings that change nothing. Some clients name the charset here, or say that it is bytes.
+/// Encodings that change nothing. Some clients put the charset here, or say that the body is bytes.
 const PLAIN: [&str; 8] = ["", "identity", "utf-8", "utf8", "us-ascii", "ascii", "binary", "8bit"];
-/// Encodings that are not opened, by the names that a defect may tell: whatever else stands there could be
+/// Encodings that are not supported, with the names that a defect may quote: any other text there could be
 /// anything.
 const NOT_OPENED: [&str; 20] = [
     "base64",
@@ -48,7 +48,7 @@ pub struct Body<'b> {
     pub encoding: Option<&'b str>,
 }
 
-/// A body of which nothing says that it is packed.
+/// A body without a content encoding.
 impl<'b, B: AsRef<[u8]> + ?Sized> From<&'b B> for Body<'b> {
     fn from(bytes: &'b B) -> Body<'b> {
         Body { bytes: bytes.as_ref(), encoding: None }
@@ -56,7 +56,7 @@ impl<'b, B: AsRef<[u8]> + ?Sized> From<&'b B> for Body<'b> {
 }
 
 impl<'b> Body<'b> {
-    /// A file's content, which has no properties: packed where it begins so.
+    /// A file's content, which has no properties: compressed if it begins like gzip.
     #[must_use]
     pub fn of_file(bytes: &'b [u8]) -> Body<'b> {
         Body { bytes, encoding: bytes.starts_with(GZIP).then_some("gzip") }
@@ -68,10 +68,10 @@ impl<'b> Body<'b> {
         String::from_utf8(self.json().ok()?.into_owned()).ok()
     }
 
-    /// The JSON in it. What unpacks to more than [`MAX_BODY`] is not unpacked further.
+    /// The JSON in it. Unpacking stops beyond [`MAX_BODY`].
     ///
     /// # Errors
-    /// It is packed in a way that is not opened, damaged, or too large.
+    /// It is compressed with an unsupported encoding, damaged, or too large.
     pub(super) fn json(self) -> Result<Cow<'b, [u8]>, Unreadable> {
         let is_packed = self.is_gzip()? && self.bytes.starts_with(GZIP);
         let json = if is_packed { unpacked(self.bytes)? } else { Cow::Borrowed(self.bytes) };
@@ -85,7 +85,7 @@ impl<'b> Body<'b> {
         Err(Defect::expected("body", "JSON in UTF-8", found).into())
     }
 
-    /// Whether the properties say that it is gzip. What they call so and is not was unpacked on the way.
+    /// Whether the properties say that it is gzip. If they do and it is not, it was unpacked on the way.
     fn is_gzip(self) -> Result<bool, Defect> {
         let words = self.encoding.unwrap_or_default().split(',').map(|word| word.trim().to_ascii_lowercase());
         let mut words = words.filter(|word| !PLAIN.contains(&word.as_str()));

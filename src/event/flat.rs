@@ -1,23 +1,23 @@
 //! Flattened messages: one flat object whose keys are paths joined by `__`.
 //!
-//! How lists flatten is not documented, so both spellings are read: an element's index
+//! How lists are flattened is not documented, so both spellings are read: an element's index
 //! (`purposes__0__id`) and its id (`purposes__newsletter__enabled`).
 
 use super::{Defect, Fields, Json, METADATA};
 use std::borrow::Cow;
 
 const SEPARATOR: &str = "__";
-/// Deeper than any documented field; it bounds the recursion below.
+/// Deeper than any documented field; bounds the recursion below.
 const MAX_DEPTH: usize = 24;
 /// Fields of Didomi's entities that are lists of `{id, …}`.
 const LISTS_BY_ID: [&str; 3] = ["channels", "purposes", "preferences"];
 /// Fields of Didomi's entities that are lists of ids.
 const LISTS_OF_IDS: [&str; 5] = ["enabled", "disabled", "enabled_li", "disabled_li", "proofs_id"];
 
-/// Gives a flattened object its nested form back; any other object stays as it is.
+/// Restores the nested form of a flattened object; any other object stays as it is.
 ///
 /// # Errors
-/// A path that is too deep, or that goes through a value which is no object.
+/// A path that is too deep, or that leads through a value that is not an object.
 pub(super) fn unflatten(fields: Fields<'_>) -> Result<Fields<'_>, Defect> {
     if !fields.keys().any(|key| key.contains(SEPARATOR)) {
         return Ok(fields);
@@ -42,7 +42,7 @@ fn insert<'b>(into: &mut Fields<'b>, path: &[&str], value: Json<'b>) -> Result<(
         into.insert(Cow::Owned((*first).to_owned()), value);
         return Ok(());
     }
-    // Keys come sorted, so a parent that is written as null or empty comes before its children.
+    // Keys are sorted, so a parent that is written as null or empty comes before its children.
     let parent = into.entry(Cow::Owned((*first).to_owned())).or_insert(Json::Null);
     if *parent == Json::Null || *parent == Json::Array(Vec::new()) {
         *parent = Json::Object(Fields::new());
@@ -68,7 +68,7 @@ fn restore_lists(key: &str, value: &mut Json<'_>) {
     }
 }
 
-/// Elements in the order of their index; one without an `id` is named by its key.
+/// The elements in the order of their index; an element without an `id` gets its key as its id.
 fn elements(fields: Fields<'_>) -> Vec<Json<'_>> {
     let mut list: Vec<(Cow<'_, str>, Json<'_>)> = fields.into_iter().collect();
     list.sort_by_key(|(key, _)| key.parse::<u64>().unwrap_or(u64::MAX));
@@ -82,7 +82,7 @@ fn elements(fields: Fields<'_>) -> Vec<Json<'_>> {
         .collect()
 }
 
-/// `{"0": "google"}` and `{"google": true}` both name the vendor `google`.
+/// `{"0": "google"}` and `{"google": true}` both contain the vendor `google`.
 fn ids(fields: Fields<'_>) -> Vec<Json<'_>> {
     fields
         .into_iter()

@@ -4,16 +4,16 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, ISOWeekDate};
 use std::borrow::Cow;
 
-/// What a field that is a time must hold, for people.
+/// What a time field must contain, for people.
 pub const EXPECTED: &str = "a time with an offset, such as 2026-11-20T10:26:21Z";
 
-/// So many digits of a fraction are kept: nanoseconds.
+/// How many digits of a fraction are kept: nanoseconds.
 const MAX_FRACTION: usize = 9;
 
 /// Reads an instant.
 ///
 /// # Errors
-/// What the text is instead, for people: never the text.
+/// What the text is instead, for people, but never the text itself.
 pub fn instant(text: &str) -> Result<Timestamp, &'static str> {
     if let Ok(at) = text.parse() {
         return Ok(at);
@@ -29,7 +29,7 @@ pub fn instant(text: &str) -> Result<Timestamp, &'static str> {
     })
 }
 
-/// The same instant in the spelling that the library reads: a calendar date, the offset right behind the
+/// The same instant in the spelling that the library reads: a calendar date, the offset directly after the
 /// time, an ASCII minus, nanoseconds.
 fn usual(text: &str) -> String {
     let text = text.replace('\u{2212}', "-");
@@ -38,7 +38,7 @@ fn usual(text: &str) -> String {
     format!("{}{separator}{}", calendar(date), shortened(&adjoined(time)))
 }
 
-/// A week date or an ordinal date as a calendar date.
+/// Converts a week date or an ordinal date to a calendar date.
 fn calendar(date: &str) -> Cow<'_, str> {
     let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let other = if date.contains(['W', 'w']) {
@@ -52,7 +52,7 @@ fn calendar(date: &str) -> Cow<'_, str> {
     other.map_or(Cow::Borrowed(date), |date| Cow::Owned(date.to_string()))
 }
 
-/// Without the blanks before the offset.
+/// Removes the blanks before the offset.
 fn adjoined(time: &str) -> Cow<'_, str> {
     match time.rsplit_once(' ') {
         Some((time, offset)) if offset.starts_with(['+', '-', 'Z', 'z']) => {
@@ -62,7 +62,7 @@ fn adjoined(time: &str) -> Cow<'_, str> {
     }
 }
 
-/// Without the digits of a fraction that nobody keeps.
+/// Removes the digits of a fraction beyond nanoseconds.
 fn shortened(time: &str) -> Cow<'_, str> {
     let Some((whole, rest)) = time.split_once(['.', ',']) else { return Cow::Borrowed(time) };
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();

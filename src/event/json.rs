@@ -1,6 +1,6 @@
-//! JSON as a message has it: texts stay in its bytes wherever nothing in them is escaped, and
-//! numbers keep their digits. A text that cannot be read (a lone surrogate, bytes that are not UTF-8, a
-//! bare control character) is the damage of its own field and not of the message.
+//! The JSON of a message: strings are borrowed from its bytes wherever they contain no escape, and numbers
+//! keep their digits. A string that cannot be read (a lone surrogate, bytes that are not UTF-8, an unescaped
+//! control character) damages only its own field, not the message.
 
 use litemap::LiteMap;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
@@ -10,19 +10,19 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Room for so many fields of an object is made at once.
+/// The initial capacity for the fields of an object.
 const USUAL_FIELDS: usize = 8;
 
-/// By this name of a field `serde_json` hands over a number with all its digits.
+/// The field name under which `serde_json` passes a number with all its digits.
 const NUMBER: &str = "$serde_json::private::Number";
 
-/// How a text begins that stands for one that cannot be read.
+/// The prefix of a text that replaces an unreadable one.
 const DAMAGED: &str = "\0damaged\0";
 
-/// The customer's own fields, whatever their names.
+/// The field that holds the customer's own fields, with any names.
 pub const METADATA: &str = "metadata";
 
-/// An object's fields; of two with one name the last.
+/// An object's fields; of two with the same name the last one.
 pub type Fields<'b> = LiteMap<Cow<'b, str>, Json<'b>>;
 
 /// A value within a message.
@@ -36,9 +36,9 @@ pub enum Json<'b> {
     Array(Vec<Json<'b>>),
     #[serde(serialize_with = "crate::json::object")]
     Object(Fields<'b>),
-    /// What nobody reads, as it is written.
+    /// A value that nobody reads, as written.
     Unread(Unread<'b>),
-    /// A text that cannot be read: its bytes as characters, only to be compared.
+    /// A text that cannot be read: its bytes as characters, for comparisons only.
     Damaged(String),
 }
 
@@ -55,11 +55,10 @@ impl PartialEq for Unread<'_> {
     }
 }
 
-/// Reads JSON. Objects' fields of the `unread` names stay as they are written, but for those within
-/// `metadata`.
+/// Reads JSON. Fields with the names in `unread` are kept as written, except within `metadata`.
 ///
 /// # Errors
-/// It is none, or nested too deep.
+/// It is not JSON, or it is nested too deep.
 pub fn read<'b>(written: &'b [u8], unread: &[&str]) -> serde_json::Result<Json<'b>> {
     let mut deserializer = serde_json::Deserializer::from_slice(written);
     let json = Reader { unread, is_mended: false }.deserialize(&mut deserializer)?;
@@ -67,7 +66,7 @@ pub fn read<'b>(written: &'b [u8], unread: &[&str]) -> serde_json::Result<Json<'
     Ok(json)
 }
 
-/// The same with copies of all texts, and nothing unread.
+/// The same, but all texts are copied, and no field is left unread.
 ///
 /// # Errors
 /// As [`read`].
@@ -75,7 +74,7 @@ pub fn copy(written: &[u8]) -> serde_json::Result<Json<'static>> {
     copied(written, false)
 }
 
-/// The same where some texts cannot be read. `None` where that is not all that is wrong.
+/// The same for JSON with some unreadable texts. `None` if anything else is wrong.
 #[must_use]
 pub fn copy_damaged(written: &[u8]) -> Option<Json<'static>> {
     copied(&mended(written)?, true).ok()
@@ -88,7 +87,7 @@ fn copied(written: &[u8], is_mended: bool) -> serde_json::Result<Json<'static>> 
     Ok(json)
 }
 
-/// Puts a marked text in the place of each that cannot be read; `None` where there is none.
+/// Replaces each text that cannot be read by a marked one; `None` if there is none.
 fn mended(written: &[u8]) -> Option<Vec<u8>> {
     let (mut mended, mut rest, mut is_damaged) = (Vec::with_capacity(written.len()), written, false);
     while let Some((begin, end)) = next_text(rest) {
@@ -108,7 +107,7 @@ fn mended(written: &[u8]) -> Option<Vec<u8>> {
     is_damaged.then_some(mended)
 }
 
-/// Where the next text begins and ends, its quotes included.
+/// Where the next string begins and ends, its quotes included.
 fn next_text(written: &[u8]) -> Option<(usize, usize)> {
     let begin = written.iter().position(|byte| *byte == b'"')?;
     let mut is_escaped = false;
@@ -121,7 +120,7 @@ fn next_text(written: &[u8]) -> Option<(usize, usize)> {
 }
 
 impl Json<'_> {
-    /// A field of an object; null where there is none.
+    /// A field of an object; null if there is none.
     #[must_use]
     pub fn field(&self, key: &str) -> &Json<'_> {
         match self {
@@ -139,7 +138,7 @@ impl Json<'_> {
         }
     }
 
-    /// What it is, for people.
+    /// Its type, for people.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -166,7 +165,7 @@ impl Json<'_> {
         }
     }
 
-    /// A name of somebody or something: a text, or a whole number digit by digit.
+    /// An identifier of somebody or something: a text, or the digits of a whole number.
     #[must_use]
     pub fn as_name(&self) -> Option<&str> {
         match self {
@@ -183,7 +182,7 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// A text that is borrowed where it can be.
+/// A text that is borrowed if possible.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
@@ -191,7 +190,7 @@ struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
 #[derive(Clone, Copy)]
 struct Reader<'u> {
     unread: &'u [&'u str],
-    /// Texts that cannot be read are marked.
+    /// Texts that cannot be read have been replaced by marked ones.
     is_mended: bool,
 }
 
@@ -266,7 +265,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 }
 
-/// All at once: one by one, a message with many fields would be sorted in quadratic time.
+/// Sorted all at once: inserted one by one, many fields would take quadratic time.
 fn sorted<'b>(mut fields: Vec<(Cow<'b, str>, Json<'b>)>) -> Fields<'b> {
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
     fields.dedup_by(|later, earlier| {

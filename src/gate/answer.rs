@@ -11,12 +11,12 @@ use std::time::Duration;
 pub enum Outcome {
     /// 2xx, and the gate's own answer does not contradict it.
     Accepted,
-    /// 2xx whose envelope says `IsSuccess: false` or names an error.
+    /// 2xx whose envelope says `IsSuccess: false` or contains an error.
     Rejected,
-    /// 400, 413, 414, 415, 422: this request will never pass.
+    /// 400, 413, 414, 415, 422: this request will never be accepted.
     Refused,
-    /// 2xx, or a status of [`Outcome::Refused`], with what the gate would not say: a firewall, a proxy
-    /// or a login page answers in its place.
+    /// 2xx, or a status of [`Outcome::Refused`], with a body that the gate would not send: a firewall, a
+    /// proxy or a login page answers in its place.
     NotTheGate,
     /// 401, 403, 404, 407, 3xx: the integration is wrong, not the event.
     Misconfigured,
@@ -41,7 +41,7 @@ impl Outcome {
         Outcome::UnexpectedStatus,
     ];
 
-    /// Whether it is the endpoint or the integration that does not work, and not this event.
+    /// Whether the fault lies with the endpoint or the integration, not with this event.
     #[must_use]
     pub fn blames_endpoint(self) -> bool {
         match self {
@@ -66,21 +66,21 @@ impl Outcome {
     }
 }
 
-/// One attempt's end.
+/// The result of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub outcome: Outcome,
     /// The HTTP status, when there was one.
     pub status: Option<u16>,
-    /// What is wrong, in words of ours; nothing that a server said but numbers.
+    /// What is wrong, in the worker's own words; of the server's text nothing but numbers.
     pub error: Option<String>,
-    /// What the server said, without any value that was sent.
+    /// What the server said, with every value that was sent removed.
     pub said: Option<String>,
-    /// How long the gate asks to be left alone.
+    /// How long a pause the gate asks for.
     pub retry_after: Option<Duration>,
     /// From sending to the end of the answer.
     pub duration: Duration,
-    /// The request left twice: nobody answered the first one, and it may have been executed.
+    /// The request was sent twice: the first one was not answered, and may have been executed.
     pub was_resent: bool,
 }
 
@@ -99,7 +99,7 @@ impl Answer {
         }
     }
 
-    /// Of which class it is, and what is wrong.
+    /// The class of the answer and what is wrong, for people.
     #[must_use]
     pub fn told(&self) -> Option<String> {
         self.error.as_deref().map(|error| format!("{}: {error}", self.outcome.label()))
@@ -109,20 +109,20 @@ impl Answer {
 /// How Selligent executes a trigger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// At once; a wrong gate or right shows in the answer.
+    /// At once; a wrong gate or a missing permission shows in the answer.
     #[default]
     Sync,
-    /// Queued: the answer says only that it was queued, and order is Selligent's.
+    /// Queued: the answer says only that it was queued, and the order of execution is up to Selligent.
     Async,
 }
 
-/// By what an answer is believed to be the gate's.
+/// How an answer is recognized as the gate's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Belief {
-    /// By the vendor's envelope, or an empty body where the gate may send one.
+    /// By the vendor's envelope, or by an empty body where the gate may send one.
     #[default]
     Envelope,
-    /// By its status alone: for an installation that answers 2xx with something else.
+    /// By its status alone: for an installation that answers 2xx with another body.
     Status,
 }
 
@@ -133,7 +133,7 @@ pub struct Manner {
     pub belief: Belief,
 }
 
-/// An answer as it came; of the body at most `MAX_ANSWER` bytes and one more.
+/// An answer as received; at most `MAX_ANSWER` bytes of the body and one more.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply<'r> {
     pub status: u16,
@@ -141,10 +141,10 @@ pub struct Reply<'r> {
     pub body: &'r [u8],
 }
 
-/// Headers by which a firewall says that it answers itself and wants the client to prove something.
+/// Headers by which a firewall says that it answers itself and challenges the client.
 const CHALLENGES: [&str; 3] = ["x-amzn-waf-action", "cf-mitigated", "x-vercel-mitigated"];
 
-/// Classifies an answer. What the server says in it is made fit to keep by `redact`.
+/// Classifies an answer. `redact` removes values and secrets from what the server said.
 #[must_use]
 pub fn classify(reply: Reply<'_>, manner: Manner, redact: &dyn Fn(&str) -> String) -> Answer {
     let status = reply.status;
@@ -170,23 +170,23 @@ pub fn classify(reply: Reply<'_>, manner: Manner, redact: &dyn Fn(&str) -> Strin
     Answer { outcome, error, said, status: Some(status), ..Answer::unavailable(String::new()) }
 }
 
-/// Whether it takes the body to see who answered: the other statuses mean the same from everybody.
+/// Whether the body is needed to tell who answered: the other statuses mean the same, whoever sends them.
 #[must_use]
 pub fn is_told_by_body(status: u16) -> bool {
     matches!(status, 200..=299 | 400 | 413 | 414 | 415 | 422)
 }
 
-/// What came.
+/// The content of an answer.
 #[derive(Debug, PartialEq)]
 enum Content {
-    /// A firewall's own answer, by a header of this name.
+    /// A firewall's own answer, recognized by the header of this name.
     Challenge(&'static str),
     Empty,
     Envelope(Envelope),
     TooLong,
-    /// Text that is not the gate's.
+    /// Text that the gate would not send.
     Text(String),
-    /// Packed by an unknown coding, damaged, or no text.
+    /// Compressed with an unknown coding, damaged, or not text.
     Unreadable,
 }
 
@@ -209,7 +209,7 @@ impl Content {
         }
     }
 
-    /// Why this is not what the gate would answer with that status; `None` when it may be.
+    /// Why the gate would not answer this with that status; `None` if it may have.
     fn stranger(&self, status: u16, manner: Manner) -> Option<String> {
         if manner.belief == Belief::Status {
             return None;
@@ -253,12 +253,12 @@ impl Content {
 struct Envelope {
     contradicts: bool,
     error: Option<String>,
-    /// The number by which the gate names the error.
+    /// The gate's error code.
     code: Option<u32>,
 }
 
 impl Envelope {
-    /// `None` for a text that is no object with one of the three keys.
+    /// `None` if the text is not an object with one of the three keys.
     fn read(text: &str) -> Option<Envelope> {
         let Ok(Value::Object(fields)) = serde_json::from_str(text) else { return None };
         let named = |name: &'static str| {
@@ -286,7 +286,7 @@ impl Envelope {
     }
 }
 
-/// A number of at most five digits, alone or as an error's `Code`: a longer one may be a person's.
+/// A number of at most five digits, alone or as an error's `Code`: a longer number may identify a person.
 fn code(value: &Value) -> Option<u32> {
     let number = match value {
         Value::Object(fields) => fields.iter().find(|(key, _)| key.eq_ignore_ascii_case("code"))?.1,
@@ -295,8 +295,8 @@ fn code(value: &Value) -> Option<u32> {
     number.as_u64().and_then(|code| u32::try_from(code).ok()).filter(|code| (1..100_000).contains(code))
 }
 
-/// The body as text, whatever byte order mark or UTF-16 the vendor's server writes it with. In an
-/// envelope bytes that are no UTF-8 are replaced: what it says counts. Anything else must be text.
+/// The body as text, with any byte order mark and in UTF-8 or UTF-16, as the vendor's server may write it. In
+/// an envelope, invalid UTF-8 is replaced, because its content matters; any other body must be valid text.
 fn decoded(body: &[u8]) -> Option<Cow<'_, str>> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();

@@ -1,6 +1,6 @@
 //! The body of an answer: how much of it is read, and how it is unpacked.
 //!
-//! Both are bounded by the same number of bytes, so a packed body of a kilobyte that unpacks to a
+//! Both are bounded by the same number of bytes, so a compressed body of a kilobyte that unpacks to a
 //! gigabyte costs no more than any other.
 
 use super::MAX_ANSWER;
@@ -9,9 +9,9 @@ use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 use std::borrow::Cow;
 use std::io::Read;
 
-/// More codings than this on top of each other are nobody's honest answer.
+/// The most content codings that are undone; no honest answer has more.
 const MOST_CODINGS: usize = 4;
-/// How a gzip stream begins. Some servers send one without saying so.
+/// How a gzip stream begins. Some servers send gzip without a header that says so.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Reads at most [`MAX_ANSWER`] bytes and one more, by which a longer body is recognized.
@@ -27,8 +27,8 @@ pub(crate) async fn read_bounded(response: &mut reqwest::Response) -> reqwest::R
     Ok(body)
 }
 
-/// Undoes the codings that the headers name, last one first, to at most [`MAX_ANSWER`] bytes and one
-/// more. `None` where a coding is unknown or the body is damaged.
+/// Undoes the codings that the headers name, the last one first, up to [`MAX_ANSWER`] bytes and one more.
+/// `None` if a coding is unknown or the body is damaged.
 pub(super) fn unpacked<'b>(headers: &HeaderMap, body: &'b [u8]) -> Option<Cow<'b, [u8]>> {
     let named = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let codings: Vec<&str> = named.flat_map(|value| value.split(',')).map(str::trim).collect();
@@ -39,7 +39,8 @@ pub(super) fn unpacked<'b>(headers: &HeaderMap, body: &'b [u8]) -> Option<Cow<'b
     for coding in codings.iter().rev() {
         body = match coding.to_ascii_lowercase().as_str() {
             "" | "identity" => body,
-            // A proxy that unpacks may leave the header standing: gzip is known by its first bytes, below.
+            // A proxy that unpacks may leave the header in place; real gzip is recognized below by its first
+            // bytes.
             "gzip" | "x-gzip" if !body.starts_with(&GZIP) => body,
             "gzip" | "x-gzip" => Cow::Owned(read(MultiGzDecoder::new(&*body))?),
             "deflate" => inflated(body)?,
@@ -52,8 +53,8 @@ pub(super) fn unpacked<'b>(headers: &HeaderMap, body: &'b [u8]) -> Option<Cow<'b
     Some(body)
 }
 
-/// `deflate` is zlib's format by its specification, and the bare stream by the habit of some servers.
-/// Readable text is neither: somebody on the way unpacked it and left the header standing.
+/// By its specification `deflate` is the zlib format, but some servers send the raw stream. A readable text
+/// is neither: something on the way unpacked it and left the header in place.
 fn inflated(body: Cow<'_, [u8]>) -> Option<Cow<'_, [u8]>> {
     if body.is_empty() || body.starts_with(b"{") {
         return Some(body);

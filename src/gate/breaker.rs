@@ -1,29 +1,29 @@
 //! Whether the gate may be asked now (pure: the clock is an argument).
 //!
-//! Two things shut it. A `Retry-After` pauses it for a time that is known. With
-//! `on_outage = "hold"` a run of failures opens it until a probe is answered: one request now and
-//! then shows whether the endpoint is back. What shuts it spends nobody's attempts.
+//! Two things shut the gate. A `Retry-After` pauses it for a known time. With `on_outage = "hold"`, a run of
+//! failures opens the breaker until a probe is answered: a single request from time to time shows whether the
+//! endpoint is back. Waiting for a gate that is shut spends no attempts.
 
 use super::{Answer, Outcome, Pass};
 use crate::schedule::OnOutage;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So many failures one after the other, of whichever events, are an outage.
+/// This many consecutive failures, of any events, are an outage.
 const RUN: u32 = 10;
-/// The pause before the first probe; doubled after each that fails.
+/// The pause before the first probe; doubled after each probe that fails.
 const FIRST_PROBE: Duration = Duration::from_secs(5);
 /// The longest pause between two probes.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
-/// What the gate is ready for.
+/// Whether the gate may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It may be asked.
     Closed,
-    /// It asked to be left alone.
+    /// It asked for a pause.
     Paused { until: Instant },
-    /// It is down, and is asked once at that time.
+    /// It is down; the next probe is sent at that time.
     Open { probe_at: Instant },
 }
 
@@ -32,12 +32,12 @@ pub enum State {
 pub enum Change {
     Paused(Duration),
     Opened,
-    /// A probe failed; the next one follows after this.
+    /// A probe failed; the next one follows after this time.
     ProbeFailed(Duration),
     Closed,
 }
 
-/// Remembers what the last answers said.
+/// Remembers what the last answers showed.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     on_outage: OnOutage,
@@ -55,15 +55,15 @@ struct Open {
 }
 
 impl Breaker {
-    /// A breaker that lets requests pass. No pause is longer than `longest_pause`, however long the
-    /// gate asks for: after that one look is fair.
+    /// A closed breaker. No pause is longer than `longest_pause`, however long the gate asks for: after that
+    /// time it is asked again.
     #[must_use]
     pub fn new(on_outage: OnOutage, longest_pause: Duration) -> Breaker {
         Breaker { on_outage, longest_pause, failures: 0, paused_until: None, open: None, is_misconfigured: false }
     }
 
-    /// Goes on where the breaker of the same gate by a former document stood: what answers told still
-    /// holds. One that was open asks at once whether the new document mends it.
+    /// Takes over the state of the same gate's former breaker after a reload: what the answers showed still
+    /// holds. If it was open, a probe is due at once, to see whether the new document fixes it.
     pub fn follow(&mut self, former: &Breaker, now: Instant) {
         self.failures = former.failures;
         self.paused_until = former.paused_until.map(|until| until.min(now + self.longest_pause));
@@ -72,7 +72,7 @@ impl Breaker {
         self.open = is_open.then_some(Open { probe_at: now, pause: FIRST_PROBE });
     }
 
-    /// What the gate is ready for.
+    /// Whether the gate may be asked.
     #[must_use]
     pub fn state(&self, now: Instant) -> State {
         match (self.open, self.paused_until.filter(|until| *until > now)) {
@@ -82,8 +82,8 @@ impl Breaker {
         }
     }
 
-    /// Whether the gate refuses the integration, as far as its answers told; what is no proper answer
-    /// tells nothing of that.
+    /// Whether the gate refuses the integration, as far as its answers show; an improper answer shows nothing
+    /// about that.
     #[must_use]
     pub fn is_misconfigured(&self) -> bool {
         self.is_misconfigured
@@ -114,7 +114,7 @@ impl Breaker {
     fn failed(&mut self, pass: Pass, now: Instant) -> Option<Change> {
         self.failures = self.failures.saturating_add(1);
         if let Some(open) = &mut self.open {
-            // Answers to what was under way when it opened say nothing new.
+            // Answers to requests that were under way when it opened say nothing new.
             if pass == Pass::Usual {
                 return None;
             }

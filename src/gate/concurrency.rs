@@ -1,32 +1,33 @@
-//! How many requests at once a gate takes best (pure).
+//! Finds the number of parallel requests at which a gate serves most (pure).
 //!
-//! Throughput tells. While more requests at once bring more served answers a second, the limit
-//! rises; once they only make each answer later, or bring refusals, it falls. Every step is judged
-//! against the one before it and nothing else, so a gate that is slow is no worse judged than a
-//! fast one, one that slows down is asked less, and it does not matter how it refuses.
+//! The measure is throughput. While more parallel requests bring more served answers a second, the limit
+//! rises; once they only make each answer slower, or bring refusals, it falls. Every step is compared only
+//! with the one before it, so a slow gate is judged no worse than a fast one, one that slows down gets fewer
+//! requests, and it does not matter how it refuses.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Where a search begins.
+/// The limit at which a search begins.
 const START: usize = 16;
-/// One step up is this part of the limit, and one step down is the way back.
+/// One step up is this fraction of the limit (1/4), and one step down is the way back (1/5).
 const UP: usize = 4;
 const DOWN: usize = 5;
-/// A step up is worth it when it brings this share of what a gate with room would give.
+/// A step up is worth it if it brings this share of the gain that a gate with free capacity would show.
 const WORTH: f64 = 0.35;
-/// A measurement takes so many answers for each request at once, at least so many, and so long.
+/// A measurement takes this many answers for each parallel request, at least this many in all, and at least
+/// this long.
 const ANSWERS_EACH: usize = 4;
 const FEWEST_ANSWERS: usize = 64;
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Of these answers, so many must have come while somebody waited: a limit that nobody reaches
-/// limits nothing.
+/// The share of these answers that must have come while somebody waited for a slot: a limit that is never
+/// reached limits nothing.
 const MOSTLY: f64 = 0.9;
-/// Where a step up was not worth it and this share of the answers were refusals, the limit stays
-/// below for so many measurements: each look at what lies beyond costs events an attempt.
+/// If a step up was not worth it and at least this share of the answers were refusals, the limit stays below
+/// that step for this many measurements: each try beyond it costs events an attempt.
 const REFUSALS: f64 = 0.1;
 const REMEMBERED: u32 = 100;
-/// At the highest limit throughput may sink to this share before a lower one is tried.
+/// At a bound, throughput may sink to this share before a lower limit is tried.
 const SUNK: f64 = 0.7;
 
 /// A search for the best limit.
@@ -34,27 +35,27 @@ const SUNK: f64 = 0.7;
 pub(super) struct Concurrency {
     most: usize,
     limit: usize,
-    /// Until the first step that was not worth it, steps double.
+    /// Steps double the limit until the first one that was not worth it.
     is_starting: bool,
     before: Option<Measured>,
     window: Window,
-    /// Where refusals began, and for how many more measurements that is remembered.
+    /// The limit at which refusals began, and for how many more measurements that is remembered.
     refusals: Option<(usize, u32)>,
 }
 
-/// What a limit brought.
+/// What was measured at a limit.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     limit: usize,
-    /// Answers a second that served, less those that did not: these cost an attempt each.
+    /// Answers a second that served a request, minus those that did not: each of these costs an attempt.
     score: f64,
     refused: f64,
 }
 
-/// A measurement under way.
+/// A measurement in progress.
 #[derive(Clone, Debug, Default)]
 struct Window {
-    /// Answers to wait for that belong to the limit before.
+    /// How many answers still belong to the limit before.
     stale: usize,
     since: Option<Instant>,
     answers: usize,
@@ -75,8 +76,8 @@ impl Concurrency {
         self.limit
     }
 
-    /// Takes note of an answer: whether it served the request, as opposed to showing that the gate
-    /// cannot, and whether somebody waited for it. Says whether the limit is another now.
+    /// Takes note of an answer: whether it served the request (as opposed to showing that the gate cannot),
+    /// and whether somebody was waiting for a slot. Returns whether the limit has changed.
     pub(super) fn answered(&mut self, is_served: bool, is_full: bool, now: Instant) -> bool {
         let window = &mut self.window;
         if window.stale > 0 {
@@ -89,7 +90,7 @@ impl Concurrency {
         window.full += usize::from(is_full);
         let elapsed = now.saturating_duration_since(since);
         let is_long = window.answers >= self.limit * ANSWERS_EACH && elapsed >= SHORTEST;
-        // Where most are refused nothing more is to be learned.
+        // If most are refused, there is nothing more to learn.
         let is_clear = is_long || window.served * 2 <= window.answers;
         if window.answers < FEWEST_ANSWERS || !is_clear {
             return false;
@@ -114,7 +115,7 @@ impl Concurrency {
             _ if now.score == 0.0 => false,
             None => true,
             Some(before) if before.limit == now.limit => {
-                // At a bound: what was reached there is what it is held against.
+                // At a bound: the result is compared with what was reached there before.
                 let has_sunk = now.score < before.score * SUNK;
                 self.before = Some(if has_sunk { now } else { before });
                 now.limit == 1 || !has_sunk
@@ -147,18 +148,18 @@ mod tests {
     use std::cmp::Reverse;
     use std::collections::BinaryHeap;
 
-    /// What a gate makes of a request, with so many under way (itself included) at this second: the
-    /// time that it takes, in seconds, or a refusal.
+    /// A simulated gate: given the number of requests under way (this one included) and the time in seconds,
+    /// how long an answer takes, in seconds, or a refusal that takes as long.
     type Gate = fn(usize, f64) -> Result<f64, f64>;
 
-    /// What a run brought.
+    /// The result of a run.
     struct Run {
         served: usize,
         refused: usize,
         limit: usize,
     }
 
-    /// Runs a gate for some seconds with a backlog that never ends; `fixed` instead of a search.
+    /// Runs a gate for some seconds with an endless backlog; `fixed` uses a fixed limit instead of a search.
     fn run(gate: Gate, most: usize, seconds: f64, fixed: bool) -> Run {
         let mut search = Concurrency::new(most);
         let (start, mut now, mut seed) = (Instant::now(), 0.0, 1_u64);
@@ -167,7 +168,7 @@ mod tests {
         while now < seconds {
             let limit = if fixed { most } else { search.limit() };
             while under_way.len() < limit {
-                // Answers vary by a tenth, without chance from run to run.
+                // Durations vary by a tenth, the same in every run.
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let varied = 0.9 + 0.2 * ((seed >> 40) as f64 / (1_u64 << 24) as f64);
                 let (took, is_served) = match gate(under_way.len() + 1, now) {

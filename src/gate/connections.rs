@@ -1,9 +1,9 @@
-//! The HTTP connections to one server, and when none of those that are open may be used any more.
+//! The HTTP connections to one server, and when the open ones may no longer be used.
 //!
-//! A connection that works is used again. After a failure that is no longer right: the server's name
-//! may mean another address by now, and every other connection may be as dead as the one that
-//! failed. Then all that are idle are let go, and the next request opens one: it looks the name up,
-//! and verifies the server by the authorities of that moment.
+//! A connection that works is reused. After a failure that is no longer safe: the server's name may have
+//! another address by now, and every other connection may be as dead as the one that failed. Then all idle
+//! connections are dropped, and the next request opens a new one: it looks the name up again, and verifies
+//! the server by the current certificate authorities.
 
 use super::tls;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response};
@@ -16,22 +16,22 @@ use std::time::{Duration, Instant};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// How long an idle connection may still be used. Servers close them after 60 to 75 s, and ours is
-/// closed within twice this time.
+/// How long an idle connection may still be used. Servers close them after 60 to 75 s; here they are closed
+/// within twice this time.
 const LONGEST_IDLE: Duration = Duration::from_secs(25);
-/// While a server answers and refuses, its connections are let go at most this often: each new one
+/// While a server answers but refuses, its connections are dropped at most this often, because each new one
 /// costs a handshake.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 
 tokio::task_local! {
-    /// Whether the request under way had a connection opened.
+    /// Whether a connection was opened for the current request.
     static HAS_CONNECTED: Cell<bool>;
 }
 
-/// How a client is made, but for what all have in common.
+/// Adds the settings of one client to those that all clients have in common.
 type Make = dyn Fn(ClientBuilder) -> ClientBuilder + Send + Sync;
 
-/// A client whose idle connections can be let go.
+/// A client whose idle connections can be dropped.
 pub struct Connections {
     make: Box<Make>,
     ca: Option<Arc<str>>,
@@ -43,9 +43,9 @@ struct Generation {
     client: Client,
     number: u64,
     since: Instant,
-    /// Something was answered, so there may be idle connections.
+    /// There was an answer, so there may be idle connections.
     has_answered: bool,
-    /// The authorities by which servers are verified.
+    /// The version of the authorities by which servers are verified ([`tls::authorities`]).
     authorities: u64,
 }
 
@@ -53,8 +53,8 @@ struct Generation {
 #[derive(Debug)]
 pub struct Unanswered {
     pub error: reqwest::Error,
-    /// The request left on a connection that had been used before, and that the server closed without
-    /// a word: most likely it had closed it already, and nobody saw the request.
+    /// The request was sent on a connection that had been used before, and the server closed it without an
+    /// answer: most likely it had closed it already, and the request was never read.
     pub was_closed_meanwhile: bool,
 }
 
@@ -65,8 +65,8 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    /// Prepares a client; nothing is sent. `make` adds to what all clients have in common, `ca` to the
-    /// authorities that all trust.
+    /// Prepares a client; nothing is sent. `make` adds to the settings that all clients have in common, `ca`
+    /// to the authorities that all of them trust.
     ///
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
@@ -79,7 +79,7 @@ impl Connections {
         Ok(Connections { make, ca, current })
     }
 
-    /// Sends a request. When this is given up, it counts as a failure.
+    /// Sends a request. Dropping the future counts as a failure.
     ///
     /// # Errors
     /// [`Unanswered`].
@@ -98,7 +98,7 @@ impl Connections {
         }
     }
 
-    /// The server answered, and what it said blames the server.
+    /// Takes note that the server answered with an error of its own.
     pub fn refused(&self) {
         let mut current = self.current();
         if current.since.elapsed() >= RENEW_EVERY {
@@ -127,14 +127,14 @@ impl Connections {
 
     fn failed(&self, number: u64) {
         let mut current = self.current();
-        // Where nothing was answered nothing is idle, and a server that is down costs no more.
+        // Without an answer nothing is idle; so a server that is down causes no extra work.
         if current.number == number && current.has_answered {
             self.renew(&mut current);
         }
     }
 
     fn renew(&self, current: &mut Generation) {
-        // Without a new client the old one has to do.
+        // If no new client can be built, the old one is kept.
         if let Ok(next) = Generation::begin(&*self.make, self.ca.as_deref(), current.number + 1) {
             *current = next;
         }
@@ -149,7 +149,7 @@ impl Generation {
     }
 }
 
-/// A request that failed unless it is said to be over: also one that was given up.
+/// A request that counts as failed unless `is_over` is set; so one whose future is dropped counts, too.
 struct Failing<'c> {
     connections: &'c Connections,
     number: u64,
@@ -164,7 +164,7 @@ impl Drop for Failing<'_> {
     }
 }
 
-/// Whether a connection ended before an answer came: by its end, or because it was reset.
+/// Whether a connection was closed or reset before an answer came.
 fn is_closed(error: &reqwest::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -186,7 +186,7 @@ fn is_closed(error: &reqwest::Error) -> bool {
     false
 }
 
-/// Around what opens connections: tells the request for which it does.
+/// Wraps the connector, and notes for the current request that a connection is opened.
 #[derive(Clone, Debug)]
 struct Noticing<S>(S);
 
@@ -208,7 +208,7 @@ impl<R, S: Service<R>> Service<R> for Noticing<S> {
     }
 
     fn call(&mut self, request: R) -> S::Future {
-        // Without a request, a connection is opened in the background for the next one.
+        // Outside a request, a connection is opened in the background for the next one.
         let _ = HAS_CONNECTED.try_with(|has_connected| has_connected.set(true));
         self.0.call(request)
     }

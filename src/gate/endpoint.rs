@@ -1,4 +1,4 @@
-//! Where a customer's gate is and who may trigger it.
+//! Where a customer's gate is, and the credentials to trigger it.
 
 use super::answer::{Belief, Manner, Mode};
 use secrecy::{ExposeSecret, SecretString};
@@ -31,13 +31,13 @@ impl Endpoint {
         Endpoint { base, mode, username, key, gate, belief: Belief::default() }
     }
 
-    /// The same, whose answers are believed by something else.
+    /// The same endpoint with another way to recognize its answers.
     #[must_use]
     pub fn believed(self, belief: Belief) -> Endpoint {
         Endpoint { belief, ..self }
     }
 
-    /// How it answers.
+    /// How the endpoint answers.
     #[must_use]
     pub fn manner(&self) -> Manner {
         Manner { mode: self.mode, belief: self.belief }
@@ -49,7 +49,7 @@ impl Endpoint {
         &self.base
     }
 
-    /// The gate's name as the customer typed it.
+    /// The gate's name as written in the document.
     #[must_use]
     pub fn gate(&self) -> &str {
         &self.gate
@@ -82,14 +82,14 @@ impl Endpoint {
         format!("hmac {}:***:{{timestamp}}", self.username)
     }
 
-    /// What must never be shown: the key and the user's name.
+    /// What must never be shown: the key and the user name.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
         [self.key.expose_secret(), self.username.as_str()].into_iter()
     }
 }
 
-/// Reads `url` in all its spellings (without scheme, with a trailing slash, up to `/restapi` or
-/// `/restapi/api`) into scheme and host.
+/// Reads `url` in all its spellings (without a scheme, with a trailing slash, up to `/restapi` or
+/// `/restapi/api`) and returns scheme and host.
 ///
 /// # Errors
 /// What is wrong and what to write instead, for people.
@@ -120,7 +120,7 @@ pub fn base(url: &str, allow_http: bool) -> Result<String, String> {
     Ok(format!("{}://{host}{port}", parsed.scheme()))
 }
 
-/// Whether a URL's host is this machine; a name other than `localhost` could be anywhere.
+/// Whether a URL's host is this machine; a name other than `localhost` could resolve to any address.
 #[must_use]
 pub fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,8 +1,8 @@
-//! How much one gate is asked at once and per second, and who goes first.
+//! How many requests one gate gets at once and per second, and which go first.
 //!
-//! Retries go first: a slot that becomes free is theirs, and while any are expected at least half
-//! of the slots are kept for them. Otherwise a gate that hangs, with a backlog waiting, makes
-//! five minutes six.
+//! Retries go first: they get a slot as soon as one is free, and while any are expected at least half of the
+//! slots are kept for them. Otherwise, with a backlog waiting and a gate that hangs, five attempts would take
+//! six minutes instead of five.
 
 use super::concurrency::Concurrency;
 use super::way::Way;
@@ -21,9 +21,9 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// The most requests under way at once.
     pub max_in_flight: usize,
-    /// Whether to find out how many of them the gate takes best.
+    /// Whether to search for the number of parallel requests at which the gate serves most.
     pub is_adaptive: bool,
-    /// The most requests that leave within a second; `None` for as many as can be.
+    /// The most requests per second; `None` for no limit.
     pub requests_per_second: Option<f64>,
     /// How the gate is reached.
     pub way: Way,
@@ -42,10 +42,10 @@ impl Default for Limits {
     }
 }
 
-/// Who asks for a slot.
+/// The two classes of events that ask for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// An event that was tried before, or waited for its turn.
+    /// An event from the retry queue: tried, held or returned before.
     Retry,
     Fresh,
 }
@@ -56,7 +56,7 @@ pub(super) struct Limit {
     pace: Option<Pace>,
 }
 
-/// The right to have one request under way; dropping it gives it back.
+/// The right to have one request under way; dropping it releases it.
 #[derive(Debug)]
 pub struct Slot {
     lane: Lane,
@@ -66,7 +66,7 @@ pub struct Slot {
 #[derive(Debug)]
 struct Slots {
     most: usize,
-    /// The search for a better limit; without it as many as may be.
+    /// The search for the best limit; without it the limit is `most`.
     search: Option<Concurrency>,
     retry: usize,
     fresh: usize,
@@ -75,8 +75,8 @@ struct Slots {
     retries_until: Option<Instant>,
 }
 
-/// Requests leave evenly. Who waits for the next instant and gives up takes nothing away, and of
-/// fresh work only one waits beside the retries.
+/// Spaces requests evenly. A waiter that gives up does not use up a turn, and only one waiter of fresh work
+/// competes with the retries.
 #[derive(Debug)]
 struct Pace {
     interval: Duration,
@@ -108,7 +108,7 @@ impl Limit {
         lock(&self.slots).limit()
     }
 
-    /// Waits for the rate.
+    /// Waits for the rate limit.
     pub(super) async fn pace(&self, lane: Lane) {
         if let Some(pace) = &self.pace {
             pace.turn(lane).await;
@@ -121,20 +121,21 @@ impl Limit {
             Ok(slot) => slot,
             Err(promised) => match promised.await {
                 Ok(slot) => slot,
-                // Never: a sender leaves its line only with a slot.
+                // Cannot happen: a sender leaves its queue only to send a slot.
                 Err(_) => std::future::pending().await,
             },
         }
     }
 
-    /// Retries are expected for so long: slots are kept for them.
+    /// Tells that retries are expected within this time, so that slots are kept for them.
     pub(super) fn expect_retries(&self, within: Duration) {
         let until = Instant::now() + within;
         let mut slots = lock(&self.slots);
         slots.retries_until = slots.retries_until.max(Some(until));
     }
 
-    /// Takes note of an answer. `is_served` is false for answers that show that the gate cannot.
+    /// Takes note of an answer. `is_served` is false for answers that show that the gate is overloaded or
+    /// down.
     pub(super) fn answered(&self, is_served: bool) {
         let now = Instant::now();
         let mut slots = lock(&self.slots);
@@ -189,7 +190,7 @@ impl Slots {
         }
     }
 
-    /// Whoever may go next, out of the line.
+    /// Takes the next waiter that may go out of its queue.
     fn next(&mut self, now: Instant) -> Option<(Lane, oneshot::Sender<Slot>)> {
         for lane in [Lane::Retry, Lane::Fresh] {
             while self.admits(lane, now) {
@@ -212,7 +213,7 @@ impl Drop for Slot {
     }
 }
 
-/// Gives free slots to those who wait, retries first.
+/// Gives free slots to the waiters, retries first.
 fn give(mut slots: MutexGuard<'_, Slots>, all: &Arc<Mutex<Slots>>) {
     let mut given = Vec::new();
     while let Some(next) = slots.next(Instant::now()) {
@@ -220,7 +221,7 @@ fn give(mut slots: MutexGuard<'_, Slots>, all: &Arc<Mutex<Slots>>) {
     }
     drop(slots);
     for (lane, promise) in given {
-        // One that is not wanted any more comes back here by being dropped.
+        // A slot that is no longer wanted is dropped, and so comes back here.
         let _ = promise.send(Slot { lane, slots: Arc::clone(all) });
     }
 }
@@ -354,7 +355,7 @@ mod tests {
         }
         drop(early);
         drop(held);
-        drop(late); // it was given the slot and never looked
+        drop(late); // it was given the slot and never polled
         assert!(last.as_mut().now_or_never().is_some());
     }
 }

@@ -1,14 +1,14 @@
-//! Step 5: send one gate request and say what became of it.
+//! Step 5: send one request to the gate and classify the answer.
 //!
-//! Selligent's REST v1 by the facts that the project keeps in `docs/selligent-gate.md`. What is
-//! not certain about the vendor's server lives in three small files: [`endpoint`] (where),
-//! `signature.rs` (how a request proves itself) and [`answer`] (what a reply means). Another of
-//! the vendor's interfaces would take their place; nothing else knows them.
+//! This speaks Selligent's REST v1, by the facts collected in `docs/selligent-gate.md`. What is not certain
+//! about the vendor's server is confined to three small files: [`endpoint`] (the address), `signature.rs`
+//! (the authentication) and [`answer`] (the meaning of a reply). To use another of the vendor's interfaces,
+//! replace these; nothing else depends on its details.
 //!
-//! One call is one request: nothing here retries, follows redirects or reads without bound. The one
-//! exception is a connection that the server closed while it was idle: the client writes into it, and
-//! only then hears that it is gone. That costs no attempt, but nobody can be sure that the server did
-//! not execute the request, so the answer says that there may be an earlier copy.
+//! One call is one request: nothing here retries, follows redirects or reads without a bound. The one
+//! exception is an idle connection that the server has closed: the client notices only after it has written a
+//! request to it, and then sends the request again. This costs no attempt, but it is not certain that the
+//! server did not execute the first request, so the answer says that there may be an earlier copy.
 
 pub mod answer;
 mod body;
@@ -47,7 +47,7 @@ use tokio::sync::watch;
 
 /// The most that is read of an answer's body, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// A pause that is no longer than this is waited for in hand, unless a delay is shorter still.
+/// A pause up to this long is waited for with the event in hand, unless the shortest delay is shorter still.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One customer's gate, with an HTTP client and limits of its own.
@@ -65,7 +65,7 @@ pub struct Gate {
     under_way: AtomicUsize,
 }
 
-/// A request that is under way; dropping it ends that, however it ends.
+/// Counts a request as under way until it is dropped.
 struct UnderWay<'g>(&'g AtomicUsize);
 
 impl<'g> UnderWay<'g> {
@@ -84,17 +84,17 @@ impl Drop for UnderWay<'_> {
 /// How an event may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// While the gate is not shut.
+    /// Only while the gate is not shut.
     Usual,
-    /// To see whether a gate that was down is back.
+    /// As a probe: to see whether a gate that was down is back.
     Probe,
 }
 
-/// The gate is down or asked to be left alone.
+/// The gate is down or asked for a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shut;
 
-/// What the answers of a gate told.
+/// What the answers of a gate have shown.
 #[derive(Clone, Debug)]
 pub struct Known {
     url: reqwest::Url,
@@ -104,7 +104,7 @@ pub struct Known {
 /// What an answer changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noted {
-    /// What is consumed.
+    /// The change of the breaker's state, if any.
     pub change: Option<Change>,
     /// The gate is known to be down.
     pub is_down: bool,
@@ -114,8 +114,8 @@ impl Gate {
     /// Prepares a client; nothing is sent.
     ///
     /// # Errors
-    /// The TLS library cannot be set up, for example without any system certificates; or the endpoint
-    /// was not checked.
+    /// The TLS library cannot be set up, for example without any system certificates; or the endpoint was not
+    /// checked.
     pub fn new(endpoint: Endpoint, limits: Limits, schedule: &Schedule, on_outage: OnOutage) -> anyhow::Result<Gate> {
         let (connect_timeout, idle) = (limits.connect_timeout.min(limits.timeout), limits.max_in_flight);
         let way = limits.way.clone();
@@ -125,14 +125,14 @@ impl Gate {
         let breaker = Mutex::new(Breaker::new(on_outage, schedule.window()));
         let (state, _) = watch::channel(State::Closed);
         let patience = schedule.shortest().min(PATIENCE);
-        // Read once: for each request it would cost more than signing it.
+        // Parsed once: parsing it for each request would cost more than signing the request.
         let url = reqwest::Url::parse(&endpoint.url())?;
         let (limit, signer) = (Limit::new(&limits), Signer::default());
         let under_way = AtomicUsize::new(0);
         Ok(Gate { endpoint, url, signer, limits, limit, breaker, state, patience, connections, under_way })
     }
 
-    /// The proxy on the way to it, as it may be shown.
+    /// The proxy in front of the gate, as it may be shown.
     #[must_use]
     pub fn proxy(&self) -> Option<&str> {
         self.limits.way.proxy.as_ref().map(way::Proxy::shown)
@@ -144,33 +144,33 @@ impl Gate {
         &self.endpoint
     }
 
-    /// Waits for a free slot and for the rate, and through a short pause. A request may be sent
+    /// Waits for a free slot, for the rate limit, and for the end of a short pause. A request may be sent
     /// while the slot is held.
     ///
     /// # Errors
-    /// [`Shut`], for longer than is worth waiting in hand.
+    /// [`Shut`], if the gate stays shut for longer than is worth waiting for with the event in hand.
     pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Slot, Shut> {
         let slot = self.limit.enter(lane).await;
         self.pass(lane, pass).await?;
         Ok(slot)
     }
 
-    /// Waits for the rate, and through a short pause: for who needs no slot.
+    /// Waits for the rate limit and for the end of a short pause; for callers that need no slot.
     ///
     /// # Errors
-    /// [`Shut`], for longer than is worth waiting in hand.
+    /// [`Shut`], if the gate stays shut for longer than is worth waiting for with the event in hand.
     pub async fn pass(&self, lane: Lane, pass: Pass) -> Result<(), Shut> {
         loop {
             self.open(pass).await?;
             self.limit.pace(lane).await;
-            // It may have shut meanwhile; after a pause nobody leaves but at the rate.
+            // It may have shut meanwhile. After a pause, too, requests leave only at the rate.
             if self.state() == State::Closed || pass == Pass::Probe {
                 return Ok(());
             }
         }
     }
 
-    /// Waits through a short pause.
+    /// Waits for the end of a short pause.
     async fn open(&self, pass: Pass) -> Result<(), Shut> {
         loop {
             match self.state() {
@@ -182,14 +182,14 @@ impl Gate {
         }
     }
 
-    /// What is known of it, for its successor by another document.
+    /// What is known of the gate, for its successor after a reload of the document.
     #[must_use]
     pub fn known(&self) -> Known {
         let breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Known { url: self.url.clone(), breaker }
     }
 
-    /// Goes on with what is known of the same gate; of another one nothing is known.
+    /// Takes over what is known, if it is about the same gate.
     pub fn follow(&self, former: &Known) {
         if former.url == self.url {
             let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,13 +197,13 @@ impl Gate {
         }
     }
 
-    /// What the gate is ready for.
+    /// Whether the gate may be asked now.
     #[must_use]
     pub fn state(&self) -> State {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).state(tokio::time::Instant::now())
     }
 
-    /// Whether it may be asked now or very soon, so that consuming goes on.
+    /// Whether the gate may be asked now or very soon, so that consuming continues.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         match self.state() {
@@ -217,15 +217,15 @@ impl Gate {
     pub async fn shut(&self) {
         let mut state = self.state.subscribe();
         while self.is_usable() {
-            // The sender is ours, so there is always a next state.
+            // `self` owns the sender, so there is always a next state.
             let _ = state.changed().await;
         }
     }
 
-    /// Returns at that time, or as soon as the gate is ready for something else.
+    /// Returns at that time, or as soon as the state changes.
     pub async fn changed(&self, at: tokio::time::Instant) {
         let mut state = self.state.subscribe();
-        // Nobody else hears of a change that came before.
+        // Read after subscribing: a change before the subscription is not reported.
         let before = self.state();
         let changed = state.wait_for(|_| self.state() != before);
         let _ = tokio::time::timeout_at(at, changed).await;
@@ -235,7 +235,7 @@ impl Gate {
         until.saturating_duration_since(tokio::time::Instant::now()) <= self.patience
     }
 
-    /// Takes note of an answer, and says what it changed.
+    /// Takes note of an answer, and returns what it changed.
     pub fn note(&self, answer: &Answer, pass: Pass) -> Noted {
         let now = tokio::time::Instant::now();
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -262,19 +262,19 @@ impl Gate {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// Whether it refuses the integration, as far as its answers told.
+    /// Whether the gate refuses the integration, as far as its answers show.
     #[must_use]
     pub fn is_misconfigured(&self) -> bool {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured()
     }
 
-    /// Retries are expected within this time: slots are kept for them.
+    /// Tells the gate that retries are expected within this time, so that slots are kept for them.
     pub fn expect_retries(&self, within: Duration) {
         self.limit.expect_retries(within);
     }
 
-    /// Sends one request, signed with `now`, and classifies the answer. Where the connection turns out
-    /// to have been closed meanwhile, it is sent once more on a new one.
+    /// Sends one request, signed with `now`, and classifies the answer. If the connection turns out to have
+    /// been closed by the server, the request is sent once more on a new one.
     pub async fn send(&self, request: &GateRequest, now: Timestamp) -> Answer {
         let _under_way = UnderWay::new(&self.under_way);
         let started = Instant::now();
@@ -330,7 +330,7 @@ impl Gate {
         let status = response.status();
         let body = match read_bounded(&mut response).await {
             Ok(body) => body,
-            // The other statuses say enough by themselves.
+            // The other statuses need no body.
             Err(_) if !answer::is_told_by_body(status.as_u16()) => Vec::new(),
             Err(error) => return Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
         };
@@ -339,15 +339,15 @@ impl Gate {
         if matches!(answer.outcome, Outcome::Unavailable | Outcome::Misconfigured | Outcome::NotTheGate) {
             self.connections.refused();
         }
-        // What is refused for good says nothing of other events.
+        // A permanent refusal of one event is no reason to pause others.
         if !matches!(answer.outcome, Outcome::Accepted | Outcome::Refused) {
             answer.retry_after = retry_after::read(response.headers(), answer.outcome, now);
         }
         answer
     }
 
-    /// Reaches the gate's host without triggering anything, for `check --connect`. Gives the
-    /// status and, where the server tells its time, how far its clock is from `now` in seconds.
+    /// Reaches the gate's host without triggering anything, for `check --connect`. Returns the status and, if
+    /// the server sends a date, how far its clock is from `now`, in seconds.
     ///
     /// # Errors
     /// Why the host cannot be reached.
@@ -364,13 +364,13 @@ impl Gate {
     }
 }
 
-/// What it means that a request did not get an answer. Where the proxy refuses, none was sent.
+/// Classifies a request that got no answer. If the proxy refused, none was sent.
 fn unreached(error: &reqwest::Error) -> Answer {
     let (outcome, error) = unreachable(error);
     Answer { outcome, ..Answer::unavailable(error) }
 }
 
-/// Why a server was not reached, and whose fault that is.
+/// Why a server was not reached, and which outcome that is.
 fn unreachable(error: &reqwest::Error) -> (Outcome, String) {
     let error = describe(error);
     if !way::is_refused_by_proxy(&error) {

@@ -1,9 +1,9 @@
-//! What a gate said, made fit for headers: values that were sent and secrets are replaced before
-//! the text is cut, whatever their case and however a server escaped them.
+//! Redacts a gate's answer so that it can be kept in headers: values that were sent, and secrets, are
+//! replaced before the text is cut, in any case and however the server escaped them.
 //!
-//! The text is somebody else's, up to 64 KiB of it, and is redacted on the thread that serves all
-//! events. So the work is bounded, whatever it says: no more of it is searched than is kept, each
-//! place is looked up in a sorted list, and no comparison is longer than 1,024 bytes.
+//! The text is untrusted, up to 64 KiB long, and redacted on the thread that serves all events. So the work
+//! is bounded whatever it contains: no more of it is searched than is kept, each position is looked up in a
+//! sorted list, and no comparison is longer than 1,024 bytes.
 
 use std::borrow::Cow;
 
@@ -11,21 +11,21 @@ use std::borrow::Cow;
 pub const MAX_CHARS: usize = 512;
 
 const MASK: &str = "***";
-/// Shorter values, such as `1` or `Y`, are replaced only where they stand alone: within numbers
-/// and words they would hide what the gate said and tell nothing.
+/// Shorter values, such as `1` or `Y`, are replaced only where they stand alone: replaced inside numbers and
+/// words, they would hide what the gate said and protect nothing.
 const STANDS_ALONE_BELOW: usize = 4;
-/// The bytes by which a longer value is recognized. Where they are, nothing of what follows is kept.
+/// How many bytes of a longer value are compared. If they match, nothing after them is kept.
 const LONGEST_FORM: usize = 1024;
 /// The most bytes of an escape, such as `&#x1F600;`.
 const LONGEST_ESCAPE: usize = 10;
 
-/// Replaces every non-empty value in `text` and everything that looks like an address, then cuts
-/// it to [`MAX_CHARS`] characters. Escapes are undone first, so that none can hide a value.
+/// Replaces every non-empty value in `text` and everything that looks like an e-mail address, then cuts it to
+/// [`MAX_CHARS`] characters. Escapes are undone first, so that none can hide a value.
 pub fn redact<'a>(text: &str, values: impl Iterator<Item = &'a str>) -> String {
     redact_counting(text, values).0
 }
 
-/// The same, and how many bytes were compared at most.
+/// The same, with an upper bound of the number of bytes compared.
 fn redact_counting<'a>(text: &str, values: impl Iterator<Item = &'a str>) -> (String, usize) {
     let forms = Forms::of(values);
     let text = unescaped(text);
@@ -49,7 +49,7 @@ fn redact_counting<'a>(text: &str, values: impl Iterator<Item = &'a str>) -> (St
         before = rest.nth(passed.chars().count() - 1);
         folded = ahead;
     }
-    // The word at the cut may be an address of which only the beginning is kept.
+    // The word at the cut may be an address of which only the beginning was kept.
     let is_address_cut = rest.take_while(|c| *c != ' ' && !c.is_control()).any(|c| c == '@');
     let last = clean.rfind(' ').map_or(0, |blank| blank + 1);
     if is_address_cut && last < clean.len() {
@@ -64,11 +64,11 @@ fn redact_counting<'a>(text: &str, values: impl Iterator<Item = &'a str>) -> (St
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Form {
     text: String,
-    /// It is the beginning of a longer one.
+    /// The text is only the beginning of a longer form.
     is_cut: bool,
     /// It is replaced only where it stands alone.
     is_short: bool,
-    /// The longest other form with which this one begins.
+    /// The longest other form that is a prefix of this one.
     parent: Option<usize>,
 }
 
@@ -80,7 +80,7 @@ impl Forms {
     fn of<'a>(values: impl Iterator<Item = &'a str>) -> Forms {
         let mut forms: Vec<Form> = values.flat_map(forms_of).filter(|form| !form.text.is_empty()).collect();
         forms.sort_unstable();
-        // Where a longer value begins as a whole one, both end the text or neither: the cut one, to be safe.
+        // If a cut form equals a whole one, keep the cut one, to be safe: it ends the text.
         forms.reverse();
         forms.dedup_by(|one, other| one.text == other.text);
         forms.reverse();
@@ -95,14 +95,14 @@ impl Forms {
         Forms(forms)
     }
 
-    /// The longest form with which a text begins; `before` is the character in front of it.
+    /// The longest form that is a prefix of the text; `before` is the character in front of it.
     fn longest_at(&self, text: &str, before: Option<char>, compared: &mut usize) -> Option<&Form> {
         let after = self.0.partition_point(|form| {
             *compared += form.text.len().min(text.len());
             form.text.as_str() <= text
         });
         let mut index = after.checked_sub(1)?;
-        // Every form with which the text begins is this one or begins it.
+        // Every form that is a prefix of the text is this one or a prefix of it.
         let same = self.0[index].text.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         *compared += same;
         let part_of_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
@@ -117,8 +117,8 @@ impl Forms {
     }
 }
 
-/// A value as sent, trimmed, with its spaces as `+`, without escapes, and for an address its two
-/// halves.
+/// The forms of a value: as sent but trimmed, with `+` for its spaces, without escapes, and for an e-mail
+/// address its two halves.
 fn forms_of(value: &str) -> Vec<Form> {
     let value = value.trim();
     let mut forms = vec![folded_form(value)];
@@ -148,7 +148,7 @@ fn folded_form(form: &str) -> Form {
     Form { text, is_cut, is_short, parent: None }
 }
 
-/// A character in lower case, where that is one character, too.
+/// A character in lower case, if that is a single character, too.
 fn fold(c: char) -> char {
     if c.is_ascii() {
         return c.to_ascii_lowercase();
@@ -160,8 +160,8 @@ fn fold(c: char) -> char {
     }
 }
 
-/// Undoes what servers escape values with: `\u0040` and `\"` (JSON), `%40` (URLs), `&#64;`, `&#x40;`
-/// and `&amp;` (HTML), in one pass over bytes.
+/// Undoes the escapes that servers use: `\u0040` and `\"` (JSON), `%40` (URLs), `&#64;`, `&#x40;` and `&amp;`
+/// (HTML), in one pass over the bytes.
 fn unescaped(text: &str) -> Cow<'_, str> {
     let Some(mut at) = escape_in(text) else { return Cow::Borrowed(text) };
     let mut bytes = Vec::with_capacity(text.len());
@@ -179,7 +179,7 @@ fn unescaped(text: &str) -> Cow<'_, str> {
                 length
             }
             None => {
-                // Only its first character, an ASCII one, is known to begin no escape.
+                // Only its first character, an ASCII one, is known not to begin an escape.
                 bytes.extend(escape.bytes().take(1));
                 1
             }
@@ -205,7 +205,7 @@ enum Decoded {
     Character(char),
 }
 
-/// What an escape at the beginning stands for, and its length.
+/// What an escape at the beginning of the text stands for, and its length.
 fn escape_at(text: &str) -> Option<(Decoded, usize)> {
     let character = |digits: &str, radix: u32, length: usize| {
         let decoded = char::from_u32(u32::from_str_radix(digits, radix).ok()?)?;
@@ -222,7 +222,7 @@ fn escape_at(text: &str) -> Option<(Decoded, usize)> {
         return Some((Decoded::Byte(u8::from_str_radix(rest.get(..2)?, 16).ok()?), 3));
     }
     let rest = text.strip_prefix('&')?;
-    // No further: a text of nothing but & would be read to its end for each of them.
+    // The search is bounded: otherwise a text of nothing but & would be read to its end for each of them.
     let end = rest.bytes().take(LONGEST_ESCAPE - 1).position(|byte| byte == b';')?;
     let (entity, length) = (rest.get(..end)?, end + 2);
     match entity.strip_prefix('#') {
@@ -338,7 +338,7 @@ mod tests {
                 };
                 let (half, whole) = (compared(32 * 1024), compared(64 * 1024));
                 assert!(half == whole || part.len() > 1_000, "{part}: {half} and {whole}");
-                // For each place ten or eleven forms of a thousand.
+                // For each position ten or eleven of a thousand forms.
                 assert!(whole <= MAX_CHARS * 12 * LONGEST_FORM, "{part}: {whole}");
             }
         }

@@ -42,19 +42,19 @@ impl GateRequest {
         GateRequest { body: body.into(), properties, trace: None }
     }
 
-    /// The same as a part of a trace.
+    /// The same request as a part of a trace.
     #[must_use]
     pub fn traced(self, trace: Option<String>) -> GateRequest {
         GateRequest { trace, ..self }
     }
 
-    /// The trace that it is a part of, as `traceparent`.
+    /// The trace that it is a part of, as a `traceparent` value.
     #[must_use]
     pub fn trace(&self) -> Option<&str> {
         self.trace.as_deref()
     }
 
-    /// The JSON that is sent; a copy of it costs nothing.
+    /// The JSON that is sent; cheap to clone.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body

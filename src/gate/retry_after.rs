@@ -1,18 +1,17 @@
-//! How long a gate asks to be left alone (pure).
+//! How long a pause a gate asks for (pure).
 
 use super::Outcome;
 use jiff::Timestamp;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use std::time::Duration;
 
-/// What the sibling of the gate's API sends beside a 429.
+/// What a related API of the vendor sends with a 429.
 const RATE_LIMIT_RESET: &str = "x-ratelimit-reset";
-/// A reset beyond this is no number of seconds but a Unix time.
+/// From this value on, a reset is a Unix time, not a number of seconds.
 const EPOCH_FROM: f64 = 1e9;
 
-/// Reads `Retry-After` (seconds or an HTTP date), else, of a throttled request, `X-RateLimit-Reset`
-/// (seconds or a Unix time). `None` when nothing is asked for; what no clock can count is
-/// [`Duration::MAX`].
+/// Reads `Retry-After` (seconds or an HTTP date), else, for a throttled request, `X-RateLimit-Reset` (seconds
+/// or a Unix time). `None` if no pause is asked for; a value too large for a duration is [`Duration::MAX`].
 #[must_use]
 pub fn read(headers: &HeaderMap, outcome: Outcome, now: Timestamp) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);

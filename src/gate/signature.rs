@@ -1,4 +1,4 @@
-//! How a request proves itself to REST v1 (from the vendor's own text; test vectors below).
+//! How a request is authenticated by REST v1 (from the vendor's documentation; test vectors below).
 
 use super::Endpoint;
 use hmac::{Hmac, KeyInit, Mac};
@@ -8,8 +8,8 @@ use sha2::Sha256;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
-/// Makes `Authorization` headers. All requests of one second have the same: nothing of a request goes
-/// into it but its path.
+/// Creates `Authorization` headers. All requests of one second have the same one: of a request only the path
+/// goes into it.
 #[derive(Debug, Default)]
 pub struct Signer {
     latest: Mutex<Option<(i64, HeaderValue)>>,
@@ -34,7 +34,7 @@ impl Signer {
 fn authorization(endpoint: &Endpoint, timestamp: i64) -> HeaderValue {
     let signature = sign(endpoint.key.expose_secret(), timestamp, endpoint.path());
     let text = format!("hmac {}:{signature}:{timestamp}", endpoint.username);
-    // Only a user name with control characters could fail, and such a document does not load.
+    // Only a user name with control characters could fail, and a document with one does not load.
     let mut header = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("hmac"));
     header.set_sensitive(true);
     header

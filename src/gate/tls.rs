@@ -1,6 +1,6 @@
-//! The HTTP clients that leave the machine. Servers are verified by the system's authorities, read
-//! once for all clients: reading them takes longer than everything else about a client, and each
-//! copy of them is memory. The worker looks from time to time whether they changed.
+//! The TLS settings of the HTTP clients. Servers are verified by the system's certificate authorities, which
+//! are read once for all clients: reading them takes longer than everything else about a client, and each
+//! copy takes memory. From time to time the worker checks whether they have changed.
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 static TRUSTED: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
-/// A client in the making, which verifies its servers, follows no redirect, sends nothing twice and
-/// asks no proxy of the environment's; and which authorities of the system's it trusts, as
-/// [`authorities`] numbers them. Those of `ca`, as PEM, are trusted as well.
+/// Returns a client builder that verifies its servers, follows no redirect, sends nothing twice and ignores
+/// proxies from the environment; and the number of the system's authorities that it trusts, as in
+/// [`authorities`]. The authorities in `ca`, as PEM, are trusted as well.
 ///
 /// # Errors
 /// The system has no certificates.
@@ -33,12 +33,12 @@ pub fn client(ca: Option<&str>) -> anyhow::Result<(reqwest::ClientBuilder, u64)>
     Ok((builder, number))
 }
 
-/// How often the authorities changed: a client that knows another number trusts the wrong ones.
+/// How many times the authorities have changed: a client with another number trusts outdated ones.
 pub fn authorities() -> u64 {
     CHANGES.load(Ordering::Relaxed)
 }
 
-/// Looks whether the system's authorities changed. Reads files, and so belongs on a thread of its own.
+/// Checks whether the system's authorities have changed. Reads files, so it must run on a thread of its own.
 pub fn look() {
     let Some(read) = from_system() else { return };
     let mut trusted = lock();
@@ -73,7 +73,7 @@ fn with(system: Option<&RootCertStore>, pem: &str) -> anyhow::Result<RootCertSto
     Ok(roots)
 }
 
-/// `None` where there are none.
+/// `None` if there are none.
 fn from_system() -> Option<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -1,19 +1,19 @@
-//! The way to a gate: whether a proxy stands on it, and by which authorities the gate is verified.
+//! How a gate is reached: through a proxy or directly, and by which certificate authorities it is verified.
 //!
-//! Nothing is taken from the environment unasked: `HTTP_PROXY` and its kin change nothing.
+//! Nothing is taken from the environment implicitly: `HTTP_PROXY` and the like have no effect.
 
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::sync::Arc;
 
-/// What `[gate]` says of the way.
+/// The settings of `[gate]` about it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Way {
     /// `None` connects directly.
     pub proxy: Option<Proxy>,
-    /// Hosts and networks that are reached without the proxy; a name stands for what is below it, too.
+    /// Hosts and networks that are reached without the proxy; a name includes its subdomains.
     pub no_proxy: Vec<String>,
-    /// PEM of authorities that are trusted beside the system's.
+    /// PEM of authorities that are trusted in addition to the system's.
     pub ca: Option<Arc<str>>,
 }
 
@@ -40,7 +40,7 @@ impl Proxy {
     /// Checks an address.
     ///
     /// # Errors
-    /// What is wrong with it, without quoting it: it may hold a password.
+    /// What is wrong with it, without quoting it, because it may contain a password.
     pub fn new(url: &SecretString) -> Result<Proxy, String> {
         let form = "write http://user:password@proxy.example.com:3128";
         let parsed = reqwest::Url::parse(url.expose_secret()).map_err(|e| format!("is no address ({e}); {form}"))?;
@@ -57,13 +57,13 @@ impl Proxy {
         Ok(Proxy { url: parsed.as_str().into(), shown })
     }
 
-    /// Host and port, which may be shown.
+    /// Host and port, safe to show.
     #[must_use]
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// What must never be shown: user and password, as they are written.
+    /// What must never be shown: user name and password, as written.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let Ok(url) = reqwest::Url::parse(self.url.expose_secret()) else { return Vec::new() };
@@ -72,16 +72,16 @@ impl Proxy {
 }
 
 impl Way {
-    /// A client in the making that goes this way.
+    /// Adds the proxy to a client builder.
     pub(super) fn lead(&self, client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
         let Some(proxy) = &self.proxy else { return client };
-        // It was checked when it was made.
+        // It was checked in `Proxy::new`.
         let Ok(through) = reqwest::Proxy::all(proxy.url.expose_secret()) else { return client };
         client.proxy(through.no_proxy(reqwest::NoProxy::from_string(&self.no_proxy.join(","))))
     }
 }
 
-/// Whether an error says that the proxy refused to lead to the gate, or wants to know who asks.
+/// Whether an error says that the proxy refused to connect to the gate, or asks for authentication.
 pub(super) fn is_refused_by_proxy(described: &str) -> bool {
     ["tunnel error: proxy authorization required", "tunnel error: unsuccessful"]
         .iter()

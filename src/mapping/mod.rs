@@ -1,8 +1,8 @@
-//! Step 3: [`Event`] to the properties of a gate request (pure).
+//! Step 3: from an [`Event`] to the properties of a gate request (pure).
 //!
-//! Mappings are compiled once, when the integration's document loads; a path that could never
-//! give a value is refused there. `null` and absent values are left out, never sent as false or
-//! empty: an empty text could blank a field of the profile.
+//! Mappings are compiled once, when the integration's document loads; a path that could never give a value is
+//! refused then. `null` and absent values are left out, never sent as false or empty: an empty text could
+//! blank a field of the profile.
 
 mod path;
 mod slot;
@@ -29,7 +29,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// What kind of value it gives.
+    /// The kind of value that the source gives.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -39,24 +39,24 @@ impl Source {
     }
 }
 
-/// One property of the profile and how its text is made.
+/// One property of the profile, and how its text is made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mapping {
-    /// The property at Selligent, spelled as the customer typed it.
+    /// The property at Selligent, spelled as in the document.
     pub id: Arc<str>,
     pub source: Source,
     /// The texts for true and for false.
     pub texts: (Arc<str>, Arc<str>),
-    /// The text for a selection from which everything was taken.
+    /// The text for an empty selection.
     pub none: Arc<str>,
     /// A strftime format for values that are times; rendered in UTC.
     pub date_format: Option<String>,
-    /// Under which its choices are recorded; `None` for constants.
+    /// The slot under which its choices are recorded; `None` for constants.
     pub slot: Option<Slot>,
 }
 
 impl Mapping {
-    /// A mapping with the texts that are used where the document names none.
+    /// A mapping with the default texts.
     #[must_use]
     pub fn new(id: &str, source: Source) -> Mapping {
         let slot = match &source {
@@ -67,7 +67,7 @@ impl Mapping {
     }
 }
 
-/// The mappings of one integration, and which of them names the person.
+/// The mappings of one integration, and which of them identifies the person.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mappings {
     list: Vec<Mapping>,
@@ -75,14 +75,14 @@ pub struct Mappings {
     unread: Vec<&'static str>,
 }
 
-/// What a field must hold that is shown by a `date_format`, for people.
+/// What a field with a `date_format` must contain, for people.
 const DATED: &str = "a time with an offset, as its date_format needs";
 
-/// Fields of events that hold much and are seldom mapped.
+/// Fields of events that are large and rarely mapped.
 const SELDOM_MAPPED: [&str; 9] =
     ["channels", "delegate", METADATA, "preferences", "proofs_id", "propagation", "source", "values", "vendors"];
 
-/// A value as the event has it, before it is rendered as text.
+/// A value as it is in the event, before it is rendered as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Choice {
@@ -99,17 +99,17 @@ pub struct Selection {
     pub names: Names,
 }
 
-/// What a selection names; what it does not name is the opposite.
+/// What the ids of a selection mean; ids that are not in it mean the opposite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Names {
     Grants,
-    /// Only the lists of vendors that are disabled.
+    /// Only for the lists of disabled vendors.
     Refusals,
 }
 
 impl Selection {
-    /// The ids of a list, in its order; blanks around them and empty ones are none of theirs.
+    /// The ids of a list, in its order, without the blanks around them and without empty ones.
     #[must_use]
     pub fn new<'i>(ids: impl IntoIterator<Item = Cow<'i, str>>, names: Names) -> Selection {
         let mut selection = Selection { ids: Vec::new(), names };
@@ -129,7 +129,7 @@ impl Selection {
 }
 
 impl Choice {
-    /// Whether it takes a consent back, whatever text it is sent as.
+    /// Whether it withdraws a consent, whatever text it is sent as.
     #[must_use]
     pub fn is_withdrawal(&self) -> bool {
         *self == Choice::Switch(false)
@@ -146,24 +146,24 @@ impl fmt::Display for Choice {
     }
 }
 
-/// What became of one mapping for one event.
+/// The result of one mapping for one event.
 #[derive(Clone, Debug)]
 pub struct Property<'m> {
     pub id: &'m Arc<str>,
-    /// Under which its choice is recorded; `None` for constants.
+    /// The slot under which its choice is recorded; `None` for constants.
     pub slot: Option<&'m Slot>,
     /// The text to send, or why the property is left out.
     pub text: Result<Arc<str>, LeftOut>,
     /// What the person chose; `None` for constants, for the identifier, and when left out.
     pub choice: Option<Choice>,
-    /// The place in the event that gave it; `None` for constants and where nothing was found.
+    /// The place in the event where the value was found; `None` for constants and if nothing was found.
     pub place: Option<String>,
 }
 
 /// Why a property is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftOut {
-    /// The event does not name it: a partial update keeps what it does not name.
+    /// The event does not contain it: a partial update keeps what it does not contain.
     Absent,
     /// `null`: no choice was made.
     NoChoice,
@@ -184,7 +184,7 @@ impl LeftOut {
 }
 
 impl Mappings {
-    /// Puts compiled mappings together; `identifier` is the index of the one that names the person.
+    /// Puts compiled mappings together; `identifier` is the index of the one that identifies the person.
     #[must_use]
     pub fn new(list: Vec<Mapping>, identifier: usize) -> Mappings {
         let is_read = |field: &str| {
@@ -194,13 +194,13 @@ impl Mappings {
         Mappings { list, identifier, unread }
     }
 
-    /// Under which the choices of each mapping are recorded.
+    /// The slots under which the choices are recorded: of all mappings but the identifier's.
     pub fn slots(&self) -> impl Iterator<Item = &Slot> {
         let choices = self.list.iter().enumerate().filter(|(index, _)| *index != self.identifier);
         choices.filter_map(|(_, mapping)| mapping.slot.as_ref())
     }
 
-    /// Fields of events that no mapping leads through.
+    /// Rarely mapped fields of events that no mapping reads.
     #[must_use]
     pub fn unread(&self) -> &[&'static str] {
         &self.unread
@@ -211,28 +211,29 @@ impl Mappings {
         self.list.iter()
     }
 
-    /// The mapping that names the person.
+    /// The slot of the mapping that identifies the person.
     #[must_use]
     pub fn identifier_slot(&self) -> Option<&Slot> {
         self.list.get(self.identifier)?.slot.as_ref()
     }
 
-    /// The path to what names the person.
+    /// The path of the person's identifier.
     #[must_use]
     pub fn identifier_path(&self) -> &str {
         self.identifier_slot().map_or("", Slot::path)
     }
 
-    /// The id of the property that names the person.
+    /// The id of the property that identifies the person.
     #[must_use]
     pub fn identifier_id(&self) -> &str {
         self.list.get(self.identifier).map_or("", |mapping| &mapping.id)
     }
 
-    /// The person that the event is about, as the event spells it; `None` when it names nobody.
+    /// The person that the event is about, as the event spells it; `None` if it identifies nobody.
     ///
     /// # Errors
-    /// A field on the way has a wrong type, or what is there names nobody: a number with a fraction, a list.
+    /// A field on the path has a wrong type, or the value cannot identify anybody: a number with a fraction,
+    /// a list.
     pub fn identifier(&self, event: &Event) -> Result<Option<Arc<str>>, Defect> {
         let Some(mapping) = self.list.get(self.identifier) else { return Ok(None) };
         if let Source::Path(path) = &mapping.source
@@ -244,11 +245,11 @@ impl Mappings {
         Ok(text.ok().filter(|text| !text.trim().is_empty()))
     }
 
-    /// Every property, sent or left out, in the document's order. `explain` also says where each
-    /// value was found, which `map` shows and the worker does without.
+    /// Every property, sent or left out, in the document's order. `explain` adds where each value was found,
+    /// which `map` shows and the worker does not need.
     ///
     /// # Errors
-    /// Every mapped field that has a wrong type, at once.
+    /// All mapped fields that have a wrong type, in one error.
     pub fn properties(&self, event: &Event, explain: bool) -> Result<Vec<Property<'_>>, Defect> {
         let mut defect: Option<Defect> = None;
         let mut properties = Vec::with_capacity(self.list.len());
@@ -292,10 +293,10 @@ impl Mapping {
         Ok(Property { id: &self.id, slot: self.slot.as_ref(), text, choice, place })
     }
 
-    /// A choice as the text that this mapping sends; `None` for an empty one that is no selection.
+    /// The text that this mapping sends for a choice; `None` for an empty text that is not a selection.
     ///
     /// # Errors
-    /// Its `date_format` needs a time, and this is something else: what, for people.
+    /// The `date_format` needs a time, and the value is something else: what it is, for people.
     pub fn text(&self, choice: &Choice) -> Result<Option<Arc<str>>, &'static str> {
         let text = match choice {
             Choice::Switch(true) => self.texts.0.clone(),
@@ -313,7 +314,7 @@ impl Mapping {
     }
 }
 
-/// Renders an instant in UTC; `None` when the format is not a valid one.
+/// Renders an instant in UTC; `None` if the format is not valid.
 #[must_use]
 pub fn format_time(time: Timestamp, format: &str) -> Option<String> {
     BrokenDownTime::from(&time.to_zoned_datetime(jiff::tz::TimeZone::UTC)).to_string(format).ok()

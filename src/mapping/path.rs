@@ -1,8 +1,8 @@
 //! Didomi's paths: `consents_purposes_newsletter_enabled`.
 //!
-//! A path is joined by single `_`, lists are keyed by their elements' ids, and ids contain `_`
-//! themselves. So a path is resolved against the ids and fields that are present, the longest
-//! match first, and the next longest where that leads nowhere.
+//! The parts of a path are joined by single `_`, the elements of lists are addressed by their ids, and ids
+//! contain `_` themselves. So a path is resolved against the ids and fields that are present: the longest
+//! match first, then the next longest if that leads nowhere.
 
 use super::{Choice, Names, Selection};
 use crate::event::{Defect, Event, Fields, Json, METADATA, object};
@@ -28,7 +28,7 @@ pub const ROOTS: [&str; 12] = [
     "id",
 ];
 
-/// The fields in which the path of a consent ends.
+/// The fields with which the path of a consent ends.
 const FIELDS: [&str; 4] = ["enabled", "enabled_li", "value", "from_propagation"];
 
 /// The lists of `consents.vendors`.
@@ -73,7 +73,7 @@ const ROOT_KINDS: [Root; 12] = [
     Root::Id,
 ];
 
-/// What kind of value a path leads to, as far as its spelling tells.
+/// The kind of value that a path leads to, as far as its spelling shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Time,
@@ -81,7 +81,7 @@ pub enum Kind {
     Switch,
     Selection,
     Constant,
-    /// Fields of the customer's own, and paths that can be read in two ways.
+    /// The customer's own fields, and paths that can be read in two ways.
     Any,
 }
 
@@ -106,14 +106,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a path led to in one event.
+/// The value that a path led to in one event.
 #[derive(Debug)]
 pub struct Found<'e> {
     value: Leaf<'e>,
     segments: Segments<'e>,
 }
 
-/// Most places in an event are no deeper.
+/// Most paths in an event are no deeper than this.
 type Segments<'e> = SmallVec<[&'e str; 8]>;
 
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl Path {
         Ok(Path { root, rest: rest.to_owned(), written: written.to_owned() })
     }
 
-    /// The path as the document has it.
+    /// The path as written in the document.
     #[must_use]
     pub fn written(&self) -> &str {
         &self.written
@@ -158,7 +158,7 @@ impl Path {
         self.root == Root::Identifier
     }
 
-    /// What kind of value the path leads to.
+    /// The kind of value that the path leads to.
     #[must_use]
     pub fn kind(&self) -> Kind {
         let rest = self.rest.as_str();
@@ -177,16 +177,16 @@ impl Path {
         }
     }
 
-    /// Whether the path may lead through a field of this name: it spells all of them, `channels` also as
-    /// `channel`.
+    /// Whether the path may lead through a field of this name: a path spells all of its fields, `channels`
+    /// also as `channel`.
     pub(super) fn may_name(&self, field: &str) -> bool {
         self.written.contains(field) || field == "channels" && self.written.contains("channel")
     }
 
-    /// Follows the path into an event; `None` when the event does not name the value.
+    /// Follows the path into an event; `None` if the event does not contain the value.
     ///
     /// # Errors
-    /// A field on the way has a wrong type.
+    /// A field on the path has a wrong type.
     pub fn find<'e>(&self, event: &'e Event<'e>) -> Result<Option<Found<'e>>, Defect> {
         let entity = event.entity()?;
         let consents = |key| Ok::<_, Defect>(object(entity, "consents", "consents")?.and_then(|c| c.get(key)));
@@ -208,7 +208,7 @@ impl Path {
         }
     }
 
-    /// The event's own metadata; what it does not name is looked up in its user's.
+    /// A field of the event's own metadata, or, if it is not there, of its user's.
     fn metadata<'e>(&self, event: &'e Event<'e>, entity: &'e Fields<'e>) -> Result<Option<Found<'e>>, Defect> {
         let own = descend_from(object(entity, METADATA, METADATA)?, &self.rest, METADATA)?;
         if own.is_some() {
@@ -219,7 +219,7 @@ impl Path {
     }
 }
 
-/// What follows a root: `Some("")` when nothing does, `None` when `written` has another root.
+/// What follows a root: `Some("")` if nothing does, `None` if `written` has another root.
 fn rest_after<'w>(written: &'w str, root: &str) -> Option<&'w str> {
     let rest = written.strip_prefix(root)?;
     if rest.is_empty() { Some("") } else { rest.strip_prefix('_') }
@@ -237,7 +237,7 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
     let within = ["_value_", "_metadata_"].iter().any(|field| rest.contains(field));
     let is_without_field = match root {
         Root::Purposes | Root::Channels => !ends && !within,
-        // A vendor's id alone stands for the vendor, but not one that ends as a misspelt field.
+        // A vendor's id alone stands for the vendor, unless it ends like a misspelt field.
         Root::Vendors => !ends && !VENDOR_LISTS.contains(&rest) && with_field(rest).is_some(),
         _ => false,
     };
@@ -247,7 +247,7 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A question for a path that is right and near to what was written.
+/// A "did you mean" with a valid path that is close to what was written.
 fn meant(written: &str) -> String {
     let joined = written.replace('.', "_").trim_end_matches('_').to_owned();
     let whole = ["purposes_", "channels_", "vendors_"].iter().any(|list| joined.starts_with(list));
@@ -255,7 +255,7 @@ fn meant(written: &str) -> String {
     let rooted = with_root(&whole).unwrap_or_else(|| whole.clone());
     let ended = with_field(&rooted);
     let is_consent = rooted.starts_with("consents_");
-    // `values` holds the preferences, and each has a `value`.
+    // `values` contains the preferences, and each has a `value`.
     let twice = rooted.rsplit_once("_values_").filter(|(before, _)| before.contains("_values_"));
     let chosen = twice.map(|(before, id)| format!("{before}_value_{id}"));
     let valued = rooted.contains("_values_").then(|| format!("{rooted}_value"));
@@ -265,7 +265,7 @@ fn meant(written: &str) -> String {
     candidates.find(|path| Path::read(path).is_ok()).map_or_else(String::new, |path| asked(&path))
 }
 
-/// With the known root in place of one that is nearly so.
+/// Replaces a misspelt root by the known one.
 fn with_root(written: &str) -> Option<String> {
     let near = |root: &&'static str| {
         let count = root.split('_').count();
@@ -276,7 +276,7 @@ fn with_root(written: &str) -> Option<String> {
     nearest.map(|(_, root, rest)| format!("{root}{rest}"))
 }
 
-/// With the field of a consent at its end in place of one that is nearly so.
+/// Replaces a misspelt field at the end by the known one.
 fn with_field(written: &str) -> Option<String> {
     let near = |field: &&'static str| {
         let count = field.split('_').count();
@@ -292,7 +292,7 @@ impl<'e> Found<'e> {
         Found { value: Leaf::Value(value), segments }
     }
 
-    /// Where in the event the value stands, for people.
+    /// The place of the value in the event, for people.
     #[must_use]
     pub fn place(&self) -> String {
         self.segments.join(".")
@@ -302,16 +302,16 @@ impl<'e> Found<'e> {
         Defect::wrong_type(&self.place(), expected, &Json::Damaged(String::new()))
     }
 
-    /// What the ids of a list of vendors stand for.
+    /// What the ids of a list of vendors mean.
     fn names(&self) -> Names {
         let is_of_refusals = self.segments.last().is_some_and(|list| list.starts_with("disabled"));
         if is_of_refusals { Names::Refusals } else { Names::Grants }
     }
 
-    /// Checks that the value can name a person.
+    /// Checks that the value can identify a person.
     ///
     /// # Errors
-    /// It is neither a text nor a whole number: read as either, it could name somebody else.
+    /// It is neither a text nor a whole number: taken as either, it could identify somebody else.
     pub fn check_name(&self) -> Result<(), Defect> {
         match self.value {
             Leaf::Text(_) | Leaf::Value(Json::Null) => Ok(()),
@@ -327,7 +327,7 @@ impl<'e> Found<'e> {
     /// The value as a choice; `None` for `null`.
     ///
     /// # Errors
-    /// The value's type is not the one that its field has.
+    /// The value's type is not that of its field.
     pub fn choice(&self) -> Result<Option<Choice>, Defect> {
         let value = match self.value {
             Leaf::Switch(on) => return Ok(Some(Choice::Switch(on))),
@@ -360,13 +360,13 @@ impl<'e> Found<'e> {
                 Ok(Some(Choice::Text(ids_of(items).collect::<Vec<_>>().join(",").into())))
             }
             (other, _) if other.is_damaged() => Err(self.damaged("text")),
-            // The customer's own fields: nested data goes in as an escaped string.
+            // The customer's own fields: nested data is sent as an escaped string.
             (other, _) => Ok(Some(Choice::Text(other.to_string().into()))),
         }
     }
 }
 
-/// What can name a person, for people.
+/// What can identify a person, for people.
 const NAME: &str = "a string or a whole number";
 
 /// Ids as texts; numbers are ids too.
@@ -421,7 +421,7 @@ fn list<'e>(value: Option<&'e Json<'e>>, rest: &str, root: &'static str) -> Resu
 }
 
 impl<'e> Found<'e> {
-    /// Puts the segments that led here in front; they are collected from the leaf upwards.
+    /// Adds the segments of the parent; they are collected from the leaf upwards.
     fn under(mut self, root: &'static str) -> Found<'e> {
         self.segments.extend(root.rsplit('.'));
         self.segments.reverse();
@@ -461,7 +461,7 @@ fn in_object<'e>(fields: &'e Fields<'e>, rest: &str, place: Arguments<'_>) -> Re
     Ok(None)
 }
 
-/// Whether one value is among those selected in a preference, as ids joined by commas.
+/// Whether one value is among those selected in a preference: a list of ids joined by commas.
 fn selected<'e>(ids: &str, wanted: &str) -> Found<'e> {
     let on = ids.split(',').any(|id| id.trim() == wanted);
     Found { value: Leaf::Switch(on), segments: Segments::new() }
@@ -484,7 +484,7 @@ fn in_list<'e>(elements: &'e [Json<'e>], rest: &str, place: Arguments<'_>) -> Re
             }
         }
     }
-    // The longest id first; of two elements with one id the last, as in a merge.
+    // The longest id first; of two elements with the same id the last one, as in a merge.
     candidates.reverse();
     candidates.sort_by_key(|(id, _)| Reverse(id.len()));
     for (id, element) in candidates {
@@ -517,7 +517,7 @@ fn vendors<'e>(value: Option<&'e Json<'e>>, rest: &str) -> Result<Option<Found<'
         Some(vendor) => (vendor, "enabled_li", "disabled_li"),
         None => (rest.strip_suffix("_enabled").unwrap_or(rest), "enabled", "disabled"),
     };
-    // Should an event name a vendor in both lists, the withdrawal counts.
+    // If an event has a vendor in both lists, the withdrawal counts.
     for (name, switch) in [(off, false), (on, true)] {
         if names_vendor(lists, name, vendor)? {
             return Ok(Some(Found { value: Leaf::Switch(switch), segments: smallvec!["consents", "vendors", name] }));

@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// A property and the path that feeds it: a mended mapping knows what is known under its own path.
+/// A property and the path that feeds it. A mapping whose path was corrected therefore knows only what was
+/// recorded under that path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Slot(Arc<str>);
 
-/// Between property and path; no property's name has it.
+/// Separates property and path; no property's name contains it.
 const SEPARATOR: char = '\u{1f}';
 
 impl Slot {

@@ -1,4 +1,5 @@
-//! The rules in a simulated process that dies and starts again: they are the real ones, the process is not.
+//! The rules in a simulated process that dies and starts again: the rules are the real ones, the process is
+//! not.
 
 use super::*;
 use crate::broker::redelivery::{Redelivery, redelivery};
@@ -8,7 +9,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-/// The rule under test, or one that lacks something.
+/// The rule under test, or a weakened one.
 type Rule = fn(Option<u32>) -> Care;
 
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ struct World {
     messages: Vec<Message>,
     notes: HashMap<usize, Note>,
     rule: Rule,
-    /// What each gate takes, in milliseconds.
+    /// How long each gate takes to answer, in milliseconds.
     latencies: Vec<u64>,
     crashes: u32,
     elapsed_ms: u64,
@@ -41,11 +42,11 @@ struct World {
 /// One life of the process.
 struct Life {
     name: String,
-    /// How each suspect is to be handled; `None` for all others.
+    /// How each suspect is to be handled; `None` for all other messages.
     care: Vec<Option<Care>>,
-    /// What is under way: when it ends, and which it is.
+    /// The messages under way: when each ends, and which it is.
     busy: Vec<(u64, usize)>,
-    /// How many of these are at each gate, and how many are many or few.
+    /// How many of these are at each gate, and how many are handled as "many" or "few".
     at_gate: Vec<usize>,
     many: usize,
     few: usize,
@@ -98,8 +99,8 @@ impl World {
         usize::try_from(self.random >> 33).unwrap() % limit
     }
 
-    /// Lets the process live and die until everything is settled; an outside hand kills it so often
-    /// first, each time when it has just begun with what is in hand.
+    /// Lets the process live and die until everything is settled. First it is killed from outside
+    /// `outside_kills` times, each time when it has just begun with the messages in hand.
     fn run(&mut self, outside_kills: u32) {
         let mut outside = outside_kills;
         while self.messages.iter().any(|message| !message.is_done) {
@@ -117,8 +118,8 @@ impl World {
         }
     }
 
-    /// One life; says whether everything was settled. It ends when a message kills, or from outside after
-    /// so many messages were begun.
+    /// One life of the process; returns whether everything was settled. It ends when a message kills it, or
+    /// from outside after `kill_after` messages were begun.
     fn live(&mut self, kill_after: Option<usize>) -> bool {
         let name = format!("life {}", self.crashes);
         let mut waiting: Vec<usize> = (0..self.messages.len()).filter(|index| !self.messages[*index].is_done).collect();
@@ -139,7 +140,7 @@ impl World {
             let mut is_held_up = false;
             let mut later = Vec::with_capacity(waiting.len());
             for message in waiting {
-                // What is to be alone holds up what comes behind it.
+                // A message that must be handled alone holds up those behind it.
                 if is_held_up || !life.may_begin(message, self.messages[message].integration) {
                     is_held_up |= life.care[message] == Some(Care::Alone);
                     later.push(message);
@@ -163,7 +164,7 @@ impl World {
         }
     }
 
-    /// How a suspect is to be handled; `None` for all others.
+    /// How a suspect is to be handled; `None` for all other messages.
     fn care(&self, index: usize, own: &str) -> Option<Care> {
         let message = &self.messages[index];
         match redelivery(message.returns > 0, Some(message.returns), false, true) {
@@ -175,7 +176,7 @@ impl World {
         }
     }
 
-    /// Begins with a message; false when that kills the process.
+    /// Begins to handle a message; false if that kills the process.
     fn begin(&mut self, life: &mut Life, index: usize) -> bool {
         let care = life.care[index];
         if care == Some(Care::Convicted) {
@@ -202,7 +203,7 @@ impl World {
     }
 }
 
-/// So many messages of each integration, one of the first kills.
+/// `counts` messages of each integration; one of the first integration's kills.
 fn one_guilty(counts: &[usize], latencies: &[u64], rule: Rule, seed: u64) -> World {
     let mut messages: Vec<Message> =
         counts.iter().enumerate().flat_map(|(i, count)| (0..*count).map(move |_| Message::new(i, false))).collect();
@@ -232,7 +233,7 @@ fn kills_from_outside_cost_a_crowd_no_more_than_its_gate_takes() {
     }
 }
 
-/// Somebody innocent dies in one of so many worlds.
+/// Whether an innocent message becomes a dead letter in one of 99 worlds.
 fn somebody_dies(rule: Rule) -> bool {
     (1..100).any(|seed| {
         let mut world = one_guilty(&[64, 64], &[1_500, 200], rule, seed);

@@ -1,4 +1,4 @@
-//! Where the shared store is, how far its server is verified, and the way there.
+//! The address of the shared store, how its server is verified, and how to connect to it.
 
 use super::Failed;
 use rustls::client::WebPkiServerVerifier;
@@ -15,12 +15,12 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// The longest that one answer of the database is waited for.
+/// The longest wait for one answer of the database.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest that a connection is waited for, for each host.
+/// The longest wait for a connection, for each host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After how long without a word a connection is looked at, unless the URL says otherwise.
+/// After how long without traffic a connection is probed, unless the URL says otherwise.
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 
 /// How far the server is verified; the words are libpq's.
@@ -28,16 +28,17 @@ const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 pub enum Verify {
     /// `disable`: no TLS.
     Plain,
-    /// `allow`, `prefer`, `require` without a root certificate: perhaps TLS, with anybody.
+    /// `allow`, `prefer`, `require` without a root certificate: TLS if possible or always, but with any
+    /// server.
     Anybody(SslMode),
-    /// `verify-ca`, and `require` with a root certificate: an authority vouches for it.
+    /// `verify-ca`, and `require` with a root certificate: the certificate is verified, but not its name.
     Authority,
-    /// `verify-full`: and for its name.
+    /// `verify-full`: the certificate and its name are verified.
     Name,
 }
 
-/// A checked `postgres://…`; the password in it cannot be printed. Clones share their credentials: who
-/// connects next uses those that were read last.
+/// A checked `postgres://…` URL; the password in it cannot be printed. Clones share their credentials: a new
+/// connection uses those that were read last.
 #[derive(Clone)]
 pub struct Address {
     url: Arc<Mutex<SecretString>>,
@@ -55,11 +56,11 @@ impl fmt::Debug for Address {
 }
 
 impl Address {
-    /// Checks a URL. `sslmode` and `sslrootcert` mean what they mean to libpq; without `sslmode` the
-    /// server's name is verified, but on loopback there is no TLS.
+    /// Checks a URL. `sslmode` and `sslrootcert` mean the same as in libpq; without `sslmode` the server's
+    /// name is verified, but on loopback there is no TLS.
     ///
     /// # Errors
-    /// What is wrong with it, without quoting it: it holds a password.
+    /// What is wrong with it, without quoting it, because it contains a password.
     pub fn new(url: &SecretString) -> Result<Address, String> {
         let form = "write postgres://user:password@host:5432/database";
         let (one, named) = with_one_host(url.expose_secret().trim());
@@ -71,7 +72,7 @@ impl Address {
         if theirs.is_empty() {
             parsed.set_query(None);
         } else {
-            // libpq reads + as it stands, so blanks must not become one.
+            // libpq takes + literally, so blanks must not be encoded as one.
             let pairs = theirs.iter().map(|(key, value)| format!("{key}={}", percent_encoded(value)));
             parsed.set_query(Some(&pairs.collect::<Vec<_>>().join("&")));
         }
@@ -91,7 +92,7 @@ impl Address {
         let schema = of("options").map(schema_of).transpose()?;
         let is_system = of("sslrootcert") == Some("system");
         let root = of("sslrootcert").filter(|_| !is_system).map(PathBuf::from);
-        // What is connected to is the address, where there is one; the name is only verified.
+        // The connection goes to `hostaddr` if there is one; the host name is then only verified.
         let is_beyond_loopback = match config.get_hostaddrs() {
             [] => !config.get_hosts().iter().all(is_local),
             addresses => !addresses.iter().all(std::net::IpAddr::is_loopback),
@@ -135,8 +136,8 @@ impl Address {
             && without_role(self) == without_role(other)
     }
 
-    /// Takes over the role and the password of another address of the same place, for the next
-    /// connection of every clone.
+    /// Takes over the role and the password from another address of the same place, for the next connection
+    /// of every clone.
     pub fn renew(&self, other: &Address) {
         let url = other.url();
         *self.url.lock().unwrap_or_else(PoisonError::into_inner) = url;
@@ -146,18 +147,18 @@ impl Address {
         self.url.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hosts, ports and database, which may be shown.
+    /// Hosts, ports and database, safe to show.
     #[must_use]
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// The schema of the tables, where one is named.
+    /// The schema of the tables, if one is named.
     pub(super) fn schema(&self) -> Option<&str> {
         self.schema.as_deref()
     }
 
-    /// What is allowed and may still surprise.
+    /// A warning about a setting that is allowed but risky.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         let is_risky = matches!(self.verify, Verify::Plain | Verify::Anybody(_)) && self.is_beyond_loopback;
@@ -169,7 +170,7 @@ impl Address {
         })
     }
 
-    /// Connects. The task carries the connection; aborting it ends it.
+    /// Connects. The task drives the connection; aborting it ends the connection.
     ///
     /// # Errors
     /// The server cannot be reached or verified, or it refuses.
@@ -195,7 +196,7 @@ impl Address {
                 verify => {
                     let mode = if let Verify::Anybody(mode) = verify { mode } else { SslMode::Require };
                     let address = self.clone();
-                    // Reads files, and their disk may hang.
+                    // This reads files, and their disk may hang.
                     let tls = tokio::task::spawn_blocking(move || address.tls()).await;
                     let tls = tls.unwrap_or_else(|error| Err(error.to_string())).map_err(|why| at(&why))?;
                     let (client, connection) = config.ssl_mode(mode).connect(MakeRustlsConnect::new(tls)).await?;
@@ -269,11 +270,11 @@ fn is_local(host: &Host) -> bool {
     }
 }
 
-/// What stands for the hosts; in a user's name or password it would be written otherwise.
+/// The placeholder for the hosts; in a user name or password it would be percent-encoded.
 const ONE_HOST: &str = "[::1]";
 
-/// The address with one host in place of those that it names, and those: as libpq takes several, each with a
-/// port, and a URL one.
+/// The address with the placeholder for its hosts, and the hosts: libpq allows several, each with a port, but
+/// a URL only one.
 fn with_one_host(address: &str) -> (String, String) {
     let start = address.find("://").map_or(0, |at| at + 3);
     let end = address[start..].find(['/', '?', '#']).map_or(address.len(), |at| start + at);
@@ -285,7 +286,7 @@ fn with_one_host(address: &str) -> (String, String) {
     (format!("{}{ONE_HOST}{}", &address[..start], &address[end..]), hosts.to_owned())
 }
 
-/// Refuses what would mean something else here than to libpq.
+/// Refuses parameters that would mean something else here than in libpq.
 fn understood(pairs: &[(String, String)]) -> Result<(), String> {
     const KNOWN: [&str; 16] = [
         "application_name",
@@ -327,15 +328,15 @@ fn understood(pairs: &[(String, String)]) -> Result<(), String> {
             ("sslnegotiation", _) => return Err("sslnegotiation can be postgres only; leave it out".to_owned()),
             (known, _) if KNOWN.contains(&known) => {}
             (word, _) if REFUSED.contains(&word) => return Err(format!("{word} is not supported; leave it out")),
-            // It could be a part of the password: not quoted.
+            // Not quoted: it could be a part of the password.
             _ => return Err("names something that is not supported".to_owned()),
         }
     }
     Ok(())
 }
 
-/// The schema that `options` names. It is not sent as an option: a pooler refuses those, or drops them
-/// without a word. The tables are named by it instead.
+/// The schema that `options` names. It is not sent as an option, because a pooler refuses options, or drops
+/// them silently. Instead the names of the tables are qualified with it.
 fn schema_of(options: &str) -> Result<String, String> {
     let path =
         options.trim().strip_prefix("-c").map(str::trim_start).and_then(|rest| rest.strip_prefix("search_path="));
@@ -348,8 +349,8 @@ fn schema_of(options: &str) -> Result<String, String> {
     }
 }
 
-/// An error with its cause. What the server says is its message and code only: its details can
-/// quote rows.
+/// An error with its cause. Of a server's error only its message and code are used: its details can quote
+/// rows.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(said) = error.as_db_error() {
         return format!("{} ({})", said.message(), said.code().code());
@@ -382,7 +383,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// Takes any certificate, or any that an authority vouches for, whatever its name.
+/// Accepts any certificate, or any that is signed by a trusted authority, whatever its name.
 #[derive(Debug)]
 struct Trusting {
     inner: Option<Arc<WebPkiServerVerifier>>,

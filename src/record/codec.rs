@@ -1,6 +1,6 @@
-//! A record as the embedded store has it on the disk: each event writes its person's twice, so it is
-//! short and quickly made. An event is named once, whatever it chose, and what a request carried is
-//! named by its property where that is still the newest.
+//! The format of a record on disk in the embedded store. Each event writes its person's record twice, so the
+//! format is short and fast. An event is stored once, whatever it chose, and a value that a request carried
+//! is stored as a reference if it is still the newest.
 
 use super::value::{Chosen, Named};
 use super::{Doubt, Mark, Newest, Owed, Record, Said, Values, Version};
@@ -10,10 +10,10 @@ use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What every record begins with. Another layout gets another number.
+/// The first byte of every record. Another layout gets another number.
 const LAYOUT: u8 = 3;
 
-/// Room for so many bytes is made at once.
+/// The initial capacity for a record, in bytes.
 const USUAL_BYTES: usize = 512;
 
 /// Seconds since 1970, and nanoseconds.
@@ -22,7 +22,7 @@ type Instant = (i64, i32);
 /// An event, by its time and id.
 type Origin<'r> = (Option<Instant>, Option<&'r str>);
 
-/// Which of the origins.
+/// An index into the origins.
 type Which = usize;
 
 #[derive(Serialize, Deserialize)]
@@ -50,7 +50,7 @@ struct Value<'r> {
 enum What<'r> {
     Switch(bool, Which),
     Text(&'r str, Which),
-    /// Whether it names refusals, the rest, and each id.
+    /// Whether its ids are refusals, the rest, and each id.
     Selection(bool, Which, #[serde(borrow)] Vec<(&'r str, bool, Which)>),
 }
 
@@ -72,7 +72,7 @@ struct Late<'r> {
 
 #[derive(Serialize, Deserialize)]
 enum Sent<'r> {
-    /// Which of the values.
+    /// An index into the values.
     Newest(usize),
     Other(&'r str, #[serde(borrow)] What<'r>),
 }
@@ -85,14 +85,14 @@ struct Erased<'r> {
     messages: Vec<(u64, Instant)>,
 }
 
-/// Why bytes are no record: nothing of what they say is told.
+/// The bytes are not a record. The error quotes nothing of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 
-/// A record as bytes.
+/// Encodes a record.
 ///
 /// # Errors
-/// It cannot be written, which no record is known for.
+/// It cannot be encoded; no such record is known.
 pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
     let mut origins = Origins::default();
     let mut values = Vec::with_capacity(record.values.len());
@@ -119,10 +119,10 @@ pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
     postcard::to_extend(&(LAYOUT, packed), Vec::with_capacity(USUAL_BYTES)).map_err(|_| Damaged)
 }
 
-/// The record that bytes are.
+/// Decodes a record.
 ///
 /// # Errors
-/// They are none of this layout.
+/// The bytes are not a record of this layout.
 pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
     let packed = bytes.strip_prefix(&[LAYOUT]).ok_or(Damaged)?;
     let (packed, []) = postcard::take_from_bytes::<Packed<'_>>(packed).map_err(|_| Damaged)? else {
@@ -151,7 +151,7 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
     Ok(Record { values, heard, mark, doubts, owed, merged: known(packed.merged)? })
 }
 
-/// The events that a record names, each once.
+/// The events that a record refers to, each once.
 #[derive(Default)]
 struct Origins<'r>(Vec<Origin<'r>>);
 
@@ -165,7 +165,7 @@ impl<'r> Origins<'r> {
     }
 }
 
-/// What a request carried.
+/// The values that a request carried.
 fn carried<'r>(sent: &'r Values, record: &'r Record, origins: &mut Origins<'r>) -> Vec<Sent<'r>> {
     let sent = sent.iter().map(|(slot, carried)| {
         let is_it = |(known, newest): (&Slot, &Newest)| known == slot && newest.said == *carried;
@@ -179,7 +179,7 @@ fn what<'r>(said: &'r Said, origins: &mut Origins<'r>) -> What<'r> {
     match said {
         Said::One(Choice::Switch(on), version) => What::Switch(*on, origins.which(version)),
         Said::One(Choice::Text(text), version) => What::Text(text, origins.which(version)),
-        // Selections are never kept whole.
+        // Selections are never recorded as a whole.
         Said::One(Choice::Selection(_), version) => What::Text("", origins.which(version)),
         Said::Selection(Chosen { names, rest, ids }) => {
             let rest = origins.which(rest);
@@ -189,7 +189,7 @@ fn what<'r>(said: &'r Said, origins: &mut Origins<'r>) -> What<'r> {
     }
 }
 
-/// The same events, as they were read.
+/// The same events, decoded.
 struct Versions(Vec<Version>);
 
 impl Versions {

@@ -1,8 +1,7 @@
-//! What commands ask of the records, and who answers: the records themselves, or the process that
-//! holds them.
+//! What commands ask about records, and who answers: the records themselves, or the process that holds them.
 //!
-//! An embedded store belongs to one process at a time. That process answers on a Unix socket in the
-//! store's directory, which only its owner can open: one line of JSON is asked, one is answered.
+//! An embedded store belongs to one process at a time. That process answers on a Unix socket in the store's
+//! directory, which only its owner can open: each question is one line of JSON, and so is each answer.
 
 use super::{Backend, Claim, Failed, Recorded, Records, Settings, execution_horizon};
 use crate::integration::{Integration, Name};
@@ -21,16 +20,16 @@ use tokio::net::{UnixListener, UnixStream};
 pub(super) const SOCKET: &str = "commands.sock";
 /// The longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 1024 * 1024;
-/// The longest that one question or answer takes.
+/// The timeout for a question and its answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the worker waits until it accepts again after a failure.
+/// How long to wait after a failed accept.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What can be asked.
+/// A question about the records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Question {
-    /// Which store it is, and how far it got.
+    /// The store's identity and epoch.
     Claim,
     /// How many persons are on record.
     Count,
@@ -40,30 +39,30 @@ pub enum Question {
     Forget { records: Name, identifier: String, execution_horizon: SignedDuration },
 }
 
-/// What is answered.
+/// The answer to a [`Question`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     Claim(Claim),
     Count(u64),
     Person(Box<Recorded>),
-    /// Whether anything was known.
+    /// Whether anything was known about the person.
     Erased(bool),
     Failed(String),
 }
 
-/// A way to the records.
+/// How to reach the records.
 #[derive(Debug)]
 pub enum Access {
     /// Opened by this process.
     Direct(Box<Records>),
-    /// Held by another one, which answers for them.
+    /// Held by another process, which answers for them.
     Socket(PathBuf),
 }
 
 impl Access {
-    /// Opens records that are there, or finds who holds them: made where nobody looks for them, they
-    /// would know nobody and answer all the same.
+    /// Opens existing records, or finds the process that holds them. They are never created here: empty
+    /// records in a wrong place would give wrong answers.
     ///
     /// # Errors
     /// They cannot be opened, there are none, or none are kept.
@@ -82,10 +81,10 @@ impl Access {
         }
     }
 
-    /// Makes sure that these are the records of which the broker knows, and no older state of them.
+    /// Checks that these are the records that the broker remembers, and not an older state of them.
     ///
     /// # Errors
-    /// They are not, or as [`Access::ask`].
+    /// They are not; or as for [`Access::ask`].
     pub async fn compare(&self, integration: &Name, known: Option<&Claim>, place: &Backend) -> Result<(), Failed> {
         match (self, known) {
             (Access::Direct(records), known) => records.compare(integration, known).await,
@@ -97,7 +96,7 @@ impl Access {
     /// Asks a question.
     ///
     /// # Errors
-    /// The records failed, or who holds them does not answer.
+    /// The records failed, or the process that holds them does not answer.
     pub async fn ask(&self, question: Question) -> Result<Reply, Failed> {
         let reply = match self {
             Access::Direct(records) => answer(records, question).await,
@@ -116,10 +115,10 @@ impl Access {
         }
     }
 
-    /// What is known of a person.
+    /// What is known about a person.
     ///
     /// # Errors
-    /// As [`Access::ask`].
+    /// As for [`Access::ask`].
     pub async fn person(&self, records: &Name, identifier: &str) -> Result<Recorded, Failed> {
         let question = Question::Person { records: records.clone(), identifier: identifier.to_owned() };
         match self.ask(question).await? {
@@ -128,10 +127,10 @@ impl Access {
         }
     }
 
-    /// Forgets a person. Says whether anything was known.
+    /// Forgets a person. Returns whether anything was known.
     ///
     /// # Errors
-    /// As [`Access::ask`].
+    /// As for [`Access::ask`].
     pub async fn forget(&self, integration: &Integration, identifier: &str) -> Result<bool, Failed> {
         let (records, identifier) = (integration.records.clone(), identifier.to_owned());
         let question = Question::Forget { records, identifier, execution_horizon: execution_horizon(integration) };
@@ -141,10 +140,10 @@ impl Access {
         }
     }
 
-    /// Which store it is, and how far it got.
+    /// The store's identity and epoch.
     ///
     /// # Errors
-    /// As [`Access::ask`].
+    /// As for [`Access::ask`].
     pub async fn claim(&self) -> Result<Claim, Failed> {
         match self.ask(Question::Claim).await? {
             Reply::Claim(claim) => Ok(claim),
@@ -155,7 +154,7 @@ impl Access {
     /// How many persons are on record.
     ///
     /// # Errors
-    /// As [`Access::ask`].
+    /// As for [`Access::ask`].
     pub async fn count(&self) -> Result<u64, Failed> {
         match self.ask(Question::Count).await? {
             Reply::Count(count) => Ok(count),
@@ -164,7 +163,7 @@ impl Access {
     }
 }
 
-/// Only another version of this program would answer so.
+/// Only another version of this program would give such an answer.
 fn unfit(_: &Reply) -> Failed {
     Failed::new("the process that holds the records gave an answer to another question; use its own version")
 }
@@ -200,12 +199,12 @@ fn line(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
 async fn read<T: for<'d> Deserialize<'d>>(stream: &mut UnixStream) -> std::io::Result<T> {
     let mut line = Vec::new();
     BufReader::new(stream.take(LONGEST_LINE)).read_until(b'\n', &mut line).await?;
-    // What it says is somebody's: only that it is wrong may be told.
+    // The content is personal: the error says only that it is wrong.
     serde_json::from_slice(&line).map_err(|_| std::io::Error::other("not a line of this protocol"))
 }
 
-/// The socket's path by way of the open directory: a path of its own could be longer than a socket's
-/// address may be.
+/// The socket's path through the open directory: the full path could be longer than the address of a socket
+/// may be.
 fn socket(directory: &Path) -> std::io::Result<(fs::File, PathBuf)> {
     let folder = fs::File::open(directory)?;
     let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()));
@@ -213,14 +212,14 @@ fn socket(directory: &Path) -> std::io::Result<(fs::File, PathBuf)> {
     Ok((folder, path))
 }
 
-/// Answers commands for as long as the process lives, once it holds an embedded store. A store that
-/// several can open needs nobody who answers.
+/// Answers commands for as long as the process lives, once it holds an embedded store. A store that several
+/// processes can open needs no such server.
 pub async fn serve(records: &Arc<Records>) {
     let Backend::Directory(directory) = records.place().clone() else { return };
     let mut opened = 0;
     loop {
         opened = records.opened(opened).await;
-        // Whoever held the store meanwhile put a socket of its own there.
+        // Another process that held the store meanwhile has put its own socket there.
         tokio::select! {
             () = answer_all(records, &directory) => {}
             _ = records.opened(opened) => {}
@@ -228,10 +227,10 @@ pub async fn serve(records: &Arc<Records>) {
     }
 }
 
-/// Answers everybody who asks at the socket. Returns when there can be none.
+/// Answers all questions on the socket. Returns if it cannot be opened.
 async fn answer_all(records: &Arc<Records>, directory: &Path) {
     let folder = directory.to_owned();
-    // A file system may hang: nothing else waits for it.
+    // A file system may hang, and nothing else should wait for it.
     let listener = match tokio::task::spawn_blocking(move || listen(&folder)).await {
         Ok(listener) => listener.and_then(UnixListener::from_std),
         Err(error) => Err(error.into()),
@@ -246,13 +245,13 @@ async fn answer_all(records: &Arc<Records>, directory: &Path) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(reply(Arc::clone(records), stream))),
-            // Out of file descriptors, most likely: leave the others time to end.
+            // Most likely out of file descriptors: give other connections time to end.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
 
-/// Opens the socket. Who holds the store owns what a process that died left there.
+/// Opens the socket. The holder of the store may remove a socket that a dead process left there.
 fn listen(directory: &Path) -> std::io::Result<std::os::unix::net::UnixListener> {
     let (_folder, path) = socket(directory)?;
     match fs::remove_file(&path) {
@@ -260,7 +259,7 @@ fn listen(directory: &Path) -> std::io::Result<std::os::unix::net::UnixListener>
         _ => {}
     }
     let listener = std::os::unix::net::UnixListener::bind(&path)?;
-    // Nobody else could connect meanwhile: the process makes everything for its owner alone.
+    // Nobody else could connect in between: the process creates all files for its owner alone.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -276,6 +275,6 @@ async fn reply(records: Arc<Records>, mut stream: UnixStream) {
         }
         stream.write_all(&line(&reply)?).await
     };
-    // A command that went away does not wait for it.
+    // A command that went away no longer waits for the answer.
     let _ = tokio::time::timeout(TIMEOUT, replied).await;
 }

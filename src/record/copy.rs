@@ -1,9 +1,9 @@
-//! A whole store taken to another place, such as from one worker's disk to a database for many.
+//! Copies a whole store to another place, such as from one worker's disk to a database for many workers.
 //!
-//! The copy is the same store: it takes over the secret under which persons are hashed, and the
-//! identity that the broker knows. Until it is whole it is marked, and nobody opens it; once it is,
-//! the former store is marked, and nobody opens that one any more. Of both, one can be used at any
-//! moment, whatever ends in between.
+//! The copy is the same store: it takes over the secret with which persons are hashed, and the identity that
+//! the broker knows. A copy that is not complete is marked, and cannot be opened for use; once it is
+//! complete, the former store is marked, and cannot be opened any more. At any moment one of the two can be
+//! used, whatever fails in between.
 
 use super::kept::Origin;
 use super::keys::Key;
@@ -14,12 +14,12 @@ use super::{Backend, Claim, Failed, Record};
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 
-/// How many records are written together.
+/// How many records are copied at once.
 const PAGE: usize = 1_000;
-/// Names nobody who handles suspects: a copy handles none.
+/// Identifies this process in notes of suspects; a copy handles none.
 const OWN: &str = "copy";
 
-/// Two stores, of which one becomes the copy of the other.
+/// Two stores, one of which becomes the copy of the other.
 #[derive(Debug)]
 pub struct Copying {
     source: Store,
@@ -29,12 +29,12 @@ pub struct Copying {
 }
 
 impl Copying {
-    /// Opens both, and makes the target where there is none. From now on nobody else opens it, unless it
-    /// was copied to the end before.
+    /// Opens both, and creates the target if it is absent. From now on nobody else can open the target,
+    /// unless it was already copied completely.
     ///
     /// # Errors
-    /// The source is not there, is in use, or was copied to somewhere else; the target holds other
-    /// records; or one of them cannot be opened.
+    /// The source is absent, is in use, or was copied to somewhere else; the target holds other records; or
+    /// one of them cannot be opened.
     pub async fn open(from: Backend, to: Backend) -> Result<Copying, Failed> {
         if !from.exists().await? {
             return Err(Failed::new(format!("there are no records in {from}")));
@@ -48,15 +48,15 @@ impl Copying {
         Ok(Copying { source, target, from, to })
     }
 
-    /// Which the former store is, and how far it got.
+    /// The identity and epoch of the former store.
     ///
     /// # Errors
-    /// It failed.
+    /// The former store failed.
     pub async fn source(&self) -> Result<Claim, Failed> {
         self.source.claim().await
     }
 
-    /// What the broker is to know once the copy is whole: the former store is an older state then.
+    /// The claim for the broker once the copy is complete: the former store then counts as an older state.
     ///
     /// # Errors
     /// The former store failed.
@@ -68,21 +68,21 @@ impl Copying {
     /// The integrations whose events went into the former store.
     ///
     /// # Errors
-    /// It failed.
+    /// The former store failed.
     pub async fn integrations(&self) -> Result<Vec<String>, Failed> {
         let notes = self.source.notes().await?;
         Ok(notes.iter().filter_map(|(name, _)| claimed_by(name)).map(str::to_owned).collect())
     }
 
-    /// How many persons the former store knows.
+    /// How many persons are on record in the former store.
     ///
     /// # Errors
-    /// It failed.
+    /// The former store failed.
     pub async fn count(&self) -> Result<u64, Failed> {
         self.source.count().await
     }
 
-    /// Whether everything was done before.
+    /// Whether the copy was already completed.
     ///
     /// # Errors
     /// One of the stores failed, or the target is an older state of the source.
@@ -99,11 +99,11 @@ impl Copying {
         )))
     }
 
-    /// Brings the target to what the source holds. What an earlier try brought is not written again.
-    /// Gives how many persons were looked at; `at` is told on the way.
+    /// Copies everything from the source to the target. What an earlier try copied is not written again.
+    /// Returns how many records were compared; `at` is called with the progress.
     ///
     /// # Errors
-    /// One of the stores failed; another try goes on.
+    /// One of the stores failed; another try continues.
     pub async fn carry(&self, mut at: impl FnMut(u64)) -> Result<u64, Failed> {
         for (name, text) in self.source.notes().await? {
             self.target.set_note(&name, &text).await?;
@@ -124,7 +124,7 @@ impl Copying {
         .await
     }
 
-    /// Reads everything again, from the target's disk, too.
+    /// Reads everything again and compares it, including the target's from disk.
     ///
     /// # Errors
     /// Something differs, or one of the stores failed.
@@ -145,7 +145,7 @@ impl Copying {
                 return Err(differs());
             }
         }
-        // What is only kept until no late request can put it back lapses in both, at its time.
+        // Values that are only kept until no late request can restore them expire in both, each at its time.
         let now = Timestamp::now();
         let lapsed = |record: &Record| lapse(record, now).unwrap_or_else(|| record.clone());
         self.each_page(
@@ -165,25 +165,26 @@ impl Copying {
         .map(drop)
     }
 
-    /// Closes both; they can be opened again then.
+    /// Closes both; afterwards they can be opened again.
     pub async fn close(self) {
         self.source.close().await;
         self.target.close().await;
     }
 
-    /// Makes the copy the store, and the source none: after the broker knows the copy's claim.
+    /// Makes the copy the store in use, and marks the source as copied. To be called once the broker knows
+    /// the copy's claim.
     ///
     /// # Errors
-    /// One of the stores failed; another try goes on.
+    /// One of the stores failed; another try continues.
     pub async fn finish(&self) -> Result<(), Failed> {
         self.source.set_moved(&self.to.to_string()).await?;
         self.target.set_finished().await
     }
 
-    /// Writes how far the copy got, before the broker is told.
+    /// Writes the copy's epoch, before the broker is told.
     ///
     /// # Errors
-    /// One of the stores failed; another try goes on.
+    /// One of the stores failed; another try continues.
     pub async fn set_claim(&self) -> Result<Claim, Failed> {
         let claim = self.claim().await?;
         self.target.set_epoch(claim.epoch).await?;
@@ -208,7 +209,7 @@ impl Copying {
 }
 
 async fn open(place: &Backend, origin: Option<Origin>) -> Result<Store, Failed> {
-    // Nothing is forgotten on the way.
+    // An infinite retention: nothing is forgotten while copying.
     let opened = Store::open_whole(place.clone(), SignedDuration::MAX, OWN, origin).await;
     opened.map_err(|failed| {
         if failed.is_held() {

@@ -1,7 +1,7 @@
 //! The embedded store: a log-structured one on this machine's disk, held by one process at a time.
 //!
-//! A write is seen at once. All writes of a moment go to the disk together, beside everything else:
-//! a person's record that changes twice meanwhile is written once, and one sync serves all who wait.
+//! A write is visible at once. Writes that come close together go to disk together, in the background: a
+//! person's record that changes twice meanwhile is written once, and one sync serves all waiters.
 
 use super::group_commit::{self, Answer, Shared};
 use super::kept::{EPOCH, OWN_NOTES, Origin};
@@ -21,11 +21,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of the library's cache, and of what it keeps in memory until it is written in order: small,
-/// since an event looks at one record and most are not looked at again soon.
+/// The size in bytes of the library's cache, and of its memtables: small, because an event reads one record
+/// and most are not read again soon.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 const MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
-/// Bytes of the journals on disk before what is in them is written in order: the least that is allowed.
+/// The size in bytes of the journals on disk before the memtables are flushed: the least that the library
+/// allows.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The open store; dropping it closes it once everything is written.
@@ -40,11 +41,11 @@ pub struct Embedded {
     advancing: tokio::sync::Mutex<()>,
 }
 
-/// The end of a store that failed: a disk that hangs holds it up.
+/// The closing of a store that failed; a disk that hangs holds it up.
 pub struct Ending(Arc<Shared>);
 
 impl Ending {
-    /// Whether the store may be opened anew.
+    /// Whether the store may be opened again.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.is_let_go()
@@ -69,11 +70,11 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
-/// Makes the directory where it is absent, for its owner alone. One that is there keeps its rights: it is
-/// somebody's, and the program makes files for their owner alone anyway. One that holds other things
-/// would be shared with them, and is taken for a mistake. The name of what is made, and those of
-/// directories made above it, lie in the one above and are synced, or a cut of the power could take the
-/// whole store.
+/// Creates the directory if it is absent, for its owner alone. An existing one keeps its permissions, because
+/// somebody chose them, and the program creates files for their owner alone anyway. One that holds other
+/// files would be shared with them, and is refused as a mistake. The names of a new directory and of its new
+/// parents are entries of the directories above, which are synced: otherwise a power cut could take the whole
+/// store.
 fn make(directory: &Path) -> std::io::Result<()> {
     let is_absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let made: Vec<&Path> = directory.ancestors().take_while(is_absent).collect();
@@ -88,7 +89,7 @@ fn make(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether a directory holds a store; one that is there and holds other things is none and cannot become one.
+/// Whether a directory holds a store; an existing one with other files has none, and cannot become one.
 pub(super) fn looked_at(directory: &Path) -> std::io::Result<bool> {
     if is_in(directory) {
         return Ok(true);
@@ -100,7 +101,7 @@ pub(super) fn looked_at(directory: &Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Whether there is something in a directory that is not of a store, nor of one that was begun.
+/// Whether a directory contains anything that does not belong to a store, even an incomplete one.
 fn holds_others(directory: &Path) -> std::io::Result<bool> {
     const OWN: [&str; 4] = ["lock", "keyspaces", super::control_socket::SOCKET, "lost+found"];
     for entry in fs::read_dir(directory)? {
@@ -113,8 +114,8 @@ fn holds_others(directory: &Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Syncs the names in a directory and in those below: the library syncs files and the directories that
-/// they are in, but not always the directory in which it made another one.
+/// Syncs a directory and those below it: the library syncs files and the directories that they are in, but
+/// not always the directory in which it created another one.
 fn sync_names(directory: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -125,14 +126,14 @@ fn sync_names(directory: &Path) -> std::io::Result<()> {
     fs::File::open(directory)?.sync_all()
 }
 
-/// Whether there is a store in a directory. What cannot be looked at is told by whoever opens it.
+/// Whether there is a store in a directory. An error counts as yes: opening the store will report it.
 pub(super) fn is_in(directory: &Path) -> bool {
     !matches!(directory.join("version").try_exists(), Ok(false))
 }
 
 impl Embedded {
-    /// Opens the store in a directory, or makes one there that only its owner can read; with an origin, as
-    /// its copy. Runs on a thread of the runtime, which serves its writes.
+    /// Opens the store in a directory, or creates one there that only its owner can read; with an origin, as
+    /// its copy. Must run on a thread of the runtime, which serves its writes.
     ///
     /// # Errors
     /// Another process holds it, it cannot be read or written, or it holds other records than its origin's.
@@ -191,26 +192,26 @@ impl Embedded {
         })
     }
 
-    /// Whether nothing failed so far.
+    /// Whether nothing has failed so far.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.shared.is_closed() && !self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// Says, for as long as somebody asks, whether the files are closed after a failure.
+    /// A handle that tells, after a failure, whether the files are closed.
     #[must_use]
     pub fn ending(&self) -> Ending {
         Ending(Arc::clone(&self.shared))
     }
 
-    /// The key under which identifiers are hashed; it never leaves the store's directory.
+    /// The key with which identifiers are hashed; it never leaves the store's directory.
     #[must_use]
     pub fn secret(&self) -> &[u8] {
         &self.secret
     }
 
-    /// Reads a record, changes it and writes it, as one step. Other changes see it at once; the
-    /// answer comes when it is as safe as the change asks for.
+    /// Reads, changes and writes a record as one step. Other changes see it at once; this returns when it is
+    /// as durable as the change asks for.
     ///
     /// # Errors
     /// The store failed.
@@ -221,7 +222,7 @@ impl Embedded {
     ) -> Result<T, Failed> {
         let swept = || self.swept.lock().unwrap_or_else(PoisonError::into_inner).get(&prefix_of(&key)).copied();
         let (told, durable) = self.change(key, |known| {
-            // Asked for after the record was: it may be forgotten right now.
+            // Read after the record: the person may just be being forgotten.
             let swept = swept();
             change(known, swept)
         })?;
@@ -248,7 +249,7 @@ impl Embedded {
         record.map_err(|codec::Damaged| self.failed("a record is damaged, or another version's".to_owned()))
     }
 
-    /// Which store it is, and how far it got.
+    /// The store's identity and epoch.
     ///
     /// # Errors
     /// The store failed.
@@ -257,7 +258,7 @@ impl Embedded {
         Ok(Claim { store: hex(&self.identity), epoch })
     }
 
-    /// Begins another epoch; the answer comes when that is durable.
+    /// Begins another epoch; durable on return.
     ///
     /// # Errors
     /// The store failed.
@@ -269,7 +270,7 @@ impl Embedded {
         Ok(next)
     }
 
-    /// How often a record was written since it was opened.
+    /// The number of changes since it was opened.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.shared.changes()
@@ -283,12 +284,12 @@ impl Embedded {
         self.checked(|| self.records.len()).map(|count| count as u64)
     }
 
-    /// What makes a copy of it the same store.
+    /// What a copy of it takes over to be the same store.
     pub(super) fn origin(&self) -> Origin {
         Origin { secret: self.secret, identity: self.identity }
     }
 
-    /// So many records at most, in the order of their keys, after this one; as they are on the disk.
+    /// At most `most` records after this key, in the order of their keys, as they are on disk.
     pub(super) fn page(&self, after: Option<Key>, most: usize) -> Result<Vec<(Key, Record)>, Failed> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let found = self.records.range((from, Bound::<Key>::Unbounded)).take(most);
@@ -319,7 +320,7 @@ impl Embedded {
         Ok(note.map(|note| String::from_utf8_lossy(&note).into_owned()))
     }
 
-    /// Writes a note; the answer comes when it is durable.
+    /// Writes a note; durable on return.
     ///
     /// # Errors
     /// The store failed.
@@ -327,7 +328,7 @@ impl Embedded {
         self.shared.note(name.to_owned(), Some(text.to_owned())).await.map_err(|_| Failed::closed())?
     }
 
-    /// What is known of a suspect. Only one process has the store, so every other holder is dead.
+    /// What is known about a suspect. Only one process has the store, so every other holder is dead.
     ///
     /// # Errors
     /// The store failed.
@@ -336,7 +337,7 @@ impl Embedded {
         Ok(Note::known(note.as_ref(), own, |_| false))
     }
 
-    /// Notes a suspect; the answer comes when that is durable.
+    /// Notes a suspect; durable on return.
     ///
     /// # Errors
     /// The store failed.
@@ -344,9 +345,10 @@ impl Embedded {
         self.set_note(&suspect_name(key), &note.to_text()).await
     }
 
-    /// Forgets a suspect, soon.
+    /// Forgets a suspect, without waiting for the write.
     pub(super) fn forget_suspect(&self, key: Key) {
-        // Nobody waits for it: what is not removed costs an innocent one a place among few.
+        // If the removal is lost, an innocent message is handled among few others: harmless, so nobody waits
+        // for it.
         drop(self.shared.note(suspect_name(key), None));
     }
 
@@ -354,15 +356,15 @@ impl Embedded {
         sound(read).map_err(|why| self.failed(why))
     }
 
-    /// After a failure nobody may rely on what is in memory: the store is to be opened again, and
-    /// shows what is really on the disk.
+    /// After a failure the records in memory cannot be relied on: the store must be opened again to see what
+    /// is really on disk.
     fn failed(&self, why: String) -> Failed {
         self.has_failed.store(true, Ordering::Relaxed);
         Failed::new(why)
     }
 }
 
-/// Random bytes that the store keeps under a name; made when they are first asked for.
+/// Random bytes that the store keeps under a name; created when they are first asked for.
 fn kept<const N: usize>(database: &Database, notes: &Keyspace, name: &str) -> Result<[u8; N], String> {
     let found = sound(|| notes.get(name))?;
     if let Some(bytes) = found.and_then(|bytes| bytes.as_ref().try_into().ok()) {
@@ -373,7 +375,7 @@ fn kept<const N: usize>(database: &Database, notes: &Keyspace, name: &str) -> Re
     Ok(bytes)
 }
 
-/// Makes a store that knows nothing the copy of another.
+/// Makes an empty store the copy of another.
 fn take_over(database: &Database, records: &Keyspace, notes: &Keyspace, origin: &Origin) -> Result<(), String> {
     let own = sound(|| notes.get("identity"))?;
     if own.is_some_and(|own| *own == origin.identity) {
@@ -390,7 +392,7 @@ fn take_over(database: &Database, records: &Keyspace, notes: &Keyspace, origin: 
     sound(|| batch.commit().and_then(|()| database.persist(PersistMode::SyncAll)))
 }
 
-/// Up to when persons were forgotten, as it was noted.
+/// Reads the notes about the time up to which persons were forgotten.
 fn swept(notes: &Keyspace) -> Result<Swept, String> {
     let mut swept = HashMap::new();
     for item in notes.prefix(SWEPT) {

@@ -1,4 +1,4 @@
-//! Group commit of the embedded store: what changed in a moment goes to the disk together.
+//! Group commit of the embedded store: changes that come close together are written to disk together.
 
 use super::keys::Key;
 use super::rules::Write;
@@ -14,44 +14,44 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-/// From the beginning of one round to that of the next at least: a sync for each event would cost
-/// more than its request.
+/// The minimum time between the beginnings of two rounds: a sync for each event would cost more than its
+/// request.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long writes wait for which nobody waits.
+/// How long writes are delayed for which nobody waits.
 const LAZY: Duration = Duration::from_millis(20);
-/// The longest that a round may take. The kernel gives a disk 30 s to answer a command before it
-/// resets it or reports an error, so what takes longer is no slow disk but one that hangs.
+/// The longest that a round may take. The kernel gives a disk 30 s to answer a command before it resets it or
+/// reports an error, so a disk that takes longer is not slow but hangs.
 pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(30);
 type Durable = oneshot::Sender<Result<(), Failed>>;
 pub(super) type Answer = oneshot::Receiver<Result<(), Failed>>;
 
-/// So many records at least are kept in memory once they are written, and at most twice as many: an
-/// event looks at its person's record twice, and those that are in hand come between.
+/// At least this many records are kept in memory after they were written, and at most twice as many: an event
+/// reads its person's record twice, with other events in between.
 const KEPT: usize = 2_048;
 
-/// A record on its way to the disk, or there already and likely to be asked for again.
+/// A record that is to be written, or was written and is likely to be read again.
 #[derive(Debug)]
 struct Pending {
-    /// `None` for who is not on record.
+    /// `None` for a person who is not on record.
     record: Option<Record>,
-    /// Which write it was, of all.
+    /// The number of the change, over all records.
     number: u64,
-    /// It is in the round that is being gathered.
+    /// It is in the round that is being collected.
     is_gathered: bool,
     written: Written,
 }
 
-/// Since when a record is on the disk.
+/// How long a record has been on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Written {
     NotYet,
-    /// Since records were last let go of.
+    /// Since the last time that records were dropped from memory.
     Lately,
-    /// For longer: it is let go of next.
+    /// For longer: it is dropped from memory next.
     Before,
 }
 
-/// What is to be written together.
+/// Changes that are written together.
 #[derive(Debug, Default)]
 struct Round {
     keys: Vec<Key>,
@@ -62,7 +62,7 @@ struct Round {
 #[derive(Debug, Default)]
 struct State {
     pending: HashMap<Key, Pending>,
-    /// How many were written lately.
+    /// How many records are `Written::Lately`.
     written: usize,
     round: Round,
 }
@@ -73,16 +73,16 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// There is something to write.
     wake: Notify,
-    /// And somebody waits for it.
+    /// Somebody waits for the write.
     urgent: Notify,
     numbers: AtomicU64,
     is_closed: AtomicBool,
-    /// The files are closed, and the store may be opened anew.
+    /// The files are closed, and the store may be opened again.
     is_let_go: AtomicBool,
 }
 
 impl Shared {
-    /// What is known of a person, changed, and on its way to the disk.
+    /// Changes a person's record in memory and puts it into the next round.
     pub(super) fn change<T>(
         &self,
         key: Key,
@@ -115,7 +115,7 @@ impl Shared {
         Ok((told, answer))
     }
 
-    /// A note, or that there is none any more, on its way to the disk.
+    /// Puts a note, or its removal, into the next round.
     pub(super) fn note(&self, name: String, text: Option<String>) -> Answer {
         let mut state = self.state();
         state.round.notes.push((name, text));
@@ -148,7 +148,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the round that is being gathered.
+    /// Registers a waiter for the round that is being collected.
     fn await_round(&self, round: &mut Round) -> Answer {
         let (durable, answer) = oneshot::channel();
         round.waiting.push(durable);
@@ -156,7 +156,7 @@ impl Shared {
         answer
     }
 
-    /// Takes the round, with the records that it writes.
+    /// Takes the round, with its records encoded.
     fn take(&self) -> (Round, Vec<Packed>) {
         let mut state = self.state();
         let round = std::mem::take(&mut state.round);
@@ -170,7 +170,7 @@ impl Shared {
         (round, records)
     }
 
-    /// Notes what is on the disk now, unless it changed meanwhile.
+    /// Marks records as written, unless they changed meanwhile.
     fn written(&self, records: &[Packed]) {
         let mut state = self.state();
         let state = &mut *state;
@@ -184,7 +184,7 @@ impl Shared {
 }
 
 impl State {
-    /// When much of what is kept is on the disk, lets go of what is there for longer.
+    /// Once enough of the records in memory are written, drops those that were written longest ago.
     fn let_go(&mut self) {
         if self.written > KEPT {
             self.pending.retain(|_, pending| pending.written != Written::Before);
@@ -204,9 +204,9 @@ struct Work {
     done: oneshot::Sender<(Vec<Packed>, Result<(), Failed>)>,
 }
 
-/// Starts to write, round by round, until the store is closed or the disk fails: then everybody is
-/// told. A thread of its own writes: those of the runtime may all be waiting for somebody else, and
-/// to let go of the store may take as long as its disk takes.
+/// Starts to write, round by round, until the store is closed or the disk fails; then all waiters are told. A
+/// separate thread writes: the threads of the runtime may all be waiting for something else, and closing the
+/// store may take as long as its disk takes.
 ///
 /// # Errors
 /// The system has no thread left.
@@ -219,7 +219,7 @@ pub(super) fn start(mut writer: Writer, shared: Arc<Shared>) -> std::io::Result<
         let _let_go = let_go;
         let mut write = move |Work { records, notes, must_last, done }| {
             let written = writer.write(&records, notes, must_last);
-            // Nobody waits any more for a disk that took too long.
+            // Nobody waits any longer for a disk that took too long.
             let _ = done.send((records, written));
         };
         works.into_iter().for_each(&mut write);
@@ -237,7 +237,7 @@ async fn serve(work: mpsc::Sender<Work>, shared: &Shared) {
     loop {
         shared.wake.notified().await;
         if shared.state().round.waiting.is_empty() {
-            // Too late is no error: it is written then.
+            // A timeout is no error: the round is written then.
             let _ = tokio::time::timeout(LAZY, shared.urgent.notified()).await;
         }
         tokio::time::sleep_until(next).await;
@@ -245,7 +245,7 @@ async fn serve(work: mpsc::Sender<Work>, shared: &Shared) {
         let is_last = shared.is_closed.load(Ordering::Relaxed);
         let (Round { notes, waiting, .. }, records) = shared.take();
         let (done, written) = oneshot::channel();
-        // Where the thread is gone, nothing is answered.
+        // If the thread is gone, `written` fails.
         let _ = work.send(Work { records, notes, must_last: !waiting.is_empty(), done });
         let (records, done) = match tokio::time::timeout(LONGEST_WRITE, written).await {
             Ok(Ok(written)) => written,
@@ -257,7 +257,7 @@ async fn serve(work: mpsc::Sender<Work>, shared: &Shared) {
         }
         let has_failed = done.is_err();
         for who in waiting {
-            // Who went away meanwhile does not wait for it.
+            // A waiter may have gone away meanwhile.
             let _ = who.send(done.clone());
         }
         if has_failed || is_last {
@@ -267,18 +267,18 @@ async fn serve(work: mpsc::Sender<Work>, shared: &Shared) {
     }
 }
 
-/// However writing ends, nobody relies on it any more.
+/// Marks the store as closed, however writing ends.
 struct CloseAtEnd(Arc<Shared>);
 
 impl Drop for CloseAtEnd {
     fn drop(&mut self) {
         self.0.is_closed.store(true, Ordering::Relaxed);
-        // Who waits for a round that never comes hears of it.
+        // Dropping the round tells those who wait for it.
         self.0.state().round = Round::default();
     }
 }
 
-/// However the thread ends, its store is nobody's any more.
+/// Marks the store as released, however the thread ends.
 struct LetGoAtEnd(Arc<Shared>);
 
 impl Drop for LetGoAtEnd {

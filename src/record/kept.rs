@@ -1,30 +1,31 @@
-//! What both kinds of store keep beside records, and show of them.
+//! What both kinds of store keep besides records, and the state of a record that they return.
 
 use super::Record;
 use super::keys::{IDENTITY_BYTES, SECRET_BYTES};
 use crate::bytes::hex;
 use jiff::Timestamp;
 
-/// What a store showed of a record, so that the next change need not ask again.
+/// The state of a record as last read from or written to a store, so that the next change need not read it
+/// again.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// Of the shared store: how often the record was written.
+    /// In the shared store: how often the record was written.
     pub revision: i64,
     pub record: Option<Record>,
-    /// Up to when persons may have been forgotten who are not on record.
+    /// The time up to which persons who are not on record may have been forgotten.
     pub swept: Option<Timestamp>,
 }
 
-/// The note of a copy that is not whole yet.
+/// The note of a copy that is not complete yet.
 pub(super) const UNFINISHED: &str = "copy of";
 /// The note of where a store was copied to.
 pub(super) const MOVED: &str = "copied to";
-/// The note of how far the store got.
+/// The note of the store's epoch.
 pub(super) const EPOCH: &str = "epoch";
-/// Notes that are each store's own.
+/// Notes that are not copied, because each store has its own.
 pub(super) const OWN_NOTES: [&str; 6] = [EPOCH, "identity", "secret", "version", UNFINISHED, MOVED];
 
-/// What makes a copy the same store.
+/// What a copy takes over to be the same store.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub secret: [u8; SECRET_BYTES],
@@ -32,7 +33,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// What is noted of a copy from its beginning.
+    /// The note that marks a copy from its beginning.
     pub fn mark(&self) -> (&'static str, String) {
         (UNFINISHED, hex(&self.identity))
     }

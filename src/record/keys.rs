@@ -1,17 +1,17 @@
-//! Under which keys records lie: keyed hashes, from which nobody can tell who is on record.
+//! The keys of records: keyed hashes, which do not reveal who is on record.
 
 use crate::bytes::number;
 use crate::integration::Name;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// Bytes of the key under which identifiers are hashed, and of a store's identity.
+/// The length in bytes of the key with which identifiers are hashed, and of a store's identity.
 pub(super) const SECRET_BYTES: usize = 32;
 pub(super) const IDENTITY_BYTES: usize = 16;
 
 /// A person's key: a keyed hash of the integration's records, and one of the person among them.
 pub type Key = [u8; 16];
-/// What all keys of an integration's records begin with.
+/// The prefix of all keys of an integration's records.
 pub(super) type Prefix = [u8; 4];
 
 /// The prefix of a key.
@@ -21,17 +21,17 @@ pub(super) fn prefix_of(key: &[u8]) -> Prefix {
     prefix
 }
 
-/// Names a message where suspects are noted; nobody can tell from it what is in the message.
+/// The key of a suspect's note; it reveals nothing of the message.
 pub(super) fn suspect_key(secret: &[u8], integration: &Name, body: &[u8]) -> Key {
     keyed(secret, [b"suspect", integration.as_str().as_bytes(), body])
 }
 
-/// What all keys of an integration's records begin with.
+/// The prefix of all keys of an integration's records.
 pub(super) fn prefix(secret: &[u8], records: &Name) -> Prefix {
     prefix_of(&keyed(secret, [b"records".as_slice(), records.as_str().as_bytes()]))
 }
 
-/// A keyed hash: without the store's secret nobody can tell whether somebody is in it.
+/// A person's key: without the store's secret nobody can tell whether somebody is in the store.
 pub(super) fn key(secret: &[u8], prefix: Prefix, identifier: &str) -> Key {
     let person = crate::order::person(identifier);
     let mut key = keyed(secret, [b"person".as_slice(), &prefix, person.as_bytes()]);
@@ -39,7 +39,7 @@ pub(super) fn key(secret: &[u8], prefix: Prefix, identifier: &str) -> Key {
     key
 }
 
-/// Names a message among those of one person; nobody can tell from it what is in the message.
+/// Identifies a message among those of one person; it reveals nothing of the message.
 pub(super) fn message_number(secret: &[u8], [published, id, body]: [&[u8]; 3]) -> u64 {
     number(&keyed(secret, [b"message", published, id, body]))
 }

@@ -1,8 +1,8 @@
 //! Step 4: the newest consent wins.
 //!
-//! A record keeps, for one person under one integration, the newest choice of each property and
-//! path, with its version. What is sent is the record's newest, so a late retry carries today's
-//! truth. All that is decided about records is in `rules` (pure); stores only keep them.
+//! A record keeps, for one person under one integration, the newest choice of each property and path, with
+//! its version. What is sent is what the record says is newest, so even a late retry sends the current
+//! values. All decisions about records are in `rules` (pure); stores only keep them.
 
 pub mod address;
 pub mod codec;
@@ -44,21 +44,22 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What one event says of its person.
+/// What one event says about its person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// Since when its grants and texts count; an undated event is older than every dated one.
+    /// The time from which its grants and texts count; an undated event is older than every dated one.
     pub at: Option<Timestamp>,
-    /// Since when its withdrawals do: later, where an update does not tell what it changed.
+    /// The time from which its withdrawals count: later than the other if an update does not say what it
+    /// changed.
     pub withdrawn_at: Option<Timestamp>,
     /// The event's id.
     pub event: Option<Arc<str>>,
-    /// What was chosen, in the mappings' order.
+    /// The choices, in the mappings' order.
     pub choices: Vec<(Slot, Choice)>,
 }
 
 impl Offer {
-    /// The version of its withdrawals, or of everything else.
+    /// The version of its withdrawals, or of everything else in it.
     #[must_use]
     pub fn version(&self, is_withdrawal: bool) -> Version {
         let at = if is_withdrawal { self.withdrawn_at } else { self.at };
@@ -77,13 +78,13 @@ impl Offer {
 pub struct Newest {
     #[serde(rename = "s")]
     pub said: Arc<Said>,
-    /// The gate refused it for good: it is neither lent to other events nor replaced by an older.
+    /// The gate refused it permanently: it is neither sent with other events nor replaced by an older value.
     #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_refused: bool,
     /// When the gate first accepted it.
     #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Timestamp>,
-    /// While it is not accepted: what the gate has in its place, as far as is known.
+    /// While it is not accepted: the value that the gate has instead, as far as is known.
     #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
     before: Option<Arc<Said>>,
 }
@@ -93,16 +94,16 @@ impl Newest {
         Newest { said: Arc::new(said), is_refused: false, accepted: None, before }
     }
 
-    /// What the gate has of this property, as far as is known.
+    /// The value of this property at the gate, as far as is known.
     fn at_gate(&self) -> Option<&Arc<Said>> {
         if self.accepted.is_some() { Some(&self.said) } else { self.before.as_ref() }
     }
 }
 
-/// The newest of each of some properties.
+/// The newest values of some properties.
 pub type Values = LiteMap<Slot, Arc<Said>>;
 
-/// A request whose outcome is not known, or not known to be harmless any more.
+/// A request whose outcome is not known, or that is no longer known to be harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Doubt {
     /// When it was about to be sent.
@@ -111,44 +112,44 @@ struct Doubt {
     /// What it carried.
     #[serde(rename = "s", serialize_with = "crate::json::object")]
     sent: Values,
-    /// A repair of it is on its way.
+    /// A repair of it is scheduled.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
     is_parked: bool,
 }
 
-/// Older values that the gate accepted although newer ones were known: whichever it has, the newer
-/// are owed to it.
+/// Older values that the gate accepted although newer ones were known. Whichever of them the gate has now,
+/// the newer ones must still be sent to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Owed {
-    /// When it had accepted them. Only what was sent later makes it good.
+    /// When the gate had accepted them. Only a request that was sent later repairs this.
     #[serde(rename = "t")]
     at: Timestamp,
     #[serde(rename = "s", serialize_with = "crate::json::object")]
     sent: Values,
 }
 
-/// What remains of an erased person.
+/// What is kept about an erased person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
-    /// Everything up to then was erased.
+    /// Everything up to this time was erased.
     #[serde(rename = "t")]
     at: Timestamp,
-    /// By property, since when the contact was opted in at the gate when it was erased: a later
-    /// withdrawal must still reach it.
+    /// By property, since when the contact was opted in at the gate when the person was erased: a later
+    /// withdrawal must still reach the gate.
     #[serde(rename = "g", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
     granted: LiteMap<Arc<str>, Version>,
-    /// Erasures that name no time, and the time at which they first came.
+    /// Erasures without a time, each with the time at which it first arrived.
     #[serde(rename = "m", default, skip_serializing_if = "Vec::is_empty")]
     messages: Vec<(u64, Timestamp)>,
 }
 
-/// What was last decided for one person under one integration.
+/// The current state of one person under one integration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     #[serde(rename = "v", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
     values: LiteMap<Slot, Newest>,
-    /// By set of mappings, the newest event that was merged under it: what it said of properties
-    /// that were not mapped then nobody noted.
+    /// By set of mappings, the newest event that was merged under it: what that event said about properties
+    /// that were not mapped was not recorded.
     #[serde(rename = "h", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
     heard: LiteMap<u64, Version>,
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
@@ -158,18 +159,18 @@ pub struct Record {
     doubts: LiteMap<u64, Doubt>,
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     owed: Option<Owed>,
-    /// When it was last merged into; retention counts from here.
+    /// When an event was last merged into it; the retention counts from here.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     merged: Option<Timestamp>,
 }
 
-/// What a store knows of a person.
+/// What a store knows about a person.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     pub record: Option<Record>,
-    /// Up to when persons may have been forgotten who are not on record.
+    /// The time up to which persons who are not on record may have been forgotten.
     pub swept: Option<Timestamp>,
-    /// What was mapped when events of this person were merged.
+    /// The mappings in force when events of this person were merged.
     pub mapped: BTreeMap<u64, Vec<Slot>>,
 }
 
@@ -180,8 +181,8 @@ impl Record {
         self.values.is_empty() && self.mark.is_none()
     }
 
-    /// The newest of each property and path. What was erased, and is kept until no late request can
-    /// put it back, is not told.
+    /// The newest of each property and path. Erased values, which are kept until no late request can restore
+    /// them at the gate, are left out.
     pub fn values(&self) -> impl Iterator<Item = (&Slot, &Newest)> {
         self.values.iter().filter(|(_, newest)| !self.has_erased(newest.said.latest().at))
     }
@@ -192,13 +193,13 @@ impl Record {
         values.keys().all(|slot| self.values.get(slot).is_some_and(|newest| newest.accepted.is_some()))
     }
 
-    /// Until when everything was erased.
+    /// The time up to which everything was erased.
     #[must_use]
     pub fn erased(&self) -> Option<Timestamp> {
         self.mark.as_ref().map(|mark| mark.at)
     }
 
-    /// When it was last merged into.
+    /// When an event was last merged into it.
     #[must_use]
     pub fn merged(&self) -> Option<Timestamp> {
         self.merged
@@ -209,12 +210,12 @@ impl Record {
         self.heard.keys().copied()
     }
 
-    /// Whether everything that was said then was erased.
+    /// Whether everything said at this time was erased.
     fn has_erased(&self, at: Option<Timestamp>) -> bool {
         self.erased().is_some_and(|erased| at <= Some(erased))
     }
 
-    /// Whether nothing was merged into it for so long.
+    /// Whether nothing was merged into it for longer than the retention.
     #[must_use]
     pub fn is_older_than(&self, retention: SignedDuration, now: Timestamp) -> bool {
         self.merged.is_none_or(|merged| now.duration_since(merged) > retention)

@@ -1,35 +1,37 @@
-//! What is noted beside records: which integrations they are of, what was mapped, how persons are named.
+//! Notes besides the records: the integrations they belong to, their mappings, and how persons are
+//! identified.
 
 use super::store::Store;
 use super::{Failed, Mapped};
 use crate::integration::{Integration, Name};
 use crate::mapping::Slot;
 
-/// What the notes begin with of integrations whose records these are.
+/// The prefix of the notes about integrations whose records these are.
 const CLAIMED: &str = "claimed ";
 
-/// The note that the broker knew these records.
+/// The name of the note that the broker knew these records as this integration's.
 pub(super) fn claimed(integration: &Name) -> String {
     format!("{CLAIMED}{integration}")
 }
 
-/// Which integration a note is about whose records the broker knows to be these.
+/// The integration that such a note is about.
 pub(super) fn claimed_by(note: &str) -> Option<&str> {
     note.strip_prefix(CLAIMED)
 }
 
-/// The note that tells a set of mappings.
+/// The name of the note of a set of mappings.
 fn mappings_note(records: &Name, set: u64) -> String {
     format!("mappings {records} {set:016x}")
 }
 
-/// The mappings of a set; none where nobody knows it any more.
+/// The mappings of a set; none if the set is no longer known.
 pub(super) async fn mappings(store: &Store, records: &Name, set: u64) -> Result<Vec<Slot>, Failed> {
     let known = store.note(&mappings_note(records, set)).await?;
     Ok(known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }
 
-/// Remembers what an integration maps now, for those who later ask what an event was merged under.
+/// Remembers the current mappings of an integration, so that it can be looked up later under which mappings
+/// an event was merged.
 pub(super) async fn remember_mappings(store: &Store, integration: &Integration) -> Result<Mapped, Failed> {
     let mapped = Mapped::new(integration.mappings.slots().cloned());
     let name = mappings_note(&integration.records, mapped.own());
@@ -40,7 +42,7 @@ pub(super) async fn remember_mappings(store: &Store, integration: &Integration) 
     Ok(mapped)
 }
 
-/// Remembers how persons are named, and says what another way means.
+/// Remembers how persons are identified, and warns if that has changed.
 pub(super) async fn remember_names(store: &Store, integration: &Integration) -> Result<(), Failed> {
     let name = &integration.name;
     let identifier = integration.mappings.identifier_path();

@@ -1,4 +1,4 @@
-//! Where records are kept, which they are, and why they cannot be used.
+//! Where records are kept, how they are identified, and why they cannot be used.
 
 use super::address::Address;
 use crate::integration::Name;
@@ -11,16 +11,16 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub place: Backend,
-    /// How long a person is remembered of whom nothing is heard.
+    /// How long a person is remembered after their last event.
     pub retention: Duration,
 }
 
 /// Where records are kept.
 #[derive(Clone, Debug)]
 pub enum Backend {
-    /// In this directory, by one worker at a time.
+    /// In this directory, for one worker at a time.
     Directory(PathBuf),
-    /// In a database, by any number of workers.
+    /// In a database, for any number of workers.
     Postgres(Box<Address>),
     /// Nowhere: a late retry can win.
     Off,
@@ -33,10 +33,10 @@ impl Default for Settings {
 }
 
 impl Backend {
-    /// Whether there are records; where none are kept there is nothing to miss.
+    /// Whether there are records; true for [`Backend::Off`], where none are expected.
     ///
     /// # Errors
-    /// It cannot be looked at.
+    /// The place cannot be read.
     pub async fn exists(&self) -> Result<bool, Failed> {
         match self {
             Backend::Directory(directory) => {
@@ -74,7 +74,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The store failed: nothing may be acked that needs it.
+/// The store failed: nothing that depends on it may be acked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     why: String,
@@ -91,13 +91,14 @@ impl Failed {
         Failed { why, is_held: true }
     }
 
-    /// Another process has a hold on what the broker knows of an integration's records.
+    /// Another process holds the lock on what the broker remembers of an integration's records.
     pub(crate) fn looked_at(integration: &Name) -> Failed {
         let who = "a worker that starts elsewhere, or a copy of the records that is under way";
         Failed::held(format!("standing by: what the broker knows of the records of {integration} is held by {who}"))
     }
 
-    /// A worker consumes an integration's events, and nobody holds these records, which are for one worker.
+    /// A worker consumes an integration's events, but nobody holds these records, which are for a single
+    /// worker.
     pub(crate) fn elsewhere(integration: &Name, place: &Backend) -> Failed {
         let what = "a folder is for one worker, so these are a copy, unless that one is just ending";
         let remedy = "use its records (look whether [records] store names them); several workers need PostgreSQL";
@@ -107,7 +108,7 @@ impl Failed {
         ))
     }
 
-    /// Its disk neither works nor fails.
+    /// The disk neither works nor reports an error.
     pub(super) fn silent() -> Failed {
         let longest = super::group_commit::LONGEST_WRITE;
         Failed::new(format!("the disk of the records does not answer within {longest:?}; waiting until it does"))
@@ -137,23 +138,23 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Which store it is, and how far it got: what the broker remembers of it, too.
+/// The identity of a store and how far it got; the broker remembers this, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// The store's identity; `off` where none is kept.
+    /// The store's identity; `off` if no records are kept.
     pub store: String,
     /// Grows at every start and while the store commits.
     pub epoch: u64,
 }
 
 impl Claim {
-    /// What is remembered of a worker that keeps no records.
+    /// The claim of a worker that keeps no records.
     #[must_use]
     pub fn off() -> Claim {
         Claim { store: "off".to_owned(), epoch: 0 }
     }
 
-    /// Whether records with this claim may go on where the broker remembers another.
+    /// Whether records with this claim may be used if the broker remembers `known`.
     ///
     /// # Errors
     /// Why not, and what to do.

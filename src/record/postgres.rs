@@ -1,9 +1,9 @@
 //! The shared store: records in PostgreSQL, for any number of workers.
 //!
-//! A record is one row with a revision that grows at each write. Who writes names the revision that
-//! was read, so of two workers one writes and the other reads again: merging stays one piece of
-//! code, here, and each change is one step. Reads of a moment are one statement, and so are writes,
-//! sorted by key so that no two of them wait for each other in a circle.
+//! A record is one row with a revision that grows with each write. A writer names the revision that it read,
+//! so of two workers one writes and the other reads again: merging is done in one place, here, and each
+//! change is one step. Reads that come close together are one statement, and so are writes, sorted by key so
+//! that no two statements deadlock.
 
 use super::address::{Address, CALL_TIMEOUT, describe};
 use super::kept::{EPOCH, OWN_NOTES, Origin, Seen};
@@ -27,22 +27,24 @@ use tokio_postgres::{Client, Row};
 
 /// The most records of one statement.
 const ROUND: usize = 256;
-/// How often records that outlived the retention are looked for.
+/// How often records older than the retention are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3_600);
 const SWEEP_AGAIN: Duration = Duration::from_secs(60);
-/// The most records that one sweep's statement deletes, so that it holds up nobody.
+/// The most records that one statement of a sweep deletes, so that it blocks nobody for long.
 const SWEEP_ROUND: i64 = 10_000;
-/// How often a worker says that it lives while it handles suspects, and after how many seconds without
-/// a word it counts as dead.
+/// How often a worker reports that it is alive while it handles suspects, and after how many seconds without
+/// a report it counts as dead.
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
 const DEAD_AFTER_SECONDS: f64 = 10.0;
-/// How often the database's clock is compared with this machine's, and from when on that is worth a word.
+/// How often the database's clock is compared with this machine's, and the difference from which a warning is
+/// logged.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 const FAR_APART: SignedDuration = SignedDuration::from_secs(5);
-/// Any number: workers that start together make the tables one after the other.
+/// The key of the advisory lock (any number): workers that start together create the tables one after the
+/// other.
 const MIGRATING: i64 = 0x636f_6e73_656e_7467;
 
-/// Each version of the schema, from the first. What is here was released: it never changes.
+/// The migrations, one for each version of the schema, from the first. Released ones never change.
 const MIGRATIONS: [&str; 2] = [
     "
     CREATE TABLE consent_gate_notes (
@@ -66,9 +68,9 @@ const MIGRATIONS: [&str; 2] = [
 ",
 ];
 
-/// Around every statement, so that none depends on its session and none reaches another server than
-/// the one that was opened: behind a pooler, or a name, it may become another one while the connection
-/// stays. `$1` is when the server started; what writes asks for `is_same`.
+/// Wraps every statement, so that none depends on its session and none is executed by another server than the
+/// one that was opened: behind a pooler or a host name the server may change while the connection stays. `$1`
+/// is when the server started; statements that write check `is_same`.
 fn whole(body: &str) -> String {
     format!(
         "WITH server AS (SELECT pg_postmaster_start_time() = $1 AS is_same), done AS ({body})
@@ -77,7 +79,7 @@ fn whole(body: &str) -> String {
 }
 
 const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($2)";
-/// Writes what nobody else wrote since it was read, and says which that was.
+/// Writes the records that nobody else has written since they were read, and returns which those were.
 const WRITE: &str = "
     INSERT INTO consent_gate_records AS known (key, revision, merged, record)
     SELECT * FROM unnest($2::bytea[], $3::bigint[], $4::timestamptz[], $5::text[])
@@ -86,7 +88,8 @@ const WRITE: &str = "
         SET revision = excluded.revision, merged = excluded.merged, record = excluded.record
         WHERE known.revision = excluded.revision - 1
     RETURNING key";
-/// The same where nobody waits: a commit that is lost in a crash of the database costs a spare request.
+/// The same for writes that nobody waits for: a commit that is lost in a crash of the database costs only an
+/// extra request.
 const WRITE_LATER: &str = "
     INSERT INTO consent_gate_records AS known (key, revision, merged, record)
     SELECT * FROM unnest($2::bytea[], $3::bigint[], $4::timestamptz[], $5::text[])
@@ -96,7 +99,7 @@ const WRITE_LATER: &str = "
         WHERE known.revision = excluded.revision - 1
     RETURNING key";
 const PAGE: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key > $2 ORDER BY key LIMIT $3";
-/// Makes a store that knows nothing the copy of another, in one step.
+/// Makes an empty store the copy of another, in one step.
 const TAKE_OVER: &str = "
     INSERT INTO consent_gate_notes SELECT * FROM unnest($2::text[], $3::text[])
     WHERE (SELECT is_same FROM server) AND NOT EXISTS (SELECT FROM consent_gate_records)
@@ -114,7 +117,7 @@ const ADVANCE: &str = "
     INSERT INTO consent_gate_notes AS note SELECT 'epoch', '1' WHERE (SELECT is_same FROM server)
     ON CONFLICT (name) DO UPDATE SET value = (note.value::bigint + 1)::text RETURNING value";
 const COUNT: &str = "SELECT count(*) FROM consent_gate_records";
-/// What is noted of a suspect, and whether its holder said lately that it lives.
+/// The note of a suspect, and whether its holder reported recently that it is alive.
 const SUSPECT: &str = "
     SELECT deaths, holder, at, at > now() - make_interval(secs => $3) FROM consent_gate_suspects WHERE key = $2";
 const NOTE_SUSPECT: &str = "
@@ -127,7 +130,7 @@ const SAY_ALIVE: &str = "
     UPDATE consent_gate_suspects SET at = now() WHERE holder = $2 AND (SELECT is_same FROM server) RETURNING key";
 const SWEEP_SUSPECTS: &str = "
     DELETE FROM consent_gate_suspects WHERE at < $2 AND (SELECT is_same FROM server) RETURNING key";
-/// Remembers up to when persons are forgotten, before they are.
+/// Remembers the time up to which persons are forgotten, before they are.
 const MARK_SWEPT: &str = "
     INSERT INTO consent_gate_notes
     SELECT DISTINCT 'swept ' || encode(substring(key FROM 1 FOR 4), 'hex'), $3 FROM consent_gate_records
@@ -140,15 +143,15 @@ const SWEEP: &str = "
     DELETE FROM consent_gate_records WHERE (SELECT is_same FROM server) AND key IN
         (SELECT key FROM consent_gate_records WHERE merged < $2 LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING key";
 
-/// The server that was opened, and the schema in which its tables are.
+/// The server that was opened, and the schema of its tables.
 #[derive(Clone, Debug)]
 struct Home {
     started: SystemTime,
-    /// Quoted.
+    /// Quoted as an identifier.
     schema: String,
 }
 
-/// One connection, each of whose answers is waited for with an end. Dropping it ends it.
+/// One connection; every wait for an answer is bounded. Dropping it ends the connection.
 struct Session {
     client: Client,
     connection: JoinHandle<()>,
@@ -157,8 +160,8 @@ struct Session {
 }
 
 impl Session {
-    /// Connects, and makes sure that it reaches the same server. Statements of all sessions are to be
-    /// under way at once, which a pooler in session mode may not allow.
+    /// Connects, and checks that it reaches the same server. The sessions need to run statements in parallel,
+    /// which a pooler in session mode may not allow.
     async fn open(address: &Address, home: &Home, has_failed: &Arc<AtomicBool>) -> Result<Session, Failed> {
         let (client, connection) = address.connect().await?;
         let (home, has_failed) = (home.clone(), Arc::clone(has_failed));
@@ -170,8 +173,8 @@ impl Session {
         Ok(session)
     }
 
-    /// Asks for rows; their own columns begin at [`OWN`]. Nothing is named at the server, so that each
-    /// statement may reach it by another connection of a pooler.
+    /// Runs a statement and returns its rows, whose own columns begin at [`OWN`]. It uses no named prepared
+    /// statement, so that each statement may use another server connection of a pooler.
     async fn ask(&self, body: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
         let tables = format!("{}.consent_gate_", self.home.schema);
         let statement = whole(body).replace("consent_gate_", &tables);
@@ -188,10 +191,10 @@ impl Session {
     }
 }
 
-/// A parameter of a statement, with its type: the server is not asked for it.
+/// A parameter of a statement with its type, so that the server need not be asked for it.
 type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// Where a row's own columns begin.
+/// The index at which a row's own columns begin.
 const OWN: usize = 2;
 
 impl Drop for Session {
@@ -215,11 +218,11 @@ struct Asked {
 
 struct Written {
     key: Key,
-    /// The revision that it becomes.
+    /// The revision after the write.
     revision: i64,
     merged: Timestamp,
     record: String,
-    /// Whether it was written; not, if somebody else was faster.
+    /// Whether it was written; false if another worker was faster.
     answer: oneshot::Sender<Result<bool, Failed>>,
 }
 
@@ -230,9 +233,9 @@ pub struct Postgres {
     reads: mpsc::UnboundedSender<Asked>,
     durable: mpsc::UnboundedSender<Written>,
     later: mpsc::UnboundedSender<Written>,
-    /// Everything that is no record.
+    /// For everything but records.
     notes: Arc<Session>,
-    /// How many suspects this process handles.
+    /// How many suspects this process is handling.
     suspects: Arc<AtomicUsize>,
     commits: AtomicU64,
     clock: Arc<Clock>,
@@ -253,8 +256,8 @@ impl Drop for Postgres {
 }
 
 impl Postgres {
-    /// Connects, and makes the tables where they are missing; with an origin, as its copy. `own` names this
-    /// process.
+    /// Connects, and creates the tables if they are missing; with an origin, as its copy. `own` identifies
+    /// this process.
     ///
     /// # Errors
     /// The database cannot be reached, it refuses, or it holds other records than the origin's.
@@ -297,7 +300,7 @@ impl Postgres {
         Ok(Postgres { secret, identity, reads, durable, later, notes, suspects, commits, clock, has_failed, tasks })
     }
 
-    /// Whether nothing failed so far.
+    /// Whether nothing has failed so far.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.has_failed.load(Ordering::Relaxed) && !self.notes.client.is_closed()
@@ -313,18 +316,18 @@ impl Postgres {
         self.clock.offset()
     }
 
-    /// The key under which identifiers are hashed. It lies in the same database: whoever reads all
-    /// of it can try identifiers.
+    /// The key with which identifiers are hashed. It is in the same database: anyone who can read all of it
+    /// can try identifiers.
     #[must_use]
     pub fn secret(&self) -> &[u8] {
         &self.secret
     }
 
-    /// Reads a record unless it is known, changes it and writes it; again, when another worker was
+    /// Reads a record unless it is known, changes it and writes it; repeats this if another worker was
     /// faster.
     ///
     /// # Errors
-    /// The database failed. Whether the change was made is not known then.
+    /// The database failed. Whether the change was made is then unknown.
     pub(super) async fn update<T>(
         &self,
         key: Key,
@@ -366,12 +369,12 @@ impl Postgres {
         written.await.map_err(|_| Failed::closed())?
     }
 
-    /// What makes a copy of it the same store.
+    /// What a copy of it takes over to be the same store.
     pub(super) fn origin(&self) -> Origin {
         Origin { secret: self.secret, identity: self.identity }
     }
 
-    /// So many records at most, in the order of their keys, after this one.
+    /// At most `most` records after this key, in the order of their keys.
     pub(super) async fn page(&self, after: Option<Key>, most: usize) -> Result<Vec<(Key, Record)>, Failed> {
         let after = after.map_or_else(Vec::new, |key| key.to_vec());
         let most = i64::try_from(most).unwrap_or(i64::MAX);
@@ -395,7 +398,7 @@ impl Postgres {
         note(&self.notes, name).await
     }
 
-    /// Writes a note; returns when it is durable.
+    /// Writes a note; durable on return.
     ///
     /// # Errors
     /// The database failed.
@@ -403,7 +406,7 @@ impl Postgres {
         self.notes.ask(SET_NOTE, &[(&name, Type::TEXT), (&text, Type::TEXT)]).await.map(drop)
     }
 
-    /// What is known of a suspect.
+    /// What is known about a suspect.
     ///
     /// # Errors
     /// The database failed.
@@ -418,7 +421,7 @@ impl Postgres {
         Ok(Note::known(Some(&note), own, |_| is_alive))
     }
 
-    /// Notes a suspect; returns when that is durable.
+    /// Notes a suspect; durable on return.
     ///
     /// # Errors
     /// The database failed.
@@ -436,12 +439,12 @@ impl Postgres {
         self.notes.ask(FORGET_SUSPECT, &[(&&key[..], Type::BYTEA)]).await.map(drop)
     }
 
-    /// How many suspects this process handles.
+    /// How many suspects this process is handling.
     pub(super) fn suspects(&self) -> &AtomicUsize {
         &self.suspects
     }
 
-    /// Which store it is, and how far it got.
+    /// The store's identity and epoch.
     ///
     /// # Errors
     /// The database failed.
@@ -450,7 +453,7 @@ impl Postgres {
         Ok(Claim { store: hex(&self.identity), epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0) })
     }
 
-    /// Begins another epoch; returns when it is durable.
+    /// Begins another epoch; durable on return.
     ///
     /// # Errors
     /// The database failed.
@@ -460,7 +463,7 @@ impl Postgres {
         Ok(Claim { store: hex(&self.identity), epoch: epoch.parse().unwrap_or(0) })
     }
 
-    /// How often a record was written since it was opened.
+    /// The number of records written since it was opened.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
@@ -486,7 +489,7 @@ async fn note(session: &Session, name: &str) -> Result<Option<String>, Failed> {
     rows.first().map(|row| column(row, OWN)).transpose()
 }
 
-/// Random bytes that the store keeps under a name; made by whoever asks for them first.
+/// Random bytes that the store keeps under a name; created by the first process that asks for them.
 async fn kept<const N: usize>(session: &Session, name: &str) -> Result<[u8; N], Failed> {
     let made = hex(&random::<N>().map_err(Failed::new)?);
     if note(session, name).await?.is_none() {
@@ -501,7 +504,7 @@ async fn kept<const N: usize>(session: &Session, name: &str) -> Result<[u8; N], 
     Ok(bytes)
 }
 
-/// Makes a store that knows nothing the copy of another.
+/// Makes an empty store the copy of another.
 async fn take_over(session: &Session, origin: &Origin, address: &Address) -> Result<(), Failed> {
     let identity = hex(&origin.identity);
     if note(session, "identity").await?.as_ref() == Some(&identity) {
@@ -526,7 +529,7 @@ pub(super) async fn is_at(address: &Address) -> Result<bool, Failed> {
     Ok(found? > 0)
 }
 
-/// Makes the tables where they are missing, and tells where they are.
+/// Creates the tables if they are missing, and returns where they are.
 async fn home(address: &Address) -> Result<Home, Failed> {
     let (mut client, connection) = address.connect().await?;
     let found = async {
@@ -539,7 +542,7 @@ async fn home(address: &Address) -> Result<Home, Failed> {
     found
 }
 
-/// Looks which server it is, and in which schema the tables are or are to be made.
+/// Finds which server it is, and in which schema the tables are or will be created.
 async fn find(client: &Client, address: &Address) -> Result<Home, Failed> {
     let find = "SELECT pg_postmaster_start_time(), quote_ident(coalesce($1,
         (SELECT nspname::text FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
@@ -551,7 +554,8 @@ async fn find(client: &Client, address: &Address) -> Result<Home, Failed> {
     Ok(Home { started: column(&row, 0)?, schema: schema.ok_or_else(none)? })
 }
 
-/// Brings the tables to this version. A role that may not make tables is enough where they are.
+/// Migrates the tables to this version. If they are up to date, a role without the right to create tables
+/// suffices.
 async fn migrate(client: &mut Client, schema: &str) -> Result<(), Failed> {
     let versions = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if version(client, schema).await? == versions {
@@ -589,7 +593,7 @@ async fn version(client: &Client, schema: &str) -> Result<i64, Failed> {
     Ok(version.and_then(|version| version.parse().ok()).unwrap_or(0))
 }
 
-/// Starts a task without which the store is to be opened anew.
+/// Starts a task; if it fails, the store must be opened again.
 fn watched(
     name: &'static str,
     task: impl Future<Output = ()> + Send + 'static,
@@ -603,14 +607,14 @@ fn watched(
     })
 }
 
-/// Answers reads, all of a moment in one statement.
+/// Serves reads, in batches of one statement.
 async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<Asked>) {
     let mut round = Vec::with_capacity(ROUND);
     while asked.recv_many(&mut round, ROUND).await > 0 {
         let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
         let keys: Vec<&[u8]> = keys.into_iter().collect();
         let rows = session.ask(READ, &[(&keys, Type::BYTEA_ARRAY)]).await;
-        // Asked for afterwards: who is not on record may be forgotten right now.
+        // Read afterwards: a person who is not on record may just be being forgotten.
         let swept = match &rows {
             Ok(rows) if rows.len() < keys.len() => session.ask(SWEPT, &[]).await,
             _ => Ok(Vec::new()),
@@ -625,7 +629,7 @@ async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<Asked>
                 let unknown = || Seen { swept: swept.get(&prefix_of(&key)).copied(), ..Seen::default() };
                 found.get(&key).cloned().unwrap_or_else(unknown)
             });
-            // Who went away meanwhile does not wait for it.
+            // The caller may have gone away meanwhile.
             let _ = answer.send(seen.map_err(Clone::clone));
         }
     }
@@ -633,20 +637,20 @@ async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<Asked>
 
 fn seen(row: &Row) -> Result<(Key, Seen), Failed> {
     let record: &str = column(row, OWN + 2)?;
-    // What it says is somebody's: only where it is wrong may be told.
+    // The record is personal: only the position of the error may be logged.
     let record = serde_json::from_str(record)
         .map_err(|error| Failed::new(format!("a record is damaged at column {}", error.column())))?;
     Ok((key_of(row)?, Seen { revision: column(row, OWN + 1)?, record, swept: None }))
 }
 
-/// Up to when persons of an integration's records were forgotten.
+/// The time up to which persons of an integration's records were forgotten.
 fn mark(row: &Row) -> Result<(Prefix, Timestamp), Failed> {
     let (prefix, until): (&[u8], &str) = (column(row, OWN)?, column(row, OWN + 1)?);
     let until = until.parse().map_err(|_| Failed::new("consent_gate_notes: up to when was swept is damaged"))?;
     Ok((prefix_of(prefix), until))
 }
 
-/// A time as the client takes it; nothing was merged before 1970.
+/// Converts a time for the client; nothing was merged before 1970.
 fn system_time(at: Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + at.duration_since(Timestamp::UNIX_EPOCH).try_into().unwrap_or(Duration::ZERO)
 }
@@ -656,11 +660,11 @@ fn key_of(row: &Row) -> Result<Key, Failed> {
     key.try_into().map_err(|_| Failed::new("a record's key is damaged"))
 }
 
-/// Writes, all of a moment in one statement.
+/// Serves writes, in batches of one statement.
 async fn serve_writes(session: Session, write: &'static str, mut written: mpsc::UnboundedReceiver<Written>) {
     let mut round = Vec::with_capacity(ROUND);
     while written.recv_many(&mut round, ROUND).await > 0 {
-        // A statement takes a row once; who comes second was overtaken.
+        // A statement can write a row only once; a second write of it counts as overtaken.
         let mut taken = HashSet::new();
         let (mut batch, overtaken): (Vec<Written>, Vec<Written>) =
             round.drain(..).partition(|written| taken.insert(written.key));
@@ -683,7 +687,7 @@ async fn serve_writes(session: Session, write: &'static str, mut written: mpsc::
         session.has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
         for Written { key, answer, .. } in batch {
             let was_written = done.as_ref().map(|done| done.contains(&key));
-            // Who went away meanwhile does not wait for it.
+            // The caller may have gone away meanwhile.
             let _ = answer.send(was_written.map_err(Clone::clone));
         }
     }
@@ -698,7 +702,7 @@ impl Clock {
         SignedDuration::from_micros(self.0.load(Ordering::Relaxed))
     }
 
-    /// Asks for the time; the answer is as old as half of what it took.
+    /// Asks for the time; the answer is half a round trip old.
     async fn measure(&self, session: &Session) -> Result<(), Failed> {
         let before = Timestamp::now();
         let rows = session.ask("SELECT clock_timestamp()", &[]).await?;
@@ -719,33 +723,33 @@ impl Clock {
 async fn keep_time(session: Arc<Session>, clock: Arc<Clock>) {
     loop {
         tokio::time::sleep(MEASURE_EVERY).await;
-        // What fails here fails where somebody waits for it, too.
+        // An error here also occurs where somebody waits for an answer.
         let _ = clock.measure(&session).await;
     }
 }
 
-/// Says that this process lives, for as long as it handles suspects: another worker that gets one of
-/// them must not take it for what killed this one.
+/// Reports that this process is alive while it handles suspects: another worker that gets one of them must
+/// not conclude that the message killed this process.
 async fn say_alive(session: Arc<Session>, suspects: Arc<AtomicUsize>, own: String) {
     loop {
         tokio::time::sleep(ALIVE_EVERY).await;
         if suspects.load(Ordering::Relaxed) > 0 {
-            // What fails here fails where somebody waits for it, too.
+            // An error here also occurs where somebody waits for an answer.
             let _ = session.ask(SAY_ALIVE, &[(&own, Type::TEXT)]).await;
         }
     }
 }
 
-/// Forgets, once a day, who was not heard of for longer than the retention. What fails is done by
-/// another worker, or the next day.
+/// Once a day, forgets persons without an event for longer than the retention. If that fails, another worker
+/// does it, or the next day's sweep.
 async fn sweep(address: &Address, home: &Home, retention: SignedDuration) {
     loop {
-        // Its failures are nobody else's.
+        // Failures of the sweep do not affect the store.
         let own = Arc::new(AtomicBool::new(false));
         let session = Session::open(address, home, &own).await;
         if let (Ok(session), Ok(before)) = (session, Timestamp::now().checked_sub(retention)) {
             let oldest: [Param<'_>; 2] = [(&system_time(before), Type::TIMESTAMPTZ), (&SWEEP_ROUND, Type::INT8)];
-            // Written so that the later one is the greater text.
+            // In a format in which a later time is a greater text.
             let until = forgotten_until(retention, Timestamp::now()).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let marked: [Param<'_>; 2] = [(&system_time(before), Type::TIMESTAMPTZ), (&until, Type::TEXT)];
             if session.ask(MARK_SWEPT, &marked).await.is_err() {

@@ -1,4 +1,5 @@
-//! All records of a process: opened, compared with what the broker knows, verified for each integration.
+//! All records of a process: opened, compared with what the broker remembers, and verified for each
+//! integration.
 
 use super::embedded::Ending;
 use super::keys::{Key, key, prefix, suspect_key};
@@ -19,7 +20,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// How the store stands.
+/// The state of the store.
 #[derive(Debug)]
 enum State {
     Closed,
@@ -29,7 +30,7 @@ enum State {
     Open(Arc<Store>),
 }
 
-/// One opening, for which everybody waits.
+/// An opening in progress, for which all callers wait.
 type Opening = Shared<BoxFuture<'static, Result<Arc<Store>, Failed>>>;
 
 /// All records of the process.
@@ -41,12 +42,12 @@ pub struct Records {
     /// How often the store was opened.
     opened: watch::Sender<u64>,
     ids: RandomState,
-    /// Names this process where suspects are noted.
+    /// Identifies this process in the notes of suspects.
     own: Arc<str>,
 }
 
 impl Records {
-    /// Records that are opened by [`Records::open`].
+    /// Records that are not open yet; see [`Records::open`].
     #[must_use]
     pub fn new(settings: Settings) -> Records {
         let retention = SignedDuration::try_from(settings.retention).unwrap_or(SignedDuration::MAX);
@@ -56,13 +57,13 @@ impl Records {
         Records { settings, retention, state, opened: watch::Sender::new(0), ids, own }
     }
 
-    /// Whether they keep notes of suspects.
+    /// Whether notes of suspects are kept.
     #[must_use]
     pub fn has_notes(&self) -> bool {
         !matches!(self.settings.place, Backend::Off)
     }
 
-    /// What is known of a message that may kill the process; `None` where nothing can be noted.
+    /// What is known about a message that may kill the process; `None` if no notes are kept.
     ///
     /// # Errors
     /// The store failed.
@@ -83,7 +84,7 @@ impl Records {
         &self.settings.place
     }
 
-    /// Takes over the role and the password of settings for the same place, for the next connection.
+    /// Takes over the role and the password from settings for the same place, for the next connection.
     pub fn renew(&self, settings: &Settings) {
         if let (Backend::Postgres(known), Backend::Postgres(address)) = (&self.settings.place, &settings.place)
             && known.leads_to(address)
@@ -92,10 +93,10 @@ impl Records {
         }
     }
 
-    /// Returns once the store was opened more often than `before`, and how often that is.
+    /// Returns once the store was opened more than `before` times, with the number of times.
     pub async fn opened(&self, before: u64) -> u64 {
         let mut opened = self.opened.subscribe();
-        // The sender is ours, so there is always a next time.
+        // `self` owns the sender, so there is always a next time.
         opened.wait_for(|opened| *opened > before).await.map_or(before, |opened| *opened)
     }
 
@@ -103,7 +104,7 @@ impl Records {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store that was opened last, whether it failed since or not.
+    /// The store that was opened last, even if it has failed since.
     fn known(&self) -> Option<Arc<Store>> {
         match &*self.state() {
             State::Open(store) => Some(Arc::clone(store)),
@@ -111,8 +112,8 @@ impl Records {
         }
     }
 
-    /// Opens the store where it is not open. One that a disk holds up goes on opening, and is waited
-    /// for again by whoever asks next.
+    /// Opens the store if it is not open. An opening that the disk holds up continues, and the next caller
+    /// waits for it again.
     async fn store(&self) -> Result<Arc<Store>, Failed> {
         let opening = {
             let mut state = self.state();
@@ -153,7 +154,7 @@ impl Records {
         opening.map(|opened| opened.unwrap_or_else(|_| Err(Failed::closed()))).boxed().shared()
     }
 
-    /// Opens the store where it is not open.
+    /// Opens the store if it is not open.
     ///
     /// # Errors
     /// Another process holds it, or it cannot be read or written.
@@ -164,7 +165,7 @@ impl Records {
         }
     }
 
-    /// Which store it is. Opens it where it is not open.
+    /// The store's identity and epoch. Opens it if it is not open.
     ///
     /// # Errors
     /// Another process holds it, or it cannot be read.
@@ -175,9 +176,9 @@ impl Records {
         }
     }
 
-    /// Whether these are the records of which the broker knows, and no older state of them. Begins
-    /// another epoch, and gives what the broker is to remember from now on, if anything. The records
-    /// may be merged into once it does.
+    /// Checks that these are the records that the broker remembers, and not an older state of them. Begins
+    /// another epoch, and returns what the broker must remember from now on, if anything. Events may be
+    /// merged into the records once it does.
     ///
     /// # Errors
     /// They are not, or the store failed.
@@ -187,7 +188,7 @@ impl Records {
         known: Option<&Claim>,
     ) -> Result<(Option<Arc<Verified>>, Option<Claim>), Failed> {
         if let Backend::Off = self.settings.place {
-            // Who never kept records is not reminded of them.
+            // If no records were ever kept, the broker need not remember that.
             return Ok((None, known.filter(|known| **known != Claim::off()).map(|_| Claim::off())));
         }
         let store = self.compared(&integration.name, known).await?;
@@ -206,7 +207,7 @@ impl Records {
         Ok((Some(Arc::new(verified)), Some(claim)))
     }
 
-    /// Makes sure that these are the records of which the broker knows, and no older state of them.
+    /// Checks that these are the records that the broker remembers, and not an older state of them.
     ///
     /// # Errors
     /// They are not, or the store failed.
@@ -214,7 +215,8 @@ impl Records {
         self.compared(integration, known).await.map(drop)
     }
 
-    /// Records that were refused once stay so while the broker knows of none: it forgot what it knew.
+    /// Records that were refused once stay refused while the broker remembers none, because then it has lost
+    /// what it knew.
     async fn compared(&self, integration: &Name, known: Option<&Claim>) -> Result<Arc<Store>, Failed> {
         let store = self.store().await?;
         let note = format!("refused for {integration}");
@@ -229,7 +231,7 @@ impl Records {
         judged.map(|()| store)
     }
 
-    /// How far the clock of the machine that holds the records is ahead of this one's.
+    /// How far the clock of the machine that has the records is ahead of this one's.
     #[must_use]
     pub fn clock_offset(&self) -> SignedDuration {
         match self.known().as_deref() {
@@ -249,8 +251,7 @@ impl Records {
         }
     }
 
-    /// Remembers that the broker knows these records as those of an integration; durable when this
-    /// returns.
+    /// Remembers that the broker knows these records as those of an integration; durable on return.
     ///
     /// # Errors
     /// The store failed.
@@ -262,7 +263,7 @@ impl Records {
         if store.note(&note).await?.is_none() { store.set_note(&note, "yes").await } else { Ok(()) }
     }
 
-    /// How often something was committed since the store was opened.
+    /// The number of commits since the store was opened.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.known().map_or(0, |store| store.commits())
@@ -276,8 +277,7 @@ impl Records {
         self.store().await?.count().await
     }
 
-    /// Erases a person: everything up to now, with a mark that it was. Says whether anything was
-    /// known.
+    /// Erases a person: everything up to now, with a mark of the erasure. Returns whether anything was known.
     ///
     /// # Errors
     /// The store failed.
@@ -293,7 +293,7 @@ impl Records {
         erase(&store, key, erasure, execution_horizon, now).await
     }
 
-    /// What is known of a person.
+    /// What is known about a person.
     ///
     /// # Errors
     /// The store failed.
@@ -308,12 +308,13 @@ impl Records {
         Ok(Recorded { record, swept, mapped })
     }
 
-    /// `None` where no records are kept.
+    /// Opens the store and computes the person's key; `None` if no records are kept.
     async fn look_up(&self, records: &Name, identifier: &str) -> Result<Option<(Arc<Store>, Key)>, Failed> {
         if matches!(self.settings.place, Backend::Off) {
             return Ok(None);
         }
-        // A worker opens its store before it consumes; one that was closed since is opened there.
+        // A worker opens its store before it consumes, and reopens one that was closed since; that is not
+        // done here.
         let store = match self.known() {
             Some(store) => store,
             None => self.store().await?,

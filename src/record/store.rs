@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Between two looks whether a store is closed.
+/// The interval between two checks of whether a store is closed.
 const CLOSING: Duration = Duration::from_millis(10);
 
 /// An open store.
@@ -22,7 +22,7 @@ pub(super) enum Store {
 }
 
 impl Store {
-    /// Opens a store for use: a whole one, and not one that was copied to another place.
+    /// Opens a store for use: refuses an incomplete copy, and a store that was copied to another place.
     pub(super) async fn open(place: Backend, retention: SignedDuration, own: &str) -> Result<Store, Failed> {
         let shown = place.to_string();
         let store = Store::open_whole(place, retention, own, None).await?;
@@ -38,7 +38,7 @@ impl Store {
         }
     }
 
-    /// Opens a store in whatever state; with an origin, one that is or becomes its copy.
+    /// Opens a store in any state; with an origin, a store that is a copy of it or becomes one.
     pub(super) async fn open_whole(
         place: Backend,
         retention: SignedDuration,
@@ -67,7 +67,7 @@ impl Store {
         }
     }
 
-    /// What makes a copy of it the same store.
+    /// What a copy of it takes over to be the same store.
     pub(super) fn origin(&self) -> Origin {
         match self {
             Store::Embedded(store) => store.origin(),
@@ -75,12 +75,12 @@ impl Store {
         }
     }
 
-    /// Whether it is a copy that is not whole yet.
+    /// Whether it is a copy that is not complete yet.
     pub(super) async fn is_unfinished(&self) -> Result<bool, Failed> {
         Ok(self.note(UNFINISHED).await?.is_some_and(|of| !of.is_empty()))
     }
 
-    /// Makes a copy whole.
+    /// Marks a copy as complete.
     pub(super) async fn set_finished(&self) -> Result<(), Failed> {
         self.set_note(UNFINISHED, "").await
     }
@@ -98,7 +98,7 @@ impl Store {
         self.set_note(EPOCH, &epoch.to_string()).await
     }
 
-    /// So many records at most, in the order of their keys, after this one.
+    /// At most `most` records after this key, in the order of their keys.
     pub(super) async fn page(&self, after: Option<Key>, most: usize) -> Result<Vec<(Key, Record)>, Failed> {
         match self {
             Store::Embedded(store) => store.page(after, most),
@@ -106,7 +106,7 @@ impl Store {
         }
     }
 
-    /// What it noted of itself, but for what is each store's own and what passes with its process.
+    /// Its notes, except those that each store has for itself and those that matter only to its process.
     pub(super) async fn notes(&self) -> Result<Vec<(String, String)>, Failed> {
         match self {
             Store::Embedded(store) => store.notes(),
@@ -121,7 +121,7 @@ impl Store {
         }
     }
 
-    /// What has to end before it can be opened anew.
+    /// What must end before it can be opened again.
     pub(super) fn ending(&self) -> Option<Ending> {
         match self {
             Store::Embedded(store) => Some(store.ending()),
@@ -129,7 +129,7 @@ impl Store {
         }
     }
 
-    /// The time by the clock that dates what is in it.
+    /// The time by the clock that dates its content.
     pub(super) fn now(&self, now: Timestamp) -> Timestamp {
         match self {
             Store::Embedded(_) => now,
@@ -144,9 +144,9 @@ impl Store {
         }
     }
 
-    /// Reads a record, changes it and writes it, as one step. The change is told up to when persons
-    /// were forgotten. It must be repeatable: it is made again when another worker was faster. Where
-    /// it asks for nothing, it must have left the record as it was.
+    /// Reads, changes and writes a record as one step. `change` also gets the time up to which persons were
+    /// forgotten. It must be repeatable, because it is called again if another worker was faster. If it asks
+    /// for no write, it must leave the record unchanged.
     pub(super) async fn update<T>(
         &self,
         key: Key,

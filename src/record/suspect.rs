@@ -6,7 +6,7 @@ use super::{Failed, Known, Note};
 use jiff::Timestamp;
 use std::sync::Arc;
 
-/// A message that may kill the process, and what is known of it.
+/// A message that may kill the process, and what is known about it.
 #[derive(Debug)]
 pub struct Suspect {
     pub(super) store: Arc<Store>,
@@ -15,7 +15,7 @@ pub struct Suspect {
     pub known: Known,
 }
 
-/// A suspect that is being handled: noted durably, so that the death of this process is noticed.
+/// A suspect that is being handled: noted durably, so that a death of this process is noticed.
 #[derive(Debug)]
 pub struct Noted {
     store: Arc<Store>,
@@ -24,7 +24,7 @@ pub struct Noted {
 }
 
 impl Suspect {
-    /// At how many deaths it was being handled, as far as is known.
+    /// The number of deaths at which it was being handled, as far as is known.
     #[must_use]
     pub fn deaths(&self) -> u32 {
         match self.known {
@@ -33,10 +33,10 @@ impl Suspect {
         }
     }
 
-    /// Notes that this process handles it from now on.
+    /// Notes that this process is handling it from now on.
     ///
     /// # Errors
-    /// The store failed: it must not be handled.
+    /// The store failed: the message must not be handled.
     pub async fn note(self, now: Timestamp) -> Result<Noted, Failed> {
         let deaths = self.deaths();
         let Suspect { store, key, own, .. } = self;
@@ -47,11 +47,11 @@ impl Suspect {
 }
 
 impl Noted {
-    /// It was handled and this process lives. What is settled is forgotten; what is not settled comes
-    /// back, and the deaths at which it was are remembered.
+    /// Takes note that it was handled and that this process is still alive. If it is settled, it is
+    /// forgotten; otherwise it comes back, and the number of deaths is kept.
     ///
     /// # Errors
-    /// The store failed: it still counts as being handled.
+    /// The store failed: the message still counts as being handled.
     pub async fn passed(self, is_settled: bool, now: Timestamp) -> Result<(), Failed> {
         let Noted { store, key, deaths } = &self;
         if is_settled || *deaths == 0 {

@@ -1,34 +1,34 @@
-//! What is noted of messages that may kill the process.
+//! Notes about messages that may kill the process.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A suspect that did not come back for so long was settled elsewhere, or removed.
+/// A suspect that did not come back for this long was settled elsewhere, or removed.
 pub(super) const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// A note of a suspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// At how many deaths it was being handled, its holder's own left out.
+    /// The number of deaths at which it was being handled, not counting its holder's.
     pub deaths: u32,
-    /// The process that handles it, or did when it died.
+    /// The process that is handling it, or was when it died.
     pub holder: Option<String>,
-    /// When its holder last said that it lives.
+    /// When its holder last reported that it is alive.
     pub at: Timestamp,
 }
 
-/// What is known of a suspect.
+/// What is known about a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// It was being handled at so many deaths.
+    /// It was being handled at this many deaths.
     Deaths(u32),
-    /// Another process that may be alive is handling it: it was handed to this one because a connection
-    /// was lost, or that process has just died.
+    /// Another process, which may be alive, is handling it. It was delivered to this one because a connection
+    /// was lost, or because that process has just died.
     HeldElsewhere,
 }
 
 impl Note {
-    /// What a note says to the process `own`; `is_alive` tells whether its holder, if that is another
-    /// one, may still live.
+    /// What a note means to the process `own`; `is_alive` tells whether its holder, if that is another
+    /// process, may still be alive.
     #[must_use]
     pub fn known(note: Option<&Note>, own: &str, is_alive: impl FnOnce(&Note) -> bool) -> Known {
         match note {
@@ -41,18 +41,18 @@ impl Note {
         }
     }
 
-    /// Whether its message will not come back.
+    /// Whether it is so old that its message will not come back.
     pub(super) fn is_old(&self, now: Timestamp) -> bool {
         now.duration_since(self.at) > FORGOTTEN_AFTER
     }
 
-    /// As the embedded store keeps it.
+    /// The format in the embedded store.
     pub(super) fn to_text(&self) -> String {
         let Note { deaths, holder, at } = self;
         format!("{deaths} {} {}", at.as_second(), holder.as_deref().unwrap_or("-"))
     }
 
-    /// The opposite of [`Note::to_text`]; what cannot be read was never noted.
+    /// The inverse of [`Note::to_text`]; an unreadable note counts as absent.
     pub(super) fn from_text(text: &str) -> Option<Note> {
         let mut words = text.split(' ');
         let deaths = words.next()?.parse().ok()?;

@@ -13,14 +13,14 @@ use jiff::{SignedDuration, Timestamp};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// What waits for longer between its turn and its sending is looked at again.
+/// If an event waits longer than this between its turn and its sending, its record is read again.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
 
-/// The records that an integration compared with what the broker remembers of them: only into these
-/// it merges. Once they are opened anew, they are others.
+/// Records that an integration has compared with what the broker remembers: it merges into no others. After
+/// they are reopened, they must be compared again.
 #[derive(Debug)]
 pub struct Verified {
-    /// Not held open: what failed must be let go before it is opened anew.
+    /// A weak reference: a store that failed must be released before it is opened again.
     pub(super) store: Weak<Store>,
     pub(super) prefix: Prefix,
     pub(super) mapped: Mutex<Arc<Mapped>>,
@@ -35,14 +35,14 @@ pub struct Verified {
 pub enum Turn {
     /// The person was erased after this event.
     Erased,
-    /// Nobody can know whether this is the newest: it is older than what is remembered.
+    /// Whether this is the newest cannot be known: the event is older than what is remembered.
     TooOld,
-    /// A repair that nobody needs any more.
+    /// A repair that is no longer needed.
     Needless,
     Taken(Box<Taken>),
 }
 
-/// An event's turn: its choices are merged, and what is to be sent is settled.
+/// An event's turn: its choices are merged, and what to send is decided.
 #[derive(Debug)]
 pub struct Taken {
     by: Arc<Verified>,
@@ -57,16 +57,16 @@ pub struct Taken {
     pub newest: Values,
     /// How many of the event's choices are outdated.
     pub outdated: usize,
-    /// What is left out, since nobody can know its newest value.
+    /// What is left out, because its newest value cannot be known.
     pub unknown: Vec<Slot>,
 }
 
-/// What an answer led to.
+/// The consequences of an answer.
 #[derive(Debug, Default)]
 pub struct Answered {
-    /// An older request may still be executed, and would spoil what was accepted.
+    /// An older request may still be executed, and would overwrite what was accepted.
     pub is_repair_due: bool,
-    /// Somebody else's choice became the newest meanwhile: it is to be sent, too.
+    /// Another event's choice became the newest meanwhile: it must be sent, too.
     pub superseded: Option<Box<Taken>>,
 }
 
@@ -83,8 +83,8 @@ pub(super) async fn erase(
 }
 
 impl Verified {
-    /// Begins the turn of an event: merges it, and notes that its request may be executed from now
-    /// on. Both are durable when this returns.
+    /// Begins the turn of an event: merges it, and notes that its request may be executed from now on. Both
+    /// are durable on return.
     ///
     /// # Errors
     /// The store failed.
@@ -100,9 +100,9 @@ impl Verified {
         self.turn(store, (key, self.ids.hash_one((key, now))), offer, is_repair, now).await
     }
 
-    /// Erases a person: everything up to an instant, with a mark that it was. Where the erasure names
-    /// no instant, its message (timestamp, id and body) counts from when it was published, as far as is known at its first
-    /// receipt. Says whether anything was known.
+    /// Erases a person: everything up to an instant, with a mark of the erasure. If the erasure names no
+    /// instant, its message (timestamp, id and body) counts from when it was published, as far as that is
+    /// known at its first receipt. Returns whether anything was known.
     ///
     /// # Errors
     /// The store failed.
@@ -119,7 +119,7 @@ impl Verified {
         erase(&store, key, Erasure { at, published, message }, self.execution_horizon, now).await
     }
 
-    /// What failed once is compared anew before it is merged into.
+    /// A store that failed must be compared again before events are merged into it.
     fn store(&self) -> Result<Arc<Store>, Failed> {
         self.store.upgrade().filter(|store| store.is_open()).ok_or_else(Failed::closed)
     }
@@ -165,7 +165,7 @@ impl Verified {
         }
     }
 
-    /// Learns of another document's mappings, under which an event was merged.
+    /// Learns another document's mappings under which an event was merged.
     async fn learn(&self, store: &Store, set: u64) -> Result<(), Failed> {
         let slots = mappings(store, &self.records, set).await?;
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +175,7 @@ impl Verified {
 }
 
 impl Taken {
-    /// Merges and looks again, if it waited so long that others may have come meanwhile.
+    /// Merges and reads the record again, if it waited so long that other events may have come meanwhile.
     ///
     /// # Errors
     /// The store failed: the event may not be acked.
@@ -193,8 +193,8 @@ impl Taken {
         self.newest.values().any(|said| !said.is_of(&self.offer))
     }
 
-    /// Takes note of what became of the request, and looks whether the record moved on meanwhile.
-    /// Where it `was_resent`, what is known of the second copy says nothing of the first.
+    /// Takes note of the result of the request, and checks whether the record changed meanwhile. If it
+    /// `was_resent`, the result of the second copy says nothing about the first.
     ///
     /// # Errors
     /// The store failed, and what is due would not be remembered.

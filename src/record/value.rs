@@ -1,7 +1,8 @@
-//! What is known of one property (pure): the newest choice, or of a selection the newest of each id.
+//! What is known about one property (pure): the newest choice, or for a selection the newest choice of each
+//! id.
 //!
-//! Versions are totally ordered and hold no time of arrival, so joining is commutative, associative
-//! and idempotent: any order and number of deliveries of the same events gives the same value.
+//! Versions are totally ordered and contain no time of arrival, so joining is commutative, associative and
+//! idempotent: the same events give the same value in any order and any number of deliveries.
 
 use super::Offer;
 use crate::mapping::{Choice, Names, Selection};
@@ -20,7 +21,7 @@ pub struct Version {
     pub event: Option<Arc<str>>,
 }
 
-/// What events said of one property.
+/// What events said about one property.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Said {
     #[serde(rename = "c")]
@@ -29,21 +30,21 @@ pub enum Said {
     Selection(Chosen),
 }
 
-/// A selection: an id that an event names is a choice for it, and one that it does not name is a
-/// choice against it.
+/// A selection: an id that an event names in its list is a choice for it, and an id that it does not name is
+/// a choice against it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
     #[serde(rename = "n")]
     pub(super) names: Names,
-    /// Of every id that is not in `ids`: not named.
+    /// The version of every id that is not in `ids`: not named.
     #[serde(rename = "r")]
     pub(super) rest: Version,
-    /// Without those that are not named by the same version as the rest.
+    /// Ids that are not named, with the same version as `rest`, are left out.
     #[serde(rename = "i", serialize_with = "crate::json::object")]
     pub(super) ids: LiteMap<Arc<str>, Named>,
 }
 
-/// What is known of one id of a selection.
+/// What is known about one id of a selection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Named {
     #[serde(rename = "o")]
@@ -53,7 +54,7 @@ pub(super) struct Named {
 }
 
 impl Said {
-    /// What an event says of one property.
+    /// What an event says about one property.
     #[must_use]
     pub fn offered(choice: &Choice, offer: &Offer) -> Said {
         let Choice::Selection(Selection { ids, names }) = choice else {
@@ -65,7 +66,7 @@ impl Said {
         Said::Selection(Chosen { names: *names, rest, ids })
     }
 
-    /// Joins what another event said: the newer stays. On a tie a withdrawal does, then the greater
+    /// Merges what another event said: the newer one stays. On a tie a withdrawal stays, then the greater
     /// event id, then the greater value.
     pub fn join(&mut self, other: &Said) {
         match (&mut *self, other) {
@@ -75,7 +76,7 @@ impl Said {
         }
     }
 
-    /// The same, joined by another.
+    /// The same, merged with another.
     #[must_use]
     pub fn joined(&self, other: &Said) -> Said {
         let mut joined = self.clone();
@@ -83,7 +84,7 @@ impl Said {
         joined
     }
 
-    /// A total order, but for two selections, which are joined id by id.
+    /// A total order, except for two selections, which are merged id by id.
     fn order(&self) -> (Option<Timestamp>, bool, Option<&str>, Option<&Choice>) {
         match self {
             Said::One(choice, Version { at, event }) => (*at, choice.is_withdrawal(), event.as_deref(), Some(choice)),
@@ -94,7 +95,7 @@ impl Said {
         }
     }
 
-    /// Whether nothing in another is newer than what is here.
+    /// Whether nothing in `other` is newer than this.
     #[must_use]
     pub fn covers(&self, other: &Said) -> bool {
         if let (Said::One(..), Said::One(..)) = (self, other) {
@@ -103,7 +104,7 @@ impl Said {
         self.joined(other) == *self
     }
 
-    /// Of all that is in it, the newest.
+    /// The newest version in it.
     #[must_use]
     pub fn latest(&self) -> &Version {
         match self {
@@ -112,8 +113,8 @@ impl Said {
         }
     }
 
-    /// Whether something that was said then, and that nobody noted, may be newer. A withdrawal stays
-    /// on a tie.
+    /// Whether something that an event said at that version, and that was not recorded, may be newer. On a
+    /// tie a withdrawal stays.
     #[must_use]
     pub fn may_be_outdated_by(&self, missed: &Version) -> bool {
         let latest = self.latest();
@@ -121,7 +122,7 @@ impl Said {
         latest.at < missed.at || is_tie && !matches!(self, Said::One(choice, _) if choice.is_withdrawal())
     }
 
-    /// Whether it is what this event itself said, and nothing of another.
+    /// Whether it is exactly what this event said, with nothing from another.
     #[must_use]
     pub fn is_of(&self, offer: &Offer) -> bool {
         match self {
@@ -134,7 +135,7 @@ impl Said {
         }
     }
 
-    /// Since when a contact that has this value is opted in; `None` where it is not.
+    /// Since when a contact with this value is opted in; `None` if it is not.
     #[must_use]
     pub fn grant(&self) -> Option<&Version> {
         match self {
@@ -159,9 +160,9 @@ impl Said {
         }
     }
 
-    /// Takes away what was said up to an instant; `None` where nothing remains. An id whose grant is taken
-    /// away while the others stay withdrawn by something later was not withdrawn by that: of it nothing is
-    /// known since the erasure.
+    /// Removes what was said up to an instant; `None` if nothing remains. If the grant of an id is removed
+    /// while the others stay withdrawn by a later event, that event did not withdraw this id: nothing is
+    /// known about it since the erasure.
     #[must_use]
     pub(super) fn after(&self, erased: Timestamp) -> Option<Said> {
         let is_left = |version: &Version| version.at > Some(erased);
@@ -193,7 +194,7 @@ impl Chosen {
         self.ids.values().map(|named| &named.version).fold(&self.rest, |latest, version| latest.max(version))
     }
 
-    /// What is known of one id.
+    /// What is known about one id.
     fn of(&self, id: &Arc<str>) -> Named {
         self.ids.get(id).cloned().unwrap_or_else(|| Named { is_named: false, version: self.rest.clone() })
     }
@@ -218,7 +219,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// An event's selection: when it grants, when it withdraws, its id, and the ids that it names.
+    /// An event's selection: the times of its grants and of its withdrawals, its id, and the ids in its list.
     type Said4 = (Option<i64>, Option<i64>, u8, Vec<u8>);
 
     fn said((at, withdrawn_at, event, ids): &Said4, names: Names) -> Said {
@@ -242,7 +243,7 @@ mod tests {
         }))
     }
 
-    /// Said another way: of each id alone, the newest of all events.
+    /// The expected result, computed differently: for one id alone, the newest of all events.
     fn of_one(all: &[Said4], id: u8, names: Names) -> bool {
         let is_withdrawal = |named: bool| named == (names == Names::Refusals);
         let order = |(at, withdrawn_at, event, ids): &Said4| {
@@ -264,7 +265,7 @@ mod tests {
             again in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
             refusals in any::<bool>(),
         ) {
-            // One event says one thing.
+            // Each event id occurs once.
             all.sort_by_key(|(_, _, event, _)| *event);
             all.dedup_by_key(|(_, _, event, _)| *event);
             let names = if refusals { Names::Refusals } else { Names::Grants };

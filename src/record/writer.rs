@@ -1,4 +1,4 @@
-//! What the embedded store writes to the disk, a round at a time, and what it forgets.
+//! How the embedded store writes to disk, a round at a time, and what it forgets.
 
 use super::keys::{Key, Prefix, prefix_of};
 use super::rules::{forgotten_until, lapse};
@@ -10,18 +10,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the names of notes about suspects begin with, and of those up to when persons were forgotten.
+/// The prefixes of the notes about suspects, and of those about the time up to which persons were forgotten.
 pub(super) const SUSPECT: &str = "suspect ";
 pub(super) const SWEPT: &str = "swept ";
-/// How often records that outlived the retention are looked for.
+/// How often records older than the retention are looked for.
 const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(24);
-/// The most records that are forgotten together.
+/// The most records that are forgotten at once.
 const SWEEP_ROUND: usize = 10_000;
 
-/// Up to when persons of an integration's records were forgotten.
+/// The time up to which persons were forgotten, by an integration's records.
 pub(super) type Swept = Arc<Mutex<HashMap<Prefix, Timestamp>>>;
 
-/// A record that a round writes, as it goes to the disk, and which change it was.
+/// A record in a round, encoded, and the number of the change.
 #[derive(Debug)]
 pub(super) struct Packed {
     pub key: Key,
@@ -29,7 +29,7 @@ pub(super) struct Packed {
     pub bytes: Result<Vec<u8>, codec::Damaged>,
 }
 
-/// Brings writes to the disk.
+/// Writes to disk.
 pub(super) struct Writer {
     pub database: Database,
     pub records: Keyspace,
@@ -40,7 +40,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// One round; `must_last` syncs it.
+    /// Writes one round; `must_last` syncs it.
     pub(super) fn write(
         &mut self,
         records: &[Packed],
@@ -67,8 +67,8 @@ impl Writer {
         .map_err(Failed::new)
     }
 
-    /// Once a day: forgets who was not heard of for longer than the retention, what was erased and is
-    /// not needed any more, and suspects that never came back.
+    /// Once a day: forgets persons without an event for longer than the retention, erased values that are no
+    /// longer needed, and suspects that never came back.
     fn sweep(&mut self, now: Timestamp) -> fjall::Result<()> {
         if self.last_sweep.is_some_and(|last| now.duration_since(last) < SWEEP_EVERY) {
             return Ok(());
@@ -98,7 +98,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets records, and remembers up to when. Whoever finds no record sees that first.
+    /// Forgets records, and remembers up to what time. A reader that finds no record sees that time already.
     fn forget(&mut self, keys: Vec<fjall::Slice>, now: Timestamp) -> fjall::Result<()> {
         if keys.is_empty() {
             return Ok(());
@@ -122,7 +122,7 @@ impl Writer {
     }
 }
 
-/// The library panics at some damages: they are failures as all others.
+/// The library panics on some kinds of damage; this turns panics into errors.
 pub(super) fn sound<T>(work: impl FnOnce() -> fjall::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),

@@ -38,7 +38,7 @@ BODY = b" " * 400
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How a worker has its messages in hand when it dies."""
+    """How a worker holds its messages when it dies."""
 
     how: str  # get, cancelled (consumers that were cancelled with deliveries in hand), consuming, page (of management)
     consumers: int  # of one channel; for get, calls
@@ -118,7 +118,7 @@ class Node:
         self.page = f"http://127.0.0.1:{port}"
 
     def get_by_page(self, queue, count):
-        """What its button "Get messages" does, as it stands (nack, requeue)."""
+        """What its button "Get messages" does with the default settings (nack, requeue)."""
         wanted = {"count": count, "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": 50000}
         request = urllib.request.Request(f"{self.page}/api/queues/%2f/{queue}/get", json.dumps(wanted).encode())
         request.add_header("Authorization", "Basic " + base64.b64encode(b"guest:guest").decode())
@@ -136,7 +136,7 @@ class Node:
         self.script("start")
 
     def connect(self):
-        # The two beats are far longer than anything here lasts.
+        # Both timeouts are far longer than anything here takes.
         return pika.BlockingConnection(pika.URLParameters(self.url + "?heartbeat=600&blocked_connection_timeout=60"))
 
 
@@ -160,7 +160,7 @@ def number(body):
 
 
 def killed_after(work):
-    """Runs `work` in a process and kills that process when it is done; gives what it wrote, as numbers."""
+    """Runs `work` in a process and kills that process when it is done; returns what it wrote, as numbers."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()
@@ -224,7 +224,7 @@ def fill(connection, seen, wanted):
 
 
 def watch(connection):
-    """Handles for a second whatever arrives."""
+    """Handles everything that arrives within a second."""
     until = time.monotonic() + 1
     while time.monotonic() < until:
         connection.process_data_events(0.1)
@@ -240,7 +240,7 @@ def take_all_ways(node, queues):
 
 
 def ack_some(node, queues, seed):
-    """Takes the first messages of each queue by one consumer and acks half of them; gives the acked ones by queue."""
+    """Takes the first messages of each queue by one consumer and acks half of them; returns the acked ones by queue."""
     names = list(queues)
 
     def work(output):
@@ -258,7 +258,7 @@ def ack_some(node, queues, seed):
             for count, (_, method, _, body) in enumerate(chosen):
                 channel.basic_ack(method.delivery_tag)
                 output.write(f"{nth} {number(body)}\n")
-                if count % 16 == 15:  # a broker's channel keeps acks to itself when the queue is behind
+                if count % 16 == 15:  # a broker's channel holds acks back when the queue is behind
                     ready(channel, queue)
             ready(channel, queue)
         watch(connection)
@@ -273,7 +273,7 @@ def ack_some(node, queues, seed):
 
 
 def declare(channel, queue, unreadable):
-    """Like the worker's own queues, but nothing is given up on."""
+    """Like the worker's own queues, but with a high delivery limit."""
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 1000, "x-overflow": "reject-publish"}
     arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": unreadable}
     arguments |= {"x-dead-letter-strategy": "at-least-once"}
@@ -281,7 +281,7 @@ def declare(channel, queue, unreadable):
 
 
 def drain(node, queues):
-    """Everything that is in these queues, by queue; with each queue, how many messages are expected there."""
+    """All messages in these queues, by queue; `queues` has the number expected in each."""
     there, last = {queue: [] for queue in queues}, [time.monotonic()]
     connection = node.connect()
     channel = connection.channel()
@@ -304,7 +304,7 @@ def drain(node, queues):
 
 
 def one_round(node, ways, ending, seed):
-    """What is lost and what is there although it was acked, by way."""
+    """Messages that are lost, and messages that are there although they were acked, by way."""
     queues = {f"measure.{nth}": way for nth, way in enumerate(ways)}
     unreadable = "measure.unreadable"
     connection = node.connect()
@@ -312,7 +312,7 @@ def one_round(node, ways, ending, seed):
     channel.queue_declare(unreadable, durable=True, arguments={"x-queue-type": "quorum"})
     for queue in queues:
         declare(channel, queue, unreadable)
-    time.sleep(3)  # what is declared just before a kill can come back empty
+    time.sleep(3)  # a queue declared just before a kill can come back empty
     persistent = pika.BasicProperties(delivery_mode=2)
     for queue, way in queues.items():
         for message in range(way.messages):
@@ -404,8 +404,8 @@ def facts(node):
     connection.close()
 
 
-# Consumers are a map in the queue's state. Erlang keeps up to 32 keys of a map in their own order and more by their
-# hashes; a process of an earlier life of the node has another hash than it had then.
+# Consumers are a map in the queue's state. Erlang keeps up to 32 keys of a map in their own order, and more in the
+# order of their hashes; after a restart of the node, a process of its earlier life has another hash than before.
 ORDERS = """
     Now = self(), Size = byte_size(term_to_binary(Now)) - 4, <<Same:Size/binary, Life:32>> = term_to_binary(Now),
     Then = binary_to_term(<<Same/binary, (Life - 1):32>>),
@@ -415,7 +415,7 @@ ORDERS = """
 
 
 def orders(node):
-    """For how many consumers of one channel the order of their map is that of the node's life before."""
+    """The number of consumers of one channel up to which their map has the same order as before the node's restart."""
     same = "lists:max(element(1, begin " + ORDERS.strip().rstrip(".") + " end))."
     numbers = "element(2, begin " + ORDERS.strip().rstrip(".") + " end)."
     return node.evaluate(same), node.evaluate(numbers)

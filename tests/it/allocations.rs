@@ -1,10 +1,10 @@
-//! How often each step of an event asks for memory: a count that no machine changes, and that a
+//! How often each step of an event allocates memory: a count that does not depend on the machine, and that a
 //! careless change raises.
 
 #[path = "../../benches/events/steps.rs"]
 mod steps;
 
-/// Asked for at most so often, as measured when the step was last worked on.
+/// The most allocations of each step, as measured when it was last changed.
 const AT_MOST: [(&str, u64); 12] = [
     ("decode by serde_json::Value", 112),
     ("decode everything", 25),
@@ -24,7 +24,7 @@ const AT_MOST: [(&str, u64); 12] = [
 fn no_step_asks_for_memory_more_often_than_it_did() {
     let steps = steps::all().unwrap();
     let counted = steps.iter().map(|step| {
-        (step.run)(); // what is made once
+        (step.run)(); // warm-up: allocations that happen only once
         (step.name, allocation_counter::measure(|| (step.run)()).count_total)
     });
     let counted: Vec<(&str, u64)> = counted.collect();

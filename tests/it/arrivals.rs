@@ -1,4 +1,4 @@
-//! What really arrives: inputs as people reported them, and every spelling that is read or refused.
+//! What really arrives: inputs as reported by users, and every spelling that is accepted or refused.
 
 use super::dead::{dead, told};
 use super::harness::{Folder, Lab, Message, choice, document, golden, project};
@@ -46,13 +46,13 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A message that says how it is packed.
+/// A message with a content encoding.
 fn encoded(body: Vec<u8>, encoding: &str) -> Message {
     let properties = BasicProperties::default().with_delivery_mode(2).with_content_encoding(encoding.into());
     Message { body, properties }
 }
 
-/// What an event comes to, as a line.
+/// The outcome of an event, as one line.
 fn outcome(body: Body<'_>, integration: &Integration) -> String {
     let now = "2100-01-01T00:00:00Z".parse().unwrap();
     match plan(body, integration, now) {
@@ -85,7 +85,7 @@ fn public_inputs_pass_a_real_broker() {
     lab.start();
     let mut settled = 0;
     for (name, body) in public() {
-        // All are of one instant and one person: each has its person's name here, so that each shows.
+        // All have the same time and person: here each gets a name of its own, so that each one shows.
         let text =
             |body: &[u8]| String::from_utf8_lossy(body).replace("ann@example.com", &format!("{name}@example.com"));
         let message = match name.as_str() {
@@ -117,14 +117,14 @@ fn public_inputs_pass_a_real_broker() {
     assert!(why.iter().any(|why| why.starts_with("updated_at: ") && why.contains("without a zone")), "{why:?}");
 }
 
-/// A usual event with other bytes in the place of a text.
+/// A normal event with other bytes in place of a text.
 fn raw(from: &str, to: &[u8]) -> Message {
     let event = choice("jane@example.com", true).to_string();
     let (before, after) = event.split_once(from).unwrap();
     [before.as_bytes(), to, after.as_bytes()].concat().into()
 }
 
-/// Each way not to be an event, with what is told of it.
+/// Bodies that are not events, each with the error expected for it.
 fn unreadable() -> Vec<(Message, &'static str)> {
     let plain = || choice("jane@example.com", true).to_string().into_bytes();
     vec![
@@ -149,7 +149,7 @@ fn unreadable() -> Vec<(Message, &'static str)> {
     ]
 }
 
-/// Each way of a field to be wrong, with what is told of it.
+/// Events with a wrong field, each with the error expected for it.
 fn defective() -> Vec<(Message, &'static str)> {
     let entity = |key: &str, value: Value| -> Message {
         let mut event = choice("jane@example.com", true);
@@ -237,7 +237,7 @@ fn every_undecodable_letter_says_where_what_was_found_and_what_would_be_right() 
     assert!(!shown.contains("jane") && !group.contains("jane"));
 }
 
-/// A gibibyte packed into less than a mebibyte.
+/// A gibibyte compressed to less than a mebibyte.
 #[test]
 fn a_bomb_is_too_large_and_a_large_event_passes_packed() {
     let mut lab = Lab::new();

@@ -1,11 +1,11 @@
-//! What somebody's policy does to dead letters: moved aside, found there, and missed when they are gone.
+//! What a policy does to dead letters: they are moved aside and found there, and missed when they are gone.
 
 use super::dead::{begin, dead, letters, people, put, told};
 use super::harness::{Lab, ctl, person, poll_until};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// A policy on some queues of a lab, gone with it.
+/// A policy on some queues of a lab, removed with it.
 struct Policy(String);
 
 impl Policy {
@@ -62,7 +62,7 @@ fn a_policy_with_a_delivery_limit_puts_letters_aside_where_commands_find_them() 
     assert_eq!(told(&lab, "show", &["--aside", id])[0]["moved"], moved);
     assert_eq!(told(&lab, "list", &[])[0]["letters"], 0);
 
-    // Put back and replayed, none of the broker's own words goes along.
+    // Put back and replayed, a letter carries none of the broker's own headers.
     let exported = told(&lab, "export", &["--aside", "--to", "aside.jsonl", "--limit", "1"]);
     assert_eq!(exported[0]["exported"], 1);
     assert_eq!(told(&lab, "discard", &["--aside", "--yes", "--limit", "1", "--no-export"])[0]["left"], 2);
@@ -115,7 +115,7 @@ fn letters_that_a_policy_moves_show_aside_and_those_that_it_deletes_are_missed()
     lab.settled(5);
     poll_until("them to show", || (in_queue(&mut lab, "dead") == 5.0).then_some(()));
     let moving = Policy::set(&lab, "[.]dead", r#"{"message-ttl":500}"#);
-    // What was there before may have no time to live.
+    // Messages that were there before may have no TTL.
     lab.publish(broken(3));
     lab.settled(8);
     for queue in [".dead", ".aside"] {
@@ -154,7 +154,7 @@ fn letters_whose_time_runs_out_while_they_are_looked_at_are_told() {
     let lab = Lab::new();
     lab.declare();
     put(&lab, letters("whole", 1));
-    // Behind one that stays they wait, whatever their time says.
+    // Behind a letter that stays they wait, whatever their TTL.
     let mut short = letters("short", 3);
     for letter in &mut short {
         letter.properties = letter.properties.clone().with_expiration("1".into());
@@ -192,7 +192,7 @@ fn commands_in_a_row_are_no_loss() {
         drop(killed);
         rounds += 1;
     }
-    // Nothing that was removed last is missed later either.
+    // The letters that were removed last are not missed later either.
     let quiet = Instant::now();
     poll_until("two more looks", || (quiet.elapsed() > Duration::from_secs(12)).then_some(()));
     assert!(rounds > 2, "{rounds}");
@@ -226,7 +226,7 @@ fn a_broker_that_forgot_the_records_is_told_them_again_and_says_so() {
     lab.stop();
     assert!(!lab.worker().text().contains(forgotten), "it knows them");
     let policy = Policy::set(&lab, "[.]store", r#"{"message-ttl":1}"#);
-    // What is there has no time to live, what takes its place has.
+    // The message that is there has no TTL; the one that replaces it has.
     lab.start();
     lab.stop();
     poll_until("the message to be gone", || (lab.bench.depth(&lab.queue(".store")) == 0).then_some(()));

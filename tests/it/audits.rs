@@ -1,4 +1,4 @@
-//! Who looked at personal data is in the worker's log, whatever its level.
+//! The worker's log shows who looked at personal data, whatever its level.
 
 use super::dead::{dead, letters, put};
 use super::harness::{Finished, Lab, person, poll_until};
@@ -7,15 +7,15 @@ use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 fn command(lab: &Lab, arguments: &[&str]) -> Finished {
-    // What anybody may claim to be.
+    // Variables in which anybody can claim to be somebody else.
     let claimed = ["USER", "SUDO_USER", "LOGNAME"].map(|name| (name, "somebody-else"));
     lab.run_with(&claimed, arguments, b"")
 }
 
-/// What a command leaves: codes, counts and filters.
+/// The expected audit fields of a command: codes, counts and filters.
 type Expected<'e> = &'e [(&'e str, Value, &'e str)];
 
-/// The audit lines of the worker's log, once there are so many.
+/// The audit lines of the worker's log, once there are `count` of them.
 fn audited(lab: &mut Lab, count: usize) -> Vec<Value> {
     poll_until(&format!("{count} audit lines"), || {
         let text = lab.worker().text();
@@ -93,7 +93,7 @@ fn an_entry_waits_for_the_next_worker_and_a_lost_one_is_a_warning() {
     let counted = format!("consent_gate_audit_entries_total{{command=\"dead_list\",integration=\"{name}\"}}");
     assert_eq!(lab.metric(&counted), 1.0);
     lab.stop();
-    // Full, as if no worker had run for long.
+    // A full queue, as if no worker had run for a long time.
     let full = (0..10_001).map(|_| b"{}".to_vec().into()).collect::<Vec<_>>();
     let _ = lab.bench.try_publish("", &lab.queue(".audit"), &full);
     let shown = dead(&lab, "list", &["--reveal"]);

@@ -1,7 +1,7 @@
-//! Everything at once: the worker and the broker killed, connections, channels and consumers cut,
-//! under faults of every kind. One person for each event makes the result countable at the gate.
+//! Everything at once: the worker and the broker killed, and connections, channels and consumers cut, under
+//! faults of every kind. Each event has a person of its own, so that the result can be counted at the gate.
 //!
-//! Scaled down here; `scripts/chaos` runs it whole and prints its figures.
+//! Scaled down here; `scripts/chaos` runs it in full and prints its figures.
 
 use super::harness::{Lab, Letter, Message, Node, Way, choice, note, poll_until};
 use serde_json::{Value, json};
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 struct Scale {
     events: usize,
-    /// How long everything is disturbed.
+    /// How long the disturbance lasts.
     disturbed: Duration,
-    /// Between two kills of the worker.
+    /// The time between two kills of the worker.
     kill_every: Duration,
     broker_kills: usize,
     cuts: usize,
@@ -57,9 +57,8 @@ fn event(n: usize) -> Message {
     choice(&person(n), n.is_multiple_of(2)).into()
 }
 
-/// Waits until each person's event is at the gate or a dead letter, and gives how many are where.
-/// Empty queues would prove nothing: what has expired and is not forwarded yet is in none that
-/// shows it.
+/// Waits until each person's event is at the gate or a dead letter, and returns how many are where. Empty
+/// queues would prove nothing: a message that has expired and is not forwarded yet is counted in no queue.
 fn accounted(lab: &Lab, events: usize) -> (usize, usize) {
     let mut dead = BTreeSet::new();
     poll_until("each event to be delivered or dead", || {
@@ -85,7 +84,7 @@ fn whatever_dies_every_event_is_delivered_or_dead() {
     lab.set_delays(&[100, 200, 300]);
     lab.start();
     consumers_and_channels(&mut lab, cuts);
-    // See docs/rabbitmq.md: what was just declared may not survive a kill.
+    // See docs/rabbitmq.md: a queue that was just declared may not survive a kill.
     node.stop();
     node.restart();
     lab.gate(0).faults(faults());
@@ -123,13 +122,12 @@ fn whatever_dies_every_event_is_delivered_or_dead() {
     if !lab.worker().is_running() {
         lab.spawn();
     }
-    lab.publish_surely(vec![event(0)]); // also finds the way back to the broker
+    lab.publish_surely(vec![event(0)]); // also shows that the broker can be reached again
     let (delivered, dead) = accounted(&lab, events);
     note(&format!("{delivered} persons at the gate, {dead} dead letters, none missing"));
 }
 
-/// Deletes queues that are empty: consumers are cancelled, and looking at a queue that is gone
-/// costs a channel.
+/// Deletes empty queues: consumers are cancelled, and looking at a deleted queue closes a channel.
 fn consumers_and_channels(lab: &mut Lab, cuts: usize) {
     for cut in 0..cuts * 2 / 3 {
         let consuming = |lab: &mut Lab| lab.worker().text().matches("\"consuming\"").count();
@@ -146,7 +144,7 @@ fn a_cluster_that_loses_its_leader_loses_nothing_else() {
     let [first, leader, third] = &nodes;
     let mut lab = Lab::at(&first.url, &[&|_| {}]);
     lab.set_delays(&[100, 200, 300, 400, 500]);
-    // Whoever declares a queue leads it, so the worker goes to the one that is to die.
+    // The node on which a queue is declared leads it, so the worker connects to the node that will die.
     let way = Way::among(&lab.bench, &[&leader.url, &third.url]);
     lab.set("CONSENT_GATE_BROKER__URL", &way.url);
     lab.start();

@@ -120,7 +120,7 @@ fn what_is_missing_is_told_with_what_to_do() {
     }
 }
 
-/// A port that answers whatever comes as a web server does.
+/// A port that answers everything as a web server would.
 fn web_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -133,7 +133,7 @@ fn web_server() -> SocketAddr {
     address
 }
 
-/// A port that nobody listens on: one that was free a moment ago.
+/// A port on which nobody listens: one that was free a moment ago.
 fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -69,7 +69,7 @@ listen = "localhost"
 level = "debug"
 "#;
 
-/// A document in which hardly anything is right.
+/// A document in which almost everything is wrong.
 const WRONG_DOCUMENT: &str = r##"{
   "type_id": "salesforce",
   "authentication": { "password_file": "absent.key", "user": "x" },
@@ -281,7 +281,7 @@ fn what_may_surprise_is_a_warning() {
     let environment = [
         ("CONSENT_GATE_BROKER_ULR", "amqp://user:hunter2@broker/%2f"),
         ("CONSENT_GATE_COLOUR", "blue"),
-        // What Kubernetes sets beside a service of that name.
+        // What Kubernetes sets for a service of that name.
         ("CONSENT_GATE_SERVICE_HOST", "10.0.0.1"),
         ("CONSENT_GATE_PORT_9464_TCP_ADDR", "10.0.0.1"),
     ];
@@ -298,7 +298,7 @@ fn check_reaches_out_only_when_asked() {
     assert_eq!(reached.code, 0, "{}{}", reached.out, reached.err);
     assert!(reached.out.contains("reached and logged in") && reached.out.contains("gate's host"), "{}", reached.out);
     assert_eq!(lab.gate(0).outcome("accepted"), 0, "nothing was triggered");
-    // A port that nobody listens on: one that was free a moment ago.
+    // A port on which nobody listens: one that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let document =
         std::fs::read_to_string(lab.folder.0.join(format!("integrations/{}.json", lab.integration()))).unwrap();
@@ -337,7 +337,7 @@ fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     assert!(refused.out.contains("its gate refuses it (401"), "{}", refused.out);
     assert!(refused.out.contains("dead list --integration"), "{}", refused.out);
     lab.stop();
-    // Other records, as after a disk was lost: what run refuses, check refuses.
+    // Other records, as after the loss of a disk: check refuses what run refuses.
     std::fs::rename(lab.folder.0.join("records"), lab.folder.0.join("away")).unwrap();
     let lost = check(&lab);
     assert_eq!(lost.code, 1, "{}", lost.out);

@@ -1,4 +1,4 @@
-//! Records that are taken to another place, with what the broker remembers of them.
+//! Records that are copied to another place, with what the broker remembers about them.
 
 use super::harness::{Finished, Folder, Lab, Message, Running, Schema, choice, person, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Takes the records from there to where the lab's settings say.
+/// Copies the records from there to the place in the lab's settings.
 fn copy(lab: &Lab, from: &str, more: &[&str]) -> Finished {
     lab.run(&[&["store", "copy", "--json", "--from", from][..], more].concat(), b"")
 }
@@ -19,13 +19,13 @@ fn copied(lab: &Lab, from: &str) -> Value {
     serde_json::from_str(&done.out).unwrap()
 }
 
-/// Why it was not done.
+/// Asserts that the copy is refused with these words.
 fn not_copied(lab: &Lab, from: &str, more: &[&str], words: &str) {
     let done = copy(lab, from, more);
     assert!(done.code != 0 && done.err.contains(words), "not {words}: {}{}", done.out, done.err);
 }
 
-/// Asserts that the worker may not use its records any more, or not yet.
+/// Asserts that the worker may no longer use its records, or not yet.
 fn refused(lab: &mut Lab, words: &str) {
     lab.spawn();
     let line = lab.worker().line_with("cannot use the records");
@@ -37,7 +37,8 @@ fn settle_in(lab: &mut Lab, place: &str) {
     lab.set("CONSENT_GATE_RECORDS__STORE", place);
 }
 
-/// What an older opt-in leads to, and who was erased: as the former records had it.
+/// Asserts that the copy knows what the former records knew: an older opt-in changes nothing, and who was
+/// erased.
 fn knows_what_the_former_knew(lab: &mut Lab, forgotten: &str) {
     lab.start();
     deliver(lab, news(JANE, -60, true), 1);
@@ -64,7 +65,7 @@ fn records_go_from_a_directory_to_a_database_and_back_with_all_that_they_know() 
     settle_in(&mut lab, &schema.url());
     not_copied(&lab, directory, &[], "stop every worker first");
     lab.stop();
-    // The first start with other settings makes records that know nobody, and uses none.
+    // The first start with other settings creates empty records, and does not use them.
     refused(&mut lab, "not those of this integration's earlier events");
 
     let done = copied(&lab, directory);
@@ -126,7 +127,7 @@ fn a_copy_that_is_killed_leaves_one_place_that_can_be_used_and_goes_on() {
         lab.environment.remove("CONSENT_GATE_RECORDS__STORE");
         let shown = lab.run(&["store", "show"], b"");
         assert!(shown.code == 0 && shown.out.contains(": right"), "{}{}", shown.out, shown.err);
-        // What comes in between is no reason to begin anew.
+        // Events that come in between do not make the copy begin again.
         lab.start();
         lab.publish(vec![choice(&person("p", 0), false).into()]);
         lab.settled(1);
@@ -162,14 +163,14 @@ fn whatever_would_leave_something_behind_is_refused() {
     not_copied(&lab, elsewhere, &[], "is the host in --from written right?");
     not_copied(&lab, "mysql://root:secret@db/x", &[], "is neither postgres://");
     not_copied(&lab, "off", &[], "nothing to copy");
-    // An integration whose workers have other settings would go on with the former records.
+    // Workers with other settings for an integration would continue with the former records.
     let second = lab.file(1);
     let document = std::fs::read_to_string(&second).unwrap();
     std::fs::remove_file(&second).unwrap();
     let name = lab.simulated[1].integration.clone();
     not_copied(&lab, &directory, &[], &format!("those of {name}, too"));
     std::fs::write(&second, document).unwrap();
-    // Records that are in use are not written over.
+    // Records that are in use are not overwritten.
     settle_in(&mut lab, "other");
     refused(&mut lab, "not those of this integration's earlier events");
     assert_eq!(lab.run(&["store", "adopt", "--yes", "--lose-records"], b"").code, 0);
@@ -177,7 +178,7 @@ fn whatever_would_leave_something_behind_is_refused() {
     deliver(&mut lab, news(JANE, -1, false), 1);
     lab.stop();
     not_copied(&lab, &directory, &[], "other records, which are in use");
-    // And those that the broker does not know are not taken anywhere.
+    // And records that the broker does not know are not copied anywhere.
     settle_in(&mut lab, "new");
     not_copied(&lab, &directory, &[], "are not the ones to copy");
     assert_eq!(copied(&lab, "other")["copied"], 2);
@@ -187,7 +188,7 @@ fn records_in(directory: &Path) -> Records {
     Records::new(Settings { place: Backend::Directory(directory.to_owned()), ..Settings::default() })
 }
 
-/// A store with one person on record, closed.
+/// Creates a store with one person on record, and closes it.
 async fn store_at(directory: &Path) {
     let records = records_in(directory);
     let name = consent_gate::integration::Name::new("acme").unwrap();
@@ -203,7 +204,7 @@ async fn opens(directory: &Path) -> Result<u64, String> {
 fn between_any_two_steps_of_a_copy_no_more_than_one_place_can_be_used() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        // Ends after so many steps, and then goes on.
+        // Ends after this many steps, and then continues.
         for steps in 0..=3 {
             let folder = Folder::new();
             let (from, to) = (folder.0.join("from"), folder.0.join("to"));

@@ -1,4 +1,5 @@
-//! Dead letters in an operator's hands: seen, replayed, copied and removed, whatever dies meanwhile.
+//! What an operator does with dead letters: they are shown, replayed, copied and removed, whatever dies
+//! meanwhile.
 
 use super::harness::{Finished, Lab, Message, Random, Running, Way, choice, events, note, person, poll_until, unique};
 use super::newest::{JANE, at_gate, deliver, news};
@@ -15,14 +16,14 @@ pub fn dead(lab: &Lab, verb: &str, more: &[&str]) -> Finished {
     lab.run(&[&["dead", verb, "--integration", lab.integration()][..], more].concat(), b"")
 }
 
-/// The lines of one that worked.
+/// The lines of a command that succeeded.
 pub fn told(lab: &Lab, verb: &str, more: &[&str]) -> Vec<Value> {
     let done = dead(lab, verb, &[more, &["--json"]].concat());
     assert_eq!(done.code, 0, "{verb} {more:?}: {}{}", done.out, done.err);
     done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The same in the background.
+/// Starts a command in the background.
 pub fn begin(lab: &Lab, verb: &str, more: &[&str]) -> Running {
     let arguments = [&["dead", verb, "--integration", lab.integration()][..], more].concat();
     Running::start(env!("CARGO_BIN_EXE_consent-gate"), &lab.folder, &lab.environment, &arguments)
@@ -33,7 +34,7 @@ fn table(entries: Vec<(&str, AMQPValue)>) -> FieldTable {
     entries.into()
 }
 
-/// A letter as the worker leaves it.
+/// A letter as the worker writes it.
 fn letter(event: Value, reason: &str, age_ms: i64) -> Message {
     let died = jiff::Timestamp::now().as_millisecond() - age_ms;
     let headers = table(vec![
@@ -47,7 +48,7 @@ fn letter(event: Value, reason: &str, age_ms: i64) -> Message {
     Message { body: event.to_string().into_bytes(), properties }
 }
 
-/// As many letters of as many people, the oldest first.
+/// `count` letters of different people, the oldest first.
 pub fn letters(kind: &str, count: usize) -> Vec<Message> {
     let age = |n: usize| i64::try_from(count - n).unwrap();
     (0..count).map(|n| letter(choice(&person(kind, n), true), "attempts_exhausted", age(n))).collect()
@@ -57,12 +58,12 @@ pub fn put(lab: &Lab, letters: Vec<Message>) {
     lab.bench.publish("", &lab.queue(".dead"), letters);
 }
 
-/// The letters' people, as the queue has them, leaving none.
+/// The letters' people in the order of the queue, which is emptied.
 pub fn people(lab: &Lab) -> Vec<String> {
     lab.dead().iter().map(super::harness::Letter::person).collect()
 }
 
-/// A lab whose worker made letters of all sorts and was stopped.
+/// A lab whose worker wrote letters of all kinds and was stopped.
 fn with_letters() -> Lab {
     let mut lab = Lab::new();
     lab.gate(0).faults(
@@ -179,7 +180,7 @@ fn letters_of_one_event_are_all_shown_and_can_be_told_apart() {
     assert!(again.err.contains("2 letters fit this id: their bodies are the same"), "{}", again.err);
 }
 
-/// The lines of a command's table in a terminal so wide.
+/// The lines of a command's table in a terminal of this width.
 fn in_terminal(lab: &Lab, columns: usize, arguments: &str) -> Vec<String> {
     let command = format!("stty rows 24 cols {columns}; {} {arguments}", env!("CARGO_BIN_EXE_consent-gate"));
     let shown = std::process::Command::new("script")
@@ -213,7 +214,7 @@ fn a_table_fits_a_narrow_terminal_without_cutting_an_id_and_a_pipe_gets_all_of_i
     assert!(in_terminal(&lab, 400, &list).iter().all(|line| !line.contains('…')));
 }
 
-/// No headers, odd types, nothing that can be read.
+/// Letters without headers, with odd types, or unreadable.
 fn foreign() -> Vec<Message> {
     let odd = table(vec![
         ("consent-gate-reason", AMQPValue::LongString("jane@example.com".into())),
@@ -242,7 +243,7 @@ fn foreign() -> Vec<Message> {
     ]
 }
 
-/// What a terminal would obey or not show.
+/// Characters that a terminal would act on or not show.
 const HOSTILE: &str = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}\u{7f}evil";
 
 fn hostile() -> Vec<Message> {
@@ -368,8 +369,8 @@ fn browsing_a_hundred_times_changes_nothing() {
     assert_eq!(people(&lab), (0..150).map(|n| person("p", n)).collect::<Vec<_>>());
 }
 
-/// What 4.x does where a queue names no limit: it deletes at the 21st look. A queue that could is not
-/// looked into, and ours names a thousand million, which both versions take for what it says.
+/// 4.x deletes a message at the 21st look if its queue has no limit. Such a queue is not looked into; the
+/// worker's own queues have a limit of a thousand million, which both versions take literally.
 #[test]
 fn a_queue_in_which_looking_could_delete_is_not_looked_into() {
     let lab = Lab::new();
@@ -729,7 +730,7 @@ fn forgetting_somebody_unknown_leaves_a_mark_and_says_that_nothing_was_known() {
     assert!(json.out.contains("\"was_known\":false") && json.err.contains("was it written right?"), "{json:?}");
     let many = lab.run(&[&forget[..], &["--from", "-"]].concat(), format!("nobody\n{JANE}\n").as_bytes());
     assert!(many.code == 0 && many.err.contains("nothing was known of 1 person: an identifier is"), "{many:?}");
-    // An event that was on its way meanwhile.
+    // An event that was in transit meanwhile.
     let before = lab.gate(0).outcome("accepted");
     deliver(&mut lab, news("jane@example.con", -3_600, true), 2);
     assert_eq!(lab.gate(0).outcome("accepted"), before, "it is from before the erasure");
@@ -783,13 +784,13 @@ fn a_broker_that_goes_away_is_told_with_true_counts() {
     let report: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let sent = u32::try_from(report["sent"].as_u64().unwrap()).unwrap();
     assert!(text.contains("error: stopped: "), "{text}");
-    // What was published when the way was cut may be in both places.
+    // A letter that was being published when the connection was cut may be in both places.
     let count = |suffix| lab.bench.depth(&lab.queue(suffix));
     poll_until("the others to be back", || (count(".dead") + sent >= 30).then_some(()));
     assert!((sent..=sent + 1).contains(&count(".retry")), "{} {report}", count(".retry"));
 }
 
-/// Runs a command to its end and gives what it told, how long it took, and its peak memory in MiB.
+/// Runs a command to its end and returns its report, how long it took, and its peak memory in MiB.
 fn measured(lab: &Lab, verb: &str, more: &[&str]) -> (Value, Duration, u64) {
     let began = Instant::now();
     let mut running = begin(lab, verb, &[more, &["--json"]].concat());
@@ -812,7 +813,7 @@ fn measured(lab: &Lab, verb: &str, more: &[&str]) -> (Value, Duration, u64) {
     (serde_json::from_str(first).unwrap(), took, peak / 1024)
 }
 
-/// Scaled down here; `scripts/chaos` runs it whole, with 200,000, and prints its figures.
+/// Scaled down here; `scripts/chaos` runs it in full, with 200,000, and prints its figures.
 #[test]
 fn dead_letters_by_the_thousand_are_each_where_they_should_be() {
     let is_whole = std::env::var_os("CONSENT_GATE_CHAOS_WHOLE").is_some();
@@ -850,7 +851,7 @@ fn dead_letters_by_the_thousand_are_each_where_they_should_be() {
     assert_eq!((&discarded["removed"], &discarded["left"]), (&json!(tenth), &json!(count - tenth)));
     assert_eq!(measure(&lab, "import", &["refused.jsonl"]).0["imported"], tenth);
     let half = count / 2;
-    // How fast letters move where nobody is waited for.
+    // How fast letters move without waiting.
     let (moved, _) =
         measure(&lab, "replay", &["--yes", "--canary", "0", "--rate", "100000/s", "--limit", &half.to_string()]);
     let rate = half as f64 / moved["seconds"].as_f64().unwrap();
@@ -860,7 +861,7 @@ fn dead_letters_by_the_thousand_are_each_where_they_should_be() {
         u32::try_from(count).unwrap()
     );
     lab.start();
-    // The canary is not to wait behind those that were moved.
+    // The canary must not wait behind those that were moved.
     for part in 1..=10 {
         lab.settled(half * part / 10);
     }

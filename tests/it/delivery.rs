@@ -1,4 +1,4 @@
-//! Events arrive: all of them, in each person's order, whatever the neighbours do.
+//! Events arrive: all of them, in the order of each person, whatever other integrations do.
 
 use super::harness::{Lab, Message, choice, poll_until};
 use lapin::ExchangeKind;
@@ -136,7 +136,7 @@ fn a_stop_during_an_outage_leaves_nothing_in_hand() {
     lab.set("CONSENT_GATE_SHUTDOWN__DEADLINE", "6s");
     lab.gate(0).faults(json!([{ "hang": true }]));
     lab.start();
-    // More of one person than could all time out before the deadline.
+    // More events of one person than could all time out before the deadline.
     lab.publish((0..7).map(|n| choice("jane@example.com", n % 2 == 0).into()).collect());
     lab.publish((0..20).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect());
     poll_until("requests under way", || (lab.gate(0).requests()["in_flight"] == 2).then_some(()));

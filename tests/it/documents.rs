@@ -1,4 +1,4 @@
-//! What the documents claim: a claim that a test can check has a test.
+//! The claims of the documents: each claim that a test can check has a test.
 
 use super::harness::{Folder, fixture, project, run};
 use consent_gate::broker::topology::Queues;
@@ -13,7 +13,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(project().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// What a person reads, apart from the changelog.
+/// The pages for people, except the changelog.
 pub fn pages() -> BTreeSet<String> {
     let docs = fs::read_dir(project().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let docs = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
@@ -21,12 +21,12 @@ pub fn pages() -> BTreeSet<String> {
     docs.chain(others).collect()
 }
 
-/// Words in backticks that `wanted` takes.
+/// The words in backticks that `wanted` accepts.
 fn quoted(text: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).filter(|word| wanted(word)).map(str::to_owned).collect()
 }
 
-/// All sources below a folder, named from the project's.
+/// All sources below a folder, as paths from the project's folder.
 pub fn rust_files(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -124,7 +124,7 @@ fn the_page_on_configuration_names_every_section_and_every_key_of_a_document() {
         .collect();
     let settings = read("consent-gate.example.toml");
     let sections = settings.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
-    // Those of a comment, too: they are keys that may be written.
+    // Those in a comment, too: they are optional keys.
     let document = read("integration.example.json");
     let keys = document.split("\":").map(|before| before.rsplit('"').next().unwrap()).filter(|key| !key.contains('\n'));
     let wanted: BTreeSet<&str> = sections.chain(keys).collect();
@@ -141,7 +141,7 @@ fn the_commented_example_is_the_default_configuration() {
     folder.write("consent-gate.toml", &example);
     let checked = run(&folder, &[], &["check"], b"");
     assert_eq!(checked.code, 0, "{}", checked.err);
-    // Every line with a default, uncommented, is a valid key too.
+    // Every commented-out default must be a valid key, too.
     let uncommented: String =
         example.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line).to_owned() + "\n").collect();
     assert_ne!(uncommented, example);
@@ -212,7 +212,7 @@ fn the_page_on_configuration_counts_the_queues_of_an_integration() {
     assert!(read("docs/configuration.md").contains("twelve queues (with the default schedule)"));
 }
 
-/// Options and values as the command line takes them: help is shown once everything before it is valid.
+/// Options and values as the command line accepts them: help is shown once everything before it is valid.
 #[test]
 fn every_command_in_the_documents_is_one_that_the_program_takes() {
     let folder = Folder::new();

@@ -1,6 +1,6 @@
-//! Records in a database that fails over behind its pooler, while workers die and a mapping is mended.
+//! Records in a database that fails over behind its pooler, while workers die and a mapping is corrected.
 //!
-//! Scaled down here; `scripts/chaos records` runs it whole and prints its figures.
+//! Scaled down here; `scripts/chaos records` runs it in full and prints its figures.
 
 use super::harness::{Lab, Message, PgNode, Random, Running, note, poll_until};
 use super::newest::{dated, quiet};
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
-/// What one event said, and whether a copy of it came after the mapping was mended.
+/// What one event said, and whether a copy of it came after the mapping was corrected.
 #[derive(Clone, Copy)]
 struct Said {
     what: What,
@@ -23,14 +23,14 @@ enum What {
     Erasure,
 }
 
-/// Messages of two halves, and by person what was said, newest first.
+/// The messages in two halves, and what each person said, newest first.
 struct Script {
     halves: [Vec<Message>; 2],
     said: BTreeMap<String, Vec<Said>>,
 }
 
-/// Events of some people, a second apart: the older ones mostly in the first half and the newer ones
-/// in the second, each in a random order, one of twenty twice, one of fifty an erasure.
+/// Events of some people, a second apart: the older ones mostly in the first half and the newer ones in the
+/// second, each half in a random order; one in twenty twice, one in fifty an erasure.
 fn script(people: usize, events: usize, random: &mut Random) -> Script {
     let mut halves: [Vec<(usize, Message)>; 2] = Default::default();
     let mut said: BTreeMap<String, Vec<Said>> = BTreeMap::new();
@@ -71,8 +71,8 @@ fn message(person: &str, seconds: i64, what: What) -> Value {
     }
 }
 
-/// What the gate may have of a property in the end. An event counts for the property with `values`:
-/// several where nobody can know under which mapping it was merged.
+/// The values that the gate may have for a property in the end. An event counts for the property with
+/// `values`: several if it cannot be known under which mapping it was merged.
 fn allowed(said: &[Said], values: impl Fn(bool, bool, bool, bool) -> Vec<bool>) -> Vec<Value> {
     let newest = said.iter().enumerate().find_map(|(index, said)| match said.what {
         What::Choice { mail, sms, newsletter } => Some((index, values(mail, sms, newsletter, said.is_mended))),
@@ -83,18 +83,18 @@ fn allowed(said: &[Said], values: impl Fn(bool, bool, bool, bool) -> Vec<bool>) 
     let text = |on: bool| json!(if on { "1" } else { "0" });
     match (is_erased, values.contains(&true)) {
         (false, _) => values.into_iter().map(text).collect(),
-        // A grant that the gate has must have been withdrawn; otherwise nothing needs to reach it.
+        // A grant at the gate must have been withdrawn; without one, nothing needs to reach the gate.
         (true, false) => vec![text(false), Value::Null],
-        // What the gate got of it, or of anything before it, depends on who came first.
+        // What the gate received of it, or of anything before it, depends on which came first.
         (true, true) => vec![text(true), text(false), Value::Null],
     }
 }
 
-/// Two workers, of which one after the other dies.
+/// Two workers that die one after the other.
 struct Pair([Option<Running>; 2]);
 
 impl Pair {
-    /// Starts who died.
+    /// Starts the workers that died.
     fn complete(&mut self, lab: &mut Lab) {
         for worker in &mut self.0 {
             if worker.is_none() {
@@ -110,7 +110,7 @@ impl Pair {
         killed.ended();
     }
 
-    /// Lets both take over a mended document, and waits until they work by it.
+    /// Makes both reload a corrected document, and waits until they use it.
     fn reload(&mut self, lab: &mut Lab, mend: impl Fn()) {
         self.complete(lab);
         for worker in self.0.iter_mut().flatten() {
@@ -125,14 +125,14 @@ impl Pair {
     }
 }
 
-/// The property whose mapping is wrong at first: it leads to another purpose.
+/// Maps the property whose mapping is wrong at first to this purpose.
 fn map_news(document: &mut Value, purpose: &str) {
     let value = format!("consents_purposes_{purpose}_enabled");
     let mappings = document["mappings"].as_array_mut().unwrap();
     mappings[1] = json!({ "id": "OPTIN_NEWS", "value": value });
 }
 
-/// A lab whose mapping of news leads to this purpose.
+/// A lab in which news is mapped to this purpose.
 fn lab(news: &str) -> Lab {
     let mut lab = Lab::with(&[&|document| {
         map_news(document, news);
@@ -154,8 +154,8 @@ fn executed(lab: &Lab) -> usize {
     lab.gate(0).requests()["executed"].as_u64().unwrap().try_into().unwrap()
 }
 
-/// Lets a half come in while workers die, `kills` times until most of it was executed; `midst` happens
-/// after half of these.
+/// Publishes one half while workers die, `kills` times in all, until most of it was executed; `midst` is
+/// called after half of the kills.
 fn disturbed(
     lab: &mut Lab,
     pair: &mut Pair,
@@ -179,8 +179,8 @@ fn disturbed(
     pair.complete(lab);
 }
 
-/// Two workers on records behind a pooler, killed again and again under faults of every kind; between
-/// the halves the mapping is mended, and within the second the database fails over. Gives what is wrong.
+/// Two workers with records behind a pooler, killed again and again under faults of every kind; between the
+/// halves the mapping is corrected, and during the second the database fails over. Returns what is wrong.
 fn disrupt(seed: u64, (people, events, kills): (usize, usize, usize)) -> Vec<String> {
     let mut random = Random::new(seed);
     let node = PgNode::start();
@@ -220,7 +220,7 @@ fn records_that_fail_over_know_every_newest_choice() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// As many runs as `CONSENT_GATE_CHAOS_RUNS` says.
+/// `CONSENT_GATE_CHAOS_RUNS` runs.
 #[test]
 #[ignore = "a minute a run: scripts/chaos"]
 fn records_whole() {
@@ -243,8 +243,8 @@ fn without_records_profiles_are_wrong() {
     assert!(judge(&lab, &said).len() > 10, "or the tests above prove nothing");
 }
 
-/// Waits until everything is settled, with the dead letters replayed at a gate that works again; gives
-/// how many these were.
+/// Waits until everything is settled and the dead letters were replayed at a gate that works again; returns
+/// how many there were.
 fn settle(lab: &mut Lab) -> usize {
     quiet(lab);
     lab.gate(0).faults(json!([]));
@@ -257,7 +257,7 @@ fn settle(lab: &mut Lab) -> usize {
     count
 }
 
-/// Every property of which the gate has something that it may not have.
+/// Every property with a value at the gate that is not allowed.
 fn judge(lab: &Lab, said: &BTreeMap<String, Vec<Said>>) -> Vec<String> {
     let profiles = lab.gate(0).profiles();
     let (mut wrong, mut known, mut erased) = (Vec::new(), 0, 0);

@@ -1,11 +1,11 @@
-//! What cannot be delivered is kept whole, with the reason on it.
+//! What cannot be delivered is kept whole, together with the reason.
 
 use super::harness::{Lab, Letter, Message, choice, ctl, fixture, poll_until};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
-/// Every kind of malformed message, with the code that it gets.
+/// Every kind of malformed message, with its reason's code.
 fn malformed() -> Vec<(Vec<u8>, &'static str)> {
     let with = |change: &dyn Fn(&mut Value)| {
         let mut event = choice("bad@example.com", true);

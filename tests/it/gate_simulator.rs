@@ -1,4 +1,4 @@
-//! The simulator as its users meet it: a process of its own, spoken to over loopback.
+//! The simulator as its users see it: a process of its own, reached over loopback.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -184,7 +184,7 @@ impl Client {
         self.send("POST", path, &headers, body);
     }
 
-    /// A trigger that is in order: the shop's gate, this person, this choice.
+    /// Sends a valid trigger: the shop's gate, this person, this choice.
     fn trigger(&mut self, identifier: &str, optin: &str) -> Answer {
         self.send_trigger(SYNC, &shop(identifier, optin));
         self.receive().unwrap()
@@ -555,7 +555,7 @@ fn streams_that_nobody_reads_do_not_end_it() {
         .spawn()
         .unwrap();
     let pid = process.id();
-    // As nothing can be read from it, only the system can tell that it listens.
+    // Since its output cannot be read, only the system can tell whether it listens.
     poll_until("the listener", || is_listening(pid).then_some(()));
     assert!(process.try_wait().unwrap().is_none());
     process.kill().unwrap();

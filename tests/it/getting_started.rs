@@ -1,4 +1,4 @@
-//! `docs/getting-started.md`, typed as it stands: from nothing to one delivered event.
+//! `docs/getting-started.md`, typed literally: from nothing to one delivered event.
 
 use super::harness::{Bench, Folder, Message, poll_until, project};
 use lapin::BasicProperties;
@@ -10,10 +10,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// Stands behind what a block writes.
+/// Marks the end of a block's output.
 const END: &str = "that was the block";
 
-/// A bash as a reader has it: the first mistake ends it, and then nothing is left running.
+/// A bash like a reader's, but the first error ends it, and then nothing is left running.
 struct Shell {
     bash: Child,
     output: Lines<BufReader<ChildStdout>>,
@@ -38,7 +38,7 @@ impl Shell {
         shell
     }
 
-    /// What the block writes.
+    /// Runs a block and returns its output.
     fn type_in(&mut self, block: &str) -> String {
         let input = self.bash.stdin.as_mut().unwrap();
         writeln!(input, "{block}\necho '{END}'").unwrap();
@@ -89,7 +89,7 @@ fn a_reader_gets_from_nothing_to_one_delivered_event() {
     Bench::at(url.trim()).publish("consents", "didomi.event", vec![Message { body, properties }]);
     fs::write(folder.0.join("publish.py"), "").unwrap();
     fs::create_dir(folder.0.join("venv")).unwrap();
-    // Until the worker has it, there is nothing to see.
+    // Until the worker has handled the event, there is nothing to see.
     let seen = format!("set +e\n{seen}set -e");
     let arrived = |seen: &String| seen.contains(r#""MAIL":"jane@example.com""#) && seen.contains("delivered\"} 1");
     poll_until("the event", || Some(shell.type_in(&seen)).filter(arrived));

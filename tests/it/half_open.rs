@@ -1,4 +1,4 @@
-//! A connection that freezes without ending: the worst that a network does.
+//! A connection that freezes without ending: the worst fault of a network.
 
 use super::harness::{Lab, Way, choice, poll_until};
 use serde_json::json;
@@ -11,8 +11,8 @@ fn a_frozen_connection_is_left_behind_with_all_that_hung_on_it() {
     lab.set("CONSENT_GATE_BROKER__URL", &way.url);
     lab.gate(0).faults(json!([{ "latency_ms": 1500, "status": 503 }]));
     lab.start();
-    // All of them fail, and cannot be published on. Ten: two of the consumer that begins and eight of the
-    // one that takes over, so that the frozen connection has no room for the new ones.
+    // All of them fail, and cannot be published again. There are ten: two of the first consumer and eight of
+    // the one that replaces it, so that the frozen connection has no room for the new ones.
     lab.publish((0..10).map(|n| choice(&format!("old-{n}@example.com"), true).into()).collect());
     poll_until("requests in flight", || (lab.gate(0).requests()["in_flight"] == 2).then_some(()));
     way.freeze();

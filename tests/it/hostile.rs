@@ -1,5 +1,5 @@
-//! Damaged input: a defined result, never a panic. The damage is made by a seeded generator, so a
-//! failure repeats.
+//! Damaged input gives a defined result, never a panic. The damage is generated from a seed, so that a
+//! failure can be repeated.
 
 use super::harness::{Folder, Random, fixture, project};
 use consent_gate::config::{self, Environment};
@@ -7,7 +7,7 @@ use consent_gate::plan::{Plan, plan};
 use jiff::Timestamp;
 use std::fs;
 
-/// Cuts, doubles, swaps or replaces a few pieces.
+/// Cuts, duplicates, swaps or replaces a few pieces.
 fn damage(random: &mut Random, text: &[u8]) -> Vec<u8> {
     const PIECES: [&[u8]; 14] = [
         b"null",

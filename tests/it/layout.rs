@@ -1,4 +1,4 @@
-//! How the sources hang together: no import circle, and one file that publishes and acks.
+//! The structure of the sources: no import cycle, and one file that publishes and acks.
 
 use super::documents::rust_files;
 use super::harness::project;
@@ -41,7 +41,7 @@ fn expanded(path: &str) -> Vec<String> {
     paths
 }
 
-/// Which modules a module names in its imports.
+/// The modules that a module imports.
 fn imports(own: &str, text: &str, modules: &BTreeMap<String, String>) -> BTreeSet<String> {
     let statements = text.lines().map(str::trim_start).collect::<Vec<_>>().join(" ");
     let statements = statements.split("use ").skip(1).filter_map(|rest| rest.split_once(';')).map(|(path, _)| path);
@@ -74,7 +74,7 @@ fn no_imports_go_in_a_circle() {
         modules.iter().map(|(own, text)| (own.as_str(), imports(own, text, &modules))).collect();
     let count = left.values().map(BTreeSet::len).sum::<usize>();
     assert!(modules.len() > 100 && count > 400, "{count} imports among {} modules prove nothing", modules.len());
-    // What imports nothing that is left is in no circle.
+    // A module that imports none of those left is in no cycle.
     while let Some(done) = left.iter().find(|(_, named)| named.is_empty()).map(|(own, _)| (*own).to_owned()) {
         left.remove(done.as_str());
         for named in left.values_mut() {

@@ -1,4 +1,4 @@
-//! Every sample, through the mappings, as golden files: what `consent-gate map` shows.
+//! Every sample, mapped, as golden files of the output of `consent-gate map`.
 
 use super::harness::{Finished, Folder, fixture, golden, project, run};
 use consent_gate::event;
@@ -20,7 +20,7 @@ fn every_path_on_the_page_on_configuration_is_mapped_here() {
     }
 }
 
-/// Each form of mapping that `docs/configuration.md` names.
+/// A document with each form of mapping in `docs/configuration.md`.
 fn document() -> Value {
     json!({
         "type_id": "selligent",
@@ -93,7 +93,7 @@ fn map_tells_programs_the_same() {
     assert!(!mapped.out.contains("access_key"));
 }
 
-/// A minimal document with one mapping beside the identifier.
+/// A minimal document with one mapping besides the identifier.
 fn with_path(path: &str) -> Value {
     let mut document = document();
     document["mappings"] = json!([{ "id": "MAIL", "value": "organization_user_id" }, { "id": "X", "value": path }]);
@@ -188,7 +188,7 @@ fn nested_values_of_a_customers_own_fields_are_sent_as_escaped_text() {
     }
 }
 
-/// What is not read for a mapping changes neither its value nor the event's time.
+/// Fields that a mapping does not read change neither its value nor the event's time.
 #[test]
 fn a_mapping_alone_finds_what_it_finds_beside_all_others() {
     let everywhere = json!({ "a": 1, "b": [{ "id": "x", "vendors": true, "enabled": false }], "values": { "c": "d" } });

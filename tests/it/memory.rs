@@ -6,7 +6,8 @@ use lapin::BasicProperties;
 const LARGE: usize = 16 * 1024 * 1024;
 const COUNT: usize = 24;
 
-/// A worker that grew used to small messages meets a row of the largest that RabbitMQ 4 takes.
+/// A worker whose prefetch has grown with small messages gets a run of the largest messages that RabbitMQ 4
+/// accepts.
 #[test]
 fn a_row_of_large_messages_neither_takes_256_mib_nor_holds_up_its_neighbours() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
@@ -24,7 +25,7 @@ fn a_row_of_large_messages_neither_takes_256_mib_nor_holds_up_its_neighbours() {
     lab.settled(1_200 + COUNT);
     let peak = lab.worker().peak_memory().unwrap();
     assert!(peak < 256 * 1024, "{} MiB", peak / 1024);
-    // A connection that is given up may cost a letter twice.
+    // A connection that is given up may cause a duplicate letter.
     poll_until("the letters", || (lab.bench.depth(&lab.queue(".dead")) as usize >= COUNT).then_some(()));
     let name = lab.integration().to_owned();
     let too_large = format!("consent_gate_dead_lettered_total{{integration=\"{name}\",reason=\"too_large\"}}");

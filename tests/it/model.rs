@@ -1,7 +1,7 @@
-//! A model of the whole under everything that can go wrong, without real time. What is decided in it
-//! is decided by the product; what is true of it is judged by somebody who sees everything: before an
-//! operator replays anything, and after. Without any one of the rules it must not be true, or the
-//! model would prove nothing.
+//! A model of the whole system under everything that can go wrong, without real time. Its decisions are made
+//! by the product's own code; an observer who sees everything judges the result, both before and after an
+//! operator replays dead letters. With any one of the rules removed it must find a violation, or the model
+//! would prove nothing.
 
 mod judge;
 mod scenario;
@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use world::{Without, World};
 
-/// What is wrong with a schedule; nothing, if all is right.
+/// What is wrong after a schedule; empty if all is right.
 fn wrong(scenario: &Scenario, without: Without) -> Vec<String> {
     run(World::new(scenario, without)).witness.wrong
 }
@@ -28,7 +28,7 @@ fn run(mut world: World<'_>) -> World<'_> {
     world
 }
 
-/// The simplest schedule that is still wrong, what happens in it, and what is wrong with it.
+/// The simplest schedule that still goes wrong, what happens in it, and what is wrong.
 fn simplest(mut scenario: Scenario, without: Without) -> (Scenario, Vec<String>) {
     while let Some(simpler) = scenario.simpler().into_iter().find(|simpler| !wrong(simpler, without).is_empty()) {
         scenario = simpler;
@@ -40,7 +40,7 @@ fn simplest(mut scenario: Scenario, without: Without) -> (Scenario, Vec<String>)
     (scenario, happened)
 }
 
-/// Runs schedules with these seeds, on all processors, and fails with the simplest that is wrong.
+/// Runs schedules with these seeds, on all processors, and fails with the simplest one that goes wrong.
 fn never_wrong(seeds: std::ops::Range<u64>, workers: usize) {
     let (next, first, total) = (AtomicU64::new(seeds.start), Mutex::new(None), seeds.end - seeds.start);
     let run = || {
@@ -74,7 +74,7 @@ fn on_all_processors(run: impl Fn() + Sync) {
     });
 }
 
-/// How many schedules with these numbers of workers: with many the most goes wrong.
+/// The numbers of workers and the shares of schedules with them: with many workers the most goes wrong.
 const SHARES: [(usize, u64); 4] = [(4, 10), (3, 15), (2, 25), (1, 50)];
 
 #[test]
@@ -117,8 +117,8 @@ fn without_any_one_rule_it_does_not() {
         Vouching,
     ];
     let several = [Look, CommitFirst, LookAgain, StoreClock];
-    // Rare: from this seed on one is soon found. That doubts beyond the bound are joined and not forgotten is rarer
-    // still: `src/record/tests.rs` shows that.
+    // Rare, but found soon from this seed on. A failure to join doubts beyond the bound (instead of
+    // forgetting them) is rarer still: `src/record/tests.rs` tests that.
     let many = [(8_000, Owed)];
     let all = alone.map(|without| (1, 0, without)).into_iter().chain(several.map(|without| (2, 0, without)));
     let next = Mutex::new(all.chain(many.map(|(first, without)| (4, first, without))));

@@ -1,4 +1,4 @@
-//! Newest consent wins: through retries, reordering, crashes, replays and late execution.
+//! The newest consent wins: through retries, reordering, crashes, replays and late execution.
 
 use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until};
 use consent_gate::config::{self, Environment};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub const JANE: &str = "jane@example.com";
 
-/// An event some seconds from now.
+/// An event dated some seconds from now.
 pub fn dated(person: &str, seconds: i64, purposes: &[(&str, bool)]) -> Value {
     let mut event = choice(person, true);
     let purposes: Vec<Value> = purposes.iter().map(|(id, on)| json!({ "id": id, "enabled": on })).collect();
@@ -32,13 +32,13 @@ pub fn at_gate(lab: &Lab, person: &str) -> Value {
     lab.gate(0).profiles()[person]["OPTIN_NEWS"].clone()
 }
 
-/// Publishes one event and waits for its end.
+/// Publishes one event and waits until it is settled.
 pub fn deliver(lab: &mut Lab, event: Value, settled: usize) {
     lab.publish(vec![event.into()]);
     lab.settled(settled);
 }
 
-/// An opt-in caught in an outage, an opt-out after it, and the retry. Gives what the gate has then.
+/// An opt-in during an outage, an opt-out after it, and the retry. Returns what the gate has then.
 fn caught_in_an_outage(lab: &mut Lab) -> Value {
     lab.set_delays(&[1_000, 1_000]);
     lab.gate(0).faults(json!([{ "status": 503, "times": 1 }]));
@@ -108,7 +108,7 @@ fn what_the_gate_refuses_for_good_is_not_lent() {
     assert_eq!(lab.gate(0).outcome("accepted"), 1, "the campaign is triggered all the same");
 }
 
-/// What `map --recorded` says would become of an event.
+/// What `map --recorded` says would happen to an event.
 fn would_send(lab: &Lab, event: &Value) -> Value {
     let arguments = ["map", "--json", "--recorded", "--integration", lab.integration()];
     let mapped = lab.run(&arguments, event.to_string().as_bytes());
@@ -134,7 +134,7 @@ fn what_is_recorded_is_looked_at_before_an_event_is_sent() {
     let newer = would_send(&lab, &news(JANE, -30, true));
     assert_eq!(newer["request"]["body"]["GateInput"]["OPTIN_NEWS"], "1", "{newer}");
     assert_eq!(property(&newer, "OPTIN_NEWS")["recorded"], Value::Null);
-    // By another document the newer event says nothing of this path, and the older one must not win.
+    // Under another document the newer event says nothing about this path, and the older one must not win.
     let document = lab.folder.0.join(format!("integrations/{}.json", lab.integration()));
     let mended = fs::read_to_string(&document).unwrap().replace("purposes_newsletter_", "purposes_sms_");
     fs::write(&document, mended).unwrap();
@@ -205,7 +205,7 @@ fn a_second_worker_on_the_same_records_stands_by_and_takes_over() {
     lab.spawn();
     let line = lab.worker().line_with("standby: another worker holds the records");
     assert!(line.contains("standing by") && line.contains("INFO"), "{line}");
-    // Told once, however long it stands by, and nothing is wrong.
+    // Logged once, however long it stands by, and not as an error.
     let told = |lab: &mut Lab, words: &str| lab.worker().text().matches(words).count();
     poll_until("it to look again twice", || (told(&mut lab, "still without the records") >= 2).then_some(()));
     assert_eq!((told(&mut lab, "standby: "), told(&mut lab, "ERROR"), told(&mut lab, "WARN")), (1, 0, 0));
@@ -293,7 +293,7 @@ fn every_profile_is_right_after_faults_kills_and_a_replay_of_the_dead() {
     assert!(lab.dead().is_empty());
 }
 
-/// Waits until no queue has anything and the gate hears nothing for longer than any delay.
+/// Waits until all queues are empty and the gate has received nothing for longer than any delay.
 pub fn quiet(lab: &mut Lab) {
     let mut last = (u64::MAX, std::time::Instant::now());
     poll_until("quiet", || {
@@ -333,7 +333,7 @@ pub fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &target);
         } else {
-            // What the closing store just removed need not be copied.
+            // A file that the closing store has just removed need not be copied.
             let _ = fs::copy(entry.path(), target);
         }
     }
@@ -370,7 +370,7 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
         let files = files(&damaged);
         let file = &files[random.below(files.len())];
         let mut bytes = fs::read(file).unwrap();
-        // The journal is preallocated; its beginning is what counts.
+        // The journal is preallocated; only its beginning matters.
         let length = bytes.len().min(8 * 1024);
         if length == 0 {
             continue;

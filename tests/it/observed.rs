@@ -1,4 +1,4 @@
-//! Metrics, rules, dashboard and runbook know one another: none speaks of what another lacks.
+//! Metrics, rules, dashboard and runbook are consistent: none refers to anything that another lacks.
 
 use super::harness::project;
 use consent_gate::verdict::Death;
@@ -27,18 +27,18 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     metrics
 }
 
-/// What a query may name: every metric, and what a histogram becomes.
+/// The names that a query may use: every metric, and the series of a histogram.
 fn known() -> BTreeSet<String> {
     let with_parts = |name: &String| ["", "_bucket", "_sum", "_count"].map(|part| format!("{name}{part}"));
     exposed().keys().flat_map(with_parts).chain(recorded()).collect()
 }
 
-/// What the recording rules make.
+/// The names that the recording rules define.
 fn recorded() -> BTreeSet<String> {
     read(RULES).lines().filter_map(|line| Some(line.split_once("- record: ")?.1.to_owned())).collect()
 }
 
-/// Names of metrics in any text.
+/// The names of metrics in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let words = text.split(|c| !is_part(c)).map(|word| word.trim_end_matches(':'));
@@ -66,7 +66,7 @@ fn alerts() -> BTreeSet<String> {
     alerts
 }
 
-/// A heading's anchor, as GitHub makes it.
+/// A heading's anchor, as GitHub generates it.
 pub fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-' || *c == '_');
     kept.collect::<String>().to_lowercase().replace(' ', "-")
@@ -80,7 +80,7 @@ fn anchors() -> BTreeSet<String> {
         .collect()
 }
 
-/// The texts that stand behind a mark, up to one of the ends.
+/// The texts after each `mark`, up to one of the ends.
 fn behind<'a>(text: &'a str, mark: &str, ends: &[char]) -> Vec<&'a str> {
     text.split(mark).skip(1).map(|rest| rest.split(ends).next().unwrap_or_default()).collect()
 }
@@ -118,12 +118,12 @@ fn the_dashboard_uses_only_metrics_that_exist() {
         let unknown: Vec<String> = named(&query).difference(&known).cloned().collect();
         assert!(unknown.is_empty(), "{title}: {unknown:?}");
     }
-    // Whatever else is in the file, such as the variable's query.
+    // Everything else in the file, such as the variable's query.
     let unknown: Vec<String> = named(&read(DASHBOARD)).difference(&known).cloned().collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }
 
-/// Grafana keeps one answer for each name.
+/// Grafana keeps only one result for each name.
 #[test]
 fn no_panel_asks_two_queries_by_one_name() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
@@ -135,7 +135,7 @@ fn no_panel_asks_two_queries_by_one_name() {
     }
 }
 
-/// Ages and latencies that are stacked show a sum that nobody waited.
+/// Stacked ages and latencies would show a sum that nobody has waited.
 #[test]
 fn no_panel_adds_up_seconds() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
@@ -215,7 +215,7 @@ spec:
     assert!(fs::read_to_string(&path).unwrap() == expected, "differs; UPDATE_GOLDEN=1 writes {}", path.display());
 }
 
-/// What tells environments apart.
+/// The labels that distinguish environments.
 const KEPT: &str = "job, namespace, environment";
 
 #[test]

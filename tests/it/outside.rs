@@ -1,4 +1,4 @@
-//! Seen from outside: metrics and health.
+//! Metrics and health, from outside.
 
 use super::harness::{Lab, choice, golden, run};
 use serde_json::json;
@@ -23,7 +23,7 @@ fn readiness_follows_the_broker_and_liveness_does_not() {
     let mut lab = Lab::new();
     lab.declare();
     let good = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
-    // A port that nobody listens on: one that was free a moment ago.
+    // A port on which nobody listens: one that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     lab.set("CONSENT_GATE_BROKER__URL", &format!("amqp://guest:guest@127.0.0.1:{free}/%2f"));
     lab.spawn();

@@ -1,4 +1,4 @@
-//! Records in PostgreSQL behind a pooler, and a server that becomes another one behind it.
+//! Records in PostgreSQL behind a pooler, behind which the server is replaced.
 
 use super::harness::{Lab, PgNode, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
@@ -9,7 +9,7 @@ fn records_behind_a_pooler_need_nothing_of_the_session() {
     for (mode, size) in [("transaction", 2), ("session", 8)] {
         let mut lab = Lab::new();
         let url = node.pool(mode, size);
-        // A pooler refuses options at the start of a session, or drops them without a word.
+        // A pooler refuses options at the start of a session, or drops them silently.
         lab.set("CONSENT_GATE_RECORDS__STORE", &format!("{url}&options=-csearch_path%3Dconsent_gate"));
         lab.start();
         let people: Vec<String> = (0..300).map(|n| format!("{mode}{n}@example.com")).collect();
@@ -47,7 +47,7 @@ fn a_server_that_became_another_one_behind_its_pooler_gets_nothing_merged() {
     node.restart();
     lab.start();
     deliver(&mut lab, news(JANE, -10, false), 1);
-    // The worker's own connections stay: they end at the pooler.
+    // The worker's own connections, which end at the pooler, stay open.
     node.stop();
     node.replace("older");
     node.restart();

@@ -1,25 +1,26 @@
-//! The power is cut: what was acked is still known, so nothing older wins afterwards.
+//! After a power cut everything that was acked is still known, so nothing older wins.
 
 use super::harness::{Lab, Message, Power, Random, note, poll_until, unacked};
 use super::newest::{dated, quiet};
 use serde_json::json;
 use std::fs;
 
-/// Choices of one person: so many that the store has to write files in order and drop others meanwhile.
+/// The number of choices of one person: so many that the store has to write sorted tables and delete other
+/// files meanwhile.
 const PURPOSES: usize = 60;
 
 fn person(n: usize) -> String {
     format!("p{n}@example.com")
 }
 
-/// The events of some people: withdrawals of a minute ago, or grants that are an hour older.
+/// The events of some people: withdrawals dated a minute ago, or grants that are an hour older.
 fn events(people: std::ops::Range<usize>, on: bool) -> Vec<Message> {
     let purposes: Vec<String> = (0..PURPOSES).map(|n| format!("purpose-{n}")).collect();
     let chosen: Vec<(&str, bool)> = purposes.iter().map(|id| (id.as_str(), on)).collect();
     people.map(|n| dated(&person(n), if on { -3_660 } else { -60 }, &chosen).into()).collect()
 }
 
-/// A lab whose records lie on a disk that loses what was not synced.
+/// A lab whose records are on a disk that loses what was not synced.
 fn lab() -> Lab {
     let mut lab =
         Lab::with(&[&|document| {
@@ -48,14 +49,14 @@ fn cut(lab: &mut Lab, power: Power) {
     power.cut();
 }
 
-/// How many files the store wrote in order, beside its journal.
+/// How many tables the store has, besides its journal.
 fn tables(lab: &Lab) -> usize {
     let keyspaces = fs::read_dir(lab.folder.0.join("disk/records/keyspaces")).unwrap();
     let tables = keyspaces.map(|keyspace| keyspace.unwrap().path().join("tables"));
     tables.map(|tables| fs::read_dir(tables).map_or(0, Iterator::count)).sum()
 }
 
-/// Who is opted in at the gate once older grants of everybody have come.
+/// How many people are opted in at the gate after older grants of all of them have arrived.
 fn opted_in_by_older_grants(lab: &mut Lab, people: usize) -> usize {
     let _power = start(lab);
     quiet(lab);

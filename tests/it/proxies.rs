@@ -1,4 +1,4 @@
-//! Gates behind an HTTP proxy: a real one, with a password, with TLS through it, and away for a while.
+//! Gates behind an HTTP proxy: a real one, with a password, with TLS through it, and down for a while.
 
 use super::harness::{Folder, Lab, choice, poll_until, project};
 use super::tls::{address, certificates, in_front_of};
@@ -42,12 +42,12 @@ impl Drop for Proxy {
     }
 }
 
-/// A port that nobody listens on: one that was free a moment ago.
+/// A port on which nobody listens: one that was free a moment ago.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Has the integration reach its gate by another url.
+/// Makes the integration reach its gate under another URL.
 fn reach_by(lab: &Lab, url: &str) {
     lab.edit(0, |document| document["properties"]["url"] = url.into());
 }

@@ -1,4 +1,4 @@
-//! What `scripts/release` makes: everything that it promises, nothing else, the same bytes again.
+//! What `scripts/release` builds: everything that it promises, nothing else, and the same bytes each time.
 
 use super::documents::pages;
 use super::harness::{Folder, project, run};
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Packs the worker of these tests, and gives the tarball.
+/// Packs the worker of these tests, and returns the tarball's path.
 fn pack(folder: &Folder) -> PathBuf {
     let mut script = Command::new(project().join("scripts/release"));
     script.args(["--binary", env!("CARGO_BIN_EXE_consent-gate"), "--to"]).arg(&folder.0);
@@ -19,7 +19,7 @@ fn pack(folder: &Folder) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// Unpacks it, and gives its one folder.
+/// Unpacks it, and returns its only folder.
 fn unpacked(tarball: &Path) -> PathBuf {
     let into = tarball.parent().unwrap();
     assert!(Command::new("tar").arg("-xzf").arg(tarball).arg("-C").arg(into).status().unwrap().success());
@@ -37,7 +37,7 @@ fn files(folder: &Path, below: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Every command that the help names, as `dead-replay`.
+/// Every command in the help, spelled as `dead-replay`.
 fn commands() -> BTreeSet<String> {
     fn of(parents: &[&str]) -> BTreeSet<String> {
         let arguments: Vec<&str> = parents.iter().copied().chain(["--help"]).collect();

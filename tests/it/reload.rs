@@ -10,19 +10,19 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// After so many the worker has what it needs: caches, pages, arenas of the allocator.
+/// After this many reloads the worker has warmed up: caches, pages, arenas of the allocator.
 const WARM_RELOADS: usize = 10;
 const RELOADS: usize = 100;
-/// What memory may grow by in [`RELOADS`]: the records of 5,000 more people, and what is fragmented.
+/// How much memory may grow in [`RELOADS`] reloads: the records of 5,000 more people, and fragmentation.
 const MOST_GROWN_KIB: u64 = 24 * 1024;
 
-/// Writes an integration's document anew and has it read.
+/// Changes an integration's document and has it reloaded.
 pub fn change(lab: &mut Lab, index: usize, change: impl Fn(&mut Value)) {
     lab.edit(index, change);
     lab.worker().signal("HUP");
 }
 
-/// How often the worker said so.
+/// How many times the worker logged these words.
 pub fn said(lab: &mut Lab, words: &str) -> usize {
     lab.worker().text().matches(words).count()
 }
@@ -94,7 +94,7 @@ fn an_integration_comes_and_goes_and_others_do_not_notice() {
 }
 
 /// A folder as a kubelet mounts a `ConfigMap` or a `Secret`: every name is a link through `..data`, which
-/// leads to the files of the moment and is replaced in one step.
+/// leads to the current files and is replaced in one step.
 struct Mounted {
     path: PathBuf,
     versions: usize,
@@ -107,7 +107,7 @@ impl Mounted {
         Mounted { path, versions: 0 }
     }
 
-    /// Puts these files in place of those that are there.
+    /// Replaces the files that are there by these.
     fn show(&mut self, files: &BTreeMap<String, String>) {
         self.versions += 1;
         let version = format!("..version_{}", self.versions);
@@ -163,7 +163,7 @@ fn a_customer_comes_and_goes_in_folders_as_kubernetes_mounts_them_without_a_rest
     lab.stop();
 }
 
-/// What a worker holds, but for the pooled connections to its gates and of who asks it.
+/// What a worker holds, except the pooled connections to its gates and those of its admin clients.
 #[derive(Debug, PartialEq)]
 struct Held {
     broker_connections: usize,
@@ -190,12 +190,12 @@ fn port(url: &str) -> u16 {
 #[test]
 fn a_hundred_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     let mut lab = Lab::new();
-    // As it is deployed: without this, buffers that are taken again have been written into.
+    // As it is deployed: without this, buffers are reused that have been written to.
     lab.set("MALLOC_MMAP_THRESHOLD_", "1048576");
     lab.gate(0).faults(json!([{ "latency_ms": 20 }]));
     lab.start();
     reload_under_load(&mut lab, 0..WARM_RELOADS);
-    // The last reload may still be on its way.
+    // The last reload may still be under way.
     let before = poll_until("both connections", || Some(held(&mut lab)).filter(|held| held.broker_connections >= 2));
     assert!(before.threads.len() > 2, "{before:?}");
     let memory = lab.worker().memory();
@@ -210,7 +210,7 @@ fn a_hundred_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     assert!(grown < MOST_GROWN_KIB, "{grown} KiB more than before");
 }
 
-/// Changes the document again and again while events come; all of them are delivered, each once.
+/// Changes the document again and again while events arrive; all of them are delivered, each once.
 fn reload_under_load(lab: &mut Lab, rounds: std::ops::Range<usize>) {
     let until = rounds.end;
     for n in rounds {
@@ -218,7 +218,7 @@ fn reload_under_load(lab: &mut Lab, rounds: std::ops::Range<usize>) {
         lab.publish(events(&format!("r{n}"), 50));
         change(lab, 0, |document| document["mappings"][1]["true"] = json!(format!("Y{n}")));
         poll_until("to be taken", || (said(lab, "\"changed\":1") == n + 1).then_some(()));
-        // Otherwise the next one comes while this one is not served yet.
+        // Otherwise the next change comes before this one is served.
         if n % 3 == 2 {
             poll_until("to be served anew", || (said(lab, "\"consuming\"") > served).then_some(()));
         }

@@ -1,9 +1,10 @@
-//! Workers and brokers that die one after the other, in every order: what a broker loses shows only
-//! when it starts again after its clients died.
+//! Workers and brokers that die one after the other, in every order: what a broker loses shows only when it
+//! is started again after the death of its clients.
 //!
-//! Accounted for as RabbitMQ's own Jepsen tests do it: what was attempted and confirmed, where each of it
-//! is in the end, what is lost, what is there that nobody sent, and what came more than once. One person
-//! for each event makes that countable. Scaled down here; `scripts/chaos` runs it whole.
+//! The accounting is that of RabbitMQ's own Jepsen tests: what was attempted and confirmed, where each
+//! message is in the end, what is lost, what is there that nobody sent, and what arrived more than once. Each
+//! event has a person of its own, so that this can be counted. Scaled down here; `scripts/chaos` runs it in
+//! full.
 
 use super::chaos::{faults, person};
 use super::harness::{Bench, Lab, Letter, Message, Node, Random, Way, choice, note, poll_until, unique};
@@ -15,7 +16,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Who dies after whom.
+/// The order of the deaths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     WorkerThenBroker,
@@ -24,7 +25,7 @@ enum Order {
     Together,
 }
 
-/// How the broker goes; a worker always dies.
+/// How the broker ends; a worker is always killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broker {
     Killed,
@@ -34,29 +35,29 @@ enum Broker {
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     events: usize,
-    /// How often the worker is killed before the broker goes, each time with its hands full.
+    /// How many times the worker is killed, with deliveries in hand, before the broker ends.
     kills: usize,
     /// How long the worker lives between two kills.
     lives_ms: (usize, usize),
-    /// How often the broker goes.
+    /// How many times the broker ends.
     rounds: usize,
 }
 
 const SMALL: Scale = Scale { events: 1_000, kills: 3, lives_ms: (300, 700), rounds: 1 };
 const WHOLE: Scale = Scale { events: 4_000, kills: 6, lives_ms: (300, 2_500), rounds: 1 };
 
-/// Where everything is in the end.
+/// Where all messages are in the end.
 #[derive(Debug)]
 struct Account {
-    /// Published, and confirmed: what was not confirmed at first was published again.
+    /// Published and confirmed; a message that was not confirmed at first was published again.
     attempted: usize,
     confirmed: usize,
     delivered: usize,
     dead: usize,
     lost: Vec<String>,
-    /// At the gate or dead, and sent by nobody; or with another value than was sent.
+    /// At the gate or dead-lettered although nobody sent it, or with another value than was sent.
     unexpected: Vec<String>,
-    /// Requests that the gate executed beyond one for each person.
+    /// Requests that the gate executed beyond the first one for each person.
     duplicated: u64,
     left_in_queues: u32,
 }
@@ -100,20 +101,20 @@ impl Account {
     }
 }
 
-/// The worker is killed again and again under faults of every kind, then it and the broker go in this
-/// order; then everything heals.
+/// The worker is killed again and again under faults of every kind, then it and the broker end in this order;
+/// then everything recovers.
 fn disturb(node: &Node, seed: u64, scale: Scale, order: Order, broker: Broker) -> Account {
     let mut random = Random::new(seed);
     let mut lab = Lab::at(&node.url, &[&|document| document["overrides"] = json!({ "gate": { "timeout": "1s" } })]);
     lab.set("CONSENT_GATE_LOG__LEVEL", "info");
     lab.set_delays(&[100, 200, 300]);
     lab.declare();
-    // See docs/rabbitmq.md: what was just declared may not survive a kill.
+    // See docs/rabbitmq.md: a queue that was just declared may not survive a kill.
     node.stop();
     node.restart();
     lab.look_for_the_broker();
     let mut rules = faults();
-    // What is in hand stays there for a while.
+    // Makes deliveries stay in hand for a while.
     rules.as_array_mut().unwrap().push(json!({ "latency_ms": 250 }));
     lab.gate(0).faults(rules);
     let message = |n: usize| Message::from(choice(&person(n), n.is_multiple_of(2)));
@@ -153,14 +154,14 @@ fn disturb(node: &Node, seed: u64, scale: Scale, order: Order, broker: Broker) -
     }
     lab.gate(0).faults(json!([]));
     lab.start();
-    // Also shows that the way to the broker is there again.
+    // Also shows that the broker can be reached again.
     lab.publish_surely(vec![message(0)]);
     attempted += 1;
     quiet(&mut lab);
     Account::of(&lab, attempted, scale.events)
 }
 
-/// Lets a worker live for a while, and has it do something.
+/// Lets a worker live for a while and do some work.
 fn live(lab: &mut Lab, random: &mut Random, (from, to): (usize, usize)) {
     let least = Duration::from_millis((from + random.below(to - from)).try_into().unwrap());
     lab.worker().line_with("\"consuming\"");
@@ -181,7 +182,7 @@ fn workers_and_then_the_broker_die_and_nothing_is_lost() {
     }
 }
 
-/// As many runs as `CONSENT_GATE_CHAOS_RUNS` says, each order and each end of the broker in turn.
+/// `CONSENT_GATE_CHAOS_RUNS` runs, through each order and each end of the broker in turn.
 #[test]
 #[ignore = "a minute a run: scripts/chaos"]
 fn restarts_whole() {
@@ -192,7 +193,7 @@ fn restarts_whole() {
         let node = Node::start();
         let order = ORDERS[seed % 3];
         let broker = if seed % 6 < 3 { Broker::Killed } else { Broker::Stopped };
-        // Every other one a second time, with what the first left behind.
+        // Every other run has a second round, with what the first one left behind.
         let scale = Scale { rounds: 1 + seed / 2 % 2, ..WHOLE };
         let account = disturb(&node, seed as u64, scale, order, broker);
         note(&format!("seed {seed}, {order:?}, {broker:?}, {} times: {}", scale.rounds, account.told()));
@@ -201,7 +202,7 @@ fn restarts_whole() {
     assert_eq!(lost, 0);
 }
 
-/// Members of a cluster freeze, long enough for another leader, and workers die meanwhile.
+/// Members of a cluster freeze, long enough for a new leader, and workers die meanwhile.
 #[test]
 #[ignore = "three brokers, four minutes: scripts/chaos"]
 fn a_cluster_whose_members_freeze_loses_nothing() {
@@ -222,7 +223,7 @@ fn a_cluster_whose_members_freeze_loses_nothing() {
     for frozen in [&second, &third, &second, &third] {
         live(&mut lab, &mut random, (500, 1_500));
         frozen.signal("STOP");
-        // Its connections say nothing any more; a network that parts them would be the same.
+        // Its connections are silent; a network partition would look the same.
         way.cut();
         lab.worker().signal("KILL");
         lab.worker().ended();
@@ -244,7 +245,7 @@ fn a_cluster_whose_members_freeze_loses_nothing() {
 /// How a client takes the first messages of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taking {
-    /// The old way: each gotten message is a consumer of its own to the broker.
+    /// The old way, `basic.get`: to the broker each such message is a consumer of its own.
     Get,
     Consume,
 }
@@ -252,8 +253,8 @@ enum Taking {
 const TAKEN: u16 = 60;
 const MESSAGES: usize = 2_000;
 
-/// Clients die with messages in hand, others take what came back and ack some of it; then the broker is
-/// killed. Gives how many confirmed and unacked messages are gone.
+/// Clients die with messages in hand, and others take what came back and ack some of it; then the broker is
+/// killed. Returns how many confirmed and unacked messages are gone.
 fn lost_after(node: &Node, taking: Taking) -> usize {
     let (bench, queue) = (Bench::at(&node.url), unique());
     let text = |value: &str| AMQPValue::LongString(value.into());
@@ -261,7 +262,7 @@ fn lost_after(node: &Node, taking: Taking) -> usize {
     arguments.insert("x-queue-type".into(), text("quorum"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(1_000_000_000));
     bench.declare_queue(&queue, arguments);
-    // See docs/rabbitmq.md: what was just declared may not survive a kill.
+    // See docs/rabbitmq.md: a queue that was just declared may not survive a kill.
     node.stop();
     node.restart();
     let bench = Bench::at(&node.url);
@@ -288,7 +289,7 @@ fn body(n: usize) -> Vec<u8> {
     format!("{n:>400}").into_bytes()
 }
 
-/// Takes messages and, where it `acks`, acks every other one; gives those.
+/// Takes messages and, if `acks`, acks every other one; returns those.
 #[expect(clippy::disallowed_methods, reason = "shows what the broker does to whoever uses it")]
 fn die_with(client: &Bench, queue: &str, taking: Taking, acks: bool) -> Vec<Vec<u8>> {
     client.block_on(async {
@@ -312,7 +313,7 @@ fn die_with(client: &Bench, queue: &str, taking: Taking, acks: bool) -> Vec<Vec<
             message.acker.ack(BasicAckOptions::default()).await.unwrap();
             acked.push(message.data);
         }
-        // The queue has heard of the acks once it answers after them.
+        // The queue answers only after the acks that it has received.
         for _ in 0..4 {
             client.depth_on(&channel, queue).await;
         }

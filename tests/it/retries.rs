@@ -195,7 +195,7 @@ fn a_hanging_gate_with_a_backlog_leaves_retries_their_slots() {
     lab.publish(events("p", 120));
     lab.start();
     lab.settled(20);
-    // Without slots of their own no retry would be sent before the last of the fresh ones was.
+    // Without reserved slots no retry would be sent before the last of the fresh events.
     let mut begun: BTreeMap<String, usize> = BTreeMap::new();
     for request in lab.gate(0).requests()["recent"].as_array().unwrap() {
         *begun.entry(request["identifier"].as_str().unwrap().to_owned()).or_default() += 1;
@@ -252,7 +252,7 @@ fn a_message_put_into_the_retry_queue_by_hand_has_a_defined_result() {
     lab.start();
     let huge = AMQPValue::LongLongInt(i64::MAX);
     let once = u32::MAX.to_string();
-    // Name, headers, and how many attempts its letter tells of.
+    // Name, headers, and how many attempts its letter records.
     let forged = [
         ("no header", vec![], "5"),
         ("negative", vec![("consent-gate-attempts", AMQPValue::LongInt(-7))], "5"),

@@ -1,4 +1,4 @@
-//! The least rights at the broker, as `deploy/rabbitmq/permissions` gives them: enough, and no more.
+//! The minimal permissions at the broker, as in `deploy/rabbitmq/permissions`: sufficient, and no more.
 
 use super::dead::{letters, put, told};
 use super::harness::{Bench, Lab, choice, ctl, person, poll_until, project, unique, url};
@@ -12,7 +12,7 @@ use std::sync::Once;
 
 const USERS: [&str; 3] = ["consent-gate", "consents-publisher", "consent-gate-scaler"];
 
-/// A virtual host with the documented users, gone with the test.
+/// A virtual host with the documented users, removed with the test.
 struct Host(String);
 
 impl Host {
@@ -51,7 +51,7 @@ impl Host {
         Bench::at(&self.url(user))
     }
 
-    /// A lab in it, whose worker and commands have the documented rights.
+    /// A lab in it, whose worker and commands have the documented permissions.
     fn lab(&self) -> Lab {
         let mut lab = Lab::at(&self.url("guest"), &[&|_| {}]);
         lab.set("CONSENT_GATE_SOURCE__EXCHANGE", "consents");
@@ -81,7 +81,8 @@ fn the_worker_and_its_commands_need_no_more_than_the_documented_rights() {
     assert!(check(&lab).contains("reached and logged in"));
     host.bench("consents-publisher").publish("consents", "didomi.event", vec![news(JANE, -60, true).into()]);
     lab.settled(1);
-    // The worker misses letters by the same rights; later it would believe that a command took them.
+    // With the same permissions the worker notices missing letters; later it would assume that a command took
+    // them.
     put(&lab, letters("r", 4));
     let name = lab.integration().to_owned();
     let dead = format!("consent_gate_queue_messages{{integration=\"{name}\",queue=\"dead\"}}");
@@ -118,7 +119,7 @@ fn the_scaler_sees_how_long_a_queue_is_and_nothing_else() {
     };
     let name = || work.as_str().into();
     scaler.block_on(async {
-        // Each refusal costs a channel.
+        // Each refusal closes the channel.
         let channel = scaler.channel().await;
         let consumer = channel.basic_consume(name(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
         refused("read a message", consumer.await.map(|_| ()));
@@ -138,7 +139,7 @@ fn the_scaler_sees_how_long_a_queue_is_and_nothing_else() {
     assert_eq!(lab.bench.depth(&work), 1);
 }
 
-/// Declares somebody's queue and gives what `check --connect` says of it.
+/// Declares somebody else's queue and returns what `check --connect` says about it.
 fn checked_source(lab: &mut Lab, arguments: &[(&str, &str)]) -> String {
     let queue = unique();
     let mut table = FieldTable::default();
@@ -150,7 +151,7 @@ fn checked_source(lab: &mut Lab, arguments: &[(&str, &str)]) -> String {
     lab.environment.remove("CONSENT_GATE_SOURCE__EXCHANGE");
     lab.set("CONSENT_GATE_SOURCE__QUEUE", &queue);
     let said = check(lab);
-    // It is as it was.
+    // It has not changed.
     lab.bench.declare_queue(&queue, table);
     said.lines().find(|line| line.contains("source queue")).unwrap_or_default().to_owned()
 }
@@ -176,6 +177,6 @@ fn a_source_queue_that_may_only_be_read_is_looked_at_as_far_as_that_goes() {
     let host = Host::new();
     let mut lab = host.lab();
     let line = checked_source(&mut lab, &[("x-queue-type", "quorum")]);
-    // On 4.3 not even the look is allowed without any right on the queue; that it is there shows later.
+    // On 4.3 even a passive declare needs some permission on the queue; whether it exists shows later.
     assert!(line.starts_with("warning") && line.contains("rabbitmqctl list_queues"), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Every command of the runbook and of `docs/operating.md`, typed for real beside a running worker.
+//! Every command of the runbook and of `docs/operating.md`, really executed next to a running worker.
 
 use super::harness::{Folder, Lab, Message, Node, choice, events, fixture, person, poll_until, project};
 use super::newest::deliver;
@@ -13,7 +13,7 @@ fn page(name: &str) -> String {
     fs::read_to_string(project().join(name)).unwrap()
 }
 
-/// What the pages say to type: lines of their blocks, and what they quote with all arguments.
+/// The commands on the pages: lines of their blocks, and those quoted with all arguments.
 fn commands() -> BTreeSet<String> {
     let page = page("docs/runbook.md") + &page("docs/operating.md");
     let lines = page.lines().map(|line| line.split(" #").next().unwrap().trim());
@@ -32,25 +32,25 @@ fn letter(reason: &str) -> (String, Message) {
     (id, Message { body: event.to_string().into_bytes(), properties })
 }
 
-/// A lab whose commands are typed as the runbook says, in a shell of the operator's own.
+/// A lab whose commands are typed as the runbook says, in the operator's own shell.
 struct Desk {
     lab: Lab,
     /// The operator's folder.
     folder: Folder,
     _state: Option<Folder>,
-    /// What the function runs that the runbook has the operator paste.
+    /// What the function that the operator pastes from the runbook runs.
     function: String,
 }
 
 impl Desk {
-    /// Beside the worker, in its folder, with its variables.
+    /// Commands next to the worker, in its folder, with its variables.
     fn beside(mut lab: Lab) -> Desk {
         lab.start();
         let prefix = format!("env -C '{}' {}", lab.folder.0.display(), env!("CARGO_BIN_EXE_consent-gate"));
         Desk { lab, folder: Folder::new(), _state: None, function: prefix }
     }
 
-    /// Within an image, or systemd's unit: another user, a folder that is read-only, only the variables
+    /// Commands as in an image or in systemd's unit: another user, a read-only folder, only the variables
     /// that are set there, and a state directory.
     fn within(mut lab: Lab) -> Desk {
         const NOBODY: &str = "65534";
@@ -72,7 +72,7 @@ impl Desk {
         Desk { lab, folder: Folder::new(), _state: Some(state), function }
     }
 
-    /// Types a line, and asserts that it did what it was to do.
+    /// Types a line, and asserts that it succeeded.
     fn types(&self, line: &str) {
         let script = format!("consent-gate() {{ {} \"$@\"; }}\n{line}\n", self.function);
         let mut bash = Command::new("bash");
@@ -83,7 +83,7 @@ impl Desk {
         did(bash.envs(&self.lab.environment), line);
     }
 
-    /// Every command of the pages, each with a letter to work on.
+    /// Types every command of the pages, each with a letter to work on.
     fn types_everything(mut self) {
         self.lab.publish(vec![choice(&person("known", 0), true).into()]);
         self.lab.settled(1);
@@ -114,14 +114,14 @@ impl Desk {
     }
 }
 
-/// Asserts that what was typed did what it was to do.
+/// Asserts that a typed line succeeded.
 fn did(bash: &mut Command, line: &str) {
     let done = bash.output().unwrap();
     let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(done.status.success(), "{line}\n{}{}", told(&done.stdout), told(&done.stderr));
 }
 
-/// A lab whose commands know where its worker listens: a port that was free a moment ago.
+/// A lab whose commands know the admin port of its worker: a port that was free a moment ago.
 fn lab() -> Lab {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut lab = Lab::new();
@@ -129,7 +129,7 @@ fn lab() -> Lab {
     lab
 }
 
-/// The functions that the runbook has an operator paste, as they stand in its table.
+/// The functions that an operator pastes, from the runbook's table.
 fn functions() -> Vec<String> {
     let page = page("docs/runbook.md");
     let quoted = page.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("consent-gate() {"));
@@ -140,7 +140,7 @@ fn functions() -> Vec<String> {
 fn every_function_to_paste_passes_on_what_is_typed() {
     let folder = Folder::new();
     let program = env!("CARGO_BIN_EXE_consent-gate");
-    // Stands for what enters the worker's surroundings, which takes systemd, an engine or a cluster.
+    // Replaces the command that enters the worker's environment, which takes systemd, an engine or a cluster.
     let enter = format!(
         "#!/bin/sh\nwhile [ \"$1\" != consent-gate ] && [ \"$1\" != /usr/local/bin/consent-gate ]; do shift; done\nshift\nexec {program} \"$@\"\n"
     );
@@ -170,7 +170,7 @@ fn a_command_under_systemd_has_what_the_unit_gives_the_worker() {
     let functions = functions();
     let function = functions.iter().find(|function| function.contains("systemd-run")).unwrap();
     let given: BTreeSet<&str> = function.split(" -p ").skip(1).map(|given| given.split(' ').next().unwrap()).collect();
-    // Without a name of its own a dynamic user is called as its unit.
+    // A dynamic user without a name of its own has the name of its unit.
     assert!(given.contains("User=consent-gate"), "{given:?}");
     for line in given.iter().filter(|line| !line.starts_with("User=")) {
         assert!(unit.lines().any(|of_unit| of_unit == *line), "{line} is not the unit's");
@@ -197,7 +197,7 @@ fn blocks(page: &str, section: &str) -> Vec<Vec<String>> {
     blocks.map(|block| block.lines().map(str::to_owned).collect()).collect()
 }
 
-/// The page's words for one integration of the tests, with the node's own `rabbitmqctl`.
+/// A line of the page, adapted to the test's integration and to the node's own `rabbitmqctl`.
 fn typed(lab: &Lab, node: &Node, line: &str) {
     let own = line.replace("\"consents\"", &format!("\"{}\"", lab.exchange));
     let own = own.replace("consent-gate.acme", &lab.queue("")).replace("acme-", &format!("{}-", lab.integration()));
@@ -218,7 +218,7 @@ fn a_queue_with_other_arguments_is_exchanged_as_the_page_says_and_nothing_is_los
     let mut lab = Lab::at(&node.url, &[&|_| {}]);
     let meanwhile = format!("{}-meanwhile", lab.integration());
     lab.bench.declare_exchange(&lab.exchange, ExchangeKind::Topic);
-    // As another version declared it, with events in it.
+    // The queue as another version declared it, with events in it.
     let queue = lab.queue("");
     let quorum = FieldTable::from(BTreeMap::from([("x-queue-type".into(), AMQPValue::LongString("quorum".into()))]));
     lab.bench.declare_queue(&queue, quorum);
@@ -240,7 +240,7 @@ fn a_queue_with_other_arguments_is_exchanged_as_the_page_says_and_nothing_is_los
     for (number, block) in blocks.iter().enumerate() {
         for line in block {
             typed(&lab, &node, line);
-            // The bus does not stop.
+            // The bus keeps publishing.
             lab.publish(events(&format!("during{published}"), 10));
             published += 10;
         }

@@ -1,5 +1,5 @@
-//! What the worker says of itself is what is: every gauge and every word of `/readyz`, after every
-//! kind of change.
+//! What the worker reports about itself is true: every gauge and every word of `/readyz`, after every kind of
+//! change.
 
 use super::harness::{Lab, Node, events, poll_until};
 use super::reload::{change, said};
@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// What the integrations wait between attempts, in milliseconds.
+/// The delays between attempts, in milliseconds.
 const DELAYS: [u64; 9] = [300, 301, 302, 303, 304, 305, 306, 307, 308];
-/// Nothing that is said is wrong for so long: queues are looked at every five seconds, and a probe follows
-/// the one before after 30.
+/// No report is wrong for longer than this: queues are read every five seconds, and a probe follows at most
+/// 30 seconds after the one before.
 const LONGEST: Duration = Duration::from_secs(90);
 
-/// Outages are held, and at most three requests are under way.
+/// With `on_outage = "hold"`, and at most three requests under way.
 fn lab_at(url: &str, integrations: usize) -> Lab {
     let limited: &dyn Fn(&mut Value) = &|document| {
         document["overrides"] = json!({
@@ -25,7 +25,7 @@ fn lab_at(url: &str, integrations: usize) -> Lab {
     Lab::at(url, &vec![limited; integrations])
 }
 
-/// How one integration is.
+/// The true state of one integration.
 #[derive(Clone, Copy, Debug)]
 struct Truth {
     is_consuming: bool,
@@ -39,7 +39,7 @@ struct Truth {
 const AT_REST: Truth = Truth { is_consuming: true, gate: "ok", is_open: false, limit: 3, in_flight: 0 };
 const DOWN: Truth = Truth { gate: "down", is_open: true, ..AT_REST };
 
-/// How the whole process is, in the words of `/readyz`.
+/// The true state of the whole process, in the words of `/readyz`.
 #[derive(Clone, Copy, Debug)]
 struct Words {
     state: &'static str,
@@ -52,7 +52,7 @@ const READY: Words = Words { state: "ready", broker: "connected", records: "held
 
 type Gauges = BTreeMap<String, f64>;
 
-/// Every gauge of the page, whichever there are.
+/// All gauges on the page.
 fn gauges(page: &str) -> Gauges {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let families: Vec<&str> = types.filter_map(|line| line.strip_suffix(" gauge")).collect();
@@ -74,8 +74,8 @@ fn waiting(lab: &Lab, name: &str) -> BTreeMap<&'static str, u32> {
     others.into_iter().map(|(queue, suffix)| (queue, depth(suffix))).chain([("delay", delay)]).collect()
 }
 
-/// What the page has to say of these integrations and of no others. Depths are the broker's own while it is
-/// there, else as they were.
+/// What the page must show for these integrations, and for no others. The depths are the broker's own while
+/// it is up, else as before.
 fn expected(lab: &Lab, words: Words, truths: &[(&str, Truth)], before: &Gauges) -> Gauges {
     let mut gauges = BTreeMap::new();
     for (name, truth) in truths {
@@ -103,7 +103,7 @@ fn expected(lab: &Lab, words: Words, truths: &[(&str, Truth)], before: &Gauges) 
     gauges
 }
 
-/// What the worker says now; of the last event only that there was one since the test began.
+/// What the worker reports now; of the last event only whether there was one since the test began.
 fn said_now(lab: &mut Lab, began: f64) -> (u16, Value, Gauges) {
     let (status, text) = lab.admin("/readyz");
     let mut ready: Value = serde_json::from_str(&text).unwrap();
@@ -114,7 +114,7 @@ fn said_now(lab: &mut Lab, began: f64) -> (u16, Value, Gauges) {
     (status, ready, gauges)
 }
 
-/// A lab, and what its worker said last.
+/// A lab, and what its worker last reported.
 struct Watched {
     lab: Lab,
     began: f64,
@@ -122,7 +122,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// Waits until all that the worker says is the truth, word by word and gauge by gauge.
+    /// Waits until everything that the worker reports is true, word by word and gauge by gauge.
     fn says(&mut self, when: &str, words: Words, truths: &[(usize, Truth)]) {
         let names: Vec<(String, Truth)> =
             truths.iter().map(|(index, truth)| (self.lab.simulated[*index].integration.clone(), *truth)).collect();
@@ -150,7 +150,7 @@ impl Watched {
         });
     }
 
-    /// The gate of the first integration fails, and so many events come until its breaker opens.
+    /// The gate of the first integration fails, and events are published until its breaker opens.
     fn open(&mut self, kind: &str, status: u16) {
         let before = said(&mut self.lab, "the gate is down");
         self.lab.gate(0).faults(json!([{ "status": status }]));
@@ -158,7 +158,7 @@ impl Watched {
         poll_until("the breaker to open", || (said(&mut self.lab, "the gate is down") > before).then_some(()));
     }
 
-    /// The gate works again, and its document is changed to this limit.
+    /// The gate works again, and its document gets this limit.
     fn mend(&mut self, limit: u32) {
         self.lab.gate(0).faults(json!([]));
         change(&mut self.lab, 0, |document| document["overrides"]["gate"]["max_in_flight"] = json!(limit));
@@ -252,9 +252,9 @@ fn a_lost_connection(watched: &mut Watched, node: &Node) {
     watched.lab.gate(0).faults(json!([]));
 }
 
-/// While it drains, it takes nothing more and says so.
+/// While it drains, it takes nothing more, and reports this.
 fn stopping(watched: &mut Watched) {
-    // What waits for its next attempt would be under way with it.
+    // An event that waits for its next attempt would be under way, too.
     let delivered = 1 + 5 * 20;
     poll_until("the rest", || (watched.lab.gate(0).outcome("accepted") == delivered).then_some(()));
     watched.lab.gate(0).faults(json!([{ "latency_ms": 9_000 }]));
@@ -263,14 +263,14 @@ fn stopping(watched: &mut Watched) {
     watched.says("while a request is under way", READY, &[(0, busy), (1, AT_REST)]);
     watched.lab.worker().signal("TERM");
     let words = Words { state: "stopping", ..READY };
-    // The other one had nothing in hand: nobody serves it any more.
+    // The other integration had nothing in hand, so no worker serves it any more.
     let over = Truth { is_consuming: false, limit: 0, ..AT_REST };
     watched.says("while it drains", words, &[(0, Truth { is_consuming: false, ..busy }), (1, over)]);
     assert_eq!(watched.lab.worker().ended(), Some(0));
     assert_eq!(watched.lab.gate(0).outcome("accepted"), delivered + 1, "all of them, each once");
 }
 
-/// How the first integration's gate stands, by its gauges and by `/readyz`.
+/// The state of the first integration's gate, by its gauges and by `/readyz`.
 fn gate(lab: &mut Lab) -> (f64, f64, String) {
     let name = lab.integration().to_owned();
     let gauge = |metric: &str| format!("consent_gate_{metric}{{integration=\"{name}\"}}");

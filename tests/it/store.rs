@@ -1,4 +1,4 @@
-//! The records as a whole: lost, replaced, shared, asked by commands while a worker holds them.
+//! The records as a whole: lost, replaced, shared, queried by commands while a worker holds them.
 
 use super::harness::{Bench, Finished, Folder, Lab, Message, PgNode, Running, Schema, choice, note, poll_until};
 use super::newest::{JANE, at_gate, copy, deliver, news, quiet, shuffled};
@@ -7,12 +7,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A command beside the worker, with the worker's environment.
+/// Runs a command with the worker's environment.
 fn command(lab: &Lab, arguments: &[&str]) -> Finished {
     lab.run(arguments, b"")
 }
 
-/// The lines of a command that worked.
+/// The lines of a command that succeeded.
 fn lines(lab: &Lab, arguments: &[&str]) -> Vec<Value> {
     let done = command(lab, arguments);
     assert_eq!(done.code, 0, "{arguments:?}: {}", done.err);
@@ -27,7 +27,7 @@ fn shared() -> (Lab, Schema) {
     (lab, schema)
 }
 
-/// Asserts that the worker refuses its records with these words, and consumes nothing.
+/// Asserts that the worker refuses its records with this message, and consumes nothing.
 fn refused(lab: &mut Lab, words: &str) {
     lab.spawn();
     let line = lab.worker().line_with("cannot use the records");
@@ -62,7 +62,7 @@ fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
     let shared = fs::read_dir(lab.folder.0.join("shared")).unwrap();
     assert_eq!(shared.count(), 1, "nothing was made there");
     lab.stop();
-    // Below systemd's or the image's folder, which settings may overrule.
+    // Below the state directory of systemd or of the image, which settings may override.
     lab.environment.remove("CONSENT_GATE_RECORDS__STORE");
     let state = lab.folder.0.join("state");
     lab.set("STATE_DIRECTORY", state.to_str().unwrap());
@@ -90,7 +90,7 @@ fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopt
     let shown = command(&lab, &["store", "show", "--json"]);
     let line: Value = serde_json::from_str(shown.out.lines().nth(1).unwrap()).unwrap();
     assert_eq!((shown.code, &line["integration"], &line["ok"]), (1, &json!(name), &json!(false)));
-    // The worker holds the records: the command asks it.
+    // The worker holds the records, so the command asks it.
     let unmeant = command(&lab, &["store", "adopt", "--yes"]);
     assert!(unmeant.code == 2 && unmeant.err.contains("add --lose-records"), "{}", unmeant.err);
     assert!(unmeant.err.contains("are empty") && unmeant.err.contains("who was erased"), "{}", unmeant.err);
@@ -113,7 +113,7 @@ fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopt
     refused(&mut lab, "not those of this integration's earlier events");
 }
 
-/// As a `StatefulSet` with two replicas has them: each pod has a volume of its own.
+/// As in a `StatefulSet` with two replicas, where each pod has a volume of its own.
 #[test]
 fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     let mut lab = Lab::new();
@@ -123,7 +123,7 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     lab.set("CONSENT_GATE_RECORDS__STORE", "second");
     refused(&mut lab, "not those of this integration's earlier events");
     assert!(lab.admin("/readyz").1.contains("\"not ready\""), "it does not even stand by");
-    // Nobody takes them by mistake, whatever is typed: a worker is at work with the right ones.
+    // They cannot be adopted by mistake, whatever is typed: a worker is running with the right ones.
     let unmeant = command(&lab, &["store", "adopt", "--yes", "--lose-records"]);
     assert!(unmeant.code == 1 && unmeant.err.contains("a worker consumes events of"), "{}", unmeant.err);
     let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
@@ -132,7 +132,7 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     lab.settled(22);
     assert_eq!(at_gate(&lab, JANE), "0");
     assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 21);
-    // Alone it takes nothing either: the events wait for the first one.
+    // Without the first worker it takes nothing either: the events wait for the first one.
     lab.stop();
     lab.publish(vec![news("late@example.com", -1, true).into()]);
     let tries = || second.text().matches("still without the records").count();
@@ -140,7 +140,7 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     poll_until("two more tries", || (tries() > before + 1).then_some(()));
     assert!(!second.text().contains("\"consuming\""), "{}", second.text());
     assert_eq!(lab.bench.depth(&lab.queue("")), 1);
-    // What was refused is not believed because the broker forgot which it knew.
+    // Records that were refused are not accepted just because the broker has forgotten which ones it knew.
     lab.bench.delete_queue(&lab.queue(".store"));
     let before = tries();
     poll_until("two more tries", || (tries() > before + 1).then_some(()));
@@ -161,7 +161,7 @@ fn what_a_database_forgot_is_known_to_be_forgotten() {
     deliver(&mut lab, news(JANE, -1, false), 1);
     deliver(&mut lab, news("john@example.com", -1, false), 2);
     lab.stop();
-    // A year and more in which nothing was heard of Jane.
+    // More than a year without an event of Jane's.
     schema.sql(
         "UPDATE consent_gate_records SET merged = now() - interval '366 days'
             WHERE key = (SELECT key FROM consent_gate_records ORDER BY merged LIMIT 1)",
@@ -181,7 +181,7 @@ fn what_a_database_forgot_is_known_to_be_forgotten() {
 fn a_database_whose_clock_differs_is_told() {
     let (mut lab, schema) = shared();
     let role = format!("{}_apart", schema.name);
-    // Found before the server's own.
+    // Found before the server's own function.
     schema.sql(&format!(
         "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql
             AS $$ SELECT pg_catalog.clock_timestamp() + interval '60 s' $$;
@@ -253,13 +253,13 @@ fn an_older_state_of_the_records_is_refused() {
     let adopted = lines(&lab, &["store", "adopt", "--yes", "--json", "--integration", lab.integration()]);
     assert_eq!(adopted.len(), 1, "no worker holds them: the command opens them itself");
     lab.start();
-    // What they do not know any more is known when it is published again.
+    // What they no longer know, they know again once it is published again.
     deliver(&mut lab, news(JANE, -1, false), 1);
     deliver(&mut lab, news(JANE, -30, true), 2);
     assert_eq!(at_gate(&lab, JANE), "0");
 }
 
-/// Somebody copied the folder of a running worker, to look into it or to move it.
+/// Somebody copied the folder of a running worker, to inspect it or to move it.
 #[test]
 fn a_copy_of_the_records_is_not_used_beside_the_worker() {
     let mut lab = Lab::new();
@@ -285,7 +285,7 @@ fn a_copy_of_the_records_is_not_used_beside_the_worker() {
     let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
     deliver(&mut lab, news(JANE, -1, false), 2);
     assert!(!second.text().contains("\"consuming\""), "{}", second.text());
-    // When the right one stops, it leaves word how far it got.
+    // When the right worker stops, it tells the broker its last epoch.
     lab.stop();
     second.line_with("an older state");
     second.signal("TERM");
@@ -299,7 +299,7 @@ fn a_restored_database_is_refused_until_it_is_adopted() {
     deliver(&mut lab, news(JANE, -60, true), 1);
     let tables = ["records", "notes", "suspects"];
     let each = |sql: &dyn Fn(&str) -> String| schema.sql(&format!("BEGIN; {} COMMIT", tables.map(sql).concat()));
-    // While the worker runs, as pg_dump would: one instant.
+    // While the worker runs, as pg_dump would do it: a state of one instant.
     each(&|table| format!("CREATE TABLE backup_{table} AS TABLE consent_gate_{table};"));
     lab.stop();
     lab.start();
@@ -414,7 +414,7 @@ fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
     poll_until("the letter", || (lab.bench.depth(&lab.queue(".dead")) == 1).then_some(()));
     let name = lab.integration().to_owned();
     let forget = |more: &[&'static str]| [&["person", "forget", "--integration", &name, "--from"][..], more].concat();
-    // One line is bad: nobody is forgotten.
+    // If one line is bad, nobody is forgotten.
     lab.folder.write("bad.txt", format!("{JANE}\n 17\n{john}\nj\tohn\n"));
     let bad = command(&lab, &forget(&["bad.txt", "--yes"]));
     assert!(bad.code == 2 && bad.out.is_empty(), "{}", bad.out);
@@ -423,7 +423,7 @@ fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
     let file = format!("\u{feff}{JANE}\r\n\r\nnobody@example.com\r\n{john}\r\n");
     let unasked = lab.run(&forget(&["-"]), file.as_bytes());
     assert!(unasked.code == 2 && unasked.err.contains("add --yes"), "{}", unasked.err);
-    // Another command has the letters: each line says so, and the same command goes on later.
+    // Another command holds the letters: each line says so, and the same command can be repeated later.
     let lock = Bench::hold_lock(&lab.queue(".dead.lock"));
     let refused = lab.run(&forget(&["-", "--yes"]), file.as_bytes());
     assert!(refused.code == 1 && refused.err.contains("3 of 3 persons not forgotten"), "{}", refused.err);
@@ -444,7 +444,7 @@ fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
     lab.settled(5);
     assert_eq!(lab.gate(0).outcome("accepted"), 2, "older events are skipped");
     lab.stop();
-    // No worker: the command opens the records itself.
+    // Without a worker the command opens the records itself.
     let again = lines(&lab, &forget(&["persons.txt", "--yes", "--json"]));
     assert!(again.iter().all(|line| line["forgotten"] == true && line["was_known"] == true), "{again:?}");
 }
@@ -506,7 +506,7 @@ fn a_role_that_may_only_read_and_write_rows_is_enough_once_the_tables_are_there(
     lab.spawn();
     let line = lab.worker().line_with("cannot use the records");
     assert!(line.contains("permission denied") && line.contains("docs/postgresql.md"), "{line}");
-    // The first start makes the tables, by a role that may.
+    // The first start creates the tables, with a role that may do so.
     let waiting = lab.worker.take();
     lab.set("CONSENT_GATE_RECORDS__STORE", &schema.url());
     lab.start();
@@ -591,6 +591,6 @@ fn every_profile_is_right_after_two_workers_were_killed_at_random() {
     let wrong: Vec<_> = newest.iter().filter(is_wrong).collect();
     assert!(wrong.is_empty(), "{} of {} profiles are wrong: {wrong:?}", wrong.len(), newest.len());
     assert!(lab.dead().is_empty());
-    // Somebody who was never heard of.
+    // A person without any event so far.
     deliver(&mut lab, choice("late@example.com", true), 1);
 }

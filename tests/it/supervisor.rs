@@ -1,4 +1,4 @@
-//! Brokers that are away, come back, refuse or say nothing.
+//! Brokers that are down, come back, refuse, or do not answer.
 
 use super::harness::{Lab, Letter, Node, events, person, poll_until};
 use serde_json::json;
@@ -41,7 +41,7 @@ fn a_broker_that_refuses_or_cannot_be_found_is_tried_again_and_sigterm_still_end
         lab.stop();
         assert!(!lab.worker().text().contains("wrong-secret"));
     }
-    // One that accepts and stays silent.
+    // A broker that accepts the connection and stays silent.
     lab.set("CONSENT_GATE_BROKER__URL", &format!("amqp://guest:guest@127.0.0.1:{port}/%2f"));
     lab.spawn();
     let (_held, _) = taken.accept().unwrap();
@@ -54,7 +54,7 @@ fn a_broker_may_come_late_go_in_order_and_be_killed() {
     let node = Node::start();
     let mut lab = Lab::at(&node.url, &[&|_| {}]);
     lab.set_delays(&[300, 300, 300, 300, 300, 300]);
-    // A node that is killed soon after it first declared a quorum queue may never elect its leader
+    // A node that is killed soon after the first declaration of a quorum queue may never elect its leader
     // (docs/rabbitmq.md); an orderly stop makes the declaration safe.
     lab.declare();
     node.stop();
@@ -63,7 +63,7 @@ fn a_broker_may_come_late_go_in_order_and_be_killed() {
     not_ready_but_alive(&mut lab);
     node.restart();
     lab.worker().line_with("ready: consuming");
-    // Some are parked, some in hand when it is killed.
+    // Some events are parked and some are in hand when it is killed.
     lab.gate(0).faults(json!([{ "status": 503, "share": 0.5 }, { "latency_ms": 20 }]));
     lab.publish_surely(events("a", 200));
     delivered_some(&lab);
@@ -108,7 +108,7 @@ fn a_broker_that_blocks_publishers_still_gets_acks() {
     lab.stop();
 }
 
-/// What the broker waits to hear of: a retry, if the alarm came only then.
+/// How many messages are unacked: with retries, in case the alarm came only then.
 fn unacked(node: &Node, lab: &Lab) -> usize {
     let listed = node.ctl(&["--silent", "list_queues", "name", "messages_unacknowledged"]);
     let of = |queue: String| -> usize {
@@ -130,7 +130,7 @@ fn an_exchange_that_is_deleted_is_made_again_and_one_made_by_others_is_bound_aga
     assert_eq!(lab.metric(&missing), 1.0);
     lab.publish(events("after", 1));
     lab.settled(2);
-    // Nobody sees that this one lost its bindings, and yet they come back.
+    // Nothing shows that this exchange lost its bindings, and yet they come back.
     lab.bench.delete_exchange(&lab.exchange);
     lab.bench.declare_exchange(&lab.exchange, lapin::ExchangeKind::Topic);
     poll_until("an event to arrive", || {

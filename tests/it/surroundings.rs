@@ -1,4 +1,4 @@
-//! What surrounds a worker may hang or fail: the reader of its log, its disk, its files.
+//! The worker's environment may hang or fail: the reader of its log, its disk, its files.
 
 use super::harness::{Folder, Lab, Schema, choice, events, fault_library, note, person, poll_until, unique};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// More lines than the worker keeps for a reader that is slow, at two for each event.
+/// Enough events to produce, at two lines each, more lines than the worker keeps for a slow reader.
 const EVENTS: usize = 5_000;
 
 #[test]
@@ -35,7 +35,7 @@ fn a_log_that_is_read_again_goes_on_with_whole_lines_to_the_last() {
     lab.settled(EVENTS);
     let dropped = lab.metric("consent_gate_log_lines_dropped_total");
     assert!(dropped > 0.0);
-    // The oldest lines come first, so those of the next event come once there is room again.
+    // The oldest lines come first; the lines of the next event come once there is room again.
     let mut line = String::new();
     for _ in 0..EVENTS {
         line.clear();
@@ -59,8 +59,8 @@ fn a_log_that_is_read_again_goes_on_with_whole_lines_to_the_last() {
 fn a_task_that_ends_by_a_fault_is_named_and_ends_nobody_else() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     lab.set("LD_PRELOAD", fault_library());
-    // The first thread writes the log. The second one would open the records, and the runtime panics
-    // when it cannot be started.
+    // The first thread writes the log. The second one would open the records, and the runtime panics if it
+    // cannot be started.
     lab.set("TEST_FAULT_THREAD", "2");
     lab.spawn();
     let line: Value = serde_json::from_str(&lab.worker().line_with("a task ended by a fault")).unwrap();
@@ -75,7 +75,7 @@ fn a_task_that_ends_by_a_fault_is_named_and_ends_nobody_else() {
     lab.stop();
 }
 
-/// Waits until the worker says that the disk of its records hangs, and that it is not ready therefore.
+/// Waits until the worker reports that the disk of its records hangs, and that it is therefore not ready.
 fn told_of_the_disk(lab: &mut Lab) {
     let line = lab.worker().line_with("the records cannot be written");
     assert!(line.contains("does not answer within 30s"), "{line}");
@@ -126,11 +126,11 @@ fn a_disk_that_hangs_makes_the_worker_unready_until_it_answers_and_does_not_hold
     assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 35);
 }
 
-/// A file system of its own in a file, mounted where the worker keeps its records.
+/// A file system in a file, mounted where the worker keeps its records.
 struct Mounted(PathBuf);
 
 impl Mounted {
-    /// `None` where this machine does not let us.
+    /// `None` if this machine does not allow it.
     fn new(folder: &Folder, name: &str) -> Option<Mounted> {
         let (image, place) = (folder.0.join(format!("{name}.img")), folder.0.join(name));
         fs::create_dir_all(&place).unwrap();
@@ -148,12 +148,12 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let place = self.0.to_str().unwrap();
-        // It may not be frozen, which is an error of the first; the second must not wait for it.
+        // If it is not frozen, the first command fails; the second must run anyway.
         let _ = (tool("fsfreeze", &["--unfreeze", place]), tool("umount", &["--lazy", place]));
     }
 }
 
-/// Whether a program of the system is there and did what it was asked for.
+/// Whether a program of the system exists and succeeded.
 fn tool(name: &str, arguments: &[&str]) -> bool {
     Command::new(name).args(arguments).output().is_ok_and(|output| output.status.success())
 }
@@ -195,7 +195,7 @@ fn a_file_system_that_is_frozen() {
 #[test]
 fn a_connection_that_the_gate_closed_meanwhile_costs_no_attempt() {
     let mut lab = Lab::new();
-    // One at a time, so that there is one connection.
+    // One request at a time, so that there is one connection.
     lab.set("CONSENT_GATE_GATE__MAX_IN_FLIGHT", "1");
     lab.start();
     lab.publish(events("before", 1));
@@ -226,8 +226,8 @@ fn idle_connections_to_a_gate_are_let_go_before_servers_close_them() {
     assert!(since.elapsed() < Duration::from_secs(58), "servers close them after 60 to 75 s");
 }
 
-/// An address that accepts nobody: whoever connects there waits, as where packets are swallowed. Holds
-/// what fills its queue.
+/// An address that accepts no connection: a client waits as if its packets were dropped. Returns the
+/// connections that fill its backlog.
 fn swallowing(port: u16) -> (TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind(("127.0.0.2", port)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -283,7 +283,7 @@ fn another_role_at_the_same_database_is_used_by_the_next_connection() {
 #[test]
 fn systemd_hears_that_the_worker_is_alive_for_as_long_as_it_moves() {
     let mut lab = Lab::new();
-    // A socket's path may have 108 bytes.
+    // The path of a socket is limited to 108 bytes.
     let socket = std::env::temp_dir().join(unique());
     let systemd = UnixDatagram::bind(&socket).unwrap();
     systemd.set_read_timeout(Some(Duration::from_secs(30))).unwrap();

@@ -1,4 +1,4 @@
-//! Messages that kill: the worker's process, or the client's connection.
+//! Messages that kill the worker's process, or the client's connection.
 
 use super::harness::{Bench, Lab, Message, Running, Schema, Way, choice, events, note, poll_until, unacked};
 use lapin::BasicProperties;
@@ -10,13 +10,13 @@ fn in_flight(lab: &Lab, count: usize) {
     poll_until(&format!("{count} requests in flight"), || (lab.gate(0).requests()["in_flight"] == count).then_some(()));
 }
 
-/// Ends the worker as a crash does.
+/// Ends the worker as a crash would.
 fn crash(lab: &mut Lab) {
     lab.worker().signal("ABRT");
     assert_eq!(lab.worker().ended(), None);
 }
 
-/// How often the worker began to consume.
+/// How many times the worker began to consume.
 fn began(lab: &mut Lab) -> usize {
     lab.worker().text().matches("\"consuming\"").count()
 }
@@ -26,7 +26,7 @@ fn who_crashes_the_worker_five_times_is_dead_and_nobody_else() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     let persons = ["before", "killer", "after", "last"].map(|name| format!("{name}@example.com"));
     let killer = persons[1].clone();
-    // At first nobody is answered, so all four are in hand at both crashes and are accused alike.
+    // At first the gate does not answer, so all four are in hand at both crashes and are suspects alike.
     lab.gate(0).faults(json!([{ "hang": true }]));
     lab.declare();
     lab.publish(persons.iter().map(|person| choice(person, true).into()).collect());
@@ -63,7 +63,7 @@ fn who_crashes_the_worker_five_times_is_dead_and_nobody_else() {
         (lab.gate(1).profiles().as_object().unwrap().len() == 4).then_some(())
     });
     assert_eq!(lab.bench.depth(&format!("consent-gate.{}.dead", lab.simulated[1].integration)), 0);
-    // Afterwards everything flows again.
+    // Afterwards everything works again.
     lab.gate(0).faults(json!([]));
     lab.publish((0..100).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect());
     poll_until("what comes later", || (lab.gate(0).profiles().as_object().unwrap().len() == 103).then_some(()));
@@ -71,7 +71,7 @@ fn who_crashes_the_worker_five_times_is_dead_and_nobody_else() {
 
 #[test]
 fn a_connection_that_flaps_under_a_hanging_gate_makes_nobody_guilty() {
-    // However long it takes, nobody runs out of attempts.
+    // However long it takes, no event runs out of attempts.
     let gate = json!({ "gate": { "max_in_flight": 4, "timeout": "50s" } });
     let mut lab = Lab::with(&[&|document| document["overrides"] = gate.clone()]);
     let way = Way::new(&lab.bench);
@@ -82,7 +82,8 @@ fn a_connection_that_flaps_under_a_hanging_gate_makes_nobody_guilty() {
     lab.start();
     for flap in 1..=8 {
         poll_until("to consume", || (began(&mut lab) >= flap).then_some(()));
-        // A connection that ends before a confirm doubles a message: how many wait tells nothing.
+        // A connection that ends before a confirm duplicates a message, so the number of waiting messages
+        // shows nothing.
         poll_until("something in hand", || (unacked(&[lab.queue(""), lab.queue(".retry")]) > 0).then_some(()));
         way.cut();
         poll_until("to consume again", || (began(&mut lab) > flap).then_some(()));
@@ -127,7 +128,7 @@ fn neighbours_of_an_unreadable_message_are_not_put_aside_with_it_nor_sent_over_a
     let hostile =
         Way::replacing(&lab.bench, (b"UNREADABLE-ID", b"\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff"));
     lab.declare();
-    // Nobody is done before the connection is gone again.
+    // No event is settled before the connection is lost again.
     lab.gate(0).faults(json!([{ "latency_ms": 300 }]));
     let people = |from: usize| (from..from + 4).map(|n| choice(&format!("p{n}@example.com"), true).into()).collect();
     lab.publish(people(0));
@@ -168,23 +169,23 @@ fn what_comes_back_from_a_queue_that_keeps_no_count_begins_one() {
     assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 5);
 }
 
-/// Whether the first integration has a dead letter, once it has one or what hangs was sent more often than
-/// before.
+/// Whether the first integration has a dead letter; returns once it has one, or the request that hangs was
+/// sent more often than before.
 fn sent_or_dead(lab: &Lab, sent: u64) -> Option<bool> {
     let is_dead = lab.bench.depth(&lab.queue(".dead")) > 0;
     (is_dead || lab.gate(0).affected() > sent).then_some(is_dead)
 }
 
-/// What happened to a crowd in which somebody kills the worker.
+/// What happened to a crowd of events one of which kills the worker.
 struct Crowd {
     crashes: u64,
     innocent_dead: usize,
-    /// From the first crash to the last event of the integration that has no guilty one.
+    /// From the first crash to the last event of the integration without a guilty event.
     healthy_after: Duration,
 }
 
-/// Two integrations, each with a crowd in hand; one of the slower one's events kills the worker whenever
-/// it is sent.
+/// Two integrations, each with a crowd of events in hand; one event of the slower integration kills the
+/// worker whenever it is sent.
 fn crowd(lab: &mut Lab, people: usize, latencies_ms: [u64; 2]) -> Crowd {
     let killer = "killer@example.com";
     lab.set("CONSENT_GATE_LOG__LEVEL", "info");
@@ -194,7 +195,8 @@ fn crowd(lab: &mut Lab, people: usize, latencies_ms: [u64; 2]) -> Crowd {
     lab.bench.publish("", &queues[0], events("before", 40));
     lab.bench.publish("", &queues[0], vec![choice(killer, true).into()]);
     lab.bench.publish("", &queues[0], events("after", people - 41));
-    // At first nobody is answered, so both crowds are in hand at the first two crashes, accused alike.
+    // At first the gates do not answer, so both crowds are in hand at the first two crashes, and all are
+    // suspects alike.
     for gate in 0..2 {
         lab.gate(gate).faults(json!([{ "hang": true }]));
     }
@@ -258,8 +260,7 @@ fn a_crowd_of_three_hundred_is_through_within_a_minute() {
     assert!(healthy_after < Duration::from_secs(60));
 }
 
-/// Everything that may be under way waits for the one that is handled alone, which must not wait for any
-/// of it.
+/// Everything else waits for the suspect that is handled alone, which must not wait for any of it.
 #[test]
 fn who_is_handled_alone_does_not_wait_for_those_who_wait_for_it() {
     let gate = json!({ "gate": { "max_in_flight": 1 } });
@@ -305,7 +306,7 @@ fn two_workers_that_share_their_records_convict_together() {
             break;
         }
         sent = lab.gate(0).affected();
-        // Whoever has it dies.
+        // The worker that has it dies.
         poll_until("who has it", || {
             std::mem::swap(lab.worker(), &mut other);
             (lab.metric(&in_flight) > 0.0).then_some(())
@@ -339,7 +340,8 @@ fn a_connection_that_flaps_between_two_workers_makes_nobody_guilty() {
     lab.start();
     let count = |worker: &Running| worker.text().matches("\"consuming\"").count();
     for _ in 0..8 {
-        // A connection that ends before a confirm doubles a message: how many wait tells nothing.
+        // A connection that ends before a confirm duplicates a message, so the number of waiting messages
+        // shows nothing.
         poll_until("something in hand", || (unacked(&[lab.queue(""), lab.queue(".retry")]) > 0).then_some(()));
         let before = (count(lab.worker()), count(&other));
         way.cut();

@@ -1,4 +1,4 @@
-//! TLS is verified, at the broker and at the gate: a test puts it in front of the real ones.
+//! TLS is verified, at the broker and at the gate: the tests put a TLS proxy in front of the real ones.
 
 use super::harness::{Lab, choice, poll_until};
 use super::traces::Collector;
@@ -12,7 +12,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// An authority, as PEM, and what a server at localhost needs.
+/// A certificate authority, as PEM, and the configuration of a server at localhost.
 pub fn certificates() -> (String, ServerConfig) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -26,7 +26,7 @@ pub fn certificates() -> (String, ServerConfig) {
     (authority.pem(), config)
 }
 
-/// Listens with TLS and passes everything on in clear. Gives its port.
+/// Terminates TLS and passes everything on in plain text. Returns its port.
 pub fn in_front_of(lab: &Lab, backend: SocketAddr, config: ServerConfig) -> u16 {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     lab.bench.block_on(async {

@@ -1,4 +1,4 @@
-//! Spans: what a collector gets, and that nobody waits for one.
+//! Spans: what a collector gets, and that nothing waits for a collector.
 
 use super::harness::{Lab, Message, PASSWORD, choice, events, poll_until};
 use http_body_util::{BodyExt, Full};
@@ -70,7 +70,7 @@ async fn keep(request: Request<Incoming>, kept: Arc<Mutex<Vec<String>>>) -> Resu
     Ok(Response::new(Full::new(Bytes::from_static(b"{}"))))
 }
 
-/// A lab whose worker has spans collected.
+/// A lab whose worker sends its spans to a collector.
 fn lab() -> (Lab, Collector) {
     let mut lab = Lab::new();
     let collector = Collector::new(&lab);
@@ -177,7 +177,7 @@ fn what_is_skipped_or_dead_is_told_with_its_reason() {
     pending["parameters"]["entity"]["status"] = json!("pending_approval");
     lab.publish(vec![pending.into(), b"no JSON".to_vec().into()]);
     lab.settled(2);
-    // What waits goes out at the end.
+    // Waiting spans are sent at the end.
     lab.stop();
     let spans = collector.spans();
     let mut told: Vec<String> =
@@ -191,7 +191,7 @@ fn what_is_skipped_or_dead_is_told_with_its_reason() {
 #[test]
 fn without_a_collector_events_flow_all_the_same_and_dropped_spans_are_counted() {
     let mut lab = Lab::new();
-    // A port that nobody listens on: one that was free a moment ago.
+    // A port on which nobody listens: one that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     lab.set("CONSENT_GATE_TRACES__ENDPOINT", &format!("http://{free}/v1/traces"));
     lab.start();

@@ -27,13 +27,13 @@ fn schedule() -> impl Strategy<Value = Schedule> {
     })
 }
 
-/// One visit to the gate, and what happens before it.
+/// One attempt at the gate, and what happens before it.
 #[derive(Clone, Debug)]
 struct Visit {
     outcome: Outcome,
     takes: Duration,
     retry_after: Option<Duration>,
-    /// Times that it is held before it gets there.
+    /// How many times the event is held before it gets there.
     holds: u8,
 }
 
@@ -55,14 +55,14 @@ fn visits(outcome: impl Strategy<Value = Outcome>, retry_after: bool) -> impl St
 #[derive(Debug, Default)]
 struct Series {
     attempts: u32,
-    /// From the first attempt to the end, without the time in which it was held.
+    /// The time from the first attempt to the end, without the time in which it was held.
     took: Duration,
-    /// What was waited between one answer and the next attempt.
+    /// The waits between one answer and the next attempt.
     waits: Vec<Duration>,
     end: Option<Verdict>,
 }
 
-/// The headers are all that is remembered between two deliveries.
+/// Only the headers are kept between two deliveries.
 fn through_the_broker(history: &History) -> History {
     History::read(&for_publish(&BasicProperties::default(), history, None))
 }

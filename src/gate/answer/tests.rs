@@ -1,4 +1,4 @@
-//! What is the gate's answer, and what comes in its place.
+//! What counts as the gate's answer, and what may come in its place.
 
 use super::*;
 use reqwest::header::HeaderName;

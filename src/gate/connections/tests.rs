@@ -1,4 +1,4 @@
-//! Real servers on this machine, and names that the tests decide upon.
+//! Real servers on this machine, with host names that the tests resolve.
 
 use super::*;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -12,11 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Clone)]
 struct Server {
     address: SocketAddr,
-    /// How many requests came.
+    /// How many requests arrived.
     requests: Arc<AtomicUsize>,
 }
 
-/// What a server does with a request, by how many came before on all connections and on this one.
+/// What a server does with a request, given how many came before it on all connections and on this one.
 type Behaviour = fn(usize, usize) -> Does;
 
 enum Does {
@@ -61,7 +61,7 @@ impl Server {
     }
 }
 
-/// Names every host by the address that it is told.
+/// Resolves every host name to the given address.
 #[derive(Clone)]
 struct Names(Arc<Mutex<SocketAddr>>);
 
@@ -87,7 +87,8 @@ async fn get(connections: &Connections) -> Result<(), Unanswered> {
 
 #[tokio::test]
 async fn a_name_that_means_another_address_after_an_outage_is_found_by_the_next_request() {
-    // Both wait for the other, so that there are two connections; then it hangs.
+    // Each of the first two requests waits for the other, so that there are two connections; then the server
+    // hangs.
     let old = Server::start(|before, _| if before < 2 { Does::Answers } else { Does::Hangs }).await;
     let new = Server::start(|_, _| Does::Answers).await;
     let names = Names(Arc::new(Mutex::new(old.address)));

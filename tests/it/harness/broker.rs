@@ -1,4 +1,4 @@
-//! A publisher and an operator at the real broker.
+//! A publisher and an operator at a real broker.
 
 use super::Folder;
 use futures_util::StreamExt;
@@ -20,7 +20,7 @@ pub fn url() -> String {
     )
 }
 
-/// Runs `rabbitmqctl` against the tests' own node, and gives what it says.
+/// Runs `rabbitmqctl` against the tests' own node, and returns its output.
 pub fn ctl(arguments: &[&str]) -> String {
     let node = std::env::var("CONSENT_GATE_TEST_BROKER_NODE")
         .expect("this test needs a broker of the tests' own: run scripts/test without CONSENT_GATE_TEST_BROKER_URL");
@@ -30,7 +30,7 @@ pub fn ctl(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// How many messages of these queues of the tests' own node are in somebody's hand.
+/// How many messages of these queues, on the tests' own node, are unacked.
 pub fn unacked(queues: &[String]) -> u32 {
     let listed = ctl(&["--silent", "list_queues", "name", "messages_unacknowledged"]);
     let rows = listed.lines().filter_map(|line| line.split_once('\t'));
@@ -38,11 +38,11 @@ pub fn unacked(queues: &[String]) -> u32 {
     ours.map(|(_, count)| count.trim().parse::<u32>().unwrap()).sum()
 }
 
-/// A node of one test's own, to be stopped and killed.
+/// A broker node for a single test, which may stop and kill it.
 pub struct Node {
     folder: Folder,
     environment: Vec<(&'static str, String)>,
-    /// Where it listens, whether or not it runs.
+    /// Its URL, whether it runs or not.
     pub url: String,
 }
 
@@ -52,12 +52,12 @@ impl Node {
         Node::with(Vec::new())
     }
 
-    /// One with the shovel plugin.
+    /// Starts a node with the shovel plugin.
     pub fn with_shovel() -> Node {
         Node::with(vec![("CONSENT_GATE_BROKER_PLUGINS", "rabbitmq_shovel".to_owned())])
     }
 
-    /// A cluster of three. The first has to outlive the others.
+    /// Starts a cluster of three. The first node must outlive the others.
     pub fn cluster() -> [Node; 3] {
         let first = Node::start();
         let joins = first.folder.0.join("node").to_str().unwrap().to_owned();
@@ -72,7 +72,7 @@ impl Node {
         node
     }
 
-    /// The folder of the node, as `scripts/broker` has it.
+    /// The node's folder, as `scripts/broker` creates it.
     pub fn place(&self) -> std::path::PathBuf {
         self.folder.0.join("node")
     }
@@ -85,12 +85,12 @@ impl Node {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts it again, with everything that it kept.
+    /// Starts it again with its data.
     pub fn restart(&self) {
         assert_eq!(self.script("start", &[]).trim(), self.url);
     }
 
-    /// An orderly stop.
+    /// Stops it in order.
     pub fn stop(&self) {
         self.script("stop", &[]);
     }
@@ -106,7 +106,7 @@ impl Node {
         assert!(status.success());
     }
 
-    /// `rabbitmqctl`.
+    /// Runs `rabbitmqctl` on it.
     pub fn ctl(&self, arguments: &[&str]) -> String {
         self.script("ctl", arguments)
     }
@@ -143,7 +143,7 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// The person of its event.
+    /// The identifier of its event's person.
     pub fn person(&self) -> String {
         let event: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
         event["parameters"]["entity"]["user"]["organization_user_id"].as_str().unwrap().to_owned()
@@ -159,7 +159,7 @@ impl Letter {
         })
     }
 
-    /// What it says of each attempt, by key; without the results' names.
+    /// Its `consent-gate-history`: each attempt by key, without the results' names.
     pub fn history(&self) -> Vec<BTreeMap<String, i64>> {
         let headers = self.properties.headers().clone().unwrap_or_default();
         let Some(AMQPValue::FieldArray(attempts)) = headers.inner().get("consent-gate-history") else {
@@ -176,7 +176,7 @@ impl Letter {
         attempts.collect()
     }
 
-    /// The headers that its publisher gave it; the broker adds its counts when it is fetched.
+    /// The names of the publisher's headers; the broker adds its counts when the message is fetched.
     pub fn header_names(&self) -> Vec<String> {
         let headers = self.properties.headers().clone().unwrap_or_default();
         let names = headers.inner().keys().map(ToString::to_string);
@@ -184,13 +184,13 @@ impl Letter {
     }
 }
 
-/// Takes a message for good.
+/// Takes a message out of its queue.
 async fn take(message: Delivery) -> Letter {
     message.acker.ack(BasicAckOptions::default()).await.unwrap();
     Letter { body: message.data, properties: message.properties }
 }
 
-/// A connection of the test's own.
+/// The test's own connection to a broker.
 pub struct Bench {
     runtime: Runtime,
     connection: Connection,
@@ -202,7 +202,7 @@ impl Bench {
         Bench::try_at(url).unwrap_or_else(|| panic!("no broker at {url}"))
     }
 
-    /// The same, where a broker may be away.
+    /// The same; `None` if the broker is down.
     pub fn try_at(url: &str) -> Option<Bench> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let connection = runtime.block_on(Connection::connect(url, ConnectionProperties::default())).ok()?;
@@ -222,7 +222,7 @@ impl Bench {
         assert_eq!(self.try_publish(exchange, key, &messages).unwrap(), messages.len());
     }
 
-    /// Publishes to an exchange and gives how many of the first messages the broker confirmed.
+    /// Publishes to an exchange and returns how many of the first messages the broker confirmed.
     pub fn try_publish(&self, exchange: &str, key: &str, messages: &[Message]) -> lapin::Result<usize> {
         self.block_on(async {
             let channel = self.connection.create_channel().await?;
@@ -246,7 +246,7 @@ impl Bench {
         })
     }
 
-    /// Takes everything out of a queue that is in it now.
+    /// Takes all messages that are in a queue now.
     pub fn take_all(&self, queue: &str) -> Vec<Letter> {
         self.block_on(async {
             let channel = self.channel().await;
@@ -264,7 +264,7 @@ impl Bench {
             while let Some(message) = consumer.next().await {
                 letters.push(take(message.unwrap()).await);
             }
-            // The queue has heard of the acks once it answers after them.
+            // The queue answers only after the acks that it has received.
             for _ in 0..4 {
                 self.depth_on(&channel, queue).await;
             }
@@ -282,7 +282,7 @@ impl Bench {
         self.block_on(async { self.depth_on(&self.channel().await, queue).await })
     }
 
-    /// Declares a queue of somebody else.
+    /// Declares somebody else's queue.
     pub fn declare_queue(&self, queue: &str, arguments: FieldTable) {
         self.block_on(async {
             let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -290,7 +290,7 @@ impl Bench {
         });
     }
 
-    /// Holds a lock of the worker or its commands, for as long as the connection lives.
+    /// Holds a lock of the worker or of its commands, for as long as the connection lives.
     pub fn hold_lock(queue: &str) -> Bench {
         let holder = Bench::at(&url());
         holder.block_on(async {
@@ -310,7 +310,7 @@ impl Bench {
 
     pub fn delete_queue(&self, queue: &str) {
         self.block_on(async {
-            // A queue that is gone already is what was wanted; a connection that is gone had its test fail.
+            // A queue may be gone already; a connection that is gone has already failed its test.
             if let Ok(channel) = self.connection.create_channel().await {
                 let _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
             }

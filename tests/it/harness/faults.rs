@@ -1,11 +1,11 @@
-//! Faults of the machine, made by a library that is loaded into a worker.
+//! Faults of the machine, simulated by a library that is loaded into a worker.
 
 use super::project;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The library, compiled once for a run of the tests by the compiler that Rust links with.
+/// The library, compiled once for each run of the tests with the compiler that Rust links with.
 pub fn library() -> &'static str {
     static LIBRARY: OnceLock<String> = OnceLock::new();
     LIBRARY.get_or_init(|| {

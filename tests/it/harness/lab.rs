@@ -1,4 +1,4 @@
-//! One test's world: an exchange, integrations with simulated gates, and a worker.
+//! One test's environment: an exchange, integrations with simulated gates, and a worker.
 
 use super::broker::{self, Bench, Message};
 use super::process::{Finished, Running};
@@ -12,7 +12,7 @@ use std::process::ChildStderr;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The key of every simulated gate; a word that no log may show.
+/// The key of every simulated gate; no log may show it.
 pub const PASSWORD: &str = "s3cr3t-encryption-key";
 
 /// A simulated gate and the integration that points at it.
@@ -34,10 +34,10 @@ pub struct Lab {
     extra_queues: Vec<String>,
 }
 
-/// What most tests wait between attempts.
+/// The delays between attempts in most tests.
 const DELAYS_MS: [u64; 4] = [50, 100, 150, 200];
 
-/// What most tests map.
+/// The integration document of most tests.
 pub fn document(base: &str) -> Value {
     json!({
         "type_id": "selligent",
@@ -58,7 +58,7 @@ impl Lab {
         Lab::at(&broker::url(), changes)
     }
 
-    /// The same at the broker of this URL.
+    /// The same at the broker with this URL.
     pub fn at(url: &str, changes: &[&dyn Fn(&mut Value)]) -> Lab {
         let exchange = unique();
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -74,7 +74,7 @@ impl Lab {
             exchange,
             simulated: Vec::new(),
             worker: None,
-            // A server may close what was idle just when it is used again.
+            // A server may close an idle connection just when it is used again.
             client: reqwest::Client::builder()
                 .pool_idle_timeout(Duration::from_secs(1))
                 .timeout(Duration::from_secs(30))
@@ -95,7 +95,7 @@ impl Lab {
         Lab::with(&[&|_| {}])
     }
 
-    /// A lab with so many integrations at one simulated gate.
+    /// A lab with `count` integrations at one simulated gate.
     pub fn with_many(count: usize) -> Lab {
         let mut lab = Lab::with(&[]);
         lab.add(count, &|_| {});
@@ -139,14 +139,14 @@ impl Lab {
         self.environment.insert(name.to_owned(), value.to_owned());
     }
 
-    /// What is waited between attempts, in milliseconds, from now on.
+    /// Sets the delays between attempts, in milliseconds.
     pub fn set_delays(&mut self, delays_ms: &[u64]) {
         let delays: Vec<String> = delays_ms.iter().map(|ms| format!("\"{ms}ms\"")).collect();
         self.set("CONSENT_GATE_RETRY__DELAYS", &format!("[{}]", delays.join(", ")));
         self.delays_ms.extend(delays_ms);
     }
 
-    /// A queue to delete with the lab.
+    /// Deletes this queue together with the lab.
     pub fn also_delete(&mut self, queue: &str) {
         self.extra_queues.push(queue.to_owned());
     }
@@ -157,7 +157,7 @@ impl Lab {
         self.worker = Some(Running::start(program, &self.folder, &self.environment, &["run"]));
     }
 
-    /// Starts the worker by another program, whose words these are, and waits until it consumes.
+    /// Starts the worker through another program, called with these words, and waits until it consumes.
     pub fn start_by(&mut self, words: &[&str]) {
         let words = [words, &[env!("CARGO_BIN_EXE_consent-gate"), "run"]].concat();
         self.worker = Some(Running::start(words[0], &self.folder, &self.environment, &words[1..]));
@@ -185,18 +185,18 @@ impl Lab {
         self.worker.as_mut().unwrap()
     }
 
-    /// Stops the worker in order, and asserts that it ends so.
+    /// Stops the worker in order, and asserts that it exits with 0.
     pub fn stop(&mut self) {
         self.worker().signal("TERM");
         assert_eq!(self.worker().ended(), Some(0));
     }
 
-    /// Runs a command beside the worker, with the worker's environment, to its end.
+    /// Runs a command to its end, with the worker's environment.
     pub fn run(&self, arguments: &[&str], input: &[u8]) -> Finished {
         self.run_with(&[], arguments, input)
     }
 
-    /// The same with these variables beside, or in place of, the worker's.
+    /// The same, with these variables added to the worker's or replacing them.
     pub fn run_with(&self, more: &[(&str, &str)], arguments: &[&str], input: &[u8]) -> Finished {
         let own = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let environment: Vec<(&str, &str)> = own.chain(more.iter().copied()).collect();
@@ -208,7 +208,7 @@ impl Lab {
         self.folder.0.join(format!("integrations/{}.json", self.simulated[index].integration))
     }
 
-    /// Writes an integration's document anew.
+    /// Changes an integration's document.
     pub fn edit(&self, index: usize, change: impl FnOnce(&mut Value)) {
         let path = self.file(index);
         let mut document: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -225,7 +225,7 @@ impl Lab {
         self.bench.publish(&self.exchange, "consents.event", messages);
     }
 
-    /// Takes a new connection to a broker that went and came.
+    /// Connects again to a broker that was down.
     pub fn look_for_the_broker(&mut self) {
         let url = self.environment["CONSENT_GATE_BROKER__URL"].clone();
         self.look_for_the_broker_at(&url);
@@ -237,13 +237,13 @@ impl Lab {
         }
     }
 
-    /// Publishes to a broker that comes and goes, until it has confirmed everything.
+    /// Publishes to a broker that is not always up, until it has confirmed everything.
     pub fn publish_surely(&mut self, messages: Vec<Message>) {
         let url = self.environment["CONSENT_GATE_BROKER__URL"].clone();
         self.publish_surely_at(&url, messages);
     }
 
-    /// The same at the broker of this URL.
+    /// The same at the broker with this URL.
     pub fn publish_surely_at(&mut self, url: &str, mut messages: Vec<Message>) {
         poll_until("every confirm", || {
             match self.bench.try_publish(&self.exchange, "consents.event", &messages) {
@@ -254,7 +254,7 @@ impl Lab {
         });
     }
 
-    /// Where the worker's admin port is, as a URL.
+    /// The URL of the worker's admin port.
     pub fn admin_address(&mut self) -> String {
         let line: Value = serde_json::from_str(&self.worker().line_with("\"starting\"")).unwrap();
         format!("http://{}", line["admin"].as_str().unwrap())
@@ -277,7 +277,7 @@ impl Lab {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Waits until so many events of the first integration are settled.
+    /// Waits until `count` events of the first integration are settled.
     pub fn settled(&mut self, count: usize) {
         let name = self.integration().to_owned();
         self.settled_of(&name, count);
@@ -331,7 +331,7 @@ pub struct Gate<'l> {
 }
 
 impl Gate<'_> {
-    /// Where it listens.
+    /// Its base URL.
     pub fn base(&self) -> &str {
         self.base
     }
@@ -354,7 +354,7 @@ impl Gate<'_> {
         self.get("/requests")
     }
 
-    /// How many requests ended so.
+    /// How many requests had this outcome.
     pub fn outcome(&self, outcome: &str) -> u64 {
         self.requests()["outcomes"][outcome].as_u64().unwrap()
     }
@@ -368,12 +368,12 @@ impl Gate<'_> {
         });
     }
 
-    /// How many requests the first of these rules took.
+    /// How many requests the first rule affected.
     pub fn affected(&self) -> u64 {
         self.get("/faults")[0]["affected"].as_u64().unwrap()
     }
 
-    /// Asserts that the gate had nothing to complain of but the faults that it was told to have.
+    /// Asserts that the gate reported no bad requests, apart from the faults that were configured.
     pub fn saw_only_good_requests(&self) {
         let outcomes = self.requests()["outcomes"].clone();
         for (outcome, count) in outcomes.as_object().unwrap() {

@@ -1,5 +1,5 @@
-//! What the tests share: a lab with its own broker objects, simulators and workers, golden files,
-//! and the one place that waits.
+//! What the tests share: a lab with its own broker objects, simulators and workers, golden files, and the one
+//! place that waits.
 
 mod broker;
 mod faults;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// Nothing takes this long unless it is broken; machines may be slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The one place that waits: asks again until the answer is there.
+/// The one place that waits: calls `ask` until it returns a value.
 pub fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -40,13 +40,13 @@ pub fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// xorshift64*: small, and the same each time.
+/// xorshift64*: small and reproducible.
 #[derive(Clone, Copy)]
 pub struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        // Neighbouring seeds shall begin far apart; none may be zero.
+        // Neighbouring seeds must start far apart; none may be zero.
         Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
@@ -59,15 +59,15 @@ impl Random {
         usize::try_from(high).unwrap() % bound
     }
 
-    /// Whether something happens that happens so often in a hundred.
+    /// True with a probability of `share` percent.
     pub fn percent(&mut self, share: usize) -> bool {
         self.below(100) < share
     }
 }
 
-/// A figure for who runs a long test on purpose; the suite keeps it to itself.
+/// A figure for the person who runs a long test; the suite does not show it.
 pub fn note(text: &str) {
-    // The test runner shows it with --nocapture; a closed standard error changes nothing.
+    // The test runner shows it with --nocapture; it does not matter if standard error is closed.
     let _ = writeln!(std::io::stderr(), "      {text}");
 }
 
@@ -76,14 +76,14 @@ pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A name that no other test has, also across runs at one broker.
+/// A name that no other test uses, even across runs at the same broker.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let since_epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
     format!("t{since_epoch:x}-{:x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A folder that is gone when the test is.
+/// A folder that is removed with the test.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -117,22 +117,22 @@ pub fn golden(name: &str, actual: &str) {
     assert_eq!(actual, expected, "differs from {}; UPDATE_GOLDEN=1 accepts it", path.display());
 }
 
-/// As many people of a kind, each with one choice.
+/// `count` events of different people, each with one choice.
 pub fn events(kind: &str, count: usize) -> Vec<Message> {
     (0..count).map(|n| choice(&person(kind, n), true).into()).collect()
 }
 
-/// The address of one of them.
+/// The e-mail address of one of these people.
 pub fn person(kind: &str, n: usize) -> String {
     format!("{kind}-{n}@example.com")
 }
 
-/// A sample message of the project's fixtures.
+/// A sample message from the project's fixtures.
 pub fn fixture(name: &str) -> Vec<u8> {
     fs::read(project().join("tests/fixtures/events").join(name)).unwrap()
 }
 
-/// An `event.created` of now, in which a person chooses about the newsletter.
+/// An `event.created` dated now, in which a person makes a choice about the newsletter.
 pub fn choice(person: &str, newsletter: bool) -> Value {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let id = format!("00000000-0000-4000-8000-{:012x}", NEXT.fetch_add(1, Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! PostgreSQL: a schema of one test's own in the shared node, or a node of its own.
+//! PostgreSQL: a schema for a single test in the shared node, or a node for a single test.
 
 use super::Folder;
 use std::ffi::OsString;
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The database of the tests.
+/// The URL of the tests' database.
 pub fn url() -> String {
     std::env::var("CONSENT_GATE_TEST_POSTGRES_URL").expect(
         "these tests need PostgreSQL: run scripts/test, or set CONSENT_GATE_TEST_POSTGRES_URL to a database in which schemas may be made",
@@ -17,7 +17,7 @@ fn script() -> Command {
     Command::new(super::project().join("scripts/postgres"))
 }
 
-/// What a command prints, or why it failed.
+/// Runs a command; returns its output, or why it failed.
 fn try_run(command: &mut Command) -> Result<String, String> {
     let output = command.output().unwrap();
     if output.status.success() {
@@ -31,14 +31,15 @@ fn run(command: &mut Command) -> String {
     try_run(command).unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// Tidies up; a test that fails already says why, and a second panic would end all the others.
+/// Cleans up. If the test is already failing, an error here is ignored: a second panic would end all the
+/// other tests.
 fn tidy(command: &mut Command) {
     let done = try_run(command);
     assert!(done.is_ok() || std::thread::panicking(), "{done:?}");
 }
 
-/// Has `psql`, or the script that runs it, give the bare values of statements: one row a line, `|`
-/// between columns.
+/// Makes `psql`, or the script that runs it, print the bare values of statements: one row a line, `|` between
+/// columns.
 fn psql(mut command: Command, statements: &[&str]) -> Command {
     command.args(["--quiet", "--tuples-only", "--no-align"]);
     for statement in statements {
@@ -47,11 +48,11 @@ fn psql(mut command: Command, statements: &[&str]) -> Command {
     command
 }
 
-/// A node of one test's own, to be stopped and killed.
+/// A PostgreSQL node for a single test, which may stop and kill it.
 pub struct Node {
     folder: Folder,
     environment: Vec<(&'static str, OsString)>,
-    /// Where it listens, whether or not it runs.
+    /// Its URL, whether it runs or not.
     pub url: String,
 }
 
@@ -61,7 +62,7 @@ impl Node {
         Node::with(Vec::new())
     }
 
-    /// One that speaks TLS too, with a certificate and its key in PEM files. Its URL still says
+    /// Starts a node that also accepts TLS, with a certificate and its key in PEM files. Its URL still says
     /// `sslmode=disable`.
     pub fn start_with_tls(cert: &Path, key: &Path) -> Node {
         Node::with(vec![("CONSENT_GATE_POSTGRES_TLS_CERT", cert.into()), ("CONSENT_GATE_POSTGRES_TLS_KEY", key.into())])
@@ -83,12 +84,12 @@ impl Node {
         self.folder.0.join("node")
     }
 
-    /// Starts it again, with everything that it kept.
+    /// Starts it again with its data.
     pub fn restart(&self) {
         assert_eq!(run(&mut self.script("start")), self.url);
     }
 
-    /// An orderly stop, which ends every connection.
+    /// Stops it in order, which ends every connection.
     pub fn stop(&self) {
         run(&mut self.script("stop"));
     }
@@ -97,40 +98,41 @@ impl Node {
         run(&mut self.script("kill"));
     }
 
-    /// Puts a `PgBouncer` of so many connections in front of it, in place of the one before; its URL.
+    /// Starts a `PgBouncer` with this many connections in front of it, replacing the one before, and returns
+    /// its URL.
     pub fn pool(&self, mode: &str, connections: u32) -> String {
         run(self.script("pool").arg(mode).env("CONSENT_GATE_POOL_SIZE", connections.to_string()))
     }
 
-    /// Starts a node that has everything of this one: from now on it commits nothing that the other lacks.
+    /// Starts a synchronous replica: from now on this node commits nothing that the replica lacks.
     pub fn replica(&self) -> Node {
         let mut node = Node { folder: Folder::new(), environment: Vec::new(), url: String::new() };
         node.url = run(node.script("replica").arg(self.place()));
         node
     }
 
-    /// Lets a replica take over from the node that it follows.
+    /// Promotes a replica to take over from the node that it follows.
     pub fn promote(&self) {
         run(&mut self.script("promote"));
     }
 
-    /// Lets the `PgBouncer` in front of this node lead to another one.
+    /// Makes the `PgBouncer` in front of this node connect to another node.
     pub fn lead_to(&self, other: &Node) {
         run(self.script("lead").arg(other.place()));
     }
 
-    /// What a statement gives to the superuser.
+    /// Runs a statement as the superuser and returns its output.
     pub fn sql(&self, statement: &str) -> String {
         run(&mut psql(self.script("sql"), &[statement]))
     }
 
-    /// Keeps a copy of the data of a node that is stopped.
+    /// Copies the data of a stopped node.
     pub fn save(&self, name: &str) {
         let data = self.data();
         run(Command::new("cp").arg("-a").arg(&data).arg(format!("{}.{name}", data.display())));
     }
 
-    /// Puts that copy in place of the data of a node that is stopped.
+    /// Replaces the data of a stopped node by that copy.
     pub fn replace(&self, name: &str) {
         let data = self.data();
         fs::remove_dir_all(&data).unwrap();
@@ -149,7 +151,7 @@ impl Drop for Node {
     }
 }
 
-/// A schema of one test's own in the shared node, owned by the role of the URL.
+/// A schema for a single test in the shared node, owned by the role of the URL.
 pub struct Schema {
     /// Needs no quotes in SQL.
     pub name: String,
@@ -158,21 +160,21 @@ pub struct Schema {
 impl Schema {
     pub fn new() -> Schema {
         let name = super::unique().replace('-', "_");
-        // In somebody else's database it belongs to the role that makes it.
+        // In somebody else's database it belongs to the role that creates it.
         let owner = if node().is_some() { " AUTHORIZATION consent_gate" } else { "" };
         run(&mut psql(shared(), &[&format!("CREATE SCHEMA {name}{owner}")]));
         Schema { name }
     }
 
-    /// The URL for a worker that shall find this schema and no other.
+    /// The URL with which a worker uses this schema and no other.
     pub fn url(&self) -> String {
         let url = url();
         let separator = if url.contains('?') { '&' } else { '?' };
         format!("{url}{separator}options=-csearch_path%3D{}", self.name)
     }
 
-    /// What a statement gives in this schema: to the superuser, or in somebody else's database to
-    /// the role of the URL.
+    /// Runs a statement in this schema, as the superuser or, in somebody else's database, as the role of the
+    /// URL.
     pub fn sql(&self, statement: &str) -> String {
         run(&mut psql(shared(), &[&format!("SET search_path TO {}", self.name), statement]))
     }
@@ -180,13 +182,13 @@ impl Schema {
 
 impl Drop for Schema {
     fn drop(&mut self) {
-        // A connection that still holds a table fails the test instead of stopping it for good.
+        // With a connection that still locks a table, the test fails instead of hanging forever.
         let drop = format!("DROP SCHEMA {} CASCADE", self.name);
         tidy(&mut psql(shared(), &["SET lock_timeout TO '60s'", &drop]));
     }
 }
 
-/// The folder of the shared node, where it is the tests' own.
+/// The folder of the shared node, if it belongs to the tests.
 fn node() -> Option<OsString> {
     std::env::var_os("CONSENT_GATE_TEST_POSTGRES_NODE")
 }

@@ -1,8 +1,8 @@
-//! A power supply that can be cut: what was not synced is gone, which a kill proves nothing of.
+//! A power supply that can be cut: whatever was not synced is then gone, which killing a process cannot show.
 //!
-//! A library in the worker (`tests/fixtures/faults.c`) copies at each sync what is synced: content for
-//! a file, names for a directory. Put together they are the worst that a file system may leave that
-//! keeps what POSIX promises.
+//! A library in the worker (`tests/fixtures/faults.c`) copies at each sync what is synced: the content of a
+//! file, the names in a directory. Put together, these copies are the worst state that a file system which
+//! keeps POSIX's promises may leave.
 
 use super::{Folder, fault_library, unique};
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub struct Power {
-    /// The directory under which everything is kept that may be lost.
+    /// The directory whose content may be lost.
     root: PathBuf,
     synced: PathBuf,
     lies: PathBuf,
 }
 
 impl Power {
-    /// Power for everything in a directory; what is there now is synced.
+    /// A power supply for a directory; what is there now counts as synced.
     pub fn of(folder: &Folder, root: &Path) -> Power {
         let synced = folder.0.join(unique());
         fs::create_dir_all(&synced).unwrap();
@@ -27,7 +27,7 @@ impl Power {
         power
     }
 
-    /// What a worker needs to be at this power supply.
+    /// Sets the variables that connect a worker to this power supply.
     pub fn connect(&self, environment: &mut BTreeMap<String, String>) {
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         let variables = [
@@ -38,12 +38,12 @@ impl Power {
         environment.extend(variables.map(|(name, value)| (name.to_owned(), value)));
     }
 
-    /// From now on syncs are none.
+    /// From now on syncs do nothing.
     pub fn lie(&self) {
         fs::write(&self.lies, "").unwrap();
     }
 
-    /// Cuts the power, once nobody runs any more: what was not synced is gone.
+    /// Cuts the power, once no worker runs any more: whatever was not synced is gone.
     pub fn cut(self) {
         let after = self.synced.join("after");
         self.restore(fs::metadata(&self.root).unwrap().ino(), &after);
@@ -52,7 +52,7 @@ impl Power {
         fs::remove_dir_all(&self.synced).unwrap();
     }
 
-    /// The place of what is known of an inode.
+    /// The path of a copy, by inode.
     fn of_inode(&self, inode: u64, what: &str) -> PathBuf {
         self.synced.join(format!("{inode}.{what}"))
     }
@@ -74,7 +74,7 @@ impl Power {
         fs::write(self.of_inode(fs::metadata(folder).unwrap().ino(), "names"), names).unwrap();
     }
 
-    /// Puts a directory together as it was synced.
+    /// Restores a directory as it was synced.
     fn restore(&self, inode: u64, to: &Path) {
         fs::create_dir_all(to).unwrap();
         let names = fs::read_to_string(self.of_inode(inode, "names")).unwrap_or_default();
@@ -85,7 +85,7 @@ impl Power {
             if kind == "d" {
                 self.restore(inode, &path);
             } else if fs::rename(self.of_inode(inode, "content"), &path).is_err() {
-                // Its name was synced, and nothing of what is in it.
+                // Its name was synced, but none of its content.
                 fs::write(path, "").unwrap();
             }
         }

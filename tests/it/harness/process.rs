@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
-/// What a program left behind.
+/// The result of a program that has ended.
 #[derive(Debug)]
 pub struct Finished {
     pub code: i32,
@@ -15,7 +15,7 @@ pub struct Finished {
     pub err: String,
 }
 
-/// The worker's environment: what the test gives and nothing of the caller's own settings.
+/// A command with the test's environment and nothing of the caller's own settings.
 fn clean(program: &str, folder: &Path, environment: &BTreeMap<String, String>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder);
@@ -36,7 +36,7 @@ pub fn run(folder: &Folder, environment: &[(&str, &str)], arguments: &[&str], in
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that reads nothing closes its end; that is its right.
+    // A program that does not read its input may close it.
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     Finished {
@@ -100,12 +100,12 @@ impl Running {
         (Running { child, log }, errors)
     }
 
-    /// Everything that it wrote so far.
+    /// Everything that it has written so far.
     pub fn text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits for a line that contains `part`, and gives it.
+    /// Waits for a line that contains `part`, and returns it.
     pub fn line_with(&mut self, part: &str) -> String {
         poll_until(&format!("\"{part}\" in {}", self.text()), || {
             let text = self.text();
@@ -120,22 +120,22 @@ impl Running {
         assert!(status.success());
     }
 
-    /// Waits for its end and gives the exit code, `None` after a signal.
+    /// Waits for its end and returns the exit code; `None` after a signal.
     pub fn ended(&mut self) -> Option<i32> {
         poll_until("its end", || self.child.try_wait().unwrap()).code()
     }
 
-    /// The most memory that it had so far, in KiB; `None` once it is gone.
+    /// Its peak memory so far, in KiB; `None` once it has ended.
     pub fn peak_memory(&self) -> Option<u64> {
         self.status("VmHWM:")?.strip_suffix(" kB")?.parse().ok()
     }
 
-    /// The memory that it has now, in KiB.
+    /// Its current memory, in KiB.
     pub fn memory(&self) -> u64 {
         self.status("VmRSS:").unwrap().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
-    /// The names of its threads, but for the runtime's helpers, which come and go as they are needed.
+    /// The names of its threads, except the runtime's helper threads, which come and go as needed.
     pub fn threads(&self) -> Vec<String> {
         let tasks = fs::read_dir(self.proc("task")).unwrap();
         let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
@@ -150,7 +150,7 @@ impl Running {
         status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
     }
 
-    /// How many files, sockets and the like it has open.
+    /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(self.proc("fd")).unwrap().count()
     }
@@ -160,12 +160,12 @@ impl Running {
         self.sockets(2, port)
     }
 
-    /// How many connections it has at a port of its own, and the one that listens there.
+    /// How many sockets it has on a port of its own, the listening one included.
     pub fn connections_at(&self, port: u16) -> usize {
         self.sockets(1, port)
     }
 
-    /// Those with this port in a column of `/proc/net/tcp`.
+    /// Its sockets with this port in a column of `/proc/net/tcp`.
     fn sockets(&self, column: usize, port: u16) -> usize {
         let links = fs::read_dir(self.proc("fd")).unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         let own: BTreeSet<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();

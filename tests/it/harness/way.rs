@@ -1,4 +1,4 @@
-//! A way to the broker on which a test can do what networks do.
+//! A proxy in front of a broker with which a test can simulate network faults.
 
 use super::broker::{self, Bench};
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of the connections that are open now; later ones are not affected.
+/// The state of the connections that are open now; later ones are not affected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Open,
@@ -15,23 +15,23 @@ enum Fate {
 }
 
 pub struct Way {
-    /// The broker's URL along this way.
+    /// The broker's URL through this proxy.
     pub url: String,
     fate: watch::Sender<(u64, Fate)>,
 }
 
 impl Way {
-    /// A way to the broker of the tests.
+    /// A proxy in front of the tests' broker.
     pub fn new(bench: &Bench) -> Way {
         Way::replacing(bench, (b"", b""))
     }
 
-    /// One that replaces some bytes of what is sent to the broker by as many others.
+    /// A proxy that replaces some of the bytes sent to the broker by as many others.
     pub fn replacing(bench: &Bench, replace: (&'static [u8], &'static [u8])) -> Way {
         Way::open(bench, &[&broker::url()], replace)
     }
 
-    /// One that leads to the first of these brokers that is there.
+    /// A proxy that connects to the first of these brokers that is up.
     pub fn among(bench: &Bench, urls: &[&str]) -> Way {
         Way::open(bench, urls, (b"", b""))
     }
@@ -47,7 +47,7 @@ impl Way {
                 while let Ok((front, _)) = listener.accept().await {
                     let Some(back) = first_of(&brokers).await else { continue };
                     let (mut there, mut here) = (fates.clone(), fates.clone());
-                    // Only what comes from now on concerns these two.
+                    // These two only follow changes from now on.
                     there.mark_unchanged();
                     here.mark_unchanged();
                     let (front_read, front_write) = front.into_split();
@@ -61,7 +61,7 @@ impl Way {
         Way { url: urls[0].replace(&at(urls[0]), &format!("127.0.0.1:{port}")), fate }
     }
 
-    /// From now on nothing passes, and nobody is told.
+    /// From now on the open connections pass nothing, and neither side is told.
     pub fn freeze(&self) {
         self.fate.send_modify(|fate| *fate = (fate.0 + 1, Fate::Frozen));
     }

@@ -1,4 +1,4 @@
-//! What must be true of a schedule, whatever happened in it.
+//! What must be true after a schedule, whatever happened in it.
 
 use super::scenario::{Event, Subject};
 use consent_gate::mapping::{Choice, Slot};
@@ -7,29 +7,29 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What waits in hand for longer is looked at again.
+/// A request that waits longer than this in hand must be merged and read again.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
 
-/// What the gate executed last.
+/// What the gate executed last, by property.
 pub type Profile = BTreeMap<String, (Slot, Arc<Said>)>;
 
-/// What happened, as somebody sees it who looks at everything.
+/// What happened, as seen by an observer who sees everything.
 #[derive(Default)]
 pub struct Witness {
-    /// What was merged durably: when, under which slots, which event.
+    /// What was merged durably: when, under which slots, and which event.
     merged: Vec<(Timestamp, Vec<Slot>, usize)>,
     /// Which events came to a turn while this slot was mapped, erased or not.
     came: Vec<(Slot, usize)>,
-    /// Which erasure was carried out when: up to when.
+    /// The erasures that were carried out: when, and up to what time.
     erased: Vec<(Timestamp, Timestamp)>,
-    /// The numbers of those.
+    /// The numbers of these erasures.
     erasures: Vec<u64>,
-    /// What may be at the gate.
+    /// The values that may be at the gate.
     left: Vec<(Slot, Arc<Said>)>,
     accepted: Vec<(Slot, Arc<Said>)>,
-    /// Of what the gate accepted, what a record may know although its worker died before anything else did.
+    /// Accepted values that a record may contain even though its worker died before it did anything else.
     noted: Vec<(Slot, Arc<Said>)>,
-    /// Events that the gate refused for good at least once.
+    /// Events that the gate refused permanently at least once.
     refused: Vec<usize>,
     pub wrong: Vec<String>,
 }
@@ -39,7 +39,7 @@ impl Witness {
         self.merged.push((now, slots.to_vec(), event));
     }
 
-    /// A request was noted: from now on nobody can know whether it left.
+    /// A request was noted: from now on it cannot be known whether it was sent.
     pub fn noted(&mut self, values: &Values) {
         self.left.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
     }
@@ -52,7 +52,7 @@ impl Witness {
         self.erased.push((now, until));
     }
 
-    /// An erasure was carried out; one that came before moves nothing.
+    /// An erasure was carried out; a repeated one must not move the mark.
     pub fn erased_by(&mut self, number: u64, (before, after): (Option<Timestamp>, Option<Timestamp>), now: Timestamp) {
         if self.erasures.contains(&number) && before != after {
             self.wrong.push(format!("an erasure that came again moved the mark from {before:?} to {after:?}"));
@@ -61,7 +61,7 @@ impl Witness {
         self.erased.extend(after.map(|until| (now, until)));
     }
 
-    /// A request leaves that was looked at last at `begun`.
+    /// A request is sent whose record was last read at `begun`.
     pub fn asked(&mut self, (begun, now): (Timestamp, Timestamp), is_repair: bool, values: &Values, events: &[Event]) {
         if now.duration_since(begun) > LONGEST_WAIT {
             self.wrong.push(format!("sent what was not looked at since {begun}"));
@@ -70,9 +70,9 @@ impl Witness {
             for (_, slots, event) in self.merged.iter().filter(|(at, ..)| *at < begun) {
                 let offered = offered(&events[*event], slot);
                 let is_older = offered.as_ref().is_some_and(|offered| {
-                    // Nobody noted what was said where it was not mapped: a withdrawal of what the gate may have as
-                    // granted is sent all the same. One that was accepted may be put back in place of an older
-                    // grant, there and where the newer value was refused.
+                    // What was said about a slot that was not mapped was not recorded. A withdrawal of what the gate
+                    // may have as granted is sent nevertheless. An accepted withdrawal may be put back in place of
+                    // an older grant, in that case and where the newer value was refused.
                     let may_be_put_back = || self.is_accepted_withdrawal(slot, said);
                     if slots.contains(slot) {
                         let is_in_its_way = || self.is_below_refused(slot, offered, events);
@@ -88,7 +88,7 @@ impl Witness {
             let is_granted = |(left, grant): &(Slot, Arc<Said>)| {
                 left.property() == slot.property() && grant.grant().is_some_and(|grant| grant.at <= said.latest().at)
             };
-            // Once more, where what came with its first acceptance was lost in a crash.
+            // Sent once more, if the effect of its first acceptance was lost in a crash.
             let is_again = |(left, known): &(Slot, Arc<Said>)| left == slot && known == said;
             let may_be_needed = |left: &(Slot, Arc<Said>)| is_granted(left) || is_again(left);
             let is_allowed = is_repair || said.grant().is_none() && self.left.iter().any(may_be_needed);
@@ -114,7 +114,7 @@ impl Witness {
         self.accepted.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
     }
 
-    /// Whether something as new was refused for good: it stands in the way of what came before it.
+    /// Whether something as new was refused permanently, and so blocks what came before it.
     fn is_below_refused(&self, slot: &Slot, said: &Said, events: &[Event]) -> bool {
         let mut refused = self.refused.iter().filter_map(|event| offered(&events[*event], slot));
         refused.any(|refused| refused.covers(said))
@@ -131,7 +131,7 @@ impl Witness {
         said.grant().is_none() && granted.any(|(_, grant)| is_before(grant))
     }
 
-    /// Whether something may have been said since, where this slot was not mapped.
+    /// Whether something newer may have been said while this slot was not mapped.
     fn may_be_outdated(&self, slot: &Slot, said: &Said, events: &[Event]) -> bool {
         self.merged.iter().any(|(_, slots, event)| {
             let latest = events[*event].at.max(events[*event].withdrawn_at);
@@ -144,8 +144,8 @@ impl Witness {
         self.erased.iter().any(|(done, until)| when(*done) && at <= Some(*until))
     }
 
-    /// Judges the profile once everything is quiet. `dead` are messages whose turn an operator decides;
-    /// `has_dead_repair` one that was to make good what a late request spoiled.
+    /// Judges the profile once everything is quiet. `dead` are messages whose fate an operator decides;
+    /// `has_dead_repair` tells whether one of them was to repair what a late request had overwritten.
     pub fn judge(
         &mut self,
         profile: &Profile,
@@ -157,11 +157,12 @@ impl Witness {
         let is_dead = |event: &usize| dead.contains(&Subject::Event(*event));
         if !has_dead_repair {
             let until = self.erased.iter().map(|(_, until)| *until).max();
-            // What is mapped no more nobody can make good, and a grant of an erased person nobody must.
+            // A slot that is no longer mapped cannot be repaired, and a grant of an erased person must not
+            // be.
             let is_left = |said: &Said| said.grant().is_none() || until.is_none() || said.latest().at > until;
             for (slot, said) in self.accepted.iter().filter(|(slot, said)| slots.contains(slot) && is_left(said)) {
                 let now = profile.get(slot.property());
-                // From another path, the same value does as well.
+                // The same value from another path is just as good.
                 let kept = now.is_some_and(|(now_slot, now)| {
                     let is_newer = || !is_later(said, now) || said.choice() == now.choice();
                     if now_slot == slot { now.joined(said).choice() == now.choice() } else { is_newer() }
@@ -171,14 +172,14 @@ impl Witness {
                         && is_dead(event)
                         && offered(&events[*event], slot).is_some_and(|dead| !said.covers(&dead))
                 };
-                // Nor is a grant that may have been taken back since.
+                // Nor does a grant that may have been withdrawn since.
                 let is_uncertain = said.grant().is_some() && self.may_be_outdated(slot, said, events);
-                // What the gate accepted later stands for it, from whatever path, whoever was erased since.
+                // A value that the gate accepted later replaces it, from any path, even after an erasure.
                 let is_superseded = || {
                     let mut others = self.accepted.iter().filter(|(own, _)| own.property() == slot.property());
                     others.any(|(own, later)| if own == slot { !said.covers(later) } else { is_later(later, said) })
                 };
-                // A newer one that waits as a dead letter is not repaired by an older.
+                // A newer event that is a dead letter is not repaired by an older one.
                 if !kept && !is_uncertain && !is_superseded() && !self.came.iter().any(waits) {
                     self.wrong.push(format!("{slot}: {said:?} was accepted and is gone: {now:?}"));
                 }
@@ -194,7 +195,7 @@ impl Witness {
         }
     }
 
-    /// What the gate has as granted must not have been taken back since, whoever was erased.
+    /// A grant at the gate must not have been withdrawn since, whoever was erased.
     fn was_not_taken_back(
         &self,
         slot: &Slot,
@@ -211,7 +212,7 @@ impl Witness {
             Choice::Selection(selection) => selection.ids.is_empty(),
             choice => choice.is_withdrawal(),
         };
-        // What was chosen later stands for it: a grant, or what waits as a dead letter.
+        // A later choice replaces it: a grant, or an event that is a dead letter.
         let is_outdated = |withdrawn: &Said| {
             came().any(|(said, is_dead)| {
                 is_dead && said.covers(withdrawn) || said.grant().is_some() && !withdrawn.covers(&said)
@@ -223,8 +224,8 @@ impl Witness {
         Some(format!("{slot}: still {now:?} although {withdrawn:?}"))
     }
 
-    /// Of everything that was merged under a slot and not erased, the newest must be at the gate; unless
-    /// it was never accepted and waits as a dead letter, or nobody can know that it is the newest.
+    /// Of everything that was merged under a slot and not erased, the newest must be at the gate, unless it
+    /// was never accepted and is a dead letter, or it cannot be known to be the newest.
     fn newest_is_not_there(
         &self,
         slot: &Slot,
@@ -248,7 +249,7 @@ impl Witness {
             && matches!(newest, Said::Selection(_))
             && merged().any(|event| events[*event].at.min(events[*event].withdrawn_at) <= Some(until))
         {
-            return None; // in parts erased: judged by what is sent and by what was accepted
+            return None; // partly erased: judged by what is sent and by what was accepted
         }
         let is_of = |event: &usize| events[*event].id == *newest.latest().event.as_ref().unwrap();
         let waits = merged().any(|event| is_dead(event) && (is_of(event) || matches!(newest, Said::Selection(_))));
@@ -266,7 +267,7 @@ fn offered(event: &Event, slot: &Slot) -> Option<Said> {
     offer.choices.first().map(|(_, choice)| Said::offered(choice, &offer))
 }
 
-/// Whether something was said later than something else, on whatever path.
+/// Whether one value is later than another, on any path.
 fn is_later(said: &Said, than: &Said) -> bool {
     said.latest().at > than.latest().at
 }

@@ -1,4 +1,4 @@
-//! What happens in one schedule: the events, when their messages come, and what goes wrong.
+//! What happens in one schedule: the events, when their messages arrive, and what goes wrong.
 
 use crate::harness::Random;
 use consent_gate::mapping::{Choice, Names, Selection, Slot};
@@ -6,17 +6,17 @@ use consent_gate::record::Offer;
 use jiff::Timestamp;
 use std::sync::Arc;
 
-/// What an event can name. The last one is a multiple choice.
+/// The paths that an event can contain. The last one is a multiple choice.
 pub const PATHS: [&str; 4] = ["a", "b", "c", "topics"];
 
-/// The mappings of the documents that an integration can have: as property and path.
+/// The mappings of the documents that an integration can have: property and path.
 const DOCUMENTS: [&[(&str, &str)]; 4] = [
     &[("NEWS", "a"), ("SMS", "b"), ("TOPICS", "topics")],
-    // A mapping more.
+    // One mapping more.
     &[("NEWS", "a"), ("SMS", "b"), ("TOPICS", "topics"), ("MORE", "c")],
-    // A mended one.
+    // One mapping corrected.
     &[("NEWS", "c"), ("SMS", "b"), ("TOPICS", "topics")],
-    // One less.
+    // One mapping less.
     &[("NEWS", "a"), ("TOPICS", "topics")],
 ];
 
@@ -34,13 +34,13 @@ pub fn second(seconds: usize) -> Timestamp {
 pub struct Event {
     pub id: Arc<str>,
     pub at: Option<Timestamp>,
-    /// Later than `at` for an update that does not tell what it changed.
+    /// Later than `at` for an update that does not say what it changed.
     pub withdrawn_at: Option<Timestamp>,
     pub choices: Vec<(&'static str, Choice)>,
 }
 
 impl Event {
-    /// What it offers under these slots.
+    /// What it says about these slots.
     pub fn offer(&self, slots: impl IntoIterator<Item = Slot>) -> Offer {
         let said = |slot: Slot| {
             let (_, choice) = self.choices.iter().find(|(path, _)| *path == slot.path())?;
@@ -51,15 +51,15 @@ impl Event {
     }
 }
 
-/// What a message is about.
+/// What a message contains.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Subject {
     Event(usize),
-    /// Erases everything up to then; one without a time up to its first receipt.
+    /// Erases everything up to this time; without a time, up to its first receipt.
     Erasure(u64, Option<Timestamp>),
 }
 
-/// The records are brought back to an older state, and later to the right one.
+/// The records are restored to an older state, and later to the right one.
 #[derive(Clone, Copy, Debug)]
 pub struct Restored {
     pub state_of: Timestamp,
@@ -72,16 +72,17 @@ pub struct Scenario {
     pub seed: u64,
     pub workers: usize,
     pub events: Vec<Event>,
-    /// What comes, and when.
+    /// The messages, and when they arrive.
     pub messages: Vec<(Subject, Timestamp)>,
-    /// From when on the documents are others.
+    /// When the documents change, and to which.
     pub documents: Vec<(Timestamp, usize)>,
-    /// How many of a hundred requests are not answered.
+    /// How many requests in a hundred are not answered.
     pub unanswered: usize,
-    /// How far each worker's clock is ahead, in seconds; and its document behind.
+    /// How far each worker's clock is ahead, in seconds, and how late it reads a changed document.
     pub ahead: Vec<usize>,
     pub restored: Option<Restored>,
-    /// Who was not heard of for an hour is forgotten then, and all are remembered for a year from then on.
+    /// At this time persons without an event for an hour are forgotten; from then on all are remembered for a
+    /// year.
     pub swept: Option<Timestamp>,
 }
 
@@ -90,14 +91,14 @@ impl Scenario {
         let mut random = Random::new(seed.wrapping_mul(4).wrapping_add(workers as u64));
         let is_storm = random.percent(6);
         let count = if is_storm { 20 + random.below(10) } else { 2 + random.below(5) };
-        // In a storm each names little, so that requests differ.
+        // In a storm each event contains little, so that requests differ.
         let named = if is_storm { 20 } else { 60 };
         let events: Vec<Event> = (0..count).map(|number| event(&mut random, number, named)).collect();
         let swept = random.percent(6).then(|| second(3 * 3_600));
         let mut messages = Vec::new();
         for number in 0..count {
             for _ in 0..=usize::from(random.percent(15)) {
-                // Several at one moment, so that workers meet.
+                // Several at the same time, so that workers collide.
                 let soon = if workers > 1 { random.below(4) * 50 } else { random.below(200) };
                 let soon = if is_storm { random.below(60) } else { soon };
                 let late = swept.filter(|_| random.percent(40)).map(|_| second(3 * 3_600 + 10 + random.below(60)));
@@ -128,8 +129,8 @@ impl Scenario {
         Scenario { seed, workers, events, messages, documents, unanswered, ahead, restored, swept }
     }
 
-    /// What was mapped from some time on to the end. What was not mapped for a while cannot be repaired
-    /// meanwhile: only what is sent of it is judged.
+    /// The slots that were mapped from some time on to the end. A slot that was not mapped for a while cannot
+    /// be repaired meanwhile: only what is sent of it is judged.
     pub fn lasting(&self) -> impl Iterator<Item = Slot> {
         let is_mapped = |index: usize, slot: &Slot| document(index).any(|mapped| mapped == *slot);
         let (_, last) = self.documents[self.documents.len() - 1];
@@ -139,7 +140,7 @@ impl Scenario {
         })
     }
 
-    /// Everything that has one thing less.
+    /// All scenarios with one thing less than this one.
     pub fn simpler(&self) -> Vec<Scenario> {
         let mut simpler = Vec::new();
         let mut with = |change: &dyn Fn(&mut Scenario)| {

@@ -1,8 +1,8 @@
-//! A world without real time: a broker that reorders and delivers twice, a gate that fails, loses
-//! answers and executes late, workers that crash at every step, wait in hand and have clocks and
-//! documents of their own, a store that loses what was not synced, is swept, and is restored from an
-//! older state. What is decided is decided by the product: its rules of records, its verdicts, its
-//! settlement, its claim.
+//! A world without real time: a broker that reorders and redelivers; a gate that fails, loses answers and
+//! executes late; workers that crash at every step, wait with events in hand, and have their own clocks and
+//! documents; a store that loses what was not synced, is swept, and is restored from an older state. All
+//! decisions are made by the product's own code: its rules of records, its verdicts, its settlement, its
+//! claim.
 
 use super::judge::{Profile, Witness};
 use super::scenario::{Event, Scenario, Subject, document, second};
@@ -22,59 +22,59 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The shares, in a hundred, of what goes wrong at each step.
+/// How often something goes wrong at each step, in percent.
 const CRASH: usize = 4;
 const STORE_CRASH: usize = 1;
-/// A schedule with more steps does not end.
+/// A schedule with more steps counts as endless.
 const LONGEST: usize = 200_000;
-/// How often a record that moved on is sent again.
+/// How many times a record that changed meanwhile is sent again.
 const RESENDS: usize = 2;
-/// How long the worker waits in hand without looking again.
+/// How long an event may wait in hand without reading the record again.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(1);
 
-/// A rule that is taken away.
+/// A rule that is removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Without {
     Nothing,
-    /// An event sends its own values.
+    /// An event sends only its own values.
     Records,
     /// An event is acked before its record is durable.
     Durability,
     /// The record is durable only after the request.
     NoteFirst,
-    /// Nobody repairs.
+    /// No repairs are made.
     Repairs,
-    /// What was accepted although newer was known is made good by its own event alone.
+    /// An older value that was accepted although a newer one was known is repaired only by its own event.
     Owed,
-    /// The order of versions counts from the arrival.
+    /// Versions are ordered by the time of arrival.
     OwnTime,
-    /// Grants of an update that does not tell what it changed count from the update.
+    /// Grants of an update that does not say what it changed count from the update.
     UnknownUpdates,
-    /// A selection is one text.
+    /// A selection is treated as one text.
     Selections,
-    /// Nobody looks whether the record moved on during a request.
+    /// It is not checked whether the record changed during a request.
     Look,
-    /// What several workers share is written only after the request.
+    /// With several workers, the record is written only after the request.
     CommitFirst,
-    /// What waited in hand is sent as it is.
+    /// An event that waited in hand is sent without reading the record again.
     LookAgain,
-    /// A request that left twice counts as one.
+    /// A request that was sent twice counts as one.
     FirstCopies,
     /// An erasure leaves no mark.
     Tombstone,
-    /// An erasure ends what is in doubt.
+    /// An erasure removes the requests in doubt.
     DoubtsOfErased,
     /// The mark of an erasure keeps no grants.
     GrantsOfErased,
     /// An erasure without a time counts from each receipt.
     FirstReceipts,
-    /// Nobody knows what was mapped when.
+    /// It is not recorded under which mappings events were merged.
     Mappings,
-    /// What was swept leaves no time.
+    /// A sweep leaves no time.
     Swept,
-    /// Any store is merged into.
+    /// Events are merged into any store, without comparing it.
     Vouching,
-    /// Each worker dates by its own clock.
+    /// Each worker dates records by its own clock.
     StoreClock,
 }
 
@@ -85,12 +85,12 @@ struct Message {
     ready: Timestamp,
 }
 
-/// One worker's event in hand, and what is to be done with it next.
+/// An event that a worker has in hand, and its next step.
 #[derive(Clone, Debug)]
 struct Work {
     message: Message,
     stage: Stage,
-    /// It waits until then.
+    /// It waits until this time.
     until: Timestamp,
 }
 
@@ -102,14 +102,14 @@ enum Stage {
     Settle(Settlement),
 }
 
-/// A turn that was begun.
+/// A turn that has begun.
 #[derive(Clone, Debug)]
 struct Turn {
     id: u64,
     begun: Timestamp,
     newest: Values,
     is_repair_due: bool,
-    /// How often it was sent before.
+    /// How many times it was sent again before.
     resends: usize,
     opening: usize,
 }
@@ -117,14 +117,14 @@ struct Turn {
 #[derive(Clone, Debug, Default)]
 struct Worker {
     work: Option<Work>,
-    /// Which opening of the store it compared.
+    /// The opening of the store that it has compared.
     verified: Option<usize>,
-    /// Its document, and what it knows of others.
+    /// Its document, and what it knows about others.
     document: usize,
     mapped: Mapped,
 }
 
-/// The records, and which they are.
+/// The records and their identity.
 #[derive(Clone, Debug)]
 struct Store {
     record: Option<Record>,
@@ -143,10 +143,10 @@ pub struct World<'s> {
     pub dead: Vec<Subject>,
     pub has_dead_repair: bool,
     workers: Vec<Worker>,
-    /// What is on the disk, and what everybody sees.
+    /// The state on disk, and the state in memory that all workers see.
     disk: Store,
     memory: Store,
-    /// How often the store was opened.
+    /// How many times the store was opened.
     opening: usize,
     broker: Option<Claim>,
     advanced: Timestamp,
@@ -158,11 +158,11 @@ pub struct World<'s> {
     late: Vec<(Timestamp, Values)>,
     pub faults: bool,
     pub witness: Witness,
-    /// What happened, for who wants to read it.
+    /// A log of what happened, if somebody wants to read it.
     pub told: Option<Vec<String>>,
 }
 
-/// The process died: what it had in memory is gone, what it had in hand comes back.
+/// The process died: what it had in memory is gone, and its deliveries come back.
 struct Crash;
 
 impl<'s> World<'s> {
@@ -215,7 +215,8 @@ impl<'s> World<'s> {
         if self.faults && self.random.percent(CRASH) { Err(Crash) } else { Ok(()) }
     }
 
-    /// Time passes, and with it what the gate executes late, and what is done to the store.
+    /// Lets time pass; meanwhile the gate executes late requests, and the planned operations on the store are
+    /// carried out.
     fn pass(&mut self, until: Timestamp) {
         self.late.sort_by_key(|(at, _)| *at);
         while self.late.first().is_some_and(|(at, _)| *at <= until) {
@@ -230,7 +231,8 @@ impl<'s> World<'s> {
                 let known = self.broker.as_ref().map_or(0, |known| known.epoch);
                 let older =
                     self.states.iter().rfind(|(at, store)| *at <= restored.state_of && store.claim.epoch < known);
-                // The broker is half a minute behind: what is younger nobody can tell.
+                // The broker's knowledge is half a minute old: an older state that is more recent than that
+                // cannot be detected.
                 let older = older.map(|(_, store)| store.clone());
                 self.is_mended = older.is_none();
                 self.replace(older);
@@ -253,7 +255,7 @@ impl<'s> World<'s> {
         }
     }
 
-    /// Another state of the store is opened.
+    /// Opens another state of the store.
     fn replace(&mut self, store: Option<Store>) {
         if let Some(store) = store {
             self.disk = store.clone();
@@ -269,7 +271,7 @@ impl<'s> World<'s> {
         }
     }
 
-    /// Lets everything run to its end, one step of one worker after the other.
+    /// Runs everything to its end, one step of one worker at a time.
     pub fn run(&mut self) {
         let mut steps = 0;
         while !self.queue.is_empty() || self.workers.iter().any(|worker| worker.work.is_some()) {
@@ -313,7 +315,7 @@ impl<'s> World<'s> {
         }
     }
 
-    /// Takes a message, in any order; time passes only when nobody has anything to do.
+    /// Takes a message, in any order; time passes only if no worker has anything to do.
     fn take(&mut self, worker: usize) -> Option<Work> {
         let earliest = self.queue.iter().map(|message| message.ready).min()?;
         if self.workers.iter().all(|worker| worker.work.is_none()) {
@@ -364,7 +366,7 @@ impl<'s> World<'s> {
         Ok(Some(Work { message, stage, until }))
     }
 
-    /// What waited is merged and looked at again.
+    /// Whether the event waited so long that it must be merged and its record read again.
     fn waited(&self, turn: &Turn) -> bool {
         self.now.duration_since(turn.begun) > LONGEST_WAIT && self.without != Without::LookAgain
     }
@@ -377,7 +379,7 @@ impl<'s> World<'s> {
             Settlement::Park(delay, history) => self.queue.push(Message { subject, history, ready: self.now + delay }),
             Settlement::Recount(history) => self.queue.push(Message { subject, history, ready: self.now }),
             Settlement::Dead(reason, _) => {
-                // What was not repaired before its person was forgotten nobody can repair.
+                // What was not repaired before its person was forgotten cannot be repaired.
                 let is_forgotten = !self.faults && reason == Death::OlderThanRetention.code();
                 self.has_dead_repair |= history.is_repair || is_forgotten;
                 self.dead.push(subject);
@@ -410,7 +412,7 @@ impl<'s> World<'s> {
         offer
     }
 
-    /// Only the right records are merged into.
+    /// Makes sure that events are merged only into the right records.
     fn verify(&mut self, worker: usize) -> bool {
         let is_due = self.now.duration_since(self.advanced) >= SignedDuration::from_secs(30);
         if self.workers[worker].verified == Some(self.opening) && !is_due {
@@ -429,7 +431,7 @@ impl<'s> World<'s> {
         true
     }
 
-    /// Changes the record, as the only step in which nobody else is between reading and writing.
+    /// Changes the record: the only step that no other worker can interrupt between reading and writing.
     fn update<T>(&mut self, change: impl FnOnce(&mut Option<Record>) -> (T, Write)) -> T {
         let (told, write) = change(&mut self.memory.record);
         self.memory.record = self.memory.record.take().map(|record| taken_away(record, self.without));
@@ -522,7 +524,7 @@ impl<'s> World<'s> {
         Ok(Stage::Settle(self.decided(worker, &processed, None, history, None)))
     }
 
-    /// What a worker maps, with what it learns of other documents.
+    /// What a worker maps, with what it has learned about other documents.
     fn mapped(&mut self, worker: usize) -> Mapped {
         let Worker { mapped, document: own, .. } = &mut self.workers[worker];
         while let Some(set) = self.memory.record.as_ref().and_then(|record| mapped.unknown(record)) {
@@ -550,7 +552,7 @@ impl<'s> World<'s> {
         self.witness.erased_by(number, (before, after), now);
     }
 
-    /// Takes note of an answer, and looks whether the record moved on.
+    /// Takes note of an answer, and checks whether the record changed meanwhile.
     fn note(
         &mut self,
         worker: usize,
@@ -613,11 +615,11 @@ impl<'s> World<'s> {
         verdict::settlement(&verdict, processed, attempt, history.clone(), &self.schedule, repair_at)
     }
 
-    /// One request: executed or not, now or late, answered or not, or cut off by a crash. Also whether it
-    /// left twice.
+    /// One request: executed or not, now or late, answered or not, or cut off by a crash. Also returns
+    /// whether it was sent twice.
     fn ask(&mut self, newest: &Values) -> Result<(Outcome, bool), Crash> {
         let latest = usize::try_from((self.schedule.longest() + TIMEOUT).as_secs()).unwrap();
-        // Often as late as can be.
+        // Often as late as possible.
         let late = if self.random.percent(40) { latest } else { 1 + self.random.below(latest) };
         let lately = self.now + Duration::from_secs(late as u64);
         let taken = self.now + Duration::from_millis(self.random.below(3_000) as u64);
@@ -662,14 +664,14 @@ impl<'s> World<'s> {
         }
     }
 
-    /// Everything is quiet: what is wrong with it?
+    /// Judges the state once everything is quiet.
     pub fn judge(&mut self) {
         let slots: Vec<Slot> = self.scenario.lasting().collect();
         let World { witness, profile, scenario, dead, .. } = self;
         witness.judge(profile, &slots, &scenario.events, dead, self.has_dead_repair);
     }
 
-    /// The faults end, and an operator replays what died, in any order.
+    /// The faults end, and an operator replays the dead letters, in any order.
     pub fn replay(&mut self) {
         self.faults = false;
         self.has_dead_repair = false;
@@ -690,7 +692,7 @@ fn shown(values: &Values) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// What an event itself says.
+/// The event's own values.
 fn own(offer: &Offer) -> Values {
     offer.choices.iter().map(|(slot, choice)| (slot.clone(), Arc::new(Said::offered(choice, offer)))).collect()
 }

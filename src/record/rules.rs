@@ -359,9 +359,9 @@ impl Record {
                 };
                 let known = self.values.get(slot);
                 let passes = known.is_none_or(takes_back) && mark.is_granted_before(slot, said.latest());
-                // Accepted, and its repair may be lost with a crash.
-                let is_it = |known: &Newest| known.accepted.is_some() && *known.said == said;
-                let is_in_danger = || known.is_some_and(is_it) && self.is_in_danger(slot, around);
+                // What was accepted may be spoiled, and its repair be lost with a crash.
+                let covers = |known: &Newest| known.accepted.is_some() && said.covers(&known.said);
+                let is_in_danger = || known.is_some_and(covers) && self.is_in_danger(slot, around);
                 (passes || is_in_danger()).then(|| (slot.clone(), withdrawal))
             })
             .collect();

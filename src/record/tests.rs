@@ -465,6 +465,23 @@ fn a_grant_is_not_owed_once_its_person_was_erased() {
 }
 
 #[test]
+fn a_later_withdrawal_of_an_erased_person_passes_while_what_was_accepted_may_be_spoiled() {
+    let mut jane = Person::new();
+    let grant = offer(0, "g", &[("news", true)]);
+    jane.turn(&grant, Sent::Unknown, 0);
+    jane.turn(&grant, Sent::Accepted, 15);
+    jane.erase(Some(103), 1, 43);
+    let withdrawal = offer(60, "w", &[("news", false)]);
+    // Its repair is lost with the worker, and the gate refuses it when it comes again.
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 100), sends_and_repairs(&[("news", "false")]));
+    assert_eq!(jane.turn(&withdrawal, Sent::Refused, 101), sends(&[("news", "false")]));
+    let later = offer(100, "later", &[("news", false)]);
+    assert_eq!(jane.turn(&later, Sent::Accepted, 102), sends_and_repairs(&[("news", "false")]));
+    assert_eq!(jane.turn(&offer(100, "l", &[("partners", false)]), Sent::Accepted, 103), Turn::Erased);
+    assert_eq!(jane.turn(&offer(101, "grant", &[("news", true)]), Sent::Accepted, 103), Turn::Erased);
+}
+
+#[test]
 fn what_an_erasure_kept_for_a_repair_goes_once_nothing_can_be_late() {
     let mut jane = Person::new();
     jane.turn(&offer(0, "a", &[("news", true)]), Sent::Unknown, 0);

@@ -16,8 +16,10 @@ use std::sync::Arc;
 const LONGEST_REPAIR: SignedDuration = SignedDuration::from_hours(24);
 /// The most doubts kept of one person; beyond that the oldest are joined.
 const MOST_DOUBTS: usize = 16;
-/// Under which id doubts are joined; no request has it.
-const JOINED: u64 = 0;
+/// The ids of doubts that were joined: of different values, and of the same values. A request's id is a
+/// random number of 64 bits.
+const MIXED: u64 = 0;
+const JOINED: std::ops::RangeInclusive<u64> = 1..=MOST_DOUBTS as u64;
 /// The most sets of mappings of which a record knows what came under them, and the most erasures
 /// without a time that it remembers; beyond that the oldest are taken together, or forgotten.
 const MOST_HEARD: usize = 16;
@@ -528,26 +530,29 @@ impl Record {
         self.doubts.insert(id, Doubt { at: around.now, sent: sent.clone(), is_parked: false });
     }
 
-    /// Joins two doubts, if there are two: of those that carried the same the older into the later, else the
-    /// oldest into what was joined before. That one stands for as long as anything is joined into it, so
-    /// what can be joined otherwise is.
+    /// Joins two doubts, if there are two: two that carried the same, else the oldest into those that carried
+    /// different values. The latter stand for as long as anything is joined into them, so everything that can
+    /// be joined otherwise is. No answer to a request removes what was joined with it.
     fn join_two(&mut self) -> bool {
         let mut others: Vec<(u64, Timestamp)> =
-            self.doubts.iter().filter(|(id, _)| **id != JOINED).map(|(id, doubt)| (*id, doubt.at)).collect();
+            self.doubts.iter().filter(|(id, _)| **id != MIXED).map(|(id, doubt)| (*id, doubt.at)).collect();
         others.sort_by_key(|(_, at)| *at);
-        let same = others.iter().enumerate().find_map(|(index, (id, _))| {
-            let sent = &self.doubts.get(id)?.sent;
-            let later = others
-                .iter()
-                .skip(index + 1)
-                .find(|(later, _)| self.doubts.get(later).is_some_and(|d| d.sent == *sent));
-            Some((*id, later?.0))
+        let carried = |id: u64| self.doubts.get(&id).map(|doubt| &doubt.sent);
+        let same = others.iter().enumerate().find_map(|(index, (one, _))| {
+            let later = others.iter().skip(index + 1);
+            let (other, _) = later.into_iter().find(|(other, _)| carried(*other) == carried(*one))?;
+            let into = [*one, *other].into_iter().find(|id| JOINED.contains(id));
+            Some((vec![*one, *other], into.or_else(|| JOINED.into_iter().find(|id| !self.doubts.contains_key(id)))?))
         });
-        let Some((id, into)) = same.or_else(|| others.first().map(|(id, _)| (*id, JOINED))) else { return false };
-        let Some(doubt) = self.doubts.remove(&id) else { return false };
-        match self.doubts.get_mut(&into) {
-            Some(joined) => joined.join(doubt),
-            None => drop(self.doubts.insert(into, doubt)),
+        let Some((joining, into)) = same.or_else(|| others.first().map(|(oldest, _)| (vec![*oldest], MIXED))) else {
+            return false;
+        };
+        for id in joining.into_iter().filter(|id| *id != into) {
+            let Some(doubt) = self.doubts.remove(&id) else { continue };
+            match self.doubts.get_mut(&into) {
+                Some(joined) => joined.join(doubt),
+                None => drop(self.doubts.insert(into, doubt)),
+            }
         }
         true
     }

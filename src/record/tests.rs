@@ -52,7 +52,7 @@ enum Turn {
 
 impl Person {
     fn new() -> Person {
-        Person { known: None, mapped: mapped(), swept: None, ids: 1 }
+        Person { known: None, mapped: mapped(), swept: None, ids: 100 }
     }
 
     fn around(&self, now: i64) -> Around<'_> {
@@ -301,6 +301,27 @@ fn doubts_beyond_the_bound_are_joined_and_none_is_dropped() {
     assert!(jane.record().doubts.len() <= 17, "{}", jane.record().doubts.len());
     let withdrawal = offer(200, "c", &[("partners", false)]);
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 100), sends_and_repairs(&[("partners", "false")]));
+}
+
+#[test]
+fn what_was_joined_with_a_request_outlasts_its_answer() {
+    for other in 0..20 {
+        let mut jane = Person::new();
+        jane.mapped =
+            Mapped::new(["news".to_owned()].into_iter().chain((0..20).map(|n| n.to_string())).map(|id| slot(&id)));
+        let withdrawal = offer(0, "a", &[("news", false)]);
+        jane.turn(&withdrawal, Sent::Unknown, 0);
+        // While the second request of the same is under way, so many others are not answered.
+        let Begun::Send(again) = jane.begin(5_000, &withdrawal, false, 50) else { panic!("sent") };
+        for n in 0..other {
+            jane.turn(&offer(n, "b", &[(&n.to_string(), true)]), Sent::Unknown, 51);
+        }
+        jane.end(5_000, &withdrawal, (false, &again.newest), Sent::Accepted, [50, 52]);
+        let grant = offer(60, "c", &[("news", true)]);
+        assert_eq!(jane.turn(&grant, Sent::Accepted, 60), sends_and_repairs(&[("news", "true")]), "beside {other}");
+        let Turn::Sent(repair, _) = jane.turn_of(&grant, true, Sent::Accepted, 200) else { panic!("beside {other}") };
+        assert!(repair.contains(&("news".to_owned(), "true".to_owned())), "beside {other}: {repair:?}");
+    }
 }
 
 #[test]

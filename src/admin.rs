@@ -83,6 +83,7 @@ impl Sign {
             is_breaker_open: matches!(worker.gate().state(), gate::State::Open { .. }),
             is_misconfigured: worker.gate().is_misconfigured(),
             skips_everything: worker.facts().skips_everything(),
+            properties_without_value: worker.facts().properties_without_value(),
             ..seen
         }
     }

@@ -6,7 +6,7 @@ use crate::broker;
 use crate::broker::consumers::QueueKind;
 use crate::bytes::hex;
 use crate::gate::{Answer, Change, Lane, Outcome};
-use crate::hearing::{Row, Silence};
+use crate::hearing::{Row, Silence, WithoutValue};
 use crate::integration::Integration;
 use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics, QUEUES};
 use crate::plan::EventSummary;
@@ -31,6 +31,7 @@ pub struct Facts {
     seen: Arc<Seen>,
     row: Arc<Mutex<Row>>,
     silence: Arc<Mutex<Silence>>,
+    without_value: Arc<Mutex<WithoutValue>>,
 }
 
 /// What was last seen of an integration, whichever document serves it.
@@ -127,7 +128,9 @@ impl Facts {
     #[must_use]
     pub fn of(integration: &Integration, metrics: &Metrics, tracer: &Tracer, seen: Arc<Seen>) -> Facts {
         let name = integration.name.to_string();
+        let properties = integration.mappings.iter().map(|mapping| Arc::clone(&mapping.id));
         Facts {
+            without_value: Arc::new(Mutex::new(WithoutValue::new(properties))),
             each: Each::of(&name, metrics),
             integration: name,
             metrics: metrics.clone(),
@@ -159,6 +162,23 @@ impl Facts {
     #[must_use]
     pub fn skips_everything(&self) -> bool {
         self.row.lock().unwrap_or_else(PoisonError::into_inner).is_everything()
+    }
+
+    /// An event is for the gate, with values for some properties. Warns once if one never had any.
+    pub fn mapped(&self, has_value: impl Fn(&str) -> bool) {
+        let told = self.without_value.lock().unwrap_or_else(PoisonError::into_inner).came(has_value);
+        let Some(properties) = told else { return };
+        tracing::warn!(
+            integration = self.integration,
+            properties = properties.join(", "),
+            "no event so far had a value for these properties; is a path in the document misspelt?"
+        );
+    }
+
+    /// How many properties have had no value in any of many events.
+    #[must_use]
+    pub fn properties_without_value(&self) -> usize {
+        self.without_value.lock().unwrap_or_else(PoisonError::into_inner).count()
     }
 
     /// A delivery or a request begins, as a part of this trace.

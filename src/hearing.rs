@@ -2,10 +2,11 @@
 //!
 //! A typo in a document or in a binding costs every consent in silence: nothing fails, since to skip is
 //! a verdict and no event is no fault. So what is skipped in a row is counted, and a day without an event
-//! is noticed.
+//! is noticed. So is a property for which no event has a value.
 
 use crate::verdict::{Death, Skip, Verdict};
 use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
 
 /// So many in a row are everything, once nothing else came for [`LONG_ROW`]. Most of a bus may be guests
 /// or somebody else's events, so a number alone says little.
@@ -13,6 +14,8 @@ const ROW: u32 = 100;
 const LONG_ROW: SignedDuration = SignedDuration::from_hours(1);
 /// So many are everything however fast they came.
 const WHATEVER_THE_TIME: u32 = 1_000;
+/// After so many events for the gate, a property that had no value in any of them may have a misspelt path.
+const WITHOUT_VALUE: u32 = 1_000;
 /// Who heard nothing for so long hears nothing.
 const SILENCE: SignedDuration = SignedDuration::from_hours(24);
 /// What waited at the broker is in hand so soon after consuming began.
@@ -102,6 +105,42 @@ impl Silence {
     }
 }
 
+/// The properties for which no event has had a value so far.
+#[derive(Debug)]
+pub struct WithoutValue {
+    properties: Vec<Arc<str>>,
+    events: u32,
+    is_told: bool,
+}
+
+impl WithoutValue {
+    /// Nothing has come for any of these.
+    pub fn new(properties: impl IntoIterator<Item = Arc<str>>) -> WithoutValue {
+        WithoutValue { properties: properties.into_iter().collect(), events: 0, is_told: false }
+    }
+
+    /// Takes note of an event that is for the gate. Says once, after [`WITHOUT_VALUE`] of them, for which
+    /// properties none had a value.
+    pub fn came(&mut self, has_value: impl Fn(&str) -> bool) -> Option<Vec<Arc<str>>> {
+        if self.properties.is_empty() {
+            return None;
+        }
+        self.properties.retain(|property| !has_value(property));
+        self.events = self.events.saturating_add(1);
+        if self.is_told || self.events < WITHOUT_VALUE {
+            return None;
+        }
+        self.is_told = true;
+        (!self.properties.is_empty()).then(|| self.properties.clone())
+    }
+
+    /// How many properties those are, once enough events came to say so.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        if self.is_told { self.properties.len() } else { 0 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +226,20 @@ mod tests {
         let heard = Some(at(3 * day));
         assert_eq!(silence.look(heard, at(0), at(4 * day - 1)), None);
         assert_eq!(silence.look(heard, at(0), at(4 * day)), Some(at(3 * day)));
+    }
+
+    #[test]
+    fn a_property_without_a_value_is_told_once_after_many_events_and_no_longer_once_it_has_one() {
+        let mut properties = WithoutValue::new(["NEWS", "SMS", "TYPO"].map(Arc::from));
+        let mut told = Vec::new();
+        for n in 1..=2 * WITHOUT_VALUE {
+            assert_eq!(properties.count(), usize::from(n > WITHOUT_VALUE));
+            let has_value = |property: &str| property == "NEWS" || property == "SMS" && n == 400;
+            told.extend(properties.came(has_value).map(|without| (n, without)));
+        }
+        assert_eq!(told, [(WITHOUT_VALUE, vec![Arc::from("TYPO")])]);
+        assert_eq!(properties.came(|_| true), None);
+        assert_eq!(properties.count(), 0);
     }
 
     #[test]

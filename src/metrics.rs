@@ -72,6 +72,7 @@ pub struct State {
     pub is_misconfigured: bool,
     pub is_consuming: bool,
     pub skips_everything: bool,
+    pub properties_without_value: usize,
     /// When the last event arrived, in seconds since the epoch; 0 for none.
     pub last_event: i64,
     /// How many messages wait, in the order of [`QUEUES`].
@@ -102,6 +103,7 @@ struct States {
     misconfigured: IntGaugeVec,
     consuming: IntGaugeVec,
     skips_everything: IntGaugeVec,
+    properties_without_value: IntGaugeVec,
     last_event: IntGaugeVec,
     broker_connected: IntGauge,
     store_held: IntGauge,
@@ -124,6 +126,12 @@ impl States {
             )?,
             consuming: gauges(r, "consuming", "1 while the integration's queues are consumed.", &one)?,
             skips_everything: gauges(r, "skips_everything", "1 while every event in a long row is skipped.", &one)?,
+            properties_without_value: gauges(
+                r,
+                "properties_without_value",
+                "Mapped properties that had no value in any of many events.",
+                &one,
+            )?,
             last_event: gauges(
                 r,
                 "last_event_timestamp_seconds",
@@ -161,7 +169,7 @@ impl States {
     }
 
     /// The gauges with no label but the integration, and their values.
-    fn of_one(&self) -> [Shown<'_>; 7] {
+    fn of_one(&self) -> [Shown<'_>; 8] {
         [
             (&self.in_flight, |state| count(state.in_flight)),
             (&self.concurrency_limit, |state| count(state.concurrency_limit)),
@@ -169,6 +177,7 @@ impl States {
             (&self.misconfigured, |state| state.is_misconfigured.into()),
             (&self.consuming, |state| state.is_consuming.into()),
             (&self.skips_everything, |state| state.skips_everything.into()),
+            (&self.properties_without_value, |state| count(state.properties_without_value)),
             (&self.last_event, |state| state.last_event),
         ]
     }

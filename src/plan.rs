@@ -61,6 +61,12 @@ impl Send {
         GateRequest::new(integration.endpoint.gate(), self.own.clone()).traced(self.trace.clone())
     }
 
+    /// Whether the event has a value for a property.
+    #[must_use]
+    pub fn has_value(&self, property: &str) -> bool {
+        self.own.iter().any(|(own, _)| **own == *property)
+    }
+
     /// The request with the newest values that are known. Texts are rendered only here: a record keeps
     /// choices.
     #[must_use]

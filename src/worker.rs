@@ -400,7 +400,10 @@ impl Worker {
     /// Steps 3 to 5: may end in named ways, never settles.
     async fn deliver(&self, handling: &Handling<'_>, plan: &Plan) -> Result<Handled, Stop> {
         match plan {
-            Plan::Send(plan) => self.trigger(handling, plan).await,
+            Plan::Send(plan) => {
+                self.facts.mapped(|property| plan.has_value(property));
+                self.trigger(handling, plan).await
+            }
             Plan::Erase { identifier, at } => self.erase(handling, identifier, *at).await,
         }
     }

@@ -86,6 +86,7 @@ fn expected(lab: &Lab, words: Words, truths: &[(&str, Truth)], before: &Gauges) 
         gauges.insert(one("concurrency_limit"), f64::from(truth.limit));
         gauges.insert(one("in_flight"), f64::from(truth.in_flight));
         gauges.insert(one("skips_everything"), 0.0);
+        gauges.insert(one("properties_without_value"), 0.0);
         gauges.insert(one("last_event_timestamp_seconds"), 1.0);
         let depth = |queue| format!("consent_gate_queue_messages{{integration=\"{name}\",queue=\"{queue}\"}}");
         if words.broker == "connected" {
@@ -354,4 +355,28 @@ fn who_skips_everything_says_so_once_until_the_document_is_mended() {
     lab.publish(events("c", 1));
     lab.settled(1050);
     assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 1);
+}
+
+#[test]
+fn a_property_that_never_has_a_value_is_told_once_until_its_path_is_mended() {
+    let typo = json!({ "id": "TYPO", "value": "consents_purposes_newslettr_enabled" });
+    let mut lab = Lab::with(&[&|document| document["mappings"].as_array_mut().unwrap().push(typo.clone())]);
+    lab.start();
+    let without = format!("consent_gate_properties_without_value{{integration=\"{}\"}}", lab.integration());
+    lab.publish(events("a", 950));
+    lab.settled(950);
+    assert_eq!(lab.metric(&without), 0.0);
+    lab.publish(events("b", 100));
+    lab.settled(1050);
+    let told = "no event so far had a value for these properties";
+    let line: Value = serde_json::from_str(&lab.worker().line_with(told)).unwrap();
+    assert_eq!((&line["level"], &line["properties"]), (&json!("WARN"), &json!("TYPO")));
+    assert_eq!((said(&mut lab, told), lab.metric(&without)), (1, 1.0));
+    let last = |document: &mut Value| document["mappings"].as_array().unwrap().len() - 1;
+    change(&mut lab, 0, |document| {
+        let index = last(document);
+        document["mappings"][index]["value"] = json!("consents_purposes_newsletter_enabled");
+    });
+    poll_until("the mended document", || (said(&mut lab, "ready: consuming") == 2).then_some(()));
+    assert_eq!(lab.metric(&without), 0.0);
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The first byte of every record. Another layout gets another number.
-const LAYOUT: u8 = 3;
+const LAYOUT: u8 = 4;
 
 /// The initial capacity for a record, in bytes.
 const USUAL_BYTES: usize = 512;
@@ -44,6 +44,7 @@ struct Value<'r> {
     is_refused: bool,
     accepted: Option<Instant>,
     before: Option<What<'r>>,
+    unanswered: Option<Which>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,10 +97,11 @@ pub struct Damaged;
 pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
     let mut origins = Origins::default();
     let mut values = Vec::with_capacity(record.values.len());
-    for (slot, Newest { said, is_refused, accepted, before }) in &record.values {
+    for (slot, Newest { said, is_refused, accepted, before, unanswered }) in &record.values {
         let (said, before) = (what(said, &mut origins), before.as_ref().map(|before| what(before, &mut origins)));
         let (is_refused, accepted) = (*is_refused, accepted.map(instant));
-        values.push((slot.as_text(), Value { said, is_refused, accepted, before }));
+        let unanswered = unanswered.as_deref().map(|version| origins.which(version));
+        values.push((slot.as_text(), Value { said, is_refused, accepted, before, unanswered }));
     }
     let mut doubts = Vec::with_capacity(record.doubts.len());
     for (id, Doubt { at, sent, is_parked }) in &record.doubts {
@@ -133,10 +135,11 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
         versions.0.push(Version { at: known(at)?, event: event.map(Arc::from) });
     }
     let mut values = LiteMap::with_capacity(packed.values.len());
-    for (slot, Value { said, is_refused, accepted, before }) in packed.values {
+    for (slot, Value { said, is_refused, accepted, before, unanswered }) in packed.values {
         let (said, accepted) = (Arc::new(versions.said(said)?), known(accepted)?);
         let before = before.map(|before| versions.said(before)).transpose()?.map(Arc::new);
-        values.insert(Slot::from_text(slot), Newest { said, is_refused, accepted, before });
+        let unanswered = unanswered.map(|which| versions.get(which)).transpose()?.map(Box::new);
+        values.insert(Slot::from_text(slot), Newest { said, is_refused, accepted, before, unanswered });
     }
     let mut doubts = LiteMap::with_capacity(packed.doubts.len());
     for Request { id, at, sent, is_parked } in packed.doubts {

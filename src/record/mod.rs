@@ -87,16 +87,25 @@ pub struct Newest {
     /// While it is not accepted: the value that the gate has instead, as far as is known.
     #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
     before: Option<Arc<Said>>,
+    /// While it is not accepted: the newest grant in a request that was never answered. The gate may have it for
+    /// good.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    unanswered: Option<Box<Version>>,
 }
 
 impl Newest {
     fn new(said: Said, before: Option<Arc<Said>>) -> Newest {
-        Newest { said: Arc::new(said), is_refused: false, accepted: None, before }
+        Newest { said: Arc::new(said), is_refused: false, accepted: None, before, unanswered: None }
     }
 
     /// The value of this property at the gate, as far as is known.
     fn at_gate(&self) -> Option<&Arc<Said>> {
         if self.accepted.is_some() { Some(&self.said) } else { self.before.as_ref() }
+    }
+
+    /// Since when the contact is opted in at the gate, or may be.
+    fn granted(&self) -> impl Iterator<Item = &Version> {
+        self.at_gate().and_then(|said| said.grant()).into_iter().chain(self.unanswered.as_deref())
     }
 }
 

@@ -265,9 +265,7 @@ pub fn erase(
     let at = at.unwrap_or_else(|| mark.first_receipt(message, published));
     mark.at = mark.at.max(at);
     for (slot, newest) in &record.values {
-        if let Some(version) = newest.at_gate().and_then(|said| said.grant()).filter(|grant| grant.at <= Some(at)) {
-            mark.grant(slot, version);
-        }
+        newest.granted().filter(|grant| grant.at <= Some(at)).for_each(|version| mark.grant(slot, version));
     }
     // Those that lapsed were never answered either.
     for doubt in record.doubts.values() {
@@ -433,10 +431,10 @@ impl Record {
     /// said something newer.
     fn takes_back(&self, slot: &Slot, newest: &Newest) -> bool {
         let is_grant = |said: &Arc<Said>| said.grant().is_some();
-        let was_accepted = || newest.before.as_ref().is_some_and(is_grant);
+        let was_granted = || newest.granted().next().is_some();
         let may_be_executed = || self.doubts.values().any(|doubt| doubt.sent.get(slot).is_some_and(is_grant));
         let was_erased = || self.mark.as_ref().is_some_and(|mark| mark.is_granted_before(slot, newest.said.latest()));
-        (was_accepted() || may_be_executed() || was_erased()) && self.is_last_withdrawal(slot, &newest.said)
+        (was_granted() || may_be_executed() || was_erased()) && self.is_last_withdrawal(slot, &newest.said)
     }
 
     /// What to send to make good what a late request may have spoiled, beside what the event names. Of an
@@ -571,6 +569,7 @@ impl Record {
             if newest.said != *said {
                 if is_accepted && newest.accepted.is_none() {
                     newest.before = Some(Arc::clone(said));
+                    newest.unanswered = None;
                 }
                 continue;
             }
@@ -579,6 +578,7 @@ impl Record {
                     newest.is_refused = false;
                     newest.accepted.get_or_insert(now);
                     newest.before = None;
+                    newest.unanswered = None;
                 }
                 // What it accepted once it has, whatever it says of another delivery.
                 Sent::Refused if said.is_of(offer) && newest.accepted.is_none() => newest.is_refused = true,
@@ -635,16 +635,17 @@ impl Record {
     }
 
     /// Drops notes whose requests spoil nothing any more. A grant that was never answered may be at the gate
-    /// for good, where nothing was accepted since: what the gate refuses for good repairs nothing.
+    /// for good, if nothing was accepted since: what the gate refuses for good repairs nothing.
     fn drop_doubts(&mut self, ids: &[u64]) {
         let dropped: Vec<Doubt> = ids.iter().filter_map(|id| self.doubts.remove(id)).collect();
         for (slot, sent) in dropped.iter().flat_map(|doubt| &doubt.sent) {
             let Some(newest) = self.values.get_mut(slot).filter(|newest| newest.accepted.is_none()) else {
                 continue;
             };
-            let is_older = |before: &Arc<Said>| !before.covers(sent);
-            if sent.grant().is_some() && newest.before.as_ref().is_none_or(is_older) {
-                newest.before = Some(Arc::clone(sent));
+            let is_older = newest.before.as_ref().is_none_or(|before| !before.covers(sent));
+            let Some(grant) = sent.grant().filter(|_| is_older) else { continue };
+            if newest.unanswered.as_ref().is_none_or(|unanswered| **unanswered < *grant) {
+                newest.unanswered = Some(Box::new(grant.clone()));
             }
         }
     }
@@ -707,7 +708,8 @@ impl Newest {
     fn replaced_by(&self, said: Said) -> Newest {
         let accepted = self.accepted.filter(|_| said.choice() == self.said.choice());
         let before = self.at_gate().filter(|_| accepted.is_none()).cloned();
-        Newest { accepted, ..Newest::new(said, before) }
+        let unanswered = self.unanswered.clone().filter(|_| accepted.is_none());
+        Newest { accepted, unanswered, ..Newest::new(said, before) }
     }
 
     /// Whether it is a grant that the gate never accepted.
@@ -731,7 +733,7 @@ impl Newest {
             return Some(self);
         }
         let said = self.before.filter(|before| before.grant().is_none())?;
-        Some(Newest { said, is_refused: false, accepted: Some(now), before: None })
+        Some(Newest { said, is_refused: false, accepted: Some(now), before: None, unanswered: None })
     }
 }
 

@@ -486,6 +486,25 @@ fn a_grant_is_not_owed_once_its_person_was_erased() {
 }
 
 #[test]
+fn a_grant_that_was_never_answered_does_not_hide_the_withdrawal_that_the_gate_accepted_before() {
+    let mut jane = Person::new();
+    let grant = offer(0, "g", &[("news", true)]);
+    jane.turn(&grant, Sent::Unknown, 0);
+    let withdrawal = offer(20, "w", &[("news", false)]);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 51), sends_and_repairs(&[("news", "false")]));
+    let newer = offer(100, "n", &[("news", true)]);
+    jane.turn(&newer, Sent::Unknown, 100);
+    // When it comes again, its first request cannot be executed any more.
+    jane.begin(9_000, &newer, false, 507);
+    jane.erase(Some(136), 1, 508);
+    assert_eq!(jane.begin(9_000, &newer, false, 509), Begun::Erased);
+    assert_eq!(jane.clone().turn_of(&withdrawal, true, Sent::Accepted, 510), sends(&[("news", "false")]));
+    // It may have been executed, so it can be taken back.
+    let later = offer(120, "l", &[("news", false)]);
+    assert_eq!(jane.turn(&later, Sent::Accepted, 511), sends_and_repairs(&[("news", "false")]));
+}
+
+#[test]
 fn a_later_withdrawal_of_an_erased_person_passes_while_what_was_accepted_may_be_spoiled() {
     let mut jane = Person::new();
     let grant = offer(0, "g", &[("news", true)]);

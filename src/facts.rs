@@ -426,7 +426,7 @@ impl Facts {
         tracing::error!(
             integration = self.integration,
             letters,
-            "dead letters left .dead and .aside without a command of this program: a policy of the broker deletes them, or somebody took them by other means"
+            "dead letters left their queues without a command of this program: a policy of the broker deletes them, or somebody took them by other means"
         );
     }
 

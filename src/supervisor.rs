@@ -338,13 +338,12 @@ impl Supervisor {
         facts.clock_offset(self.worker.records().clock_offset());
         facts.depth("delay", delayed);
         facts.depth("retry", retrying);
-        for (label, queue) in [("work", &queues.work), ("unreadable", &queues.unreadable)] {
-            facts.depth(label, topology::depth(&channel, queue).await?);
-        }
+        facts.depth("work", topology::depth(&channel, &queues.work).await?);
         // One look serves both the metric and the watch: letters that were shown are missed when they vanish.
         let seen = watch.see(&channel, &queues).await?;
         facts.depth("dead", seen.dead);
         facts.depth("aside", seen.aside);
+        facts.depth("unreadable", seen.unreadable);
         if let Some(letters) = watch.judge(seen, &self.settings.broker, &queues).await {
             facts.letters_vanished(letters);
         }

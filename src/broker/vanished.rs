@@ -2,7 +2,8 @@
 //!
 //! A policy can delete a letter silently: AMQP does not show policies, and a deleted message leaves no trace.
 //! So the letters are counted. If `.dead` and `.aside` together hold fewer letters than at an earlier look
-//! plus what this worker has certainly put there since, letters are missing. Missing does not mean gone: a
+//! plus what this worker has certainly put there since, letters are missing; so they are if `.unreadable`,
+//! where the broker puts them, holds fewer than at an earlier look. Missing does not mean gone: a
 //! command, or any other consumer, may have them in hand. They are gone
 //! - if no command can be at work: the worker holds the commands' lock while it counts,
 //! - if no command removed any: each publishes a mark while it does, which lives for a minute (`.dead.marks`),
@@ -10,7 +11,8 @@
 //! - and if all of this holds at two looks in a row: a message in transit is counted nowhere.
 //!
 //! What cannot be detected: letters that leave while a command removes others, or while the worker is not
-//! connected; and, with several workers, what the others put there meanwhile.
+//! connected; with several workers, what the others put there meanwhile; and what leaves `.unreadable` between
+//! two looks or while as much arrives.
 
 use super::topology::{self, Queues};
 use super::{Error, call, link};
@@ -76,6 +78,8 @@ pub struct Seen {
     pub dead: u32,
     /// In `.aside`.
     pub aside: u32,
+    /// In `.unreadable`.
+    pub unreadable: u32,
     /// A command removed letters within the last minute.
     is_marked: bool,
     has_consumers: bool,
@@ -103,6 +107,7 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug)]
 struct Base {
     letters: u64,
+    unreadable: u32,
     begun: u64,
     /// Since when letters are missing.
     missing_since: Option<Instant>,
@@ -157,7 +162,8 @@ impl Watch {
     fn missing(&self, seen: &Seen) -> u64 {
         let Some(base) = self.base.filter(|_| !seen.is_marked) else { return 0 };
         let surely_new = seen.confirmed.saturating_sub(base.begun);
-        (base.letters + surely_new).saturating_sub(seen.letters())
+        let unreadable = base.unreadable.saturating_sub(seen.unreadable);
+        (base.letters + surely_new).saturating_sub(seen.letters()) + u64::from(unreadable)
     }
 
     /// How many letters are gone, when no command can be at work.
@@ -188,7 +194,8 @@ impl Watch {
     }
 
     fn begin(&mut self, seen: &Seen) {
-        self.base = Some(Base { letters: seen.letters(), begun: seen.begun, missing_since: None, gone: 0 });
+        let (letters, unreadable) = (seen.letters(), seen.unreadable);
+        self.base = Some(Base { letters, unreadable, begun: seen.begun, missing_since: None, gone: 0 });
     }
 }
 
@@ -196,13 +203,15 @@ async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<Seen, Erro
     let confirmed = put.confirmed.load(Ordering::SeqCst);
     let dead = topology::look(channel, &queues.dead).await?;
     let aside = topology::look(channel, &queues.aside).await?;
+    let unreadable = topology::look(channel, &queues.unreadable).await?;
     let marks = topology::depth(channel, &queues.marks).await?;
     Ok(Seen {
         at: Instant::now(),
         dead: dead.message_count(),
         aside: aside.message_count(),
+        unreadable: unreadable.message_count(),
         is_marked: marks > 0,
-        has_consumers: dead.consumer_count() + aside.consumer_count() > 0,
+        has_consumers: [dead, aside, unreadable].iter().any(|queue| queue.consumer_count() > 0),
         confirmed,
         begun: put.begun.load(Ordering::SeqCst),
     })
@@ -231,7 +240,7 @@ mod tests {
     fn seen(start: Instant, seconds: u64, letters: u64) -> Seen {
         let dead = u32::try_from(letters).unwrap();
         let at = start + Duration::from_secs(seconds);
-        Seen { at, dead, aside: 0, is_marked: false, has_consumers: false, confirmed: 0, begun: 0 }
+        Seen { at, dead, aside: 0, unreadable: 0, is_marked: false, has_consumers: false, confirmed: 0, begun: 0 }
     }
 
     /// The result of a look while no command is at work.
@@ -246,6 +255,19 @@ mod tests {
             [9, 9, 4, 4, 4, 6].iter().zip(0..).map(|(n, at)| look(&mut watch, seen(start, at * 5, *n))).collect();
         assert_eq!(told, [None, None, None, Some(5), None, None]);
         assert_eq!([look(&mut watch, seen(start, 30, 0)), look(&mut watch, seen(start, 35, 0))], [None, Some(6)]);
+    }
+
+    #[test]
+    fn what_leaves_the_unreadable_is_gone_whatever_arrives_beside_it() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let told: Vec<_> = [(4, 2), (4, 5), (9, 1), (9, 1), (9, 1)]
+            .iter()
+            .zip(0..)
+            .map(|((dead, unreadable), at)| {
+                look(&mut watch, Seen { unreadable: *unreadable, ..seen(start, at * 5, *dead) })
+            })
+            .collect();
+        assert_eq!(told, [None, None, None, Some(4), None]);
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn letters_that_a_policy_moves_show_aside_and_those_that_it_deletes_are_missed()
         lab.bench.publish("", &lab.queue(queue), letters(queue, 1));
     }
     poll_until("the missing to be told", || (vanished(&mut lab) > 0.0).then_some(()));
-    lab.worker().line_with("dead letters left .dead and .aside without a command of this program");
+    lab.worker().line_with("dead letters left their queues without a command of this program");
     let left = lab.bench.depth(&lab.queue(".dead")) + lab.bench.depth(&lab.queue(".aside"));
     poll_until("each of them", || (vanished(&mut lab) >= f64::from(10 - left)).then_some(()));
 }
@@ -147,6 +147,17 @@ fn letters_that_somebody_purges_are_missed_once() {
     poll_until("the loss to be told", || (vanished(&mut lab) > 0.0).then_some(()));
     assert_eq!(vanished(&mut lab), 7.0);
     assert_eq!(lab.worker().text().matches("without a command of this program").count(), 1);
+}
+
+#[test]
+fn what_a_policy_deletes_of_the_unreadable_is_missed() {
+    let mut lab = Lab::new();
+    lab.start();
+    lab.bench.publish("", &lab.queue(".unreadable"), broken(3));
+    poll_until("them to show", || (in_queue(&mut lab, "unreadable") == 3.0).then_some(()));
+    let _deleting = Policy::set(&lab, "[.]unreadable", r#"{"max-length":1,"overflow":"drop-head"}"#);
+    lab.bench.publish("", &lab.queue(".unreadable"), broken(1));
+    poll_until("the loss to be told", || (vanished(&mut lab) > 0.0).then_some(()));
 }
 
 #[test]

@@ -509,12 +509,13 @@ impl Record {
         sendable.map(|(own, said)| (own.clone(), Arc::clone(said)))
     }
 
-    /// Whether this takes a consent back, and nothing later is known of its property on another path: once the
-    /// gate accepted it, an older grant must not stay in its place, whoever may have said something newer.
+    /// Whether this takes a consent back, and nothing later is known of its property on another path, unless it
+    /// is the same: once the gate accepted it, an older grant must not stay in its place, whoever may have said something newer.
     fn is_last_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
         let is_other = |other: &Slot| other != slot && other.property() == slot.property();
         let mut others = self.values.iter().filter(|(other, _)| is_other(other));
-        said.grant().is_none() && others.all(|(_, other)| other.said.latest().at <= said.latest().at)
+        let is_before = |other: &Said| other.latest().at <= said.latest().at || other.choice() == said.choice();
+        said.grant().is_none() && others.all(|(_, other)| is_before(&other.said))
     }
 
     /// Notes, before it is sent, that a request may be executed.
@@ -737,9 +738,10 @@ impl Newest {
     }
 }
 
-/// Whether what is known of a property is newer than what was sent, perhaps from another path.
+/// Whether what is known of a property is newer than what was sent. From another path, the same value is as good.
 fn is_spoiled(known: &Slot, said: &Said, slot: &Slot, sent: &Said) -> bool {
-    if known == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
+    let is_other = || said.latest().at > sent.latest().at && said.choice() != sent.choice();
+    if known == slot { !sent.covers(said) } else { is_other() }
 }
 
 /// Takes values in: of each property the older stays.

@@ -647,6 +647,17 @@ fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may
             "a grant is not"
         );
     }
+    // The same value from another path is no reason against it, another value is.
+    let former = Mapped::new([Slot::new("news", "a")]);
+    for (on, sent) in [(false, &[("news", "false")][..]), (true, &[])] {
+        let mut jane = grant(Sent::Accepted);
+        let with = jane.mapped.clone();
+        jane.mapped = former.clone();
+        jane.turn(&of(50, "other path", vec![(Slot::new("news", "a"), Choice::Switch(on))]), Sent::Failed, 3);
+        jane.mapped = with.clone();
+        jane.mapped.learn(former.own(), [Slot::new("news", "a")]);
+        assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sends(sent), "{on}");
+    }
     let mut jane = grant(Sent::Accepted);
     jane.erase(Some(25), 1, 3);
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sends(&[("news", "false")]), "also of who was erased");

@@ -319,3 +319,6 @@ impl Mapping {
 pub fn format_time(time: Timestamp, format: &str) -> Option<String> {
     BrokenDownTime::from(&time.to_zoned_datetime(jiff::tz::TimeZone::UTC)).to_string(format).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+use super::*;
+use serde_json::{Value, json};
+
+fn mapping(id: &str, path: &str) -> Mapping {
+    Mapping::new(id, Source::Path(Path::compile(path).unwrap()))
+}
+
+fn mappings() -> Mappings {
+    let dated = Mapping { date_format: Some("%d.%m.%Y".to_owned()), ..mapping("SINCE", "created_at") };
+    let none = Mapping { none: "-".into(), ..mapping("VENDORS", "consents_vendors_enabled") };
+    let list = vec![
+        mapping("NEWS", "consents_purposes_newsletter_enabled"),
+        mapping("MAIL", "organization_user_id"),
+        Mapping::new("FROM", Source::Constant("didomi".into())),
+        dated,
+        none,
+        mapping("NOTE", "user_metadata_note"),
+    ];
+    Mappings::new(list, 1)
+}
+
+fn event(user: Value, enabled: Value, vendors: Value) -> Vec<u8> {
+    let entity = json!({
+        "id": "e", "created_at": "2026-03-01T23:30:00-02:00", "user": user,
+        "consents": { "purposes": [{ "id": "newsletter", "enabled": enabled }], "vendors": { "enabled": vendors } },
+    });
+    json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes()
+}
+
+fn jane() -> Value {
+    json!({ "organization_user_id": " jane@example.com", "metadata": { "note": "" } })
+}
+
+#[test]
+fn each_property_has_its_text_its_choice_and_its_place_or_a_reason() {
+    let body = event(jane(), json!(false), json!([]));
+    let (event, mappings) = (event::decode(&body, &[]).unwrap(), mappings());
+    let properties = mappings.properties(&event, true).unwrap();
+    let told: Vec<(&str, Result<&str, LeftOut>, Option<String>)> = properties
+        .iter()
+        .map(|property| {
+            let choice = property.choice.as_ref().map(ToString::to_string);
+            (&**property.id, property.text.as_deref().map_err(|why| *why), choice)
+        })
+        .collect();
+    let choice = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        told,
+        [
+            ("NEWS", Ok("0"), choice("false")),
+            ("MAIL", Ok(" jane@example.com"), None),
+            ("FROM", Ok("didomi"), None),
+            ("SINCE", Ok("02.03.2026"), choice("2026-03-01T23:30:00-02:00")),
+            ("VENDORS", Ok("-"), choice("")),
+            ("NOTE", Err(LeftOut::Empty), None),
+        ]
+    );
+    let slots = properties.iter().map(|property| property.slot.map(Slot::path));
+    assert_eq!(slots.flatten().count(), 5, "all but the constant");
+    assert!(properties[0].place.as_deref().is_some_and(|place| place.contains("newsletter")));
+    assert!(properties[2].place.is_none());
+    let unexplained = mappings.properties(&event, false).unwrap();
+    assert!(unexplained.iter().all(|property| property.place.is_none()));
+}
+
+#[test]
+fn what_an_event_does_not_say_is_left_out_with_the_reason() {
+    let left_out = |body: &[u8], index: usize| {
+        let event = event::decode(body, &[]).unwrap();
+        mappings().properties(&event, false).unwrap()[index].text.clone().unwrap_err()
+    };
+    let body = event(json!({ "organization_user_id": "j" }), json!(null), json!(null));
+    assert_eq!((left_out(&body, 0), left_out(&body, 5)), (LeftOut::NoChoice, LeftOut::Absent));
+    let told = [LeftOut::Absent, LeftOut::NoChoice, LeftOut::Empty].map(LeftOut::explain);
+    for (told, part) in told.iter().zip(["does not name", "null", "empty"]) {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn a_person_is_identified_by_one_mapping_whose_value_is_no_choice() {
+    let mappings = mappings();
+    assert_eq!((mappings.identifier_id(), mappings.identifier_path()), ("MAIL", "organization_user_id"));
+    assert_eq!(mappings.identifier_slot().map(Slot::property), Some("MAIL"));
+    let properties: Vec<&str> = mappings.slots().map(Slot::property).collect();
+    assert_eq!(properties, ["NEWS", "SINCE", "VENDORS", "NOTE"]);
+    assert_eq!(mappings.iter().count(), 6);
+    let identifier = |user: Value| {
+        let body = event(user, json!(true), json!([]));
+        mappings.identifier(&event::decode(&body, &[]).unwrap())
+    };
+    assert_eq!(identifier(jane()).unwrap().as_deref(), Some(" jane@example.com"));
+    for nobody in [json!({}), json!({ "organization_user_id": "  " }), json!({ "organization_user_id": null })] {
+        assert_eq!(identifier(nobody), Ok(None));
+    }
+    assert!(identifier(json!({ "organization_user_id": 1.5 })).is_err());
+    assert_eq!(identifier(json!({ "organization_user_id": 17 })).unwrap().as_deref(), Some("17"));
+    let nobody = Mappings::new(Vec::new(), 0);
+    assert_eq!((nobody.identifier_id(), nobody.identifier_path(), nobody.identifier_slot()), ("", "", None));
+}
+
+#[test]
+fn every_defect_is_told_at_once() {
+    let body = event(json!({ "organization_user_id": ["j"], "metadata": 7 }), json!("yes"), json!([]));
+    let text = String::from_utf8(body).unwrap().replace("2026-03-01T23:30:00-02:00", "2026-03-01 or so");
+    let event = event::decode(text.as_bytes(), &[]).unwrap();
+    let defect = mappings().properties(&event, false).unwrap_err().to_string();
+    for part in ["created_at", "a time with an offset"] {
+        assert!(defect.contains(part), "{part} in {defect}");
+    }
+    assert!(defect.contains(';'), "more than one: {defect}");
+}
+
+#[test]
+fn texts_are_the_mappings_own_and_never_empty_but_for_selections() {
+    let text = |mapping: &Mapping, choice: Choice| mapping.text(&choice).map(|text| text.as_deref().map(str::to_owned));
+    let yes_or_no = Mapping { texts: ("yes".into(), "".into()), ..mapping("A", "consents_purposes_a_enabled") };
+    assert_eq!(text(&yes_or_no, Choice::Switch(true)), Ok(Some("yes".to_owned())));
+    assert_eq!(text(&yes_or_no, Choice::Switch(false)), Ok(None), "an empty text could blank the field");
+    let selected =
+        |ids: &[&str]| Choice::Selection(Selection::new(ids.iter().map(|id| Cow::Borrowed(*id)), Names::Grants));
+    assert_eq!(text(&yes_or_no, selected(&["x", " y ", "", "x"])), Ok(Some("x,y".to_owned())));
+    assert_eq!(text(&yes_or_no, selected(&[])), Ok(Some(String::new())));
+    let dated = Mapping { date_format: Some("%Y%m%d".to_owned()), ..mapping("B", "created_at") };
+    assert_eq!(text(&dated, Choice::Text("2026-03-01T00:30:00+02:00".into())), Ok(Some("20260228".to_owned())));
+    assert_eq!(text(&dated, Choice::Text("".into())), Ok(None));
+    assert!(text(&dated, Choice::Text("yesterday".into())).is_err());
+    assert_eq!(format_time(Timestamp::UNIX_EPOCH, "%H:%M"), Some("00:00".to_owned()));
+    assert_eq!(format_time(Timestamp::UNIX_EPOCH, "%!"), None);
+}
+
+#[test]
+fn large_fields_that_no_mapping_names_are_not_read() {
+    let unread = |path: &str| Mappings::new(vec![mapping("A", path)], 0).unread().to_vec();
+    assert_eq!(unread("organization_user_id"), SELDOM_MAPPED);
+    assert!(!unread("consents_vendors_enabled").contains(&"vendors"));
+    assert!(unread("consents_vendors_enabled").contains(&"preferences"));
+}
+
+#[test]
+fn only_a_switch_that_is_off_is_a_withdrawal_and_kinds_are_those_of_the_sources() {
+    assert!(Choice::Switch(false).is_withdrawal());
+    assert!(!Choice::Switch(true).is_withdrawal() && !Choice::Text("false".into()).is_withdrawal());
+    assert_eq!(Source::Constant("x".into()).kind(), Kind::Constant);
+    assert_eq!(mapping("A", "created_at").source.kind(), Path::compile("created_at").unwrap().kind());
+    assert_ne!(mapping("A", "created_at").source.kind(), Kind::Constant);
+}

@@ -787,6 +787,47 @@ fn sets_of_mappings_are_bounded_and_what_was_missed_is_not_forgotten() {
 }
 
 #[test]
+fn a_record_shows_what_it_knows_and_nothing_that_was_erased() {
+    assert!(Record::default().is_empty() && Record::default().is_older_than(YEAR, at(0)));
+    let mut jane = Person::new();
+    let both = offer(0, "a", &[("news", true), ("other", true)]);
+    jane.turn(&both, Sent::Unknown, 10);
+    let Begun::Send(ToSend { newest, .. }) = jane.clone().begin(9_000, &both, false, 11) else { panic!("sent") };
+    assert!(!jane.record().has_accepted(&newest));
+    jane.turn(&offer(0, "a", &[("news", true)]), Sent::Accepted, 12);
+    assert!(!jane.record().has_accepted(&newest), "not all of them");
+    jane.turn(&both, Sent::Accepted, 13);
+    assert!(jane.record().has_accepted(&newest) && jane.record().has_accepted(&Values::new()));
+    assert_eq!((jane.record().merged(), jane.record().erased()), (Some(at(13)), None));
+    let retention = SignedDuration::from_secs(100);
+    let is_older = |now| jane.record().is_older_than(retention, at(now));
+    assert_eq!([13, 113, 114].map(is_older), [false, false, true]);
+    let shown = |jane: &Person| -> Vec<String> {
+        jane.record().values().map(|(slot, newest)| format!("{} {}", slot.property(), newest.said.choice())).collect()
+    };
+    assert_eq!(shown(&jane), ["news true", "other true"]);
+    // Its first request may still be executed, so what it would spoil is kept, and not shown.
+    jane.turn(&offer(50, "b", &[("news", false)]), Sent::Accepted, 50);
+    jane.erase(Some(0), 1, 51);
+    assert_eq!(jane.record().erased(), Some(at(0)));
+    assert_eq!(shown(&jane), ["news false"]);
+    assert!(jane.record().values.len() > 1, "kept");
+    jane.erase(Some(50), 2, 52);
+    assert_eq!(shown(&jane), [""; 0]);
+    assert!(!jane.record().values.is_empty() && !jane.record().is_empty(), "kept, and marked");
+}
+
+#[test]
+fn a_set_of_mappings_that_is_not_known_is_asked_for() {
+    let (with, without) = (mapped(), Mapped::new([slot("other")]));
+    let mut jane = Person::new();
+    jane.mapped = without.clone();
+    jane.turn(&offer(100, "a", &[("other", true)]), Sent::Accepted, 0);
+    assert_eq!((without.unknown(jane.record()), with.unknown(jane.record())), (None, Some(without.own())));
+    assert_eq!(with.beside(&[(without.own(), vec![slot("other")])].into()).unknown(jane.record()), None);
+}
+
+#[test]
 fn what_was_swept_stays_known_as_a_time() {
     let mut jane = Person { swept: Some(at(100)), ..Person::new() };
     let undated = Offer { at: None, withdrawn_at: None, ..offer(0, "z", &[("news", true)]) };

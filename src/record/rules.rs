@@ -738,10 +738,9 @@ impl Newest {
     }
 }
 
-/// Whether what is known of a property is newer than what was sent. From another path, the same value is as good.
+/// Whether what is known of a property is newer than what was sent, perhaps from another path.
 fn is_spoiled(known: &Slot, said: &Said, slot: &Slot, sent: &Said) -> bool {
-    let is_other = || said.latest().at > sent.latest().at && said.choice() != sent.choice();
-    if known == slot { !sent.covers(said) } else { is_other() }
+    if known == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
 }
 
 /// Takes values in: of each property the older stays.

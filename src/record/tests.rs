@@ -649,14 +649,14 @@ fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may
     }
     // The same value from another path is no reason against it, another value is.
     let former = Mapped::new([Slot::new("news", "a")]);
-    for (on, sent) in [(false, &[("news", "false")][..]), (true, &[])] {
+    for (on, sent) in [(false, sends_and_repairs(&[("news", "false")])), (true, sends(&[]))] {
         let mut jane = grant(Sent::Accepted);
         let with = jane.mapped.clone();
         jane.mapped = former.clone();
         jane.turn(&of(50, "other path", vec![(Slot::new("news", "a"), Choice::Switch(on))]), Sent::Failed, 3);
         jane.mapped = with.clone();
         jane.mapped.learn(former.own(), [Slot::new("news", "a")]);
-        assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sends(sent), "{on}");
+        assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sent, "{on}");
     }
     let mut jane = grant(Sent::Accepted);
     jane.erase(Some(25), 1, 3);

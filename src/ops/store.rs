@@ -144,7 +144,7 @@ fn in_use(integration: &Integration, place: &Backend) -> String {
 /// What is lost where records that know nobody take the place of others.
 fn would_lose(place: &Backend, lost: &[String]) -> String {
     format!(
-        "the records in {place} are empty, and the broker knows others: {}. With these, nobody knows any more which \
+        "the records in {place} are empty, and the broker knows others: {}. With these, it is no longer known which \
          consents are the newest, which requests are in doubt and who was erased: an old retry, a late event or a \
          replayed letter can bring back what was withdrawn or deleted since. Bring the others back (first \
          check whether [records] store names the right place), or add --lose-records",

@@ -173,7 +173,7 @@ fn parse<'b>(body: Cow<'b, [u8]>, unread: &[&str]) -> Result<Json<'b>, Defect> {
     };
     read.or_else(|error| json::copy_damaged(&body).ok_or(error)).map_err(|error| {
         // serde_json's message would quote the body; its position is enough.
-        let found = if error.is_eof() { "it cut off" } else { "something else" };
+        let found = if error.is_eof() { "truncated JSON" } else { "something else" };
         Defect::expected("body", "JSON", &format!("{found} at line {} column {}", error.line(), error.column()))
     })
 }

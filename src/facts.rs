@@ -154,7 +154,7 @@ impl Facts {
         tracing::warn!(
             integration = self.integration,
             %since,
-            "no event has come for a day; does anybody publish, and do exchange and binding keys fit what is published?"
+            "no event has arrived for a day; is anybody publishing, and do exchange and binding keys match?"
         );
     }
 
@@ -303,7 +303,7 @@ impl Facts {
             integration = self.integration,
             events = skipping.events,
             reason = skipping.reason.code(),
-            "every event in a long row was skipped, most of them for this reason; is there a typo in the document?"
+            "every event in a long series was skipped, most of them for this reason; is there a typo in the document?"
         );
     }
 
@@ -323,7 +323,7 @@ impl Facts {
 
     /// An event came back through no fault of its own; its count of returns begins anew.
     pub fn came_back(&self) {
-        tracing::debug!(integration = self.integration, "came back; its returns are counted anew");
+        tracing::debug!(integration = self.integration, "came back; its returns are counted from the start again");
     }
 
     /// A repair ended, or will be tried again.
@@ -365,16 +365,16 @@ impl Facts {
         let name = self.integration.as_str();
         match change {
             Change::Paused(pause) => {
-                tracing::warn!(integration = name, ?pause, "the gate asks to be left alone; pausing");
+                tracing::warn!(integration = name, ?pause, "the gate asks for a pause; pausing");
             }
             Change::Opened => {
                 tracing::warn!(
                     integration = name,
-                    "the gate is down; no more events are taken, and probes look for its return"
+                    "the gate is down; no more events are taken, and probes check whether it is back"
                 );
             }
             Change::ProbeFailed(next) => tracing::warn!(integration = name, ?next, "the gate is still down"),
-            Change::Closed => tracing::info!(integration = name, "the gate is back; consuming goes on"),
+            Change::Closed => tracing::info!(integration = name, "the gate is back; consuming again"),
         }
     }
 
@@ -408,7 +408,7 @@ impl Facts {
         self.metrics.exchange_missing.with_label_values(&[&self.integration]).inc();
         tracing::error!(
             integration = self.integration,
-            "the exchange was missing, and with it the binding; both are made again, but what was published meanwhile did not reach the queue"
+            "the exchange was missing, and so was the binding; both were declared again, but messages published meanwhile did not reach the queue"
         );
     }
 
@@ -416,7 +416,7 @@ impl Facts {
     pub fn records_unknown(&self) {
         tracing::error!(
             integration = self.integration,
-            "the broker knew these records and has forgotten them: a policy took the message from .store, or queue or broker are new; told it again, but it could not say whether these are an older copy"
+            "the broker no longer remembers these records: a policy removed the message from .store, or the queue or broker is new; it was recorded again, but whether these are an older copy could not be checked"
         );
     }
 
@@ -426,7 +426,7 @@ impl Facts {
         tracing::error!(
             integration = self.integration,
             letters,
-            "dead letters left their queues without a command of this program: a policy of the broker deletes them, or somebody took them by other means"
+            "dead letters left their queues without a command of this program: a policy of the broker deletes them, or somebody removed them by other means"
         );
     }
 
@@ -439,7 +439,7 @@ impl Facts {
             }
             None => tracing::warn!(
                 integration = self.integration,
-                "the audit queue held what is no entry of this version; it was dropped"
+                "the audit queue contained an entry that this version cannot read; it was dropped"
             ),
         }
     }

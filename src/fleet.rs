@@ -138,7 +138,7 @@ async fn serve_in_spite_of_faults(
     mut serve: impl FnMut() -> BoxFuture<'static, ()>,
 ) {
     while task::watched("supervisor", Some(name), serve()).await.is_none() {
-        health.show_trouble(name, ConnectionState::Faulted, "its task ended by a fault");
+        health.show_trouble(name, ConnectionState::Faulted, "its task ended because of a bug in the worker");
         tokio::select! {
             () = shutdown.wait() => {}
             () = tokio::time::sleep(task::PAUSE) => {}

@@ -125,7 +125,7 @@ impl States {
                 &one,
             )?,
             consuming: gauges(r, "consuming", "1 while the integration's queues are consumed.", &one)?,
-            skips_everything: gauges(r, "skips_everything", "1 while every event in a long row is skipped.", &one)?,
+            skips_everything: gauges(r, "skips_everything", "1 while every event in a long series is skipped.", &one)?,
             properties_without_value: gauges(
                 r,
                 "properties_without_value",
@@ -135,7 +135,7 @@ impl States {
             last_event: gauges(
                 r,
                 "last_event_timestamp_seconds",
-                "When the last event came, since the worker's start; 0 for none.",
+                "When the last event arrived, since the worker's start; 0 for none.",
                 &one,
             )?,
             broker_connected: gauge(r, "broker_connected", "1 while the broker is connected.")?,
@@ -194,7 +194,7 @@ impl Metrics {
     /// Two metrics with the same name, which is a bug in this module.
     pub fn new(log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static) -> prometheus::Result<Metrics> {
         let r = Registry::new();
-        let lines = opts("log_lines_dropped_total", "Lines of the log that nobody read in time.");
+        let lines = opts("log_lines_dropped_total", "Log lines dropped because their reader was too slow.");
         let described = IntCounter::with_opts(lines.clone())?;
         r.register(Box::new(Asked { opts: lines, described, count: log_lines_dropped }))?;
         let (one, by_reason) = (["integration"], ["integration", "reason"]);
@@ -220,27 +220,37 @@ impl Metrics {
             )?,
             late_events: counters(&r, "late_events_total", "Accepted events over an hour old at receipt.", &one)?,
             parked: counters(&r, "parked_total", "Messages published to a delay queue.", &one)?,
-            returned: counters(&r, "returned_total", "Messages whose delay was over and that came back.", &one)?,
+            returned: counters(&r, "returned_total", "Messages that came back after their delay.", &one)?,
             states: States::new(&r)?,
             stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
-            unknown_values: counters(&r, "unknown_values_total", "Values whose newest nobody can know.", &one)?,
+            unknown_values: counters(
+                &r,
+                "unknown_values_total",
+                "Values not sent because their newest value cannot be known.",
+                &one,
+            )?,
             settle_failures: counters(&r, "settle_failures_total", "Publishes or acks that failed.", &one)?,
             exchange_missing: counters(
                 &r,
                 "exchange_missing_total",
-                "Looks at which the exchange was absent, and with it the binding.",
+                "Checks that found the exchange, and so the binding, missing.",
                 &one,
             )?,
             letters_vanished: counters(
                 &r,
                 "letters_vanished_total",
-                "Dead letters that left their queues, and no command of ours took them.",
+                "Dead letters that left their queues without a command of this program.",
                 &one,
             )?,
-            audit_entries: counters(&r, "audit_entries_total", "Looks at personal data.", &["integration", "command"])?,
+            audit_entries: counters(
+                &r,
+                "audit_entries_total",
+                "Commands that touched personal data.",
+                &["integration", "command"],
+            )?,
             store_errors: counter(&r, "store_errors_total", "Failed reads or commits of the record store.")?,
             reload_failures: counter(&r, "reload_failures_total", "Changed configurations that were refused.")?,
-            spans_dropped: counter(&r, "spans_dropped_total", "Spans that no collector took.")?,
+            spans_dropped: counter(&r, "spans_dropped_total", "Spans that no collector accepted.")?,
             store_clock_offset: seconds(&r, "store_clock_offset_seconds", "How far a shared store's clock is ahead.")?,
             build_info: build_info(&r)?,
             registry: r,

@@ -8,52 +8,52 @@ const SETTING: &str = "records.store";
 const ON_THE_WAY: [(&str, &str); 11] = [
     (
         "Connection refused",
-        "nothing listens there: is PostgreSQL running, and are host and port in records.store right?",
+        "nothing listens there: is PostgreSQL running, and are host and port in records.store correct?",
     ),
-    ("failed to lookup address", "no address is known for that name: is the host in records.store written right?"),
-    ("(28P01)", "look at user and password in records.store"),
-    ("password missing", "the server wants a password; write it into records.store, or into a store_file"),
-    ("(28000)", "look at the user in records.store, and whether the server's pg_hba.conf lets it in from here"),
-    ("(3D000)", "name one that is there in records.store, or make it (CREATE DATABASE)"),
+    ("failed to lookup address", "no address is known for that name: is the host in records.store spelled correctly?"),
+    ("(28P01)", "check user and password in records.store"),
+    ("password missing", "the server requires a password; write it into records.store, or into a store_file"),
+    ("(28000)", "check the user in records.store, and whether the server's pg_hba.conf admits it from here"),
+    ("(3D000)", "name one that exists in records.store, or create it (CREATE DATABASE)"),
     ("(53300)", "its connections are used up; raise max_connections, or end other clients"),
     (
         "does not support TLS",
-        "what listens there has no TLS or is no PostgreSQL; look at host and port in records.store; sslmode=disable does without TLS",
+        "what listens there has no TLS or is not PostgreSQL; check host and port in records.store; sslmode=disable does without TLS",
     ),
     (
         "invalid peer certificate",
-        "name the authority that signed it by sslrootcert in records.store, and the host as the certificate does",
+        "name the authority that signed it with sslrootcert in records.store, and the host as the certificate does",
     ),
-    (
-        "communicating with the server",
-        "what listens there may be no PostgreSQL; look at host and port in records.store",
-    ),
-    ("no answer", "are host and port in records.store right, and does no firewall swallow it?"),
+    ("communicating with the server", "what listens there may not be PostgreSQL; check host and port in records.store"),
+    ("no answer", "check host and port in records.store, and whether a firewall drops the packets"),
 ];
 
 /// The same of a directory.
 const OF_A_DIRECTORY: [(&str, &str); 5] = [
-    ("File exists", "a file is in its place; let records.store name a directory"),
-    ("Not a directory", "a file is in its path; let records.store name a directory"),
-    ("Permission denied", "give it to the user that runs the worker, or let records.store name another directory"),
-    ("Read-only file system", "let records.store name a directory on a file system that can be written"),
+    ("File exists", "a file is in its place; set records.store to a directory"),
+    ("Not a directory", "a file is in its path; set records.store to a directory"),
+    ("Permission denied", "give it to the user that runs the worker, or set records.store to another directory"),
+    ("Read-only file system", "set records.store to a directory on a file system that can be written"),
     (
         "No such file or directory",
-        "a directory above it is not there and cannot be made; make it, or look at records.store",
+        "a directory above it does not exist and cannot be created; create it, or check records.store",
     ),
 ];
 
 /// What the way to a gate says. What is to be looked at depends on whether a proxy leads there.
 const TO_A_GATE: [(&str, &str); 6] = [
-    ("Connection refused", "nothing listens there: look at host and port in "),
-    ("failed to lookup address", "no address is known for that name: look at the host in "),
-    ("InvalidContentType", "what answers there does not speak TLS: look at scheme, host and port in "),
-    ("Connection reset", "it was ended before any answer, as a port for TLS does: look at scheme, host and port in "),
+    ("Connection refused", "nothing listens there: check host and port in "),
+    ("failed to lookup address", "no address is known for that name: check the host in "),
+    ("InvalidContentType", "the server there does not speak TLS: check scheme, host and port in "),
+    (
+        "Connection reset",
+        "the connection was closed before any answer, as a TLS port does: check scheme, host and port in ",
+    ),
     (
         "invalid peer certificate",
-        "name the authority that signed its certificate in gate.ca_file, or look at the host in ",
+        "name the authority that signed its certificate in gate.ca_file, or check the host in ",
     ),
-    ("timed out", "does a firewall swallow it? Look at host and port in "),
+    ("timed out", "check whether a firewall drops the packets, and check host and port in "),
 ];
 
 /// Why a gate's host was not reached, for people.
@@ -99,10 +99,10 @@ mod tests {
                 "the host in records.store",
             ),
             ("password authentication failed for user \"acme\" (28P01)", "user and password in records.store"),
-            ("invalid configuration: password missing", "wants a password"),
+            ("invalid configuration: password missing", "requires a password"),
             ("role \"acme\" does not exist (28000)", "pg_hba.conf"),
             ("database \"acme\" does not exist (3D000)", "CREATE DATABASE"),
-            ("error communicating with the server: bytes remaining on stream", "may be no PostgreSQL"),
+            ("error communicating with the server: bytes remaining on stream", "may not be PostgreSQL"),
             ("error performing TLS handshake: server does not support TLS", "sslmode=disable"),
             ("error performing TLS handshake: invalid peer certificate: UnknownIssuer", "sslrootcert"),
         ] {
@@ -116,15 +116,12 @@ mod tests {
     #[test]
     fn a_directory_and_a_gate_are_told_with_what_to_look_at() {
         let told_of_file = told("cannot create the records in afile: File exists (os error 17)");
-        assert!(
-            told_of_file.ends_with("; a file is in its place; let records.store name a directory"),
-            "{told_of_file}"
-        );
+        assert!(told_of_file.ends_with("; a file is in its place; set records.store to a directory"), "{told_of_file}");
         let not_ours = "the records in here are not those of this integration's earlier events";
         assert_eq!(told(not_ours), not_ours);
         let refused = "tcp connect error: Connection refused (os error 111)";
-        assert!(of_gate(refused, false).ends_with("look at host and port in properties.url"));
-        assert!(of_gate(refused, true).ends_with("look at host and port in gate.proxy and properties.url"));
+        assert!(of_gate(refused, false).ends_with("check host and port in properties.url"));
+        assert!(of_gate(refused, true).ends_with("check host and port in gate.proxy and properties.url"));
         assert_eq!(of_gate("something else", true), "something else");
     }
 }

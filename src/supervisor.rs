@@ -241,7 +241,7 @@ impl Supervisor {
             match topology::keep_bound(broker, source, self.worker.integration()).await {
                 Ok(false) => {}
                 Ok(true) => self.worker.facts().exchange_missing(),
-                Err(error) => tracing::warn!(integration = self.name(), %error, "cannot look after the bindings"),
+                Err(error) => tracing::warn!(integration = self.name(), %error, "cannot renew the bindings"),
             }
         }
     }
@@ -270,7 +270,7 @@ impl Supervisor {
             }
             () = missing.notified() => Some("a queue is missing; declaring it again".to_owned().into()),
             error = self.watch_depths(&link, watch) => Some(error.to_string().into()),
-            () = worker.faulted() => Some("a task of an event ended by a fault".to_owned().into()),
+            () = worker.faulted() => Some("an event's task ended because of a bug in the worker".to_owned().into()),
             () = worker.records_failed() => Some(Lost::records("the records failed".to_owned())),
             trouble = self.keep_claim() => Some(trouble.into()),
             error = broker::audit::listen(&link, &worker.integration().name, |entry| worker.facts().audited(entry)) => {

@@ -20,7 +20,7 @@ pub fn watched<T>(
     AssertUnwindSafe(task).catch_unwind().map(move |ended| {
         let ended = ended.ok();
         if ended.is_none() {
-            tracing::error!(task = name, integration, "a task ended by a fault");
+            tracing::error!(task = name, integration, "a task ended because of a bug in the worker");
         }
         ended
     })

@@ -25,8 +25,9 @@ where
     F: Future<Output = io::Result<T>>,
 {
     let found = tokio::net::lookup_host((host, port)).await;
-    let unknown =
-        |error| io::Error::other(format!("no address is known for the name {host}: is it written right? ({error})"));
+    let unknown = |error| {
+        io::Error::other(format!("no address is known for the name {host}: is it spelled correctly? ({error})"))
+    };
     let addresses = found.map_err(unknown)?.collect();
     let silent = || io::Error::new(io::ErrorKind::TimedOut, format!("no address of {host} answers within {LONGEST:?}"));
     tokio::time::timeout(LONGEST, race(in_turn(addresses), connect)).await.unwrap_or_else(|_| Err(silent()))

@@ -10,8 +10,8 @@ pub(super) fn explained(error: &lapin::Error, is_plain: bool) -> String {
         ErrorKind::ProtocolError(reply) => {
             let said = reply.get_message();
             match reply.get_id() {
-                403 => format!("the login was refused; look at user and password in broker.url ({said})"),
-                530 => format!("it was not let in; look at the virtual host in broker.url ({said})"),
+                403 => format!("the login was refused; check user and password in broker.url ({said})"),
+                530 => format!("access was refused; check the virtual host in broker.url ({said})"),
                 _ => error.to_string(),
             }
         }
@@ -23,12 +23,12 @@ pub(super) fn explained(error: &lapin::Error, is_plain: bool) -> String {
 
 const PORTS: &str = "(RabbitMQ's ports are 5672 and, for TLS, 5671; 15672 is its web page)";
 
-/// What to look at if the broker did not answer at all.
-pub(super) const SILENT: &str = "are host and port in broker.url right, and does no firewall swallow it?";
+/// What to check if the broker did not answer at all.
+pub(super) const SILENT: &str = "check host and port in broker.url, and whether a firewall drops the packets";
 
 fn no_amqp(is_plain: bool) -> String {
-    let tls = if is_plain { "; a port for TLS is opened by amqps://" } else { "" };
-    format!("what answers there does not speak AMQP 0-9-1; look at host and port in broker.url {PORTS}{tls}")
+    let tls = if is_plain { "; a TLS port needs amqps://" } else { "" };
+    format!("the server there does not speak AMQP 0-9-1; check host and port in broker.url {PORTS}{tls}")
 }
 
 fn of_the_way(error: &io::Error, is_plain: bool) -> String {
@@ -41,11 +41,11 @@ fn of_the_way(error: &io::Error, is_plain: bool) -> String {
         }
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::UnexpectedEof => {
             let doubt = if is_plain {
-                "a port for TLS does so, which amqps:// opens; else look at host and port in broker.url"
+                "this may be a TLS port, which needs amqps://; otherwise check host and port in broker.url"
             } else {
-                "a port without TLS may do so, which amqp:// opens; else look at host and port in broker.url"
+                "this may be a port without TLS, which needs amqp://; otherwise check host and port in broker.url"
             };
-            format!("the connection was ended before any answer: {doubt} {PORTS} ({error})")
+            format!("the connection was closed before any answer: {doubt} {PORTS} ({error})")
         }
         _ => error.to_string(),
     }
@@ -54,20 +54,22 @@ fn of_the_way(error: &io::Error, is_plain: bool) -> String {
 fn of_tls(error: &Tls) -> &'static str {
     match error {
         Tls::InvalidMessage(_) => {
-            "what answers there does not speak TLS; write amqp:// for a port without it, or look for the broker's port for \
-             TLS, usually 5671"
+            "the server there does not speak TLS; write amqp:// for a port without TLS, or find the broker's TLS port, \
+             usually 5671"
         }
         Tls::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "its certificate is for another name; write the name that it was made for into broker.url",
+        ) => "its certificate is for another name; write the name in the certificate into broker.url",
         Tls::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             "its certificate is out of date, or this machine's clock is wrong"
         }
         Tls::InvalidCertificate(_) => {
             "its certificate is not trusted; name the authority that signed it in broker.ca_file"
         }
-        Tls::AlertReceived(_) => "it ended the TLS handshake; look whether it wants broker.client_cert_file",
-        _ => "TLS failed; look at both sides' certificates and versions",
+        Tls::AlertReceived(_) => {
+            "the server ended the TLS handshake; check whether it requires broker.client_cert_file"
+        }
+        _ => "TLS failed; check the certificates and versions of both sides",
     }
 }
 
@@ -83,8 +85,8 @@ mod tests {
         let plain = |kind: io::ErrorKind| io::Error::from(kind);
         for (error, is_plain, part) in [
             (plain(ConnectionRefused), true, "nothing listens there"),
-            (plain(ConnectionReset), true, "amqps:// opens"),
-            (plain(ConnectionReset), false, "amqp:// opens"),
+            (plain(ConnectionReset), true, "needs amqps://"),
+            (plain(ConnectionReset), false, "needs amqp://"),
             (tls(Tls::InvalidMessage(InvalidMessage::InvalidContentType)), false, "does not speak TLS"),
             (tls(Tls::InvalidCertificate(CertificateError::UnknownIssuer)), false, "broker.ca_file"),
             (tls(Tls::InvalidCertificate(CertificateError::NotValidForName)), false, "for another name"),

@@ -205,7 +205,7 @@ async fn lock(settings: &link::Settings, name: &Name, lock: &str) -> Result<(Con
             Err(error) if error.code() != Some(405) => return Err(error),
             Err(_) if Instant::now() > deadline => {
                 let what = format!("the dead letters of {name} are in use");
-                return Err(Error::refused(what, "another command works with them; wait for its end, or end it"));
+                return Err(Error::refused(what, "another command is using them; wait until it ends, or end it"));
             }
             Err(_) => topology::close(&connection).await,
         }

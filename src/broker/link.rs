@@ -78,14 +78,14 @@ impl Settings {
     ) -> Result<Settings, String> {
         let text = url.expose_secret().trim();
         let form = "write amqp://user:password@host:5672/%2f or amqps://…";
-        let parsed = reqwest::Url::parse(text).map_err(|e| format!("is no address ({e}); {form}"))?;
+        let parsed = reqwest::Url::parse(text).map_err(|e| format!("is not an address ({e}); {form}"))?;
         if !matches!(parsed.scheme(), "amqp" | "amqps") {
             return Err(format!("has another scheme; {form}"));
         }
         let behind_host = [Some(parsed.path()), parsed.query(), parsed.fragment()];
         if behind_host.into_iter().flatten().any(|part| part.contains('@')) {
             return Err(
-                "has an @ behind the host; percent-encode user and password (/ is %2F, # is %23, ? is %3F)".to_owned()
+                "has an @ after the host; percent-encode user and password (/ is %2F, # is %23, ? is %3F)".to_owned()
             );
         }
         let host = parsed.host_str().unwrap_or_default().to_owned();
@@ -125,7 +125,7 @@ impl Settings {
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         (self.is_plain && self.is_beyond_loopback).then(|| {
-            format!("broker {} is reached without TLS: passwords and consents can be read on the way; amqps:// protects them", self.shown)
+            format!("broker {} is reached without TLS: passwords and consents can be read in transit; amqps:// protects them", self.shown)
         })
     }
 
@@ -201,7 +201,7 @@ async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<(
 /// # Errors
 /// It does not answer.
 pub async fn knock(settings: &Settings) -> Result<(), Error> {
-    let what = format!("knock at the broker at {}", settings.shown);
+    let what = format!("check the broker at {}", settings.shown);
     let knocked = async {
         let (host, port) = settings.shown.rsplit_once(':').unwrap_or((&settings.shown, ""));
         let port = port.parse().unwrap_or_default();
@@ -290,7 +290,7 @@ async fn lost(connection: &Connection) -> String {
                     "the broker blocks publishing (out of memory or disk); events stay queued until it has room"
                 );
             }
-            Event::ConnectionUnblocked => tracing::info!("the broker takes publishes again"),
+            Event::ConnectionUnblocked => tracing::info!("the broker accepts publishes again"),
             _ => {}
         }
     }

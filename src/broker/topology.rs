@@ -254,7 +254,7 @@ pub(super) async fn find_queue(connection: &Connection, queue: &str) -> Result<(
 /// permission to look (4.2.6 and 4.3.0 ask for the right to configure), it is taken as found: binding will
 /// show whether it exists.
 async fn declare_exchange(settings: &link::Settings, connection: Connection, name: &str) -> Result<Declared, Error> {
-    let what = format!("look for the exchange \"{name}\"");
+    let what = format!("check the exchange \"{name}\"");
     let channel = call("open a channel", connection.create_channel()).await?;
     let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
     let found = channel.exchange_declare(name.into(), ExchangeKind::Topic, passive, FieldTable::default());
@@ -363,5 +363,5 @@ pub async fn consumers(channel: &Channel, queue: &str) -> Result<u32, Error> {
 /// The queue or the broker is gone.
 pub(super) async fn look(channel: &Channel, queue: &str) -> Result<Queue, Error> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    call("look at a queue", channel.queue_declare(queue.into(), passive, FieldTable::default())).await
+    call("check a queue", channel.queue_declare(queue.into(), passive, FieldTable::default())).await
 }

@@ -20,25 +20,25 @@ pub(super) fn doubt(key: &str) -> Option<Doubt> {
     let words: Vec<&str> = key.split('.').collect();
     if words.iter().any(|word| word.len() > 1 && word.contains(['*', '#'])) {
         return Some(Doubt::Never(format!(
-            "\"{shown}\" has a star or hash beside other characters, which stands for nothing there; write it alone between dots, as in \"{}\"",
+            "\"{shown}\" has a star or hash within a word, where it is an ordinary character; make it a word of its own, as in \"{}\"",
             spaced(&words)
         )));
     }
     if key != key.trim() {
         return Some(Doubt::Never(format!(
-            "\"{shown}\" has blanks around it, which would have to be in the routing key"
+            "\"{shown}\" has whitespace around it, which would have to be in the routing key"
         )));
     }
     let why = if key.is_empty() {
-        "takes only what is published with an empty routing key; write \"#\" for everything"
+        "matches only messages with an empty routing key; write \"#\" for everything"
     } else if words.contains(&"") {
-        "has nothing before, behind or between its dots, so it takes only routing keys that have nothing there either; remove a dot"
+        "has an empty word before, after or between its dots, so it matches only routing keys with the same empty word; remove a dot"
     } else if words.iter().any(|word| matches!(*word, ">" | "+")) {
-        "has + or > as a word, which are characters as all others here; * stands for one word, # for any number of them"
+        "has + or > as a word, which are ordinary characters here; * stands for one word, # for any number of them"
     } else if key.contains(char::is_whitespace) || key.contains([',', ';']) {
-        "has a blank, comma or semicolon, which would have to be in the routing key; several keys are several texts of the list"
+        "has a space, comma or semicolon, which would have to be in the routing key; write several keys as several strings of the list"
     } else if key.contains('/') {
-        "has slashes, which separate nothing here; words are separated by dots"
+        "has slashes, which do not separate words here; separate words with dots"
     } else {
         return None;
     };

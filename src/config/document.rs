@@ -235,7 +235,7 @@ fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<Stri
                 let meant = did_you_mean(name, TYPES.into_iter());
                 fields.problems().add(
                     &types.place,
-                    format!("events.types: \"{}\" is none of {}{meant}", quoted(name), TYPES.join(", ")),
+                    format!("events.types: \"{}\" is not one of {}{meant}", quoted(name), TYPES.join(", ")),
                 );
             } else if name.ends_with(".deleted") {
                 warnings.push(format!(
@@ -256,8 +256,7 @@ fn warn_of_regulations(regulations: &At<Vec<String>>, problems: &Problems) {
     for name in &regulations.value {
         if !REGULATIONS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             let meant = did_you_mean(name, REGULATIONS.into_iter());
-            let why =
-                "is no regulation that Didomi is known to have; if it has none of this name, nothing arrives by it";
+            let why = "is not a known regulation of Didomi's; if it does not exist there, no event will match it";
             let name = quoted(name);
             problems.warn(&regulations.place, format!("events.regulations: \"{name}\" {why}{meant}"));
         }

@@ -276,8 +276,10 @@ impl<'p> Fields<'p> {
         }
         let meant = did_you_mean(&text.value, words.iter().copied());
         let choices = words.join(", ");
-        self.problems
-            .add(&text.place, format!("{}: \"{}\" is none of {choices}{meant}", self.name(key), quoted(&text.value)));
+        self.problems.add(
+            &text.place,
+            format!("{}: \"{}\" is not one of {choices}{meant}", self.name(key), quoted(&text.value)),
+        );
         None
     }
 
@@ -346,7 +348,8 @@ fn list_from_variable(text: &str) -> Value {
 /// # Errors
 /// What a duration looks like, for people.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("\"{}\" is no duration; write a number and ms, s, m, h or d, such as \"10s\"", quoted(text));
+    let bad =
+        || format!("\"{}\" is not a duration; write a number and ms, s, m, h or d, such as \"10s\"", quoted(text));
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
     let (number, unit) = text.split_at(unit_at);
     let number: u64 = number.parse().map_err(|_| bad())?;
@@ -369,7 +372,7 @@ mod tests {
     fn what_a_complaint_quotes_begins_no_line_of_its_own() {
         let problems = Problems::default();
         let place = Location::File("acme.json".into());
-        problems.add(&place, "path \"a\nerror: b\u{202e}\" begins with no known root");
+        problems.add(&place, "path \"a\nerror: b\u{202e}\" does not begin with a known root");
         problems.warn(&place, "gate \"a\r\nok\"");
         let told = problems
             .take_warnings()
@@ -380,7 +383,7 @@ mod tests {
             told,
             [
                 "acme.json: gate \"a\\u000d\\u000aok\"",
-                "acme.json: path \"a\\u000aerror: b\\u202e\" begins with no known root"
+                "acme.json: path \"a\\u000aerror: b\\u202e\" does not begin with a known root"
             ]
         );
     }

@@ -122,14 +122,12 @@ fn date_format(fields: &mut Fields<'_>, kind: Option<Kind>) -> Option<String> {
 /// Checks that a format is valid and that different times look different.
 fn check_format(format: &str) -> Result<(), String> {
     if let Some(unknown) = directives(format).find(|directive| shown_at(0, directive).is_none()) {
-        return Err(format!("\"{}\" is no directive of strftime", quoted(unknown)));
+        return Err(format!("\"{}\" is not a strftime directive", quoted(unknown)));
     }
     // Two times that differ in everything but the zone.
     if shown_at(0, format) == shown_at(1_781_962_448, format) {
         let format = quoted(format);
-        return Err(format!(
-            "\"{format}\" has no directive for a part of a time, such as %Y, so every time looks alike"
-        ));
+        return Err(format!("\"{format}\" has no directive for a part of a time, such as %Y, so all times look alike"));
     }
     Ok(())
 }
@@ -165,7 +163,7 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
         }
         (Some(value), None) => Path::compile(&value.value)
             .map_err(|why| {
-                let why = if is_like_address(&value.value) { "an address is no path".to_owned() } else { why };
+                let why = if is_like_address(&value.value) { "an address is not a path".to_owned() } else { why };
                 fields.problems().add(&value.place, format!("mappings.value: {why}"));
             })
             .ok()
@@ -184,14 +182,16 @@ fn identifier_index(
         let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
         if found.is_none() {
             let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| &*mapping.id));
-            problems
-                .add(&wanted.place, format!("identifier: \"{}\" is no mapped property{meant}", quoted(&wanted.value)));
+            problems.add(
+                &wanted.place,
+                format!("identifier: \"{}\" is not a mapped property{meant}", quoted(&wanted.value)),
+            );
         }
         let switch = found.and_then(|index| mappings.get(index)).is_some_and(|m| m.source.kind() == Kind::Switch);
         if switch {
             problems.add(
                 &wanted.place,
-                format!("identifier: \"{}\" is true or false, which names nobody", quoted(&wanted.value)),
+                format!("identifier: \"{}\" is true or false, which cannot identify a person", quoted(&wanted.value)),
             );
         }
         return found;

@@ -181,8 +181,8 @@ fn documents(settings: &Settings, problems: &Problems, warnings: &mut Vec<String
         Err(error) => {
             let is_lost = directory == Path::new("integrations") && !Path::new(DEFAULT_FILE).exists();
             let remedy = if is_lost {
-                "and there is no consent-gate.toml here: is this the worker's folder? Else create the directory, or \
-                 name the settings by --config"
+                "and there is no consent-gate.toml here: is this the worker's folder? Otherwise create the directory, or \
+                 name the settings with --config"
             } else {
                 "create the directory or set integrations.directory"
             };
@@ -200,8 +200,10 @@ fn documents(settings: &Settings, problems: &Problems, warnings: &mut Vec<String
         )
     }));
     if paths.is_empty() {
-        problems
-            .add(&place, "holds no integration; put one *.json per customer there, its stem is the integration's name");
+        problems.add(
+            &place,
+            "contains no integration; put one *.json per customer there, whose stem is the integration's name",
+        );
     }
     paths
 }
@@ -240,7 +242,7 @@ fn document_at(
 
 /// Explains why a document cannot be read; errors of the operating system name no remedy, so one is added.
 fn unreadable(error: &std::io::Error) -> String {
-    let remedy = error.raw_os_error().map_or("", |_| "; name a document that is there and that this user may read");
+    let remedy = error.raw_os_error().map_or("", |_| "; name a document that exists and that this user may read");
     format!("cannot be read: {error}{remedy}")
 }
 

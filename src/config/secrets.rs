@@ -46,7 +46,7 @@ fn is_meant_as_written(text: &At<String>, key: &str, environment: &Environment, 
     if let Some(variable) = variables.into_iter().find(|variable| environment.contains_key(*variable)) {
         let whole =
             if bare(&text.value).trim_matches(['$', '(', ')']) == variable { "" } else { ", for a whole value" };
-        return refuse(format!("${variable} is no variable without braces; write \"${{{variable}}}\"{whole}"));
+        return refuse(format!("${variable} is not expanded without braces; write \"${{{variable}}}\"{whole}"));
     }
     let is_alone = |begin: &str, end: &str| {
         let inner = text.value.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end));
@@ -87,7 +87,7 @@ pub(super) fn from_file(path: &At<String>, key: &str, folder: &Path, fields: &Fi
 /// Checks that a secret is a single line: otherwise it is several values, or not a secret.
 fn one_line<T>(secret: &str, key: &str, at: &At<T>, fields: &Fields<'_>) -> Option<SecretString> {
     if secret.chars().any(char::is_control) {
-        let why = format!("{} holds a line end or a control character; write the secret alone", fields.name(key));
+        let why = format!("{} contains a line end or a control character; write only the secret", fields.name(key));
         fields.problems().add(&at.place, why);
         return None;
     }

@@ -195,7 +195,7 @@ fn broker(
     let (ca, cert, key) = (file("ca_file"), file("client_cert_file"), file("client_key_file"));
     for (name, pem) in [("ca_file", &ca), ("client_cert_file", &cert)] {
         if pem.as_ref().is_some_and(|pem| !link::holds_certificate(pem)) {
-            fields.problems().add(&place, format!("broker.{name} holds no certificate; it must be PEM"));
+            fields.problems().add(&place, format!("broker.{name} contains no certificate; it must be PEM"));
         }
     }
     let identity = match (cert, key) {
@@ -230,7 +230,7 @@ fn source(mut fields: Fields<'_>) -> Source {
     if let Some(queue) = queue.as_ref().filter(|queue| queue.value.starts_with("consent-gate.")) {
         fields.problems().add(
             &queue.place,
-            "source.queue names a queue of the worker's own, which would be read in a circle; name somebody else's",
+            "source.queue names one of the worker's own queues, which would loop; name another queue",
         );
     }
     let problems = fields.problems();
@@ -320,7 +320,7 @@ fn way(fields: &mut Fields<'_>, defaults: &Way, folder: &Path, environment: &Env
     let ca = fields.bare("ca_file").and_then(|path| {
         let pem = secrets::text_file(&path, "ca_file", folder, fields)?;
         if !link::holds_certificate(&pem) {
-            let why = format!("{} holds no certificate; it must be PEM", fields.name("ca_file"));
+            let why = format!("{} contains no certificate; it must be PEM", fields.name("ca_file"));
             fields.problems().add(&path.place, why);
             return None;
         }
@@ -332,7 +332,7 @@ fn way(fields: &mut Fields<'_>, defaults: &Way, folder: &Path, environment: &Env
 fn not_zero(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
     let duration = fields.duration(key)?;
     if duration.value.is_zero() {
-        fields.problems().add(&duration.place, format!("{} must be longer than nothing", fields.name(key)));
+        fields.problems().add(&duration.place, format!("{} must be greater than zero", fields.name(key)));
         return None;
     }
     Some(duration.value)
@@ -424,7 +424,7 @@ fn admin(mut fields: Fields<'_>) -> SocketAddr {
     let address = listen.map_or(default, |listen| {
         listen.value.parse().unwrap_or_else(|_| {
             let why = format!(
-                "admin.listen: \"{}\" is no address; write one such as \"127.0.0.1:9464\"",
+                "admin.listen: \"{}\" is not an address; write one such as \"127.0.0.1:9464\"",
                 quoted(&listen.value)
             );
             fields.problems().add(&listen.place, why);

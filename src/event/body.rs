@@ -103,9 +103,9 @@ fn unpacked(packed: &[u8]) -> Result<Cow<'_, [u8]>, Unreadable> {
     let mut json = Vec::new();
     let limit = u64::try_from(MAX_BODY + 1).unwrap_or(u64::MAX);
     match MultiGzDecoder::new(packed).take(limit).read_to_end(&mut json) {
-        Err(_) => Err(Defect::expected("body", "gzip, as content_encoding says", "it damaged or cut off").into()),
+        Err(_) => Err(Defect::expected("body", "gzip, as content_encoding says", "damaged or truncated gzip").into()),
         Ok(_) if json.len() > MAX_BODY => {
-            Err(Unreadable::TooLarge(Defect::expected("body", "at most 1 MiB", "more, once it is unpacked")))
+            Err(Unreadable::TooLarge(Defect::expected("body", "at most 1 MiB", "more after decompression")))
         }
         Ok(_) => Ok(Cow::Owned(json)),
     }
@@ -173,7 +173,11 @@ mod tests {
             (Some("gzip, gzip"), &packed, "content_encoding: expected gzip or none, found several"),
             (None, &packed, "body: expected JSON in UTF-8, found gzip that content_encoding does not name"),
             (Some("gzip"), &gzip(&packed), "body: expected JSON in UTF-8, found gzip within gzip"),
-            (Some("gzip"), &packed[..12], "body: expected gzip, as content_encoding says, found it damaged or cut off"),
+            (
+                Some("gzip"),
+                &packed[..12],
+                "body: expected gzip, as content_encoding says, found damaged or truncated gzip",
+            ),
             (None, b"", "body: expected JSON in UTF-8, found nothing"),
             (None, b"\xff\xfe{\0", "body: expected JSON in UTF-8, found UTF-16"),
             (None, b"\0{\0}", "body: expected JSON in UTF-8, found UTF-16"),

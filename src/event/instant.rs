@@ -24,8 +24,8 @@ pub fn instant(text: &str) -> Result<Timestamp, &'static str> {
     }
     let usual = usual(text);
     usual.parse().map_err(|_| match usual.parse::<DateTime>() {
-        Ok(_) => "one without a zone: it has no offset",
-        Err(_) => "a text that is no time",
+        Ok(_) => "a time without an offset",
+        Err(_) => "a text that is not a time",
     })
 }
 
@@ -121,7 +121,7 @@ mod tests {
             "2026-324T10:26:21",
             "2026-11-20T11:26:21[Europe/Berlin]",
         ] {
-            assert_eq!(instant(text), Err("one without a zone: it has no offset"), "{text}");
+            assert_eq!(instant(text), Err("a time without an offset"), "{text}");
         }
         for text in [
             "yesterday",
@@ -137,7 +137,7 @@ mod tests {
             "Fri, 20 Nov 2026 10:26:21 +0000",
             "\u{1F600}T\u{1F600}.1234567890\u{1F600}",
         ] {
-            assert_eq!(instant(text), Err("a text that is no time"), "{text}");
+            assert_eq!(instant(text), Err("a text that is not a time"), "{text}");
         }
         assert_eq!(instant("  "), Err("an empty text"));
     }

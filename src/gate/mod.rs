@@ -356,7 +356,7 @@ impl Gate {
         let response = self.connections.send(request).await;
         let response = response.map_err(|unanswered| unreachable(&unanswered.error.without_url()).1)?;
         if response.status() == reqwest::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            return Err("the proxy wants another user or password (status 407)".to_owned());
+            return Err("the proxy requires a different user or password (status 407)".to_owned());
         }
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
@@ -376,8 +376,8 @@ fn unreachable(error: &reqwest::Error) -> (Outcome, String) {
     if !way::is_refused_by_proxy(&error) {
         return (Outcome::Unavailable, error);
     }
-    let remedy = "check its user and password, whether it may lead there, and whether the gate is up";
-    (Outcome::Misconfigured, format!("the proxy does not lead to the gate; {remedy}: {error}"))
+    let remedy = "check its user and password, whether it may connect there, and whether the gate is up";
+    (Outcome::Misconfigured, format!("the proxy does not connect to the gate; {remedy}: {error}"))
 }
 
 /// An error with its causes, which reqwest's own message leaves out.

@@ -45,7 +45,7 @@ pub fn look() {
     if trusted.as_ref().is_some_and(|trusted| trusted.roots != read.roots) {
         *trusted = Some(Arc::new(read));
         CHANGES.fetch_add(1, Ordering::Relaxed);
-        tracing::info!("the system's certificates of authorities changed; new connections are verified by them");
+        tracing::info!("the system's CA certificates changed; new connections are verified with them");
     }
 }
 
@@ -58,7 +58,7 @@ fn trusted() -> anyhow::Result<Arc<RootCertStore>> {
     if let Some(trusted) = &*trusted {
         return Ok(Arc::clone(trusted));
     }
-    let none = "the system has no certificates of authorities; install ca-certificates";
+    let none = "the system has no CA certificates; install ca-certificates";
     let read = Arc::new(from_system().ok_or_else(|| anyhow::anyhow!(none))?);
     Ok(Arc::clone(trusted.insert(read)))
 }

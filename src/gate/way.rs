@@ -43,14 +43,15 @@ impl Proxy {
     /// What is wrong with it, without quoting it, because it may contain a password.
     pub fn new(url: &SecretString) -> Result<Proxy, String> {
         let form = "write http://user:password@proxy.example.com:3128";
-        let parsed = reqwest::Url::parse(url.expose_secret()).map_err(|e| format!("is no address ({e}); {form}"))?;
+        let parsed =
+            reqwest::Url::parse(url.expose_secret()).map_err(|e| format!("is not an address ({e}); {form}"))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(format!("has another scheme; {form}"));
         }
         let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("names no host; {form}"))?;
         if parsed.path() != "/" || parsed.query().is_some() || parsed.fragment().is_some() {
             let escapes = "percent-encode user and password (/ is %2F, # is %23, ? is %3F)";
-            return Err(format!("has something behind the host; {escapes}; {form}"));
+            return Err(format!("has something after the host; {escapes}; {form}"));
         }
         let shown = format!("{host}:{}", parsed.port_or_known_default().unwrap_or_default());
         reqwest::Proxy::all(parsed.as_str()).map_err(|_| format!("cannot be used; {form}"))?;

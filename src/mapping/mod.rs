@@ -303,7 +303,7 @@ impl Mapping {
             Choice::Switch(false) => self.texts.1.clone(),
             Choice::Text(text) => match &self.date_format {
                 Some(format) if !text.is_empty() => {
-                    format_time(event::instant(text)?, format).ok_or("one that cannot be shown so")?.into()
+                    format_time(event::instant(text)?, format).ok_or("one that this format cannot show")?.into()
                 }
                 _ => text.clone(),
             },

@@ -141,7 +141,9 @@ impl Path {
             .filter_map(|(name, root)| Some((root, name.len(), rest_after(written, name)?)))
             .max_by_key(|(_, length, _)| *length)
             .map(|(root, _, rest)| (root, rest))
-            .ok_or_else(|| format!("path \"{written}\" begins with no known root; roots are {}", ROOTS.join(", ")))?;
+            .ok_or_else(|| {
+                format!("path \"{written}\" does not begin with a known root; roots are {}", ROOTS.join(", "))
+            })?;
         check_rest(root, rest, written)?;
         Ok(Path { root, rest: rest.to_owned(), written: written.to_owned() })
     }
@@ -231,7 +233,9 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
         return Err(format!("path \"{written}\" names no field; write {written}_… down to a single value"));
     }
     if !needs_more && !rest.is_empty() {
-        return Err(format!("path \"{written}\" goes on after a single value; fields of the user are written user_…"));
+        return Err(format!(
+            "path \"{written}\" continues after a single value; fields of the user are written user_…"
+        ));
     }
     let ends = FIELDS.iter().any(|field| rest.strip_suffix(field).is_some_and(|before| before.ends_with('_')));
     let within = ["_value_", "_metadata_"].iter().any(|field| rest.contains(field));
@@ -242,7 +246,7 @@ fn check_rest(root: Root, rest: &str, written: &str) -> Result<(), String> {
         _ => false,
     };
     if is_without_field {
-        return Err(format!("path \"{written}\" ends in no field, such as _enabled"));
+        return Err(format!("path \"{written}\" does not end in a field, such as _enabled"));
     }
     Ok(())
 }

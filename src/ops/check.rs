@@ -76,21 +76,21 @@ async fn broker(config: &Config) -> Finding {
 /// Whether somebody's queue would delete what the client cannot read.
 async fn source(config: &Config, queue: &str) -> Finding {
     let what = format!("source queue \"{queue}\"");
-    let look = format!("look at rabbitmqctl list_queues name type arguments policy, row {queue}");
+    let look = format!("see rabbitmqctl list_queues name type arguments policy, row {queue}");
     let unreadable = match unreadable(&config.settings.broker, queue).await {
         Ok(unreadable) => unreadable,
         Err(error) => return Finding::new(what, Err(error.to_string())),
     };
     let told = match unreadable {
-        Unreadable::Kept => "found; what no client can read goes to its dead-letter exchange".to_owned(),
+        Unreadable::Kept => "found; messages that no client can read go to its dead-letter exchange".to_owned(),
         Unreadable::Deleted => format!(
-            "found, but its arguments name no dead-letter exchange: a RabbitMQ from 4.0 on deletes there what no client can read at the 21st return, in silence; give it one, with x-dead-letter-strategy at-least-once; {look}"
+            "found, but its arguments name no dead-letter exchange: RabbitMQ from 4.0 on silently deletes messages there that no client can read, at their 21st return; give it one, with x-dead-letter-strategy at-least-once; {look}"
         ),
         Unreadable::Returned => format!(
-            "found, but it is a classic queue without a dead-letter exchange: what no client can read comes back without end and stops what is behind it; use a quorum queue with a dead-letter exchange; {look}"
+            "found, but it is a classic queue without a dead-letter exchange: messages that no client can read come back without end and block those behind them; use a quorum queue with a dead-letter exchange; {look}"
         ),
         Unreadable::Unknown => format!(
-            "found; whether it deletes what no client can read is not told to who may not configure it: a quorum queue needs a dead-letter exchange, {look}"
+            "found; whether it deletes messages that no client can read is visible only to users who may configure it: a quorum queue needs a dead-letter exchange, {look}"
         ),
     };
     Finding { what, result: Ok(told), is_doubtful: unreadable != Unreadable::Kept }
@@ -105,7 +105,7 @@ async fn gate(integration: &Integration) -> Finding {
     let what = gate.proxy().map_or(what.clone(), |proxy| format!("{what} through the proxy {proxy}"));
     let result = match gate.reach(Timestamp::now()).await {
         Ok((_, Some(off))) if off.abs() > CLOCK_WARNING_SECONDS => Err(format!(
-            "reached, but its clock is {off} s from this one; signatures hold for minutes, so set the clock"
+            "reached, but its clock is {off} s from this one; signatures are valid for minutes, so set the clock"
         )),
         Ok((status, _)) => Ok(format!("reached (status {status}); only send proves the key and the gate's name")),
         Err(why) => Err(remedy::of_gate(&why, gate.proxy().is_some())),

@@ -84,7 +84,7 @@ fn former(args: &StoreCopyArgs) -> Result<Backend, Failure> {
 /// Makes sure that there are records in the former place.
 async fn is_there(from: &Backend) -> Result<(), Failure> {
     let no_store = |why: &str| {
-        let look = "look what [records] store was when the workers ran last";
+        let look = "check what [records] store was when the workers last ran";
         Err(Failure::Usage(format!("--from: there is no store in {from}: {why}; {look}")))
     };
     match (from, from.exists().await) {
@@ -176,7 +176,7 @@ fn others(known: &[String], integrations: &[Integration], removed: &[String]) ->
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "the records are those of {}, too, which these settings do not name; add their documents, or write --removed \
+        "the records are also those of {}, which these settings do not name; add their documents, or write --removed \
          NAME for each that no worker serves any more",
         others.join(", ")
     )))

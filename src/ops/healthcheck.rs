@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
 /// What to do where nobody is, or somebody else.
-const LOOK: &str = "look whether [admin] listen is the worker's here";
+const CHECK: &str = "check whether [admin] listen is the worker's here";
 
 /// Asks once.
 ///
@@ -27,7 +27,7 @@ pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Resu
     let (status, body) = ask(settings.admin).await.map_err(Failure::Failed)?;
     let url = url(settings.admin);
     if !is_worker(&body) {
-        return Err(Failure::Failed(format!("{url}: somebody else answers there; {LOOK}")));
+        return Err(Failure::Failed(format!("{url}: another program answers there; {CHECK}")));
     }
     if status.is_success() {
         if is_configuration_refused(&body) {
@@ -68,7 +68,7 @@ pub(super) async fn ask(admin: SocketAddr) -> Result<(StatusCode, Vec<u8>), Stri
     let url = url(admin);
     let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().tls_certs_only([]).build();
     let client = client.map_err(|e| format!("{url}: {e}"))?;
-    let nobody = |_| format!("{url}: no worker answers; does one run? {LOOK}");
+    let nobody = |_| format!("{url}: no worker answers; does one run? {CHECK}");
     let mut response = client.get(&url).send().await.map_err(nobody)?;
     let mut body = Vec::new();
     while body.len() < LONGEST_ANSWER

@@ -19,7 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Why a property is left out whose newest value nobody noted.
-const UNKNOWN: &str = "a newer event of this person came under another path, and what it says here nobody noted";
+const UNKNOWN: &str =
+    "a newer event of this person came under another path, and its value for this property was not recorded";
 /// Why a property is left out whose newest value the gate refused.
 const REFUSED: &str = "a newer value than this one was refused for good by the gate";
 

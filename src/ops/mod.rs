@@ -91,7 +91,7 @@ impl From<broker::Error> for Failure {
 /// Asks whoever sits there. Nobody there is no yes.
 fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{danger}, and nobody is there to be asked; add --yes")));
+        return Err(Failure::Usage(format!("{danger}, and there is no terminal to ask for confirmation; add --yes")));
     }
     // Talk: a closed standard error changes nothing.
     let _ = io::stderr().write_all(format!("{} [y/N] ", shown::output(question)).as_bytes());

@@ -96,14 +96,14 @@ fn remedy(answer: &Answer) -> &'static str {
         Outcome::Accepted => "accepted",
         // Without a status nobody but a proxy can have refused.
         Outcome::Misconfigured if matches!(answer.status, None | Some(407)) => {
-            "the proxy lets nothing through to the gate; check user and password in gate.proxy, and whether it may lead there"
+            "the proxy lets nothing through to the gate; check user and password in gate.proxy, and whether it may connect there"
         }
         Outcome::Misconfigured => {
             "the gate refuses the integration; check user, key, the gate's name, the API user's right, the IP filter and this machine's clock"
         }
         Outcome::Refused => "the gate refuses the request itself; check the inputs that the journey declares",
         Outcome::NotTheGate => {
-            "somebody else answered in the gate's place: a firewall, a proxy or a login page; check the url, the IP filter and what lies between; where the gate itself answers so, set properties.answer to \"status\""
+            "something else answered in the gate's place: a firewall, a proxy or a login page; check the url, the IP filter and what lies between; if the gate itself answers like this, set properties.answer to \"status\""
         }
         Outcome::Rejected => "the gate answered with an error in its envelope; see the answer",
         Outcome::Unavailable => "no usable answer; check the host's name, the network and TLS",

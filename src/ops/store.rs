@@ -135,8 +135,8 @@ pub async fn adopt(
 /// Why nothing is adopted while a worker is at work with other records.
 fn in_use(integration: &Integration, place: &Backend) -> String {
     format!(
-        "a worker consumes events of {} with other records than those in {place}, which the broker knows: those are the \
-         right ones. Use them, or stop that worker first; several workers need PostgreSQL (docs/postgresql.md)",
+        "a worker consumes events of {} with records other than those in {place}, and the broker knows that worker's: \
+         those are the right ones. Use them, or stop that worker first; several workers need PostgreSQL (docs/postgresql.md)",
         integration.name
     )
 }
@@ -144,10 +144,10 @@ fn in_use(integration: &Integration, place: &Backend) -> String {
 /// What is lost where records that know nobody take the place of others.
 fn would_lose(place: &Backend, lost: &[String]) -> String {
     format!(
-        "the records in {place} are empty, and the broker knows others: {}. With these, nobody knows any more which \
+        "the records in {place} are empty, and the broker knows others: {}. With these, it is no longer known which \
          consents are the newest, which requests are in doubt and who was erased: an old retry, a late event or a \
-         replayed letter can bring back what was withdrawn or deleted since. Bring the others back (look first \
-         whether [records] store names the right place), or add --lose-records",
+         replayed letter can bring back what was withdrawn or deleted since. Bring the others back (first \
+         check whether [records] store names the right place), or add --lose-records",
         lost.join(", ")
     )
 }
@@ -207,7 +207,7 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
         let name = &integration.name;
         match known(&config.settings, integration).await {
             Ok(Told { known: Some(known), .. }) if matches!(place, Backend::Off) && known != Claim::off() => doubts.push(format!(
-                "the broker knows records of {name}, store {}, epoch {}, which no worker may use again after one without any",
+                "the broker knows records of {name}, store {}, epoch {}, which no worker may use again after a worker without records",
                 known.store, known.epoch
             )),
             Ok(Told { known, is_consumed }) if !matches!(place, Backend::Off) => {
@@ -233,8 +233,8 @@ fn unmakeable(place: &Backend) -> Option<String> {
     let directory = std::path::absolute(directory).ok()?;
     let there = directory.ancestors().find(|above| above.exists())?;
     let why = access(there, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
-    let remedy = "give it to the worker's user, or let records.store name another directory";
-    Some(format!("this user cannot write in {} ({}); {remedy}", there.display(), why.desc()))
+    let remedy = "give it to the worker's user, or set records.store to another directory";
+    Some(format!("this user cannot write to {} ({}); {remedy}", there.display(), why.desc()))
 }
 
 /// What is there, for people, which store it is, and whether a worker could take it.
@@ -244,7 +244,7 @@ async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>, boo
         return Ok(("none are kept".to_owned(), None, false));
     }
     if !place.exists().await? {
-        return Ok(("none yet: the worker's first start makes them".to_owned(), None, false));
+        return Ok(("none yet: the worker's first start creates them".to_owned(), None, false));
     }
     let access = Access::open(&settings.records).await?;
     let held = if matches!(access, Access::Socket(_)) { "held by a running worker, " } else { "" };
@@ -270,7 +270,7 @@ fn judged(own: Option<&Claim>, known: &Claim, place: &Backend) -> Result<(), Str
         Some(own) => own.follows(known, place).map_err(|failed| failed.to_string()),
         None if *known == Claim::off() => known.follows(known, place).map_err(|failed| failed.to_string()),
         None => Err(format!(
-            "the broker knows store {}, epoch {}, and new records would be refused; look whether [records] store names the right place, and bring those back, or if they were to move here, copy them: consent-gate store copy",
+            "the broker knows store {}, epoch {}, and new records would be refused; check whether [records] store names the right place, and bring those back, or if they were to move here, copy them: consent-gate store copy",
             known.store, known.epoch
         )),
     }

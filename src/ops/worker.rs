@@ -26,7 +26,7 @@ pub(super) async fn local(config: &Config) -> Vec<Finding> {
             let names = config.integrations.iter().map(|integration| integration.name.as_str());
             names.map(|name| judged(name, &told)).collect()
         }
-        _ => found(Ok("somebody else answers there; a worker needs another [admin] listen".to_owned()), true),
+        _ => found(Ok("another program answers there; a worker needs a different [admin] listen".to_owned()), true),
     }
 }
 
@@ -39,11 +39,9 @@ fn judged(name: &str, told: &Value) -> Finding {
         (_, reason, Some(state @ ("standby" | "stopping"))) => (Ok(with_reason(state, reason)), true),
         (_, Some(reason), _) => (Err(format!("does not consume: {reason}")), false),
         (Some("misconfigured"), ..) => (
-            Err(
-                "its gate refuses it (401, 403, 404, 407 or a redirect): look at the API user's name, key and rights, \
-                 the gate's name and the url; after mending, send proves it"
-                    .to_owned(),
-            ),
+            Err("its gate refuses it (401, 403, 404, 407 or a redirect): check the API user's name, key and rights, \
+                 the gate's name and the url; after a fix, send proves it"
+                .to_owned()),
             false,
         ),
         (Some("ok"), ..) if told["ready"] == true => (Ok("runs, and knows nothing against its gate".to_owned()), false),
@@ -65,10 +63,11 @@ pub(super) async fn letters(config: &Config, integration: &Integration) -> Findi
     let (told, is_doubtful) = match depth(config, &dead).await {
         Ok(Some(0)) if aside == 0 => ("none".to_owned(), false),
         Ok(Some(count)) if aside == 0 => {
-            (format!("{count}; why, says consent-gate dead list --integration {name} --group"), true)
+            (format!("{count}; consent-gate dead list --integration {name} --group shows why"), true)
         }
         Ok(Some(count)) => {
-            let put = "that the broker put aside, for a policy: take it off first, then consent-gate dead list --aside";
+            let put =
+                "that the broker put aside because of a policy: remove it first, then consent-gate dead list --aside";
             (format!("{count}, and {aside} {put} --integration {name}"), true)
         }
         Ok(None) => {

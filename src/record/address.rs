@@ -64,7 +64,7 @@ impl Address {
     pub fn new(url: &SecretString) -> Result<Address, String> {
         let form = "write postgres://user:password@host:5432/database";
         let (one, named) = with_one_host(url.expose_secret().trim());
-        let mut parsed = reqwest::Url::parse(&one).map_err(|error| format!("is no address ({error}); {form}"))?;
+        let mut parsed = reqwest::Url::parse(&one).map_err(|error| format!("is not an address ({error}); {form}"))?;
         let is_ours = |key: &str| matches!(key, "sslmode" | "sslrootcert" | "options");
         let (ours, theirs): (Vec<_>, Vec<_>) =
             parsed.query_pairs().into_owned().partition(|(key, _)| is_ours(key.as_str()));
@@ -100,8 +100,8 @@ impl Address {
         let verify = match of("sslmode") {
             None if is_system => Verify::Name,
             Some(mode) if is_system && mode != "verify-full" => {
-                return Err("sslrootcert=system goes with sslmode=verify-full only: anybody can have a certificate \
-                    of some public authority"
+                return Err("sslrootcert=system works only with sslmode=verify-full: anybody can get a certificate \
+                    from some public authority"
                     .to_owned());
             }
             None if is_beyond_loopback => Verify::Name,
@@ -112,7 +112,7 @@ impl Address {
             Some("verify-full") => Verify::Name,
             Some(_) => {
                 return Err(
-                    "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full; verify-full is safe"
+                    "sslmode is not one of disable, allow, prefer, require, verify-ca, verify-full; verify-full is safe"
                         .to_owned(),
                 );
             }
@@ -164,7 +164,7 @@ impl Address {
         let is_risky = matches!(self.verify, Verify::Plain | Verify::Anybody(_)) && self.is_beyond_loopback;
         is_risky.then(|| {
             format!(
-                "records.store: {} is reached without verified TLS: consents can be read and changed on the way; sslmode=verify-full protects them",
+                "records.store: {} is reached without verified TLS: consents can be read and changed in transit; sslmode=verify-full protects them",
                 self.shown
             )
         })
@@ -242,7 +242,7 @@ impl Address {
         }
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
             .build()
-            .map_err(|error| format!("no certificates to verify it by: {error}"))
+            .map_err(|error| format!("no certificates to verify it with: {error}"))
     }
 }
 
@@ -473,7 +473,7 @@ mod tests {
         );
         assert!(address("postgres://gate@a:5433,b:x/db").unwrap_err().contains("cannot be read"));
         for (query, words) in [
-            ("sslrootcert=system&sslmode=require", "verify-full only"),
+            ("sslrootcert=system&sslmode=require", "only with sslmode=verify-full"),
             ("target_session_attrs=read-only", "records are written"),
             ("target_session_attrs=prefer-standby", "target_session_attrs"),
             ("hostaddr=127.0.0.1,127.0.0.2", "one address for each host"),

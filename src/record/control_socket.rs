@@ -69,7 +69,7 @@ impl Access {
     pub async fn open(settings: &Settings) -> Result<Access, Failed> {
         if !settings.place.exists().await? {
             let place = &settings.place;
-            let look = "look whether the settings are the worker's; its first start makes them";
+            let look = "check whether the settings are the worker's; its first start creates them";
             return Err(Failed::new(format!("there are no records in {place}: {look}")));
         }
         let records = Records::new(settings.clone());

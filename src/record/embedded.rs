@@ -95,7 +95,8 @@ pub(super) fn looked_at(directory: &Path) -> std::io::Result<bool> {
         return Ok(true);
     }
     if directory.exists() && holds_others(directory)? {
-        let why = "it holds other files and no records; name a directory of their own, such as one below it";
+        let why =
+            "it contains other files and no records; name a directory for the records alone, such as one below it";
         return Err(std::io::Error::other(why));
     }
     Ok(false)

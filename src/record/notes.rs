@@ -57,8 +57,8 @@ pub(super) async fn remember_names(store: &Store, integration: &Integration) -> 
                 integration = name.as_str(),
                 before,
                 now,
-                "\"{key}\" changed: what is recorded under the former one is not found any more, so an event of \
-                 before that is retried or replayed can win once over a newer one; change it back to avoid that"
+                "\"{key}\" changed: what is recorded under the former one is no longer found, so an event from \
+                 before the change that is retried or replayed can win once over a newer one; change it back to avoid that"
             ),
             None => {}
         }

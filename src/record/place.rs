@@ -93,17 +93,19 @@ impl Failed {
 
     /// Another process holds the lock on what the broker remembers of an integration's records.
     pub(crate) fn looked_at(integration: &Name) -> Failed {
-        let who = "a worker that starts elsewhere, or a copy of the records that is under way";
-        Failed::held(format!("standing by: what the broker knows of the records of {integration} is held by {who}"))
+        let who = "a worker that is starting elsewhere, or a running copy";
+        Failed::held(format!(
+            "standing by: another process holds what the broker knows about the records of {integration}: {who}"
+        ))
     }
 
     /// A worker consumes an integration's events, but nobody holds these records, which are for a single
     /// worker.
     pub(crate) fn elsewhere(integration: &Name, place: &Backend) -> Failed {
         let what = "a folder is for one worker, so these are a copy, unless that one is just ending";
-        let remedy = "use its records (look whether [records] store names them); several workers need PostgreSQL";
+        let remedy = "use its records (check whether [records] store names them); several workers need PostgreSQL";
         Failed::held(format!(
-            "another worker consumes events of {integration} with records in another place than {place}: {what}; \
+            "another worker consumes events of {integration} with records in a place other than {place}: {what}; \
              {remedy} (docs/postgresql.md)"
         ))
     }
@@ -115,8 +117,8 @@ impl Failed {
     }
 
     pub(super) fn ending() -> Failed {
-        let holds_up = "a disk that does not answer holds that up";
-        Failed::new(format!("the records failed and are being closed before they are opened anew; {holds_up}"))
+        let holds_up = "a disk that does not answer delays this";
+        Failed::new(format!("the records failed and are being closed before they are reopened; {holds_up}"))
     }
 
     pub(super) fn closed() -> Failed {
@@ -160,13 +162,13 @@ impl Claim {
     /// Why not, and what to do.
     pub fn follows(&self, known: &Claim, place: &Backend) -> Result<(), Failed> {
         let Claim { store, epoch } = known;
-        let look = "look first whether [records] store names the right place";
+        let look = "first check whether [records] store names the right place";
         let adopt = "or accept that what those knew is lost: consent-gate store adopt";
         let moved = "if they were to move here, consent-gate store copy --from their former place";
         if *known == Claim::off() {
             let why = "the latest events were delivered without records ([records] store was \"off\")";
             return Err(Failed::new(format!(
-                "{why}, so those in {place} do not know them; accept that: consent-gate store adopt"
+                "{why}, so the records in {place} do not contain them; to accept that: consent-gate store adopt"
             )));
         }
         if store != &self.store {
@@ -175,9 +177,8 @@ impl Claim {
             return Err(Failed::new(format!("{why} ({which}); {look}; bring those back, {moved}, {adopt}")));
         }
         if *epoch > self.epoch {
-            let why =
-                format!("the records in {place} are an older state of those of this integration's earlier events");
-            let which = format!("epoch {}, but it came to {epoch}", self.epoch);
+            let why = format!("the records in {place} are older than those of this integration's earlier events");
+            let which = format!("epoch {}, but it reached {epoch}", self.epoch);
             return Err(Failed::new(format!("{why} ({which}); {look}; bring the newer one back, {adopt}")));
         }
         Ok(())

@@ -184,7 +184,7 @@ impl Session {
         let is_same = rows.first().map(|row| column::<bool>(row, 0)).transpose()?.unwrap_or(false);
         if !is_same {
             self.has_failed.store(true, Ordering::Relaxed);
-            return Err(Failed::new("PostgreSQL: another server answers than the one that was opened"));
+            return Err(Failed::new("PostgreSQL: a different server answers than the one that was opened"));
         }
         rows.retain(|row| matches!(row.try_get::<_, Option<bool>>(1), Ok(Some(true))));
         Ok(rows)
@@ -549,7 +549,7 @@ async fn find(client: &Client, address: &Address) -> Result<Home, Failed> {
             WHERE pg_class.oid = to_regclass('consent_gate_notes')), current_schema()::text))";
     let row = call(client.query_typed_one(find, &[(&address.schema(), Type::TEXT)])).await?;
     let schema: Option<String> = column(&row, 1)?;
-    let remedy = "make one, or name one by options=-csearch_path%3Dmine (docs/postgresql.md)";
+    let remedy = "create one, or name one with options=-csearch_path%3Dmine (docs/postgresql.md)";
     let none = || Failed::new(format!("PostgreSQL: this role finds no schema: {remedy}"));
     Ok(Home { started: column(&row, 0)?, schema: schema.ok_or_else(none)? })
 }
@@ -572,7 +572,7 @@ async fn migrate(client: &mut Client, schema: &str) -> Result<(), Failed> {
     for migration in MIGRATIONS.iter().skip(usize::try_from(known).unwrap_or(0)) {
         call(transaction.batch_execute(migration)).await.map_err(|failed| {
             let remedy = "let this role create tables in its schema once (docs/postgresql.md)";
-            Failed::new(format!("cannot make the tables of the records: {failed}; {remedy}"))
+            Failed::new(format!("cannot create the tables of the records: {failed}; {remedy}"))
         })?;
     }
     let upsert = "INSERT INTO consent_gate_notes VALUES ('version', $1)
@@ -714,7 +714,7 @@ impl Clock {
         let is_far = |offset: SignedDuration| offset.abs() > FAR_APART;
         if is_far(offset) && !is_far(SignedDuration::from_micros(known)) {
             let ahead = offset.as_secs_f64();
-            tracing::warn!(ahead, "the database's clock and this machine's are seconds apart: let both follow one");
+            tracing::warn!(ahead, "the database's clock and this machine's are seconds apart: synchronize both");
         }
         Ok(())
     }

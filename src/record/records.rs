@@ -141,7 +141,7 @@ impl Records {
         let (state, opened, own) = (Arc::clone(&self.state), self.opened.clone(), Arc::clone(&self.own));
         let opening = tokio::spawn(async move {
             let opening = task::watched("records", None, Store::open(place, retention, &own)).await;
-            let fault = || Err(Failed::new("opening them ended by a fault of this program"));
+            let fault = || Err(Failed::new("opening them ended because of a bug in this program"));
             let store = opening.unwrap_or_else(fault).map(Arc::new);
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             *state = store.as_ref().map_or(State::Closed, |store| State::Open(Arc::clone(store)));

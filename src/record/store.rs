@@ -27,7 +27,7 @@ impl Store {
         let shown = place.to_string();
         let store = Store::open_whole(place, retention, own, None).await?;
         if store.is_unfinished().await? {
-            let why = "the copy is not whole; type the same consent-gate store copy again, and it goes on";
+            let why = "the copy is incomplete; type the same consent-gate store copy again, and it continues";
             return Err(Failed::new(format!("cannot use the records in {shown}: {why}")));
         }
         match store.moved().await? {

@@ -51,7 +51,7 @@ impl Exporter {
     pub async fn finish(self) {
         self.stop.stop();
         if tokio::time::timeout(FLUSH, self.task).await.is_err() {
-            tracing::warn!("the collector did not take the last spans in time");
+            tracing::warn!("the collector did not accept the last spans in time");
         }
     }
 }
@@ -121,7 +121,7 @@ impl Collector {
         self.metrics.spans_dropped.inc_by(spans);
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             self.told = Some(Instant::now());
-            tracing::warn!(spans, why, "the collector did not take spans; they are dropped");
+            tracing::warn!(spans, why, "the collector did not accept spans; they are dropped");
         }
     }
 }

@@ -29,10 +29,10 @@ const MOST_WAITING: usize = 4_096;
 /// What is wrong and what to write instead, for people.
 pub fn endpoint(url: &str, allow_http: bool) -> Result<String, String> {
     let form = "write the collector's whole address, such as \"https://collector.example.com:4318/v1/traces\"";
-    let parsed = reqwest::Url::parse(url.trim()).map_err(|e| format!("is no address ({e}); {form}"))?;
+    let parsed = reqwest::Url::parse(url.trim()).map_err(|e| format!("is not an address ({e}); {form}"))?;
     let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("names no host; {form}"))?;
     if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err("carries credentials, which are not supported; let a collector of yours add them".to_owned());
+        return Err("carries credentials, which are not supported; let your own collector add them".to_owned());
     }
     if parsed.query().is_some() || parsed.fragment().is_some() {
         return Err(format!("carries a query or a fragment; {form}"));
@@ -45,7 +45,7 @@ pub fn endpoint(url: &str, allow_http: bool) -> Result<String, String> {
         "http" if allow_http || crate::gate::endpoint::is_loopback(host) => {}
         "http" => {
             return Err(
-                "plain http:// beyond loopback shows to the network who is sent what when; use https://, or set traces.allow_http = true"
+                "plain http:// beyond loopback shows the network who is sent what and when; use https://, or set traces.allow_http = true"
                     .to_owned(),
             );
         }
@@ -243,7 +243,7 @@ mod tests {
             ("https://jane:secret@collector.example.com/v1/traces", "credentials"),
             ("https://collector.example.com/v1/traces?key=secret", "query"),
             ("grpc://collector.example.com/v1/traces", "not supported"),
-            ("collector.example.com", "no address"),
+            ("collector.example.com", "not an address"),
         ] {
             let told = endpoint(wrong, false).unwrap_err();
             assert!(told.contains(why) && !told.contains("secret"), "{wrong}: {told}");

@@ -174,7 +174,7 @@ fn letters_whose_time_runs_out_while_they_are_looked_at_are_told() {
     poll_until("them to be there", || (lab.bench.depth(&lab.queue(".dead")) == 4).then_some(()));
     let listed = lab.run(&["dead", "list", "--integration", lab.integration()], b"");
     assert!(listed.out.contains("1 letter, 1 of which matches"), "{}", listed.out);
-    assert!(listed.err.contains("3 letters left the queue while it was looked at"), "{}", listed.err);
+    assert!(listed.err.contains("3 letters left the queue while it was read"), "{}", listed.err);
     poll_until("them to be aside", || (lab.bench.depth(&lab.queue(".aside")) == 3).then_some(()));
     let listed = lab.run(&["dead", "list", "--integration", lab.integration(), "--aside"], b"");
     assert!(listed.out.contains("3 letters") && listed.err.is_empty(), "{}{}", listed.out, listed.err);
@@ -229,7 +229,7 @@ fn many_returns_are_told_with_what_they_may_mean() {
 #[test]
 fn a_broker_that_forgot_the_records_is_told_them_again_and_says_so() {
     let mut lab = Lab::new();
-    let forgotten = "the broker knew these records and has forgotten them";
+    let forgotten = "the broker no longer remembers these records";
     lab.start();
     lab.stop();
     assert!(!lab.worker().text().contains(forgotten), "a first start is none");

@@ -85,8 +85,8 @@ fn an_entry_waits_for_the_next_worker_and_a_lost_one_is_a_warning() {
     lab.start();
     let line = audited(&mut lab, 1).remove(0);
     assert_eq!((&line["command"], &line["count"]), (&json!("dead_list"), &json!(2)));
-    poll_until("what is no entry to be dropped", || {
-        lab.worker().text().contains("what is no entry of this version").then_some(())
+    poll_until("what is not an entry to be dropped", || {
+        lab.worker().text().contains("an entry that this version cannot read").then_some(())
     });
     assert!(!lab.worker().text().contains("jane@"));
     let name = lab.integration().to_owned();

@@ -58,7 +58,7 @@ fn an_unknown_integration_is_told_with_those_that_are_there() {
     let lab = Lab::new();
     lab.declare();
     let absent = lab.run(&["map", "--integration", "absent.json"], b"{}");
-    assert!(absent.code == 2 && absent.err.contains("name a document that is there"), "{}", absent.err);
+    assert!(absent.code == 2 && absent.err.contains("name a document that exists"), "{}", absent.err);
     let wrong = lab.run(&["map", "--integration", "acme"], b"{}");
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains(&format!("known: {}", lab.integration())), "{}", wrong.err);
@@ -112,7 +112,10 @@ fn what_is_missing_is_told_with_what_to_do() {
         (&["send", "-"], "error: no event on standard input; name a file, or pipe one in"),
         (&["dead", "import", "absent.jsonl"], "error: absent.jsonl cannot be read: No such file or directory"),
         (&["dead", "import", "integrations"], "error: integrations cannot be read: it is a directory"),
-        (&["dead", "import", "/dev/null"], "line 1: the file ends here; it was cut off; name a file that dead export"),
+        (
+            &["dead", "import", "/dev/null"],
+            "line 1: the file ends here; it was truncated; name a file that dead export",
+        ),
     ] {
         let told = lab.run(&[arguments, &integration].concat(), b"");
         assert_eq!(told.code, 2, "{}", told.err);
@@ -146,13 +149,13 @@ fn a_broker_that_does_not_let_a_command_in_is_told_with_what_to_look_at() {
     let (_, config) = certificates();
     let tls = in_front_of(&lab, address(&right), config);
     for (url, part) in [
-        (right.replace("guest:guest", "guest:wrong-secret"), "look at user and password in broker.url"),
-        (right.replace("%2f", "nowhere"), "look at the virtual host in broker.url"),
+        (right.replace("guest:guest", "guest:wrong-secret"), "check user and password in broker.url"),
+        (right.replace("%2f", "nowhere"), "check the virtual host in broker.url"),
         (format!("amqp://guest:guest@{closed}/%2f"), "is the broker running, and is broker.url right?"),
-        (format!("amqp://guest:guest@{web}/%2f"), "does not speak AMQP 0-9-1; look at host and port in broker.url"),
+        (format!("amqp://guest:guest@{web}/%2f"), "does not speak AMQP 0-9-1; check host and port in broker.url"),
         (format!("amqps://guest:guest@localhost:{}/%2f", web.port()), "does not speak TLS; write amqp://"),
         (right.replace("amqp://", "amqps://").replace("127.0.0.1", "localhost"), "does not speak TLS; write amqp://"),
-        (format!("amqp://guest:guest@localhost:{tls}/%2f"), "is opened by amqps://"),
+        (format!("amqp://guest:guest@localhost:{tls}/%2f"), "needs amqps://"),
         (format!("amqps://guest:guest@localhost:{tls}/%2f"), "signed it in broker.ca_file"),
         ("amqp://guest:guest@nowhere.invalid/%2f".to_owned(), "no address is known for the name nowhere.invalid"),
     ] {
@@ -178,11 +181,11 @@ fn records_that_cannot_be_reached_are_told_with_what_to_look_at() {
             format!("postgres://acme:secret-word@{closed}/x"),
             "is PostgreSQL running, and are host and port in records.store",
         ),
-        (format!("postgres://acme:secret-word@{web}/x"), "what listens there may be no PostgreSQL"),
-        ("postgres://acme:secret-word@nowhere.invalid/x".to_owned(), "is the host in records.store written right?"),
-        (missing.to_string(), "name one that is there in records.store, or make it"),
-        ("file".to_owned(), "a file is in its place; let records.store name a directory"),
-        ("file/below".to_owned(), "a file is in its path; let records.store name a directory"),
+        (format!("postgres://acme:secret-word@{web}/x"), "what listens there may not be PostgreSQL"),
+        ("postgres://acme:secret-word@nowhere.invalid/x".to_owned(), "is the host in records.store spelled correctly?"),
+        (missing.to_string(), "name one that exists in records.store, or create it"),
+        ("file".to_owned(), "a file is in its place; set records.store to a directory"),
+        ("file/below".to_owned(), "a file is in its path; set records.store to a directory"),
     ] {
         let more = [("CONSENT_GATE_RECORDS__STORE", &*store)];
         let told = lab.run_with(&more, &["store", "show"], b"");

@@ -361,11 +361,11 @@ fn what_could_not_work_is_refused_before_the_start() {
     };
     let long = "x".repeat(256);
     for (toml, why) in [
-        ("[source]\nqueue = \"consent-gate.acme.dead\"", "source.queue names a queue of the worker's own"),
+        ("[source]\nqueue = \"consent-gate.acme.dead\"", "source.queue names one of the worker's own queues"),
         ("[gate]\nrequests_per_second = 1e-20", "gate.requests_per_second: expected a number from 0.001"),
         (&format!("[source]\nexchange = \"{long}\""), "source.exchange is longer than 255 bytes"),
         (&format!("[source]\nbinding_keys = [\"{long}\"]"), "source.binding_keys is longer than 255 bytes"),
-        ("[broker]\nca_file = \"not.pem\"", "broker.ca_file holds no certificate"),
+        ("[broker]\nca_file = \"not.pem\"", "broker.ca_file contains no certificate"),
         ("[broker]\nurl = \"amqp://guest:p@ss/w0rd@localhost:5672/%2f\"", "percent-encode user and password"),
         ("[broker]\nurl = \"s3cretpw:x@host:5672\"", "broker.url: "),
     ] {
@@ -377,7 +377,7 @@ fn what_could_not_work_is_refused_before_the_start() {
     let mut document = document();
     document["mappings"] = json!([{ "id": "X", "value": "consents_purposes_n_enabled" }]);
     document["identifier"] = json!("X");
-    assert!(check_document(&document).err.contains("names nobody"));
+    assert!(check_document(&document).err.contains("cannot identify a person"));
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn what_an_editor_leaves_around_a_value_is_dropped() {
     folder.write("integrations/acme.key", "one\r\ntwo\r\n");
     let checked = check(&folder, &[]);
     assert_eq!(checked.code, 2);
-    assert!(checked.err.contains("password_file holds a line end"), "{}", checked.err);
+    assert!(checked.err.contains("password_file contains a line end"), "{}", checked.err);
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn a_copy_that_is_killed_leaves_one_place_that_can_be_used_and_goes_on() {
         });
         copying.signal("KILL");
         copying.ended();
-        refused(&mut lab, "the copy is not whole");
+        refused(&mut lab, "the copy is incomplete");
         lab.environment.remove("CONSENT_GATE_RECORDS__STORE");
         let shown = lab.run(&["store", "show"], b"");
         assert!(shown.code == 0 && shown.out.contains(": right"), "{}{}", shown.out, shown.err);
@@ -155,12 +155,12 @@ fn whatever_would_leave_something_behind_is_refused() {
     lab.stop();
     not_copied(&lab, &directory, &[], "both name");
     settle_in(&mut lab, "new");
-    not_copied(&lab, "nowhere", &[], "nowhere: there is no such directory; look what [records] store was");
-    not_copied(&lab, "integrations", &[], "integrations: the directory holds no records; look what");
-    not_copied(&lab, lab.file(0).to_str().unwrap(), &[], "it is a file; look what");
+    not_copied(&lab, "nowhere", &[], "nowhere: there is no such directory; check what [records] store was");
+    not_copied(&lab, "integrations", &[], "integrations: the directory holds no records; check what");
+    not_copied(&lab, lab.file(0).to_str().unwrap(), &[], "it is a file; check what");
     let elsewhere = "postgres://acme@nowhere.invalid/x?sslmode=disable";
     not_copied(&lab, elsewhere, &[], "warning  --from: nowhere.invalid:5432/x is reached without verified TLS");
-    not_copied(&lab, elsewhere, &[], "is the host in --from written right?");
+    not_copied(&lab, elsewhere, &[], "is the host in --from spelled correctly?");
     not_copied(&lab, "mysql://root:secret@db/x", &[], "is neither postgres://");
     not_copied(&lab, "off", &[], "nothing to copy");
     // Workers with other settings for an integration would continue with the former records.
@@ -168,7 +168,7 @@ fn whatever_would_leave_something_behind_is_refused() {
     let document = std::fs::read_to_string(&second).unwrap();
     std::fs::remove_file(&second).unwrap();
     let name = lab.simulated[1].integration.clone();
-    not_copied(&lab, &directory, &[], &format!("those of {name}, too"));
+    not_copied(&lab, &directory, &[], &format!("also those of {name}"));
     std::fs::write(&second, document).unwrap();
     // Records that are in use are not overwritten.
     settle_in(&mut lab, "other");

@@ -130,7 +130,7 @@ fn filters_take_what_they_name() {
     assert_eq!((nothing.code, nothing.out.as_str()), (0, "3 letters, none of which matches\n"));
     let wrong = dead(&lab, "list", &["--reason", "refusd", "--since", "yesterday", "--status", "5xx", "--limit", "x"]);
     assert_eq!(wrong.code, 2);
-    for part in ["did you mean refused?", "--since: \"yesterday\" is no time", "--status", "--limit"] {
+    for part in ["did you mean refused?", "--since: \"yesterday\" is not a time", "--status", "--limit"] {
         assert!(wrong.err.contains(part), "{part} in {}", wrong.err);
     }
     let wrong = dead(&lab, "replay", &["--rate", "fast", "--canary", "few", "--abort-above", "2", "--until", "then"]);
@@ -529,7 +529,7 @@ fn a_second_command_is_refused_and_an_interrupt_says_what_was_done() {
     poll_until("the canary", || (lab.bench.depth(&lab.queue(".retry")) == 3).then_some(()));
     for (verb, more) in [("list", &[][..]), ("discard", &["--yes"]), ("replay", &["--yes"])] {
         let second = dead(&lab, verb, more);
-        assert!(second.code == 1 && second.err.contains("another command works with them"), "{}", second.err);
+        assert!(second.code == 1 && second.err.contains("another command is using them"), "{}", second.err);
     }
     first.signal("INT");
     assert_eq!(first.ended(), Some(1));
@@ -539,7 +539,7 @@ fn a_second_command_is_refused_and_an_interrupt_says_what_was_done() {
         (&report["sent"], &report["untouched"], &report["stopped"]),
         (&json!(3), &json!(17), &json!("interrupted"))
     );
-    assert!(text.contains("the same command goes on"), "{text}");
+    assert!(text.contains("the same command continues"), "{text}");
     assert_eq!(told(&lab, "list", &["--group"])[0]["letters"], 17);
 }
 
@@ -583,7 +583,7 @@ fn an_export_is_whole_or_refused_and_an_import_can_be_resumed() {
     let path = lab.folder.0.join("all.jsonl");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let again = dead(&lab, "export", &["--to", "all.jsonl"]);
-    assert!(again.code == 2 && again.err.contains("all.jsonl exists; name one by --to"), "{}", again.err);
+    assert!(again.code == 2 && again.err.contains("all.jsonl exists; name a file with --to"), "{}", again.err);
     let folder = dead(&lab, "export", &["--to", "integrations"]);
     assert!(folder.code == 2 && folder.err.contains("integrations exists"), "{}", folder.err);
     assert!(!folder.err.contains("audit"), "nothing was looked at: {}", folder.err);
@@ -601,7 +601,12 @@ fn an_export_is_whole_or_refused_and_an_import_can_be_resumed() {
     };
     refuse("cut.jsonl", lines[..20].join("\n") + "\n", 1, "line 21: the file ends here");
     refuse("edited.jsonl", text.replace(&person("p", 7), "somebody@example.com"), 1, "line 9: it was changed");
-    refuse("other.jsonl", "{}\n".to_owned(), 2, "line 1: this is no line of an export; name a file that dead export");
+    refuse(
+        "other.jsonl",
+        "{}\n".to_owned(),
+        2,
+        "line 1: this is not a line of an export; name a file that dead export",
+    );
     let discarded = &told(&lab, "discard", &["--yes", "--limit", "30"])[0];
     assert_eq!((&discarded["removed"], &discarded["left"]), (&json!(30), &json!(23)));
     assert!(lab.folder.0.join(discarded["file"].as_str().unwrap()).exists());

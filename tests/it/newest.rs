@@ -141,7 +141,7 @@ fn what_is_recorded_is_looked_at_before_an_event_is_sent() {
     let unknown = would_send(&lab, &dated(JANE, -90, &[("sms", true)]));
     assert_eq!(unknown["request"]["body"]["GateInput"]["OPTIN_NEWS"], Value::Null, "{unknown}");
     let why = property(&unknown, "OPTIN_NEWS")["left_out"].as_str().unwrap_or_default().to_owned();
-    assert!(why.contains("nobody noted"), "{why}");
+    assert!(why.contains("was not recorded"), "{why}");
     let deleted =
         json!({ "type": "user.deleted", "parameters": { "entity": { "id": "u", "organization_user_id": JANE } } });
     deliver(&mut lab, deleted, 2);

@@ -75,10 +75,10 @@ fn healthcheck_asks_the_local_worker() {
     lab.worker().ended();
     let asked = run(&lab.folder, &[("CONSENT_GATE_ADMIN__LISTEN", &admin)], &["healthcheck"], b"");
     assert_eq!(asked.code, 1);
-    assert!(asked.err.contains("no worker answers; does one run? look whether [admin] listen"), "{}", asked.err);
+    assert!(asked.err.contains("no worker answers; does one run? check whether [admin] listen"), "{}", asked.err);
     let other = lab.gate(0).base().replace("http://", "");
     let asked = run(&lab.folder, &[("CONSENT_GATE_ADMIN__LISTEN", &other)], &["healthcheck"], b"");
-    assert!(asked.code == 1 && asked.err.contains("somebody else answers there"), "{}", asked.err);
+    assert!(asked.code == 1 && asked.err.contains("another program answers there"), "{}", asked.err);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn a_server_that_became_another_one_behind_its_pooler_gets_nothing_merged() {
         FROM consent_gate.consent_gate_records";
     let before = node.sql(state);
     lab.publish(vec![news(JANE, -30, true).into()]);
-    let line = lab.worker().line_with("an older state");
+    let line = lab.worker().line_with("are older than those of");
     assert!(line.contains("cannot use the records") && line.contains("store adopt"), "{line}");
     poll_until("not ready", || (lab.admin("/readyz").0 == 503).then_some(()));
     assert_eq!(at_gate(&lab, JANE), "0");
@@ -64,7 +64,7 @@ fn a_server_that_became_another_one_behind_its_pooler_gets_nothing_merged() {
         let name = lab.integration().to_owned();
         let yes: &[&str] = if arguments[1] == "forget" { &["--yes"] } else { &[] };
         let refused = lab.run(&[&arguments[..], &["--integration", &name, JANE], yes].concat(), b"");
-        assert!(refused.code == 1 && refused.err.contains("an older state"), "{}{}", refused.out, refused.err);
+        assert!(refused.code == 1 && refused.err.contains("are older than those of"), "{}{}", refused.out, refused.err);
     }
     assert_eq!(node.sql(state), before, "nor by a command");
 }

@@ -69,7 +69,8 @@ fn requests_pass_a_proxy_that_asks_for_a_password_and_tls_goes_through_it() {
     lab.set("CONSENT_GATE_GATE__PROXY", &proxy.url("wrong"));
     let refused = lab.run(&["check", "--connect"], b"");
     assert!(
-        refused.code == 1 && refused.out.contains("the proxy does not lead to the gate; check its user and password"),
+        refused.code == 1
+            && refused.out.contains("the proxy does not connect to the gate; check its user and password"),
         "{}",
         refused.out
     );

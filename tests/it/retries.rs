@@ -124,7 +124,7 @@ fn retry_after_is_kept_and_pauses_the_whole_integration() {
     lab.gate(0).faults(json!([asked]));
     lab.start();
     lab.publish(events("first", 1));
-    lab.worker().line_with("asks to be left alone");
+    lab.worker().line_with("asks for a pause");
     lab.publish(events("other", 10));
     lab.settled(11);
     let first = times(&lab, &person("first", 0));

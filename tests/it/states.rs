@@ -343,12 +343,13 @@ fn who_skips_everything_says_so_once_until_the_document_is_mended() {
     assert_eq!(lab.metric(&skips), 0.0);
     lab.publish(events("b", 50));
     lab.settled(1049);
-    let line: Value = serde_json::from_str(&lab.worker().line_with("every event in a long row was skipped")).unwrap();
+    let line: Value =
+        serde_json::from_str(&lab.worker().line_with("every event in a long series was skipped")).unwrap();
     assert_eq!(
         (&line["level"], &line["events"], &line["reason"]),
         (&json!("WARN"), &json!(1000), &json!("other_regulation"))
     );
-    assert_eq!((said(&mut lab, "every event in a long row was skipped"), lab.metric(&skips)), (1, 1.0));
+    assert_eq!((said(&mut lab, "every event in a long series was skipped"), lab.metric(&skips)), (1, 1.0));
     change(&mut lab, 0, |document| document["events"]["regulations"] = json!(["gdpr"]));
     poll_until("the mended document", || (said(&mut lab, "ready: consuming") == 2).then_some(()));
     assert_eq!(lab.metric(&skips), 0.0);

@@ -56,9 +56,9 @@ fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
     lab.folder.write("shared/of-somebody", "");
     lab.set("CONSENT_GATE_RECORDS__STORE", "shared");
     let checked = command(&lab, &["check", "--connect"]);
-    assert!(checked.code == 1 && checked.out.contains("holds other files and no records"), "{}", checked.out);
+    assert!(checked.code == 1 && checked.out.contains("contains other files and no records"), "{}", checked.out);
     lab.spawn();
-    lab.worker().line_with("holds other files and no records");
+    lab.worker().line_with("contains other files and no records");
     let shared = fs::read_dir(lab.folder.0.join("shared")).unwrap();
     assert_eq!(shared.count(), 1, "nothing was made there");
     lab.stop();
@@ -208,7 +208,7 @@ fn a_worker_stands_by_while_somebody_else_holds_what_the_broker_knows() {
     let holder = Bench::hold_lock(&lab.queue(".lock"));
     lab.spawn();
     let line = lab.worker().line_with("standby");
-    assert!(line.contains("\"INFO\"") && line.contains("a copy of the records"), "{line}");
+    assert!(line.contains("\"INFO\"") && line.contains("or a running copy"), "{line}");
     assert!(lab.admin("/readyz").1.contains("\"standby\""), "{}", lab.admin("/readyz").1);
     drop(holder);
     lab.worker().line_with("ready: consuming");
@@ -248,7 +248,7 @@ fn an_older_state_of_the_records_is_refused() {
     lab.stop();
     fs::remove_dir_all(&records).unwrap();
     fs::rename(&older, &records).unwrap();
-    refused(&mut lab, "an older state");
+    refused(&mut lab, "are older than those of");
     lab.stop();
     let adopted = lines(&lab, &["store", "adopt", "--yes", "--json", "--integration", lab.integration()]);
     assert_eq!(adopted.len(), 1, "no worker holds them: the command opens them itself");
@@ -277,17 +277,17 @@ fn a_copy_of_the_records_is_not_used_beside_the_worker() {
     ] {
         let refused = command(&lab, arguments);
         let told = refused.out + &refused.err;
-        assert!(refused.code == 1 && told.contains("with records in another place"), "{arguments:?}: {told}");
+        assert!(refused.code == 1 && told.contains("with records in a place other than"), "{arguments:?}: {told}");
     }
     lab.spawn();
     let line = lab.worker().line_with("standby");
-    assert!(line.contains("\"INFO\"") && line.contains("with records in another place"), "{line}");
+    assert!(line.contains("\"INFO\"") && line.contains("with records in a place other than"), "{line}");
     let mut second = std::mem::replace(&mut lab.worker, first).unwrap();
     deliver(&mut lab, news(JANE, -1, false), 2);
     assert!(!second.text().contains("\"consuming\""), "{}", second.text());
     // When the right worker stops, it tells the broker its last epoch.
     lab.stop();
-    second.line_with("an older state");
+    second.line_with("are older than those of");
     second.signal("TERM");
     assert_eq!(second.ended(), Some(0));
 }
@@ -309,7 +309,7 @@ fn a_restored_database_is_refused_until_it_is_adopted() {
         format!("DELETE FROM consent_gate_{table}; INSERT INTO consent_gate_{table} TABLE backup_{table};")
     };
     each(&restore);
-    refused(&mut lab, "an older state");
+    refused(&mut lab, "are older than those of");
     lab.stop();
     assert_eq!(lines(&lab, &["store", "adopt", "--yes", "--json"]).len(), 1);
     lab.start();

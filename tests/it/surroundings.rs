@@ -63,7 +63,8 @@ fn a_task_that_ends_by_a_fault_is_named_and_ends_nobody_else() {
     // cannot be started.
     lab.set("TEST_FAULT_THREAD", "2");
     lab.spawn();
-    let line: Value = serde_json::from_str(&lab.worker().line_with("a task ended by a fault")).unwrap();
+    let line: Value =
+        serde_json::from_str(&lab.worker().line_with("a task ended because of a bug in the worker")).unwrap();
     assert_eq!(line["task"], "records");
     lab.worker().line_with("ready: consuming");
     lab.publish(events("both", 1));

@@ -90,7 +90,7 @@ fn a_connection_that_flaps_under_a_hanging_gate_makes_nobody_guilty() {
     }
     lab.gate(0).faults(json!([]));
     poll_until("everybody at the gate", || (lab.gate(0).profiles().as_object().unwrap().len() == 12).then_some(()));
-    assert!(lab.worker().text().contains("its returns are counted anew"), "counts began anew");
+    assert!(lab.worker().text().contains("its returns are counted from the start again"), "counts began anew");
     let dead: Vec<_> = lab.dead().iter().map(|letter| letter.header("consent-gate-reason")).collect();
     assert!(dead.is_empty(), "{dead:?}");
 }
@@ -165,7 +165,7 @@ fn what_comes_back_from_a_queue_that_keeps_no_count_begins_one() {
     lab.gate(0).faults(json!([]));
     lab.start();
     lab.settled(5);
-    assert_eq!(lab.worker().text().matches("its returns are counted anew").count(), 5);
+    assert_eq!(lab.worker().text().matches("its returns are counted from the start again").count(), 5);
     assert_eq!(lab.gate(0).profiles().as_object().unwrap().len(), 5);
 }
 

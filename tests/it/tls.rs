@@ -89,7 +89,7 @@ fn a_collector_whose_certificate_nobody_vouches_for_gets_nothing() {
     lab.set("CONSENT_GATE_TRACES__ENDPOINT", &format!("https://localhost:{port}/v1/traces"));
     lab.start();
     lab.publish(vec![choice("jane@example.com", true).into()]);
-    let line = lab.worker().line_with("did not take spans");
+    let line = lab.worker().line_with("did not accept spans");
     assert!(line.contains("certificate"), "{line}");
     assert!(collector.spans().is_empty());
     lab.stop();
@@ -139,7 +139,7 @@ fn authorities_that_changed_on_disk_vouch_for_the_next_connection() {
     lab.worker().line_with("unavailable");
     lab.folder.write("authorities.pem", authority);
     lab.worker().signal("HUP");
-    lab.worker().line_with("certificates of authorities changed");
+    lab.worker().line_with("CA certificates changed");
     poll_until("its delivery", || (lab.gate(0).outcome("accepted") == 1).then_some(()));
 }
 

@@ -203,7 +203,7 @@ fn without_a_collector_events_flow_all_the_same_and_dropped_spans_are_counted() 
         });
     }
     assert_eq!(lab.gate(0).outcome("accepted"), 600);
-    let told = lab.worker().text().matches("the collector did not take spans").count();
+    let told = lab.worker().text().matches("the collector did not accept spans").count();
     assert_eq!(told, 1, "not more than once a minute");
     lab.stop();
 }
@@ -217,5 +217,5 @@ fn a_collector_that_never_answers_does_not_hold_up_the_end() {
     lab.publish(events("p", 10));
     lab.settled(10);
     lab.stop();
-    assert!(lab.worker().text().contains("did not take the last spans in time"), "{}", lab.worker().text());
+    assert!(lab.worker().text().contains("did not accept the last spans in time"), "{}", lab.worker().text());
 }

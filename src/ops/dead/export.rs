@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// What to do about a file that cannot be made.
 const NAME_ANOTHER: &str =
-    "name one by --to that does not exist yet, in a folder that can be written to, or --to - for standard output";
+    "name a file with --to that does not exist yet, in a folder that you can write to, or --to - for standard output";
 
 /// Exports letters.
 ///

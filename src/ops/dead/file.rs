@@ -181,7 +181,7 @@ impl<R: BufRead> Reader<R> {
         let mut reader = Reader { input, chain: Chain::default(), line: 0, letters: 0, integration: String::new() };
         let first = reader.line()?;
         if first["format"] != FORMAT {
-            return Err(reader.refused("this is no export of dead letters"));
+            return Err(reader.refused("this is not an export of dead letters"));
         }
         if first["version"].as_u64() != Some(VERSION) {
             return Err(reader.refused("this export is of another version of consent-gate"));
@@ -219,20 +219,20 @@ impl<R: BufRead> Reader<R> {
         let read = self.input.read_until(b'\n', &mut line);
         self.line += 1;
         match read {
-            Ok(0) => return Err(self.refused("the file ends here; it was cut off")),
+            Ok(0) => return Err(self.refused("the file ends here; it was truncated")),
             Ok(_) => {}
             Err(error) => return Err(self.refused(error.to_string())),
         }
         let Some(whole) = line.strip_suffix(b"\n") else {
-            return Err(self.refused("the line is cut off"));
+            return Err(self.refused("the line is truncated"));
         };
         let split = whole.len().checked_sub(BEFORE_SUM.len() + SUM_DIGITS + 2).map(|at| whole.split_at(at));
-        let Some((open, sum)) = split else { return Err(self.refused("this is no line of an export")) };
+        let Some((open, sum)) = split else { return Err(self.refused("this is not a line of an export")) };
         let expected = format!("{BEFORE_SUM}{}\"}}", self.chain.add(open));
         if sum != expected.as_bytes() {
             return Err(self.refused("it was changed, or one before it is missing"));
         }
-        serde_json::from_slice(whole).map_err(|_| self.refused("this is no JSON"))
+        serde_json::from_slice(whole).map_err(|_| self.refused("this is not JSON"))
     }
 
     fn refused(&self, why: impl Into<String>) -> Refused {

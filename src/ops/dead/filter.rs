@@ -96,7 +96,7 @@ impl Filter {
     /// What to say, where it takes no letter although it names events: most likely an id is written wrong.
     pub fn names_nothing(&self) -> Option<String> {
         let names =
-            "no letter has such an event id and matches the other filters, too; dead list shows those there are";
+            "no letter has such an event id and also matches the other filters; dead list shows the letters that exist";
         (!self.event_ids.is_empty()).then(|| names.to_owned())
     }
 
@@ -175,7 +175,7 @@ fn status(word: &str) -> Result<Option<u16>, String> {
         return Ok(None);
     }
     let status = word.parse().ok().filter(|status| (100..1_000).contains(status));
-    status.map(Some).ok_or_else(|| format!("\"{word}\" is no HTTP status; write one such as 503, or none"))
+    status.map(Some).ok_or_else(|| format!("\"{word}\" is not an HTTP status; write one such as 503, or none"))
 }
 
 fn kind(word: &str) -> Result<&'static str, String> {
@@ -191,16 +191,16 @@ fn time(word: &str, now: Timestamp) -> Result<Timestamp, String> {
         return Ok(at);
     }
     let form = "write an RFC 3339 time such as 2026-03-01T09:00:00Z, or how long ago, such as 2h";
-    parse_duration(word).map_err(|_| format!("\"{word}\" is no time; {form}")).and_then(|ago| before(now, ago))
+    parse_duration(word).map_err(|_| format!("\"{word}\" is not a time; {form}")).and_then(|ago| before(now, ago))
 }
 
 fn before(now: Timestamp, ago: std::time::Duration) -> Result<Timestamp, String> {
     let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-    now.checked_sub(ago).map_err(|_| "lies before all time; write less".to_owned())
+    now.checked_sub(ago).map_err(|_| "is too long ago; write less".to_owned())
 }
 
 fn range(word: &str) -> Result<RangeInclusive<u32>, String> {
-    let bad = || format!("\"{word}\" is no number of attempts; write 5, 1..3 or 3..");
+    let bad = || format!("\"{word}\" is not a number of attempts; write 5, 1..3 or 3..");
     let number = |text: &str| text.parse::<u32>().map_err(|_| bad());
     match word.split_once("..") {
         None => number(word).map(|count| count..=count),
@@ -211,7 +211,7 @@ fn range(word: &str) -> Result<RangeInclusive<u32>, String> {
 
 /// A number of letters.
 pub fn count(word: &str) -> Result<u32, String> {
-    word.parse().map_err(|_| format!("\"{word}\" is no number of letters; write one such as 100"))
+    word.parse().map_err(|_| format!("\"{word}\" is not a number of letters; write one such as 100"))
 }
 
 #[cfg(test)]

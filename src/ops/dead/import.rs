@@ -109,7 +109,7 @@ async fn finish_one(
 ) -> Result<(), Failure> {
     // Nobody aborts these, and they do not panic.
     if let Some(Ok(published)) = under_way.join_next().await {
-        let again = "the same command goes on where this one ended";
+        let again = "the same command continues where this one ended";
         published
             .map_err(|error| Failure::Failed(format!("{error}; {} were imported; {again}", letters(*imported))))?;
         *imported += 1;

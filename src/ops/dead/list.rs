@@ -33,7 +33,7 @@ const NARROWEST: [Option<usize>; 11] =
 /// Different explanations that are kept; there are few, unless somebody forges them.
 const MOST_WHYS: usize = 4_096;
 /// Instead of one more.
-const UNKEPT: &str = "(dead show tells)";
+const UNKEPT: &str = "(see dead show)";
 
 /// Lists letters.
 ///
@@ -69,9 +69,9 @@ pub async fn list(args: &ListArgs, context: &CommandContext<'_>) -> Result<(), F
 /// What to say of letters that were returned often. Nobody but the broker knows policies, so it can
 /// only be said what the count may mean.
 fn hint(most_returns: i64) -> Option<String> {
-    let meaning = "each look of a command adds one, and so does whoever else returns it. These queues allow a thousand \
+    let meaning = "each read by a command adds one, and so does any other client that returns it. These queues allow a thousand \
         million, but a policy with a lower delivery-limit may be at work: at its limit a letter goes from .dead to \
-        .aside (dead list --aside), and from there it is deleted. AMQP does not show policies; look at \
+        .aside (dead list --aside), and from there it is deleted. AMQP does not show policies; check \
         rabbitmqctl list_policies";
     (most_returns >= MANY_RETURNS).then(|| format!("a letter was returned {most_returns} times: {meaning}"))
 }

@@ -93,7 +93,7 @@ impl Session {
 
     fn warn_if_shared(&self) {
         if self.letters.is_shared {
-            talk("somebody else consumes this queue: letters in their hands are not seen");
+            talk("another client consumes this queue: letters that it holds are not seen");
         }
     }
 
@@ -114,8 +114,8 @@ impl Session {
         let (read, count) = (walk.read(), walk.count);
         if read < count {
             talk(&format!(
-                "warning: {} left the queue while it was looked at, and no command took them: look for a policy that \
-                 deletes or moves them (rabbitmqctl list_policies) before anything else",
+                "warning: {} left the queue while it was read, and no command took them: before anything else, check for a \
+                 policy that deletes or moves them (rabbitmqctl list_policies)",
                 letters(count - read)
             ));
         }

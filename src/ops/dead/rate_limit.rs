@@ -17,7 +17,7 @@ impl Rate {
     /// # Errors
     /// What a rate looks like, for people.
     pub fn parse(text: &str) -> Result<Rate, String> {
-        let bad = || format!("\"{text}\" is no rate; write one such as 50/s or 300/m");
+        let bad = || format!("\"{text}\" is not a rate; write one such as 50/s or 300/m");
         let (number, seconds) = match text.split_once('/') {
             None | Some((_, "s")) => (text.trim_end_matches("/s"), 1.0),
             Some((number, "m")) => (number, 60.0),
@@ -51,7 +51,9 @@ impl Rate {
 pub fn share(text: &str) -> Result<f64, String> {
     let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
     let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
-    percent.map(|percent: f64| percent / 100.0).ok_or_else(|| format!("\"{text}\" is no share; write one such as 20%"))
+    percent
+        .map(|percent: f64| percent / 100.0)
+        .ok_or_else(|| format!("\"{text}\" is not a share; write one such as 20%"))
 }
 
 #[cfg(test)]

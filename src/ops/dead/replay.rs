@@ -190,7 +190,8 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
     }
     match stopped {
         Some(why) => {
-            let again = "those that were not sent are where they were; with the cause mended, the same command goes on";
+            let again =
+                "those that were not sent are still in the queue; once the cause is fixed, the same command continues";
             Err(Failure::Failed(format!("stopped: {why}; {again}")))
         }
         None if options.is_watched && tally.dead_again() > 0 => {
@@ -206,7 +207,7 @@ fn failed(failures: &BTreeMap<String, u32>) -> String {
         String::new()
     } else {
         let is_refused = failures.keys().any(|failure| failure.starts_with("misconfigured"));
-        let key = "; the worker may have another key than this command: one from the environment takes a restart";
+        let key = "; the worker may have a different key than this command: one from the environment needs a restart";
         format!("; failed first attempts: {}{}", codes(failures).trim_start(), if is_refused { key } else { "" })
     }
 }
@@ -230,7 +231,7 @@ fn why_left(invalid: &BTreeMap<&'static str, u32>, untouched: u32) -> String {
     match (invalid.is_empty(), untouched) {
         (true, _) => String::new(),
         (false, 0) => format!("{}: they would die again at once", codes(invalid)),
-        (false, _) => format!("{}: they would die again at once; {untouched} not come to", codes(invalid)),
+        (false, _) => format!("{}: they would die again at once; {untouched} not reached", codes(invalid)),
     }
 }
 

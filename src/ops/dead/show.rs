@@ -71,9 +71,11 @@ fn absent(id: &str, all: u32) -> String {
 fn several(letters: usize, ids: usize) -> Option<String> {
     let apart = match ids {
         1 => {
-            "their bodies are the same, so they share the letter's id, too; what differs is when they died, and headers"
+            "their bodies are the same, so they also share the letter's id; what differs is when they died, and headers"
         }
-        _ => "their bodies differ, and so do the letters' ids, by which dead show shows those of one body",
+        _ => {
+            "their bodies differ, and so do the letters' ids: dead show with one of those ids shows the letters with that body"
+        }
     };
     (letters > 1).then(|| format!("{letters} letters fit this id: {apart}"))
 }
@@ -89,7 +91,10 @@ impl Asking<'_> {
     pub async fn open(session: &Session) -> Asking<'_> {
         let records = crate::ops::store::compared(&session.settings, &session.integration).await;
         if let Err(why) = &records {
-            super::talk(&format!("what is newest cannot be asked ({}); the mapping alone decides", why.why()));
+            super::talk(&format!(
+                "the records cannot be asked what is newest ({}); the mapping alone decides",
+                why.why()
+            ));
         }
         Asking { session, records: records.ok() }
     }

@@ -121,7 +121,7 @@ impl Tally {
 fn failure(report: &Report) -> String {
     let what = report.result.as_deref().unwrap_or(&report.code);
     match (what, report.status) {
-        ("", None) => "for no reason told".to_owned(),
+        ("", None) => "with no reason given".to_owned(),
         (what, None) => what.to_owned(),
         (what, Some(status)) => format!("{what} with status {status}"),
     }

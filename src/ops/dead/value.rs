@@ -49,9 +49,9 @@ fn encode_table(table: &FieldTable) -> Value {
 pub fn decode(value: &Value) -> Result<AMQPValue, Wrong> {
     let (tag, value) = match value.as_array().map(Vec::as_slice) {
         Some([Value::String(tag), value]) => (tag.as_str(), value),
-        _ => return Err("a header is no pair of type and value".to_owned()),
+        _ => return Err("a header is not a pair of type and value".to_owned()),
     };
-    let wrong = || format!("a header is no {tag}");
+    let wrong = || format!("a header is not of type {tag}");
     let text = || value.as_str().ok_or_else(wrong);
     Ok(match tag {
         "bool" => AMQPValue::Boolean(value.as_bool().ok_or_else(wrong)?),
@@ -81,7 +81,7 @@ pub fn decode(value: &Value) -> Result<AMQPValue, Wrong> {
 }
 
 fn decode_table(value: &Value) -> Result<FieldTable, Wrong> {
-    let entries = value.as_object().ok_or("headers are no table")?;
+    let entries = value.as_object().ok_or("headers are not a table")?;
     let mut table = FieldTable::default();
     for (key, value) in entries {
         table.insert(short(key)?, decode(value)?);
@@ -137,7 +137,7 @@ pub fn encode_properties(properties: &BasicProperties) -> Value {
 /// They are nothing that [`encode_properties`] writes.
 pub fn decode_properties(value: &Value) -> Result<BasicProperties, Wrong> {
     let mut properties = BasicProperties::default();
-    for (name, value) in value.as_object().ok_or("properties are no table")? {
+    for (name, value) in value.as_object().ok_or("properties are not a table")? {
         let wrong = || format!("{name} has a wrong type");
         let text = || short(value.as_str().ok_or_else(wrong)?);
         properties = match name.as_str() {
@@ -173,7 +173,7 @@ pub fn unhex(text: &str) -> Result<Vec<u8>, Wrong> {
         }
         _ => None,
     };
-    pairs.map(byte).collect::<Option<_>>().ok_or_else(|| "bytes are no hexadecimal digits".to_owned())
+    pairs.map(byte).collect::<Option<_>>().ok_or_else(|| "bytes are not hexadecimal digits".to_owned())
 }
 
 #[cfg(test)]

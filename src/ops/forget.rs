@@ -97,7 +97,7 @@ impl Forgetting {
         let letters: u32 = theirs.remove(&[identifier]).await?.values().sum();
         warn_of(unreadable);
         if !was_known && letters == 0 {
-            talk(&format!("was it written right? {COMPARED}"));
+            talk(&format!("is it spelled correctly? {COMPARED}"));
         }
         if self.as_json {
             return print(&format!("{}\n", json!({ "forgotten": true, "was_known": was_known, "letters": letters })));
@@ -253,7 +253,7 @@ fn lines(bytes: &[u8]) -> Result<Vec<Line>, Vec<String>> {
 /// would forget nobody and say so of somebody.
 fn identifier(line: &[u8]) -> Result<Option<&str>, &'static str> {
     if line.len() > LONGEST_IDENTIFIER {
-        return Err("longer than 4,096 bytes, so it is no identifier");
+        return Err("longer than 4,096 bytes, so it is not an identifier");
     }
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8; save the file as UTF-8")?;
     if text.trim().is_empty() {

@@ -467,8 +467,10 @@ impl Record {
     /// those nobody can know. Those may be refused now, and accepted at their next turn.
     fn owe(&mut self, carried: &Values, now: Timestamp) {
         let is_late = |(slot, sent): &(&Slot, &Arc<Said>)| {
-            let mut known = self.values.iter().filter(|(known, _)| known.property() == slot.property());
-            known.any(|(known, newest)| is_spoiled(known, &newest.said, slot, sent))
+            let known = self.values.iter().filter(|(known, _)| known.property() == slot.property());
+            // From another path, the same value is as good.
+            let mut other = known.filter(|(known, newest)| known == slot || newest.said.choice() != sent.choice());
+            other.any(|(known, newest)| is_spoiled(known, &newest.said, slot, sent))
         };
         let late: Vec<_> =
             carried.iter().filter(is_late).map(|(slot, sent)| (slot.clone(), Arc::clone(sent))).collect();

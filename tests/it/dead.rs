@@ -730,9 +730,9 @@ fn forgetting_somebody_unknown_leaves_a_mark_and_says_that_nothing_was_known() {
         unknown.out.starts_with("nothing was known under this identifier, dead letters removed: 0; older"),
         "{unknown:?}"
     );
-    assert!(unknown.err.contains("was it written right? an identifier is compared letter by letter"), "{unknown:?}");
+    assert!(unknown.err.contains("is it spelled correctly? an identifier is compared letter by letter"), "{unknown:?}");
     let json = lab.run(&[&forget[..], &["17", "--json"]].concat(), b"");
-    assert!(json.out.contains("\"was_known\":false") && json.err.contains("was it written right?"), "{json:?}");
+    assert!(json.out.contains("\"was_known\":false") && json.err.contains("is it spelled correctly?"), "{json:?}");
     let many = lab.run(&[&forget[..], &["--from", "-"]].concat(), format!("nobody\n{JANE}\n").as_bytes());
     assert!(many.code == 0 && many.err.contains("nothing was known of 1 person: an identifier is"), "{many:?}");
     // An event that was in transit meanwhile.

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
 
-/// Shows for each value that is recorded of a person since when it is known, from which event, and when the
-/// gate accepted it. The values themselves are shown only with `reveal`.
+/// Shows for each value that is recorded of a person since when it holds, from which event, and when the gate
+/// accepted it. The values themselves are shown only with `reveal`.
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); nothing is recorded, or the records cannot be

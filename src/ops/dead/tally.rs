@@ -88,7 +88,7 @@ impl Tally {
         self.sent
     }
 
-    /// How many were sent whose first attempt nothing is known of.
+    /// How many were sent without anything being known of their first attempt.
     pub fn unheard(&self) -> u32 {
         self.sent.saturating_sub(self.tried)
     }

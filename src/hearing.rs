@@ -14,9 +14,9 @@ const ROW: u32 = 100;
 const LONG_ROW: SignedDuration = SignedDuration::from_hours(1);
 /// After this many, everything counts as skipped, however fast they came.
 const WHATEVER_THE_TIME: u32 = 1_000;
-/// After so many events for the gate, a property that had no value in any of them may have a misspelt path.
+/// After this many events for the gate, a property that had no value in any of them may have a misspelt path.
 const WITHOUT_VALUE: u32 = 1_000;
-/// After this long without an event, no events count as arriving.
+/// How long no event has come before that is reported.
 const SILENCE: SignedDuration = SignedDuration::from_hours(24);
 /// This long after consuming began, events that waited at the broker have arrived.
 const ARRIVED: SignedDuration = SignedDuration::from_mins(1);

@@ -109,7 +109,7 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Takes the head of a queue, and returns once it is settled and the broker was told.
+    /// Takes the head of a queue, and returns once it is settled and the broker has been told.
     async fn take(&mut self, queue_kind: QueueKind, pass: Pass) -> Result<Head, Error> {
         let Some(incoming) = self.consumers.look(queue_kind).await? else { return Ok(Head::Nothing) };
         if pass == Pass::Probe {

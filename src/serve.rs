@@ -105,7 +105,7 @@ fn serve_beside(listener: TcpListener, health: &Health, records: &Arc<Records>) 
     tokio::spawn(task::kept("admin port", async move || admin::serve(&listener, &health).await));
 }
 
-/// Logs the warnings about what can be read but is hardly meant, unless they were logged before.
+/// Logs the warnings about what can be read but is probably not meant, unless they were logged before.
 fn tell_of(warnings: &[String], before: &[String]) {
     for warning in warnings.iter().filter(|warning| !before.contains(warning)) {
         tracing::warn!("{warning}");

@@ -31,6 +31,6 @@ pub async fn keep_watchdog(health: &Health) {
 }
 
 fn send(state: NotifyState<'static>) {
-    // Without systemd there is nobody to tell.
+    // Without systemd there is nothing to notify.
     let _ = sd_notify::notify(&[state]);
 }

@@ -131,8 +131,8 @@ impl Lines {
             drop(guard);
             drop(done);
         };
-        // On a thread of its own: when the guard gives up, it writes so to standard output, which may be as full
-        // as standard error.
+        // On a thread of its own: when the guard gives up, it says so on standard output, which may be as full as
+        // standard error.
         if thread::Builder::new().name("last lines".to_owned()).spawn(flush).is_ok() {
             let _ = flushed.recv_timeout(FLUSH);
         }

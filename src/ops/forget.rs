@@ -77,7 +77,7 @@ struct Forgotten {
 struct Forgetting {
     settings: Settings,
     integration: Integration,
-    /// `None` where no records are kept.
+    /// `None` if no records are kept.
     access: Option<Access>,
     yes: bool,
     as_json: bool,

@@ -132,7 +132,7 @@ impl Progress {
     }
 }
 
-/// A time in UTC, as in files and logs, followed by the local time where that is another.
+/// A time in UTC, as in files and logs, followed by the local time unless that is UTC, too.
 fn time(at: Timestamp) -> String {
     let here = at.to_zoned_datetime(TimeZone::system());
     let is_other = here.offset() != Offset::UTC;

@@ -597,7 +597,7 @@ impl Record {
         self.standing(around).filter(|(_, doubt)| self.spoiled_by(doubt, around.mapped).next().is_some())
     }
 
-    /// What can be sent again where a request that is executed late would put older values back.
+    /// What can be sent again if a request that is executed late would put older values back.
     fn spoiled_by<'r>(&'r self, doubt: &'r Doubt, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         doubt.sent.iter().flat_map(move |(slot, sent)| {
             self.of_property(slot, mapped).filter(move |(own, said)| is_spoiled(own, said, slot, sent))
@@ -610,7 +610,7 @@ impl Record {
         spoiled.any(|(spoiled, _)| spoiled.property() == slot.property())
     }
 
-    /// Notes that a repair follows, where one is due.
+    /// Notes that a repair follows, if one is due.
     fn park_repair(&mut self, around: &Around<'_>) -> bool {
         let spoiling: Vec<u64> = self.spoiling(around).map(|(id, _)| *id).collect();
         for id in &spoiling {

@@ -120,7 +120,7 @@ impl<W: Write> Writer<W> {
         self.line(&Exported::encode(body, properties))
     }
 
-    /// Writes the last line, and gives back what was written to.
+    /// Writes the last line, and returns the writer underneath.
     ///
     /// # Errors
     /// It cannot be written.

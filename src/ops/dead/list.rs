@@ -102,7 +102,7 @@ struct Row {
     attempts: u32,
     status: Option<u16>,
     reason: Option<Death>,
-    /// An index into [`TYPES`]; one beyond its last stands for a type that Didomi does not document.
+    /// An index into [`TYPES`]; the one after the last stands for a type that Didomi does not document.
     kind: Option<u8>,
     /// Why and from where the broker moved it: an index into [`Found::moved`].
     moved: Option<u8>,

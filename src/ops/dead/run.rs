@@ -297,7 +297,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// Handles the end of a publish: a letter that the retry queue has may be acked where it was.
+    /// Handles the end of a publish: a letter that was confirmed in the retry queue may be acked where it was.
     async fn finished(&mut self, done: Result<Published, tokio::task::JoinError>) -> Result<(), Stop> {
         // The task is never aborted and does not panic.
         let Published { index, id, result } = done.map_err(|error| Stop::Broker(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! `check`: is the configuration valid and, with `--connect`, can everything that it names be reached?
+//! `check`: is the configuration valid and, with `--connect`, can what it names be reached?
 
 use super::finding::Finding;
 use super::{Failure, print, worker};
@@ -15,7 +15,7 @@ use std::path::Path;
 /// Clocks that are further apart than this, in seconds, are reported: a signature is valid for minutes.
 const CLOCK_WARNING_SECONDS: i64 = 60;
 
-/// Validates the configuration and, with `connect`, checks whether everything can be reached.
+/// Validates the configuration and, with `connect`, tries to reach what it names.
 ///
 /// # Errors
 /// Problems of configuration (exit code 2), or something that cannot be reached (1).

@@ -1,7 +1,7 @@
 //! `person forget`: removes the records and dead letters of one person, or of everybody whom a file names.
 //!
 //! Records are erased one by one, in the order of the file: a failure does not stop the others, and the same
-//! command with the same file makes up for it. One pass over the letters serves all persons.
+//! command with the same file makes up for it. Letters are gone through for all persons at once.
 
 use super::audit::{audit, persons};
 use super::dead::OfPersons;

@@ -16,7 +16,7 @@ const LONG_ROW: SignedDuration = SignedDuration::from_hours(1);
 const WHATEVER_THE_TIME: u32 = 1_000;
 /// After this many events for the gate, a property that had no value in any of them may have a misspelt path.
 const WITHOUT_VALUE: u32 = 1_000;
-/// How long no event has come before that is reported.
+/// How long a silence, without any event, has to last before it is reported.
 const SILENCE: SignedDuration = SignedDuration::from_hours(24);
 /// This long after consuming began, events that waited at the broker have arrived.
 const ARRIVED: SignedDuration = SignedDuration::from_mins(1);

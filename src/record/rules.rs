@@ -235,7 +235,7 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
     }
     let is_changed = before != (record.refusals(), record.mark.clone());
     let must_last = ended.is_repair_due || ask.is_repair || ended.superseded.is_some() || is_changed;
-    // An acceptance that is lost in a crash costs at most a needless request, so nobody waits for it.
+    // An acceptance that is lost in a crash costs at most an extra request, so nobody waits for it.
     (ended, if must_last { Write::Durable } else { Write::Later })
 }
 

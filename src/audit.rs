@@ -1,19 +1,19 @@
-//! Who saw, moved or removed personal data: what a command says of itself, for the worker's log.
+//! Who saw, moved or removed personal data: what a command reports about itself, for the worker's log.
 //!
-//! An entry names who typed the command, what it was for and how much it touched, never whom: filters by
-//! person or event are counted. A worker believes none of it further than that: an entry comes from a
-//! queue, its texts are cut, and only known commands are told.
+//! An entry names who ran the command, what it was for and how much it touched, never whom: filters by person or
+//! event are only counted. A worker trusts an entry no further than that, since it comes from a queue: its texts are
+//! cut, and only known commands are logged.
 
 use jiff::Timestamp;
 use nix::unistd::{Uid, User, gethostname};
 use serde::{Deserialize, Serialize};
 
-/// The target of an entry's line in the log, which no level leaves out.
+/// The target of an entry's line in the log, which is written at every level.
 pub const TARGET: &str = "audit";
 
 /// The largest entry that is read, in bytes.
 const MAX_ENTRY: usize = 4 * 1024;
-/// The longest text in one, in characters.
+/// The longest text in an entry, in characters.
 const MAX_TEXT: usize = 256;
 
 /// What was done.
@@ -72,18 +72,18 @@ pub struct Scope {
 pub struct Entry {
     pub command: Command,
     pub at: Timestamp,
-    /// The process' real user id.
+    /// The real user id of the process.
     pub uid: u32,
-    /// Their login name, where the machine's user database has it.
+    /// The user's login name, if the machine's user database has it.
     pub user: Option<String>,
-    /// The machine on which they are that.
+    /// The machine on which the user has that id and name.
     pub host: String,
     #[serde(flatten)]
     pub scope: Scope,
 }
 
 impl Entry {
-    /// An entry of now, by whoever runs this process.
+    /// An entry as of now, by the user who runs this process.
     #[must_use]
     pub fn own(command: Command, scope: Scope) -> Entry {
         let uid = Uid::current();
@@ -92,7 +92,7 @@ impl Entry {
         Entry { command, at: Timestamp::now(), uid: uid.as_raw(), user, host, scope }.cut()
     }
 
-    /// Reads what some command wrote; `None` where that is no entry.
+    /// Reads what some command wrote; `None` if that is not an entry.
     #[must_use]
     pub fn read(written: &[u8]) -> Option<Entry> {
         let entry: Entry = serde_json::from_slice(written.get(..written.len().min(MAX_ENTRY))?).ok()?;

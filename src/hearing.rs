@@ -1,28 +1,28 @@
 //! Whether events still come, and whether any of them is for the gate (pure: the clock is an argument).
 //!
-//! A typo in a document or in a binding costs every consent in silence: nothing fails, since to skip is
-//! a verdict and no event is no fault. So what is skipped in a row is counted, and a day without an event
-//! is noticed. So is a property for which no event has a value.
+//! A typo in a document or in a binding silently costs every consent: nothing fails, since skipping is a verdict
+//! and receiving no event is not a fault. So events that are skipped in a row are counted, and a day without an
+//! event is noticed, and so is a property for which no event has a value.
 
 use crate::verdict::{Death, Skip, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
-/// So many in a row are everything, once nothing else came for [`LONG_ROW`]. Most of a bus may be guests
-/// or somebody else's events, so a number alone says little.
+/// After this many skipped events in a row, everything counts as skipped, once nothing else came for [`LONG_ROW`].
+/// Most events on a bus may be about guests or for somebody else, so a number alone says little.
 const ROW: u32 = 100;
 const LONG_ROW: SignedDuration = SignedDuration::from_hours(1);
-/// So many are everything however fast they came.
+/// After this many, everything counts as skipped, however fast they came.
 const WHATEVER_THE_TIME: u32 = 1_000;
-/// After so many events for the gate, a property that had no value in any of them may have a misspelt path.
+/// After this many events for the gate, a property that had no value in any of them may have a misspelt path.
 const WITHOUT_VALUE: u32 = 1_000;
-/// Who heard nothing for so long hears nothing.
+/// How long a silence, without any event, has to last before it is reported.
 const SILENCE: SignedDuration = SignedDuration::from_hours(24);
-/// What waited at the broker is in hand so soon after consuming began.
+/// This long after consuming began, events that waited at the broker have arrived.
 const ARRIVED: SignedDuration = SignedDuration::from_mins(1);
 
-/// The reasons that a typo in a document or at the publisher gives, too. The others are as usual however
-/// often they come.
+/// The reasons for skipping that a typo in a document or at the publisher causes, too. The others are normal,
+/// however often they occur.
 const DOUBTFUL: [Skip; 4] = [Skip::OtherOrganization, Skip::OtherRegulation, Skip::UnwantedType, Skip::NoIdentifier];
 
 /// The events that were skipped since the last one that was for the gate.
@@ -44,7 +44,7 @@ pub struct Skipping {
 }
 
 impl Row {
-    /// Takes note of a verdict. Says so once when it makes a row into everything.
+    /// Takes note of a verdict. When everything counts as skipped after it, returns that, once.
     pub fn settled(&mut self, verdict: &Verdict, now: Timestamp) -> Option<Skipping> {
         match verdict {
             Verdict::Skipped(skip) => self.skipped(*skip, now),
@@ -87,13 +87,14 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Nothing can have come before a worker began.
+    /// Counts from now, when the worker begins: nothing can have come before.
     #[must_use]
     pub fn new(now: Timestamp) -> Silence {
         Silence { begun: now, told: None }
     }
 
-    /// Looks while the queues are consumed, since `consuming`. Says once of each silence since when it is.
+    /// Called while the queues are consumed, which they have been since `consuming`. Returns once for each silence
+    /// since when it lasts.
     pub fn look(&mut self, heard: Option<Timestamp>, consuming: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let since = heard.map_or(self.begun, |heard| heard.max(self.begun));
         let is_silent = now.duration_since(since) >= SILENCE && now.duration_since(consuming) >= ARRIVED;
@@ -114,13 +115,13 @@ pub struct WithoutValue {
 }
 
 impl WithoutValue {
-    /// Nothing has come for any of these.
+    /// No event has had a value for any of these so far.
     pub fn new(properties: impl IntoIterator<Item = Arc<str>>) -> WithoutValue {
         WithoutValue { properties: properties.into_iter().collect(), events: 0, is_told: false }
     }
 
-    /// Takes note of an event that is for the gate. Says once, after [`WITHOUT_VALUE`] of them, for which
-    /// properties none had a value.
+    /// Takes note of an event that is for the gate. Returns once, after [`WITHOUT_VALUE`] of them, the properties
+    /// for which none had a value.
     pub fn came(&mut self, has_value: impl Fn(&str) -> bool) -> Option<Vec<Arc<str>>> {
         if self.properties.is_empty() {
             return None;
@@ -134,7 +135,7 @@ impl WithoutValue {
         (!self.properties.is_empty()).then(|| self.properties.clone())
     }
 
-    /// How many properties those are, once enough events came to say so.
+    /// How many properties have had no value, once enough events have come to say so.
     #[must_use]
     pub fn count(&self) -> usize {
         if self.is_told { self.properties.len() } else { 0 }
@@ -153,7 +154,7 @@ mod tests {
         Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes)
     }
 
-    /// So many of one reason, a minute apart; the number of the one at which it was told.
+    /// Skips `count` events for one reason; returns each report, and the number of the event that caused it.
     fn told(row: &mut Row, skip: Skip, count: u32, from: i64, apart: SignedDuration) -> Vec<(u32, Skipping)> {
         let mut now = at(from);
         let mut told = Vec::new();

@@ -1,5 +1,5 @@
-//! When to take what: everything in a flow, one message at a time while connections die in a row, and
-//! while the gate is shut nothing but probes.
+//! What to take from the queues, and when: normally everything as it comes, one message at a time while
+//! connections die in a row, and nothing but probes while the gate is shut.
 
 use crate::broker::Error;
 use crate::broker::consumers::{Consumers, Incoming, QueueKind};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often an empty queue is looked into for something to probe with.
+/// How often empty queues are checked for an event to probe with.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// One integration's intake over one pair of connections.
@@ -20,8 +20,8 @@ pub struct Intake<'i> {
     pub worker: &'i Arc<Worker>,
     pub consumers: &'i mut Consumers,
     pub settler: &'i Arc<Settler>,
-    /// Connections were lost one after the other: the next message may be what ends this one, so
-    /// whatever is in hand has to be safe before it is taken.
+    /// Connections were lost one after the other: the next message may end this one, too, so everything in hand
+    /// has to be safe before it is taken.
     pub is_careful: bool,
 }
 
@@ -29,15 +29,15 @@ pub struct Intake<'i> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Head {
     Nothing,
-    /// It came back once or more; others that came back follow it.
+    /// A message that came back once or more; others that came back follow it.
     Returned,
-    /// One that was never delivered before: nothing behind it came back.
+    /// A message that was never delivered before: nothing behind it came back.
     Fresh,
 }
 
 impl Intake<'_> {
-    /// Takes deliveries until the consumers end, and says why it did. What was begun goes on by
-    /// itself.
+    /// Takes deliveries until the consumers end, and returns why they did. Deliveries that were begun go on by
+    /// themselves.
     pub async fn run(mut self) -> Error {
         let mut probes = 0;
         loop {
@@ -55,7 +55,7 @@ impl Intake<'_> {
         }
     }
 
-    /// Lets everything flow until the gate shuts.
+    /// Consumes everything until the gate shuts.
     async fn consume_until_shut(&mut self) -> Result<(), Error> {
         if self.is_careful {
             self.returned_ones().await?;
@@ -78,7 +78,7 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Begins to handle a delivery. A suspect waits aside for its turn while everything else flows.
+    /// Begins to handle a delivery. A suspect waits separately for its turn while everything else goes on.
     async fn begin(&mut self, incoming: Incoming) {
         if incoming.redelivery == Redelivery::Suspect {
             self.consumers.set_aside(incoming.queue_kind);
@@ -88,7 +88,7 @@ impl Intake<'_> {
         }
     }
 
-    /// Takes what came back one by one: each is settled before the next is in hand.
+    /// Takes the messages that came back one by one: each is settled before the next is in hand.
     async fn returned_ones(&mut self) -> Result<(), Error> {
         for queue_kind in self.consumers.queue_kinds() {
             while self.take(queue_kind, Pass::Usual).await? == Head::Returned {
@@ -98,7 +98,8 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Between two that are taken alone, retries whose time has come: five minutes stay five.
+    /// Between two messages that are taken one by one, takes the retries that are due, so that a delay of five
+    /// minutes stays five minutes.
     async fn retries_first(&mut self) -> Result<(), Error> {
         for _ in 0..self.consumers.depth(QueueKind::Retry).await? {
             if self.take(QueueKind::Retry, Pass::Usual).await? == Head::Nothing {
@@ -108,7 +109,7 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Takes the head of a queue, and returns once it is settled and the broker was told.
+    /// Takes the head of a queue, and returns once it is settled and the broker has been told.
     async fn take(&mut self, queue_kind: QueueKind, pass: Pass) -> Result<Head, Error> {
         let Some(incoming) = self.consumers.look(queue_kind).await? else { return Ok(Head::Nothing) };
         if pass == Pass::Probe {
@@ -118,15 +119,15 @@ impl Intake<'_> {
         if incoming.redelivery == Redelivery::Suspect {
             Arc::clone(self.worker).suspect(incoming, Arc::clone(self.settler), pass).await;
         } else if let Some(handling) = self.worker.begin(incoming, self.settler, pass).await {
-            // A panic is caught within.
+            // A panic is caught inside the task.
             let _ = handling.await;
         }
         self.consumers.flush().await?;
         Ok(head)
     }
 
-    /// When it is time, lets one event through to see whether the gate is back; from the queues in
-    /// turn, so that one bad event cannot keep it shut.
+    /// When it is time, lets one event through to see whether the gate is back. The queues take turns, so that
+    /// one bad event cannot keep the gate shut.
     async fn probe(&mut self, at: Instant, probes: &mut usize) -> Result<(), Error> {
         self.worker.gate().changed(at).await;
         if Instant::now() < at {

@@ -3,7 +3,7 @@
 use litemap::LiteMap;
 use serde::{Serialize, Serializer};
 
-/// A map as an object; its own way would write an empty one as a list.
+/// Serializes a map as an object; its own implementation would write an empty map as a list.
 ///
 /// # Errors
 /// The serializer's own.

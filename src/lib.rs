@@ -1,9 +1,8 @@
 //! `consent-gate`: Didomi consent events from RabbitMQ to Selligent, through a campaign's gate.
 //!
-//! The modules in reading order: [`intake`] takes an event, [`worker`] leads it, it is read by
-//! [`event`] and [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is
-//! merged into its person's [`record`], is sent by [`gate`], judged by [`verdict`] and settled by
-//! [`broker::settler`].
+//! The modules in reading order: [`intake`] takes an event and [`worker`] handles it. The event is read by [`event`]
+//! and [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is merged into its person's
+//! [`record`], is sent by [`gate`], judged by [`verdict`] and settled by [`broker::settler`].
 
 pub mod intake;
 pub mod quarantine;

@@ -11,27 +11,28 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How long a helper thread of the runtime waits for work. The worker looks for changed files more
-/// often, so one is always there, and a machine that has no thread left is no fault: work waits.
+/// How long a helper thread of the runtime waits for work. The worker checks for changed files more often, so one is
+/// always there, and a machine that has no thread left is not a fault: work waits.
 const HELPERS_STAY: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    // Nobody else installs one, so this cannot fail.
+    // Nothing else installs one, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
-    // Records, copies and sockets are their owner's alone; manual pages are for everybody. Once, for the whole
-    // process, and so not where the records are made: whoever else uses the library makes files of its own.
+    // Records, copies and sockets are for their owner alone; manual pages are for everybody. The mask holds for the
+    // whole process, so it is not set where the records are created: other users of the library create files of
+    // their own.
     if !matches!(cli.command, Command::Man { .. }) {
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
     }
     let mut lines = None;
-    // One thread for all tasks: the client of the broker has threads of its own, and hand-overs
-    // between more of ours cost more than they bring (docs/rabbitmq.md).
+    // One thread for all tasks: the client of the broker has threads of its own, and passing work between more of
+    // ours costs more than it gains (docs/rabbitmq.md).
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let ended = match runtime.enable_all().thread_keep_alive(HELPERS_STAY).build() {
         Ok(runtime) => {
             let ended = runtime.block_on(dispatch(cli, &mut lines));
-            // A name that is still being looked up is not waited for.
+            // A host name that is still being looked up is not waited for.
             runtime.shutdown_background();
             ended
         }
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     end(ended, lines)
 }
 
-/// Says why it failed, behind every line of the log, and gives the exit code.
+/// Says why it failed, after every line of the log, and returns the exit code.
 fn end(ended: Result<(), Failure>, lines: Option<Lines>) -> ExitCode {
     let (last_words, code) = match ended {
         Ok(()) => (String::new(), ExitCode::SUCCESS),

@@ -1,9 +1,8 @@
 //! One event per person at a time, in the order of receipt.
 //!
-//! Two triggers of one person under way at once could be executed in either order. So each
-//! event joins its person's line when it is received, which takes no time, and waits there for
-//! its turn. Events of different persons never wait for each other, and a line is short: whoever
-//! comes beyond its end waits at the broker.
+//! Two requests for one person that are under way at once could be executed in either order. So each event joins
+//! its person's line when it is received, which takes no time, and waits there for its turn. Events of different
+//! persons never wait for each other, and a line is short: an event that finds it full waits at the broker.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -19,7 +18,7 @@ type Lines = Mutex<HashMap<Arc<str>, VecDeque<oneshot::Sender<()>>>>;
 #[derive(Clone, Debug, Default)]
 pub struct Order(Arc<Lines>);
 
-/// A place in a person's line; giving it up, by dropping it, lets the next one go on.
+/// A place in a person's line. Dropping it gives the place up and lets the next event go on.
 #[derive(Debug)]
 pub struct Ticket {
     lines: Arc<Lines>,
@@ -56,10 +55,10 @@ impl Order {
 }
 
 impl Ticket {
-    /// Waits until everyone ahead is done.
+    /// Waits until every event ahead is done.
     pub async fn turn(&mut self) {
         if let Some(turn) = &mut self.waiting {
-            // The sender lives in the line until it is used, so an error cannot be.
+            // The sender stays in the line until it is used, so there can be no error.
             let _ = turn.await;
             self.waiting = None;
         }
@@ -71,7 +70,7 @@ impl Drop for Ticket {
         if let Some(turn) = &mut self.waiting {
             turn.close();
             if turn.try_recv().is_err() {
-                return; // not our turn yet; whoever is ahead passes over us
+                return; // not our turn yet; the event ahead skips us
             }
         }
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,10 @@
-//! What to do about records and gates that cannot be reached or made, where the failure itself does not say
-//! (pure).
+//! What to do about records and gates that cannot be reached or created, if the error itself does not say so (pure).
 
-/// What names the records.
+/// The setting that names the records.
 const SETTING: &str = "records.store";
 
-/// What the way to a database says, and what to do: of a server's answers the code, of the system's the words.
+/// What errors on the way to a database say, and what to do: of a server's errors the code, of the system's the
+/// words.
 const ON_THE_WAY: [(&str, &str); 11] = [
     (
         "Connection refused",
@@ -28,7 +28,7 @@ const ON_THE_WAY: [(&str, &str); 11] = [
     ("no answer", "check host and port in records.store, and whether a firewall drops the packets"),
 ];
 
-/// The same of a directory.
+/// The same for a directory.
 const OF_A_DIRECTORY: [(&str, &str); 5] = [
     ("File exists", "a file is in its place; set records.store to a directory"),
     ("Not a directory", "a file is in its path; set records.store to a directory"),
@@ -40,7 +40,7 @@ const OF_A_DIRECTORY: [(&str, &str); 5] = [
     ),
 ];
 
-/// What the way to a gate says. What is to be looked at depends on whether a proxy leads there.
+/// What errors on the way to a gate say, and what to do. Where to look depends on whether a proxy leads there.
 const TO_A_GATE: [(&str, &str); 6] = [
     ("Connection refused", "nothing listens there: check host and port in "),
     ("failed to lookup address", "no address is known for that name: check the host in "),
@@ -65,12 +65,12 @@ pub fn of_gate(error: &str, has_proxy: bool) -> String {
     }
 }
 
-/// A failure of the records for people, with what to do.
+/// A failure of the records, for people, with what to do.
 pub fn told(failed: &str) -> String {
     told_of(failed, SETTING)
 }
 
-/// The same of records that something else names than the settings.
+/// The same for records that something other than the settings names.
 pub fn told_of(failed: &str, named_by: &str) -> String {
     let remedies = if failed.contains("cannot connect to PostgreSQL") {
         &ON_THE_WAY[..]

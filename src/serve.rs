@@ -1,4 +1,4 @@
-//! `run`: wires the parts, looks for changed documents, and drains with a deadline.
+//! `run`: connects the parts, checks for changed documents, and drains with a deadline.
 
 use crate::admin::{self, Health};
 use crate::config::{self, Config, Environment, Problem, Settings};
@@ -19,15 +19,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
 
-/// How often files and mounted secrets are looked at for a change of their content.
+/// How often the content of files and mounted secrets is checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// The longest that reading them may take until that is told.
+/// How long reading them may take before that is logged.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// Runs the worker until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
-/// Something that no retry would mend: the admin port is taken, signals cannot be listened to.
+/// Something that no retry would fix: the admin port is taken, signals cannot be listened to.
 pub async fn run(
     config: Config,
     metrics: Metrics,
@@ -95,7 +95,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Starts what serves the whole process, each by itself: one that ends by a fault is started anew.
+/// Starts the tasks that serve the whole process, each on its own: one that ends by a fault is started again.
 fn serve_beside(listener: TcpListener, health: &Health, records: &Arc<Records>) {
     let records = Arc::clone(records);
     tokio::spawn(task::kept("control socket", async move || control_socket::serve(&records).await));
@@ -105,29 +105,29 @@ fn serve_beside(listener: TcpListener, health: &Health, records: &Arc<Records>) 
     tokio::spawn(task::kept("admin port", async move || admin::serve(&listener, &health).await));
 }
 
-/// Tells of what can be read and hardly be meant, unless it was told before.
+/// Logs the warnings about what can be read but is probably not meant, unless they were logged before.
 fn tell_of(warnings: &[String], before: &[String]) {
     for warning in warnings.iter().filter(|warning| !before.contains(warning)) {
         tracing::warn!("{warning}");
     }
 }
 
-/// Looks for changed settings and documents. What is wrong is refused as a whole, and the old ones
-/// stay in force. Files are read on a thread of their own: their disk may hang, and a stop must be
-/// heard all the same.
+/// Checks for changed settings and documents. If anything is wrong, all of it is refused, and the old ones stay
+/// in force. Files are read on a thread of their own: their disk may hang, and a request to stop must be heard
+/// all the same.
 struct Reload {
     settings: Arc<Settings>,
     file: Option<PathBuf>,
     environment: Environment,
-    /// What was warned of last, so that it is told once.
+    /// The latest warnings, so that each is logged once.
     warnings: Vec<String>,
     health: Health,
-    /// What is refused, and which changes take effect at the next start: each is told once.
+    /// What is refused, and which changes take effect at the next start: each is logged once.
     refused: Option<String>,
     postponed: Option<String>,
-    /// The look that is under way.
+    /// The check that is under way.
     look: Option<Look>,
-    /// Somebody asked for a look that did not begin yet.
+    /// Somebody asked for a check that has not begun yet.
     is_asked: bool,
 }
 
@@ -137,13 +137,13 @@ struct Look {
     loading: JoinHandle<Loaded>,
     since: Instant,
     is_asked: bool,
-    /// It was told that this takes too long.
+    /// It was logged that this takes too long.
     is_told: bool,
 }
 
 impl Reload {
-    /// Looks at once, or as soon as the look that is under way has ended: it may have begun before
-    /// the change.
+    /// Checks at once, or as soon as the check that is under way has ended: that one may have begun before the
+    /// change.
     fn ask(&mut self) {
         self.is_asked = true;
         if self.look.is_none() {
@@ -151,7 +151,7 @@ impl Reload {
         }
     }
 
-    /// Looks, unless the files of the last look are still being read.
+    /// Begins a check, unless the files of the last one are still being read.
     fn look(&mut self, metrics: &Metrics) {
         let Some(look) = &mut self.look else { return self.begin() };
         if !look.is_told && look.since.elapsed() > LONGEST_LOOK {
@@ -172,7 +172,7 @@ impl Reload {
         self.look = Some(Look { loading, since: Instant::now(), is_asked, is_told: false });
     }
 
-    /// Returns once the look that is under way has ended. Can be given up and called again.
+    /// Returns once the check that is under way has ended. Can be cancelled and called again.
     async fn loaded(&mut self) -> Result<Loaded, JoinError> {
         match &mut self.look {
             Some(look) => (&mut look.loading).await,
@@ -185,7 +185,7 @@ impl Reload {
         match loaded {
             Ok(Ok(config)) => self.take(config, fleet, was_asked),
             Ok(Err(problems)) => self.refuse(&problems, metrics, was_asked),
-            // Only a panic ends it early, and its place was told.
+            // Only a panic ends it early, and its place was logged.
             Err(_) => metrics.reload_failures.inc(),
         }
         if self.is_asked {

@@ -1,19 +1,19 @@
-//! Text that somebody else wrote, made fit for a terminal and a log (pure).
+//! Escapes text that somebody else wrote, for terminals and logs (pure).
 //!
-//! A terminal obeys control characters, and a reader is deceived by characters that cannot be seen or
-//! that turn the direction of writing. They are written as JSON writes them (`\u202e`), so that a
-//! line of JSON is still the same value.
+//! A terminal obeys control characters, and characters that cannot be seen or that change the direction of writing
+//! deceive a reader. They are written as JSON writes them (`\u202e`), so that a line of JSON is still the same
+//! value.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Escapes everything that a terminal obeys or does not show, line ends too: for a single value.
+/// Escapes everything that a terminal obeys or does not show, including line ends: for a single value.
 #[must_use]
 pub fn value(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
 
-/// The same for whole output, which has line ends of its own.
+/// The same for a whole output, which has line ends of its own.
 #[must_use]
 pub fn output(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c == '\n')
@@ -38,8 +38,8 @@ fn escaped(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// Control characters, line and paragraph separators, bidirectional marks and overrides, and what
-/// takes no room: joiners, fillers, variation selectors, tags.
+/// Control characters, line and paragraph separators, bidirectional marks and overrides, and characters that take no
+/// room: joiners, fillers, variation selectors, tags.
 fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -49,8 +49,8 @@ fn is_unseen(c: char) -> bool {
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A value of the configuration as a complaint may quote it. What may be an address with a password
-/// in it, however it is misspelt or misplaced, shows its scheme at most.
+/// A value of the configuration as an error message may quote it. Of a value that may be an address with a password
+/// in it, however misspelt or misplaced, at most the scheme is shown.
 #[must_use]
 pub fn quoted(text: &str) -> Cow<'_, str> {
     let has_scheme = text.split_once(":/").map(|(scheme, _)| scheme);
@@ -62,13 +62,13 @@ pub fn quoted(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// `user:password@…`, or libpq's `password=…`. A folder may well have an `@` alone.
+/// `user:password@…`, or libpq's `password=…`. A directory's name may well have an `@` alone.
 fn has_credentials(text: &str) -> bool {
     text.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'))
         || text.to_ascii_lowercase().contains("password=")
 }
 
-/// Whether a text looks as if it were an address, and not a file or a word.
+/// Whether a text looks like an address, and not like a file or a word.
 #[must_use]
 pub fn is_like_address(text: &str) -> bool {
     quoted(text).ends_with("***")

@@ -1,4 +1,4 @@
-//! The wish to stop, as a value that is handed to whoever must hear it.
+//! The request to stop, as a value that is passed to every part that must hear it.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -7,11 +7,11 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
-/// Says that it is time to stop. Dropping it says so too.
+/// Says that it is time to stop. Dropping it says so, too.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<bool>);
 
-/// A pair of which the trigger makes every clone of the other ready.
+/// A pair; the trigger makes every clone of the other ready.
 #[must_use]
 pub fn channel() -> (Trigger, Shutdown) {
     let (sender, receiver) = watch::channel(false);
@@ -46,7 +46,7 @@ impl Shutdown {
     }
 }
 
-/// Waits for SIGTERM or SIGINT and gives its name.
+/// Waits for SIGTERM or SIGINT and returns its name.
 ///
 /// # Errors
 /// Signals cannot be listened to.

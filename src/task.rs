@@ -1,17 +1,17 @@
-//! Tasks that somebody watches. One that ends by a fault (a panic) is named in the log, and ends
-//! nobody else: whoever watches starts it anew, or takes down the one integration that needs it.
+//! Watched tasks. A task that ends by a fault (a panic) is named in the log, and ends no other: its watcher starts
+//! it again, or takes down the one integration that needs it.
 
 use futures_util::FutureExt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-/// How long a task that ended by a fault rests before it is started anew: a fault that repeats
-/// itself fills no log, and one that does not is over soon.
+/// The pause before a task that ended by a fault is started again: long enough that a fault that repeats itself
+/// does not fill the log, short enough that one that does not is over soon.
 pub const PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs a task of one integration, or of the whole process. `None` when it ended by a fault.
-// No async function: its future would have room for the task's twice.
+// Not an async function: its future would have room for the task's twice.
 pub fn watched<T>(
     name: &str,
     integration: Option<&str>,
@@ -26,7 +26,7 @@ pub fn watched<T>(
     })
 }
 
-/// Runs a task of the whole process to its end, and starts it anew whenever it ends by a fault.
+/// Runs a task of the whole process to its end, and starts it again whenever it ends by a fault.
 pub async fn kept(name: &str, mut task: impl AsyncFnMut()) {
     while watched(name, None, task()).await.is_none() {
         tokio::time::sleep(PAUSE).await;

@@ -1,15 +1,14 @@
 //! Logs: one line per fact, on standard error.
 //!
-//! What may be logged: names from the configuration, codes, counts, durations, the event's type,
-//! and the fingerprint of a body. Never a body, a header's value, an identifier, a property's
-//! value, or a text from the gate. Audit entries are written whatever the level. Libraries log
-//! nothing: at their finer levels they print frames and headers, so what they know is in our own
-//! errors instead. A panic's message is withheld for the same reason; its place in the code is
-//! enough to find it.
+//! What may be logged: names from the configuration, codes, counts, durations, the event's type, and the
+//! fingerprint of a body. Never a body, a header's value, an identifier, a property's value, or a text from the
+//! gate. Audit entries are written at every level. Libraries log nothing: at their finer levels they print frames
+//! and headers, so what they know is in our own errors instead. A panic's message is withheld for the same
+//! reason; its place in the code is enough to find it.
 //!
-//! A command writes its lines itself. The worker hands them to a thread: whoever reads its standard
-//! error may stop reading, and one thread serves all events, health and metrics. Lines for which
-//! there is no room are dropped and counted.
+//! A command writes its lines itself. The worker hands them to a thread: the reader of its standard error may stop
+//! reading, and a single thread serves all events, health and metrics. Lines for which there is no room are
+//! dropped and counted.
 
 use crate::audit;
 use crate::shown;
@@ -28,8 +27,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines that wait for a slow reader at most: a failure of everything that a hundred integrations
-/// have in hand, in some MB of memory.
+/// The most lines that wait for a slow reader: the failure of everything that a hundred integrations have in hand,
+/// in some MB of memory.
 const MOST_WAITING: usize = 8 * 1024;
 /// The longest that waiting lines hold up the end of the process.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -121,7 +120,7 @@ impl Lines {
         move || full.dropped_lines() as u64 + unwritten.load(Ordering::Relaxed)
     }
 
-    /// Writes what waits and then `last_words`, unless nobody reads them within two seconds.
+    /// Writes the lines that wait and then `last_words`, unless nobody reads them within two seconds.
     pub fn finish(self, last_words: &str) {
         let Lines { mut writer, guard, .. } = self;
         let last_words = last_words.to_owned();
@@ -132,15 +131,15 @@ impl Lines {
             drop(guard);
             drop(done);
         };
-        // On a thread of its own: the guard says on standard output that it gave up, which may be as
-        // full as standard error.
+        // On a thread of its own: when the guard gives up, it says so on standard output, which may be as full as
+        // standard error.
         if thread::Builder::new().name("last lines".to_owned()).spawn(flush).is_ok() {
             let _ = flushed.recv_timeout(FLUSH);
         }
     }
 }
 
-/// Standard error, whose failures are counted: the thread that writes lines has nobody to tell.
+/// Standard error. Failed writes are counted: the thread that writes lines has nobody to report them to.
 struct StandardError(Arc<AtomicU64>);
 
 impl Write for StandardError {
@@ -156,8 +155,8 @@ impl Write for StandardError {
     }
 }
 
-/// A writer of lines in which nothing is left that a terminal would obey. So they have no colours
-/// either: nobody could tell those from a forgery.
+/// A writer that escapes everything in a line that a terminal would obey. So lines have no colours either: nobody
+/// could tell those from a forgery.
 #[derive(Clone, Debug)]
 struct Clean<W>(W);
 

@@ -1,8 +1,8 @@
-//! THE SPINE: one delivery through steps 1 to 7.
+//! The core of the worker: takes one delivery through steps 1 to 7.
 //!
-//! At least once: nothing is acked before its verdict is carried out, and whatever dies before
-//! that is delivered again by the broker. One event costs one event: a panic while handling it
-//! makes it a dead letter, and everybody else goes on.
+//! At least once: nothing is acked before its verdict is carried out, and if the worker dies before that, the broker
+//! delivers the message again. One event costs only itself: a panic while handling it makes it a dead letter, and
+//! all others go on.
 
 use crate::broker::consumers::{Incoming, QueueKind};
 use crate::broker::headers::{self, Attempt, History, traceparent};
@@ -35,9 +35,9 @@ use tokio::task::JoinHandle;
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// How long after the end of its delay an event is expected to be in hand again.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How often a record that moved on is sent again before the event waits.
+/// How many times a record whose newest values changed meanwhile is sent again before the event waits.
 const RESENDS: usize = 2;
-/// How often it is looked whether another process still handles a suspect.
+/// How often to check whether another process still handles a suspect.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a delivery is handled.
@@ -48,7 +48,7 @@ struct Terms {
     is_alone: bool,
 }
 
-/// Everything that serves one integration, whatever connections come and go.
+/// Everything that serves one integration; it outlives connections.
 #[derive(Debug)]
 pub struct Worker {
     integration: Integration,
@@ -59,7 +59,7 @@ pub struct Worker {
     most_in_hand: u32,
     retries_in_hand: Arc<Semaphore>,
     fresh_in_hand: Arc<Semaphore>,
-    /// Their own: what is handled alone must not wait for those who wait for it.
+    /// Separate from the others: a message that is handled alone must not wait for messages that wait for it.
     suspects_in_hand: Semaphore,
     unsettled: Arc<Unsettled>,
     records: Arc<Records>,
@@ -81,9 +81,8 @@ pub struct Stops {
 }
 
 impl Worker {
-    /// Prepares a worker; nothing is sent or consumed yet. What this process had in hand of the
-    /// integration before, by another document, is `unsettled`. The `quarantine` is shared by all workers
-    /// of the process.
+    /// Prepares a worker; nothing is sent or consumed yet. `unsettled` is what this process had in hand of the
+    /// integration before, under another document. The `quarantine` is shared by all workers of the process.
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
@@ -96,10 +95,10 @@ impl Worker {
         quarantine: Quarantine,
     ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
-        // Four times the limit, so that a slot never waits for the broker's next delivery, nor for
-        // the records of the next events to be durable.
+        // Four times the limit, so that a slot never waits for the broker's next delivery, nor for the records of the
+        // next events to be durable.
         let prefetch = u16::try_from(limit * 4).unwrap_or(u16::MAX);
-        // Two queues can feed the fresh lane, and requests of a connection that was lost still end.
+        // Two queues can feed the fresh lane, and the requests of a lost connection still run to their end.
         let most_in_hand = limit * 9;
         Ok(Worker {
             gate: integration.gate()?,
@@ -128,19 +127,19 @@ impl Worker {
         &self.integration
     }
 
-    /// Where it sends to.
+    /// The gate that it sends to.
     #[must_use]
     pub fn gate(&self) -> &Gate {
         &self.gate
     }
 
-    /// What it tells.
+    /// The facts that it logs and counts.
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// What it has not settled, over all connections.
+    /// What it has not settled, on all connections.
     #[must_use]
     pub fn unsettled(&self) -> Arc<Unsettled> {
         Arc::clone(&self.unsettled)
@@ -160,35 +159,35 @@ impl Worker {
         self.records.open().await
     }
 
-    /// Compares the records with what the broker remembers of them; only then they are merged into.
-    /// Gives what the broker is to remember from now on, if anything.
+    /// Compares the records with what the broker remembers of them; only then are events merged into them. Returns
+    /// what the broker is to remember from now on, if anything.
     ///
     /// # Errors
-    /// They are others, or they failed.
+    /// They are not the records that the broker remembers, or they failed.
     pub async fn verify(&self, known: Option<&Claim>) -> Result<Option<Claim>, record::Failed> {
         let (verified, claim) = self.records.verify(&self.integration, known).await?;
         *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = verified;
         Ok(claim)
     }
 
-    /// Whether its records are for one worker, and nothing was merged into them yet.
+    /// Whether its records are for one worker only, and nothing was merged into them yet.
     #[must_use]
     pub fn is_first_claim(&self) -> bool {
         self.keeps_folder() && self.verified().is_none()
     }
 
-    /// Whether its records lie in a folder, which is for one worker.
+    /// Whether its records are in a directory, which is for one worker only.
     #[must_use]
     pub fn keeps_folder(&self) -> bool {
         matches!(self.records.place(), record::Backend::Directory(_))
     }
 
-    /// The records that may be merged into; `None` where none are kept.
+    /// The records into which events may be merged; `None` if none are kept.
     fn verified(&self) -> Option<Arc<Verified>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is known of everybody.
+    /// The records of all persons.
     #[must_use]
     pub fn records(&self) -> &Records {
         &self.records
@@ -199,7 +198,7 @@ impl Worker {
         self.store_failed.notified().await;
     }
 
-    /// Returns when the task of an event ended by a fault beside its handling: it would stay in hand.
+    /// Returns when the task of an event ended by a fault outside the event's handling: the event would stay in hand.
     pub async fn faulted(&self) {
         self.faulted.notified().await;
     }
@@ -221,8 +220,8 @@ impl Worker {
         Arc::clone(hand).acquire_owned().await.ok()
     }
 
-    /// Starts to handle a delivery; `None` when it ended at once. It is polled once right here, so
-    /// that it joins its person's line in the order of receipt.
+    /// Starts to handle a delivery; `None` if that ended at once. The handling is polled once right here, so that the
+    /// event joins its person's line in the order of receipt.
     pub async fn begin(
         self: &Arc<Self>,
         incoming: Incoming,
@@ -247,8 +246,8 @@ impl Worker {
         }
     }
 
-    /// Handles a message that may kill the process, as carefully as what is noted of it asks for. It
-    /// waits for its turn in hand, until the worker stops or its channel is gone.
+    /// Handles a message that may kill the process, as carefully as the note about it asks for. The message stays in
+    /// hand while it waits for its turn, until the worker stops or its channel is gone.
     pub async fn suspect(self: Arc<Self>, mut incoming: Incoming, settler: Arc<Settler>, pass: Pass) {
         let admitted = tokio::select! {
             biased;
@@ -278,7 +277,7 @@ impl Worker {
         let handled = match tokio::time::timeout(LONGEST_ALONE, &mut handling).await {
             Ok(handled) => handled,
             Err(_) => {
-                // One that cannot be settled is its own integration's trouble.
+                // A suspect that cannot be settled holds up only its own integration.
                 drop(admitted);
                 handling.await
             }
@@ -287,7 +286,7 @@ impl Worker {
             self.faulted.notify_one();
         }
         if let Some(noted) = noted {
-            // What fails is told, and the note stays.
+            // A failure is reported, and the note stays.
             let _ = self.safe(noted.passed(handled == Some(true), Timestamp::now()).await);
         }
     }
@@ -295,7 +294,7 @@ impl Worker {
     /// Waits until a suspect may be handled. `None` when the records failed.
     async fn admit(&self, incoming: &Incoming) -> Option<(Part<'_>, Admitted, Option<Suspect>)> {
         let body = &incoming.due.delivery.data;
-        // Some more than the gate takes at once: it takes more only while somebody waits.
+        // Somewhat more than the gate takes at once: it takes more only while something waits.
         let part = self.suspects.take(|| self.gate.limit() * 3 / 2).await;
         loop {
             let suspect = self.safe(self.records.suspect(&self.integration.name, body).await).ok()?;
@@ -307,12 +306,12 @@ impl Worker {
         }
     }
 
-    /// Waits until a piece of work may be done; it is done while this is held.
+    /// Waits until a piece of work may be done; the guard is held while it is done.
     async fn beside(&self, terms: Terms) -> Option<RwLockReadGuard<'_, ()>> {
         if terms.is_alone { None } else { Some(self.quarantine.beside().await) }
     }
 
-    /// Leads a delivery to its end, and says whether it was settled.
+    /// Handles a delivery to its end, and returns whether it was settled.
     async fn handle(&self, incoming: Incoming, settler: &Settler, terms: Terms) -> bool {
         if incoming.queue_kind == QueueKind::Retry {
             if !incoming.due.delivery.redelivered {
@@ -397,7 +396,7 @@ impl Worker {
         (summary, plan.map(|plan| plan.traced(trace)))
     }
 
-    /// Steps 3 to 5: may end in named ways, never settles.
+    /// Steps 3 to 5: may end in one of the named ways, never settles.
     async fn deliver(&self, handling: &Handling<'_>, plan: &Plan) -> Result<Handled, Stop> {
         match plan {
             Plan::Send(plan) => {
@@ -408,7 +407,7 @@ impl Worker {
         }
     }
 
-    /// Waits for the person's line, the record and a slot, then sends.
+    /// Waits for a turn in the person's line, for the record and for a slot, then sends.
     async fn trigger(&self, handling: &Handling<'_>, plan: &plan::Send) -> Result<Handled, Stop> {
         let Handling { incoming, settler, terms, .. } = *handling;
         let lane = lane(incoming.queue_kind);
@@ -431,7 +430,7 @@ impl Worker {
         self.send(plan, turn, (lane, terms), slot).await
     }
 
-    /// Joins a person's line, unless nothing else is under way: who is ahead would wait in turn.
+    /// Joins a person's line, unless the delivery is handled alone: events ahead in the line would wait for it in turn.
     fn join(&self, identifier: &str, terms: Terms) -> Result<Option<Ticket>, Stop> {
         if terms.is_alone {
             return Ok(None);
@@ -439,7 +438,8 @@ impl Worker {
         self.order.join(identifier).map(Some).ok_or(Stop::Processed(Processed::Held))
     }
 
-    /// Waits until a request may leave. Who is alone takes no slot: they may all be held by who waits.
+    /// Waits until a request may be sent. A delivery that is handled alone takes no slot: deliveries that wait for it
+    /// may hold them all.
     async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Slot>, Stop> {
         let entered = if terms.is_alone {
             self.gate.pass(lane, terms.pass).await.map(|()| None)
@@ -449,19 +449,19 @@ impl Worker {
         entered.map_err(|Shut| Processed::Held.into())
     }
 
-    /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then it is held.
+    /// Waits for something with an event in hand, but neither for ever nor beyond a stop: then the event is held.
     async fn in_hand<T>(&self, settler: &Settler, waiting: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
         let held = || Err(Processed::Held.into());
         tokio::select! {
             biased;
-            // What need not wait, as without records, need not listen for the others either.
+            // If there is nothing to wait for, as without records, the other branches need not be polled either.
             waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or_else(|_| held()),
             () = settler.over() => Err(Stop::Unsettled),
             () = self.stops.hurry.wait() => held(),
         }
     }
 
-    /// Step 4: what the person's record makes of the event. Without records it sends what it says.
+    /// Step 4: what the person's record makes of the event. Without records, the event's own values are sent.
     async fn turn(&self, plan: &plan::Send, history: &History) -> Result<Option<Box<Taken>>, Stop> {
         let Some(verified) = self.verified() else { return Ok(None) };
         let turn = verified.begin(&plan.identifier, &plan.offer, history.is_repair, Timestamp::now()).await;
@@ -471,8 +471,8 @@ impl Worker {
         Ok(Some(turn))
     }
 
-    /// Step 5: sends the newest, and takes note of the answer. Where another worker's choice became
-    /// the newest meanwhile, that is sent, too: no attempt, since the event itself was accepted.
+    /// Step 5: sends the newest values, and takes note of the answer. If another worker's choice became the newest
+    /// meanwhile, that is sent, too; it does not count as an attempt, since the event itself was accepted.
     async fn send(
         &self,
         plan: &plan::Send,
@@ -512,7 +512,7 @@ impl Worker {
         Ok(Handled { processed, attempt: Some(attempt), is_repair_due })
     }
 
-    /// One request; with what became the newest meanwhile.
+    /// Sends one request; returns its result, with what became the newest meanwhile.
     async fn send_once(
         &self,
         plan: &plan::Send,
@@ -520,7 +520,7 @@ impl Worker {
         slot: Option<Slot>,
         terms: Terms,
     ) -> Result<(Sent, Option<Box<Taken>>), Stop> {
-        // Never held while a slot is waited for: who holds a slot may wait for this.
+        // Never held while waiting for a slot: the holder of a slot may be waiting for this.
         let _beside = self.beside(terms).await;
         let at = Timestamp::now();
         let request = match &turn {
@@ -553,8 +553,8 @@ impl Worker {
     async fn erase(&self, handling: &Handling<'_>, identifier: &str, at: Option<Timestamp>) -> Result<Handled, Stop> {
         let Handling { incoming, settler, terms, received } = *handling;
         let delivery = &incoming.due.delivery;
-        // An erasure that names no time counts from its publication, else from its first receipt; one that
-        // was replayed, from its first death.
+        // An erasure that names no time counts from its publication, else from its first receipt; one that was
+        // replayed, from its first death.
         let properties = &delivery.properties;
         let published = (*properties.timestamp()).and_then(|at| plan::published(at, received));
         let published = published.or_else(|| plan::possible(headers::first_died(properties)?, received));
@@ -577,7 +577,7 @@ impl Worker {
         Ok(Processed::NotWanted(Skip::UserDeleted).into())
     }
 
-    /// Without its record an event stays with the broker, and consuming stops.
+    /// If the records failed, the event stays with the broker, and consuming stops.
     fn safe<T>(&self, result: Result<T, record::Failed>) -> Result<T, Stop> {
         result.map_err(|failed| {
             self.facts.store_failed(&failed);
@@ -597,7 +597,7 @@ struct Handling<'d> {
 
 /// Why a delivery goes no further.
 enum Stop {
-    /// It is known what comes of it.
+    /// Its result is known.
     Processed(Processed),
     /// Its channel went away while it waited, or the records failed: it is not settled, and the broker
     /// delivers it again.
@@ -610,7 +610,7 @@ impl From<Processed> for Stop {
     }
 }
 
-/// One request, and what came of it.
+/// One request, and what became of it.
 struct Sent {
     answer: Answer,
     at: Timestamp,
@@ -619,7 +619,7 @@ struct Sent {
     is_repair_due: bool,
 }
 
-/// How far a delivery came, and the attempt that was made for it.
+/// The result for a delivery, and the attempt that was made for it.
 struct Handled {
     processed: Processed,
     attempt: Option<Attempt>,
@@ -633,7 +633,7 @@ impl From<Processed> for Handled {
     }
 }
 
-/// An event's turn, or what it comes to without one.
+/// An event's turn, or its result if it gets none.
 fn entered(turn: Turn) -> Result<Box<Taken>, Stop> {
     match turn {
         Turn::Taken(turn) => Ok(turn),
@@ -643,12 +643,12 @@ fn entered(turn: Turn) -> Result<Box<Taken>, Stop> {
     }
 }
 
-/// A panic becomes what came of the one event that caused it.
+/// A panic becomes the result of the one event that caused it.
 async fn guarded(deliver: impl Future<Output = Result<Handled, Stop>>) -> Result<Handled, Stop> {
     AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Err(Processed::Panicked.into()))
 }
 
-/// What to tell of a verdict to who watches a replay.
+/// The report of a verdict, for an operator who watches a replay.
 fn report(verdict: &Verdict, body: Fingerprint<'_>, attempt: u32, answer: Option<(Outcome, Option<u16>)>) -> Report {
     let (outcome, code) = (verdict.word().to_owned(), verdict.code().to_owned());
     let (result, status) = answer.unzip();

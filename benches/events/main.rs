@@ -1,5 +1,5 @@
-//! What one event costs in this process, step by step. `cargo bench` measures the time of each;
-//! how often memory is asked for, which no machine changes, `tests/it/allocations.rs` holds.
+//! What one event costs in this process, step by step. `cargo bench` measures the time of each step; how often memory
+//! is allocated, which is the same on every machine, is held by `tests/it/allocations.rs`.
 
 mod steps;
 

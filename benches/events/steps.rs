@@ -30,7 +30,7 @@ fn integration() -> anyhow::Result<Integration> {
     config::load_document(Path::new("benches/events/acme.json"), &settings, &Environment::new()).map_err(told)
 }
 
-/// Every step, in the order in which an event takes them; first what is to be compared with.
+/// Every step, in the order in which an event takes them; the first one is for comparison.
 ///
 /// # Errors
 /// The fixtures are not what they were.
@@ -64,7 +64,7 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         step("decode", move || event::decode(black_box(EVENT), for_decode.mappings.unread()).is_ok()),
         step("map", move || drop(for_map.mappings.properties(black_box(&decoded), false))),
         step("plan", move || plan::plan(black_box(EVENT), &for_plan, now).1.is_ok()),
-        // Each time another second: within one, a signature is made once.
+        // Another second each time: within one second, a signature is made once.
         step("sign", move || signer.authorization(&for_sign.endpoint, second.replace(second.get() + 1))),
         step("request", move || black_box(&send).own_request(&integration)),
         step("record: unpack", move || codec::unpack(black_box(&packed))),

@@ -1,6 +1,5 @@
-//! What the worker is held against: the shortest honest loop with the same client libraries. It
-//! consumes, posts, and acks each message; it has no order, no retry, no records, no signature, and
-//! takes any answer for a success.
+//! What the worker is compared with: the shortest honest loop with the same client libraries. It consumes, posts, and
+//! acks each message; it has no order, no retry, no records, no signature, and takes any answer for a success.
 
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -9,8 +8,8 @@ use lapin::{Connection, ConnectionProperties};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Consumes until it is killed: on the runtime that `#[tokio::main]` gives, or as tuned as the worker,
-/// on one thread for all tasks, which was the fastest (docs/rabbitmq.md).
+/// Consumes until it is killed: on the runtime that `#[tokio::main]` gives, or tuned like the worker, on one thread
+/// for all tasks, which was the fastest (docs/rabbitmq.md).
 pub fn run(broker: &str, queue: &str, gate: &str, in_flight: u16, is_tuned: bool) -> anyhow::Result<()> {
     let mut builder = if is_tuned {
         tokio::runtime::Builder::new_current_thread()

@@ -15,16 +15,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
-/// How long after its start a worker counts as idle: queues were looked at twice.
+/// How long after its start a worker counts as idle: by then it has checked its queues twice.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long a gate is looked at whose limit is to be found.
+/// How long a gate is observed whose limit is to be found.
 const LONG_ENOUGH: Duration = Duration::from_secs(15);
-/// An hour of soaking; `CONSENT_GATE_BENCH_SOAK_MINUTES` says another time.
+/// An hour of soaking; `CONSENT_GATE_BENCH_SOAK_MINUTES` sets another time.
 const SOAK_MINUTES: u64 = 60;
 const SOAK_PER_SECOND: u32 = 300;
-/// How many people an hour's events are of: records are merged, not only made.
+/// How many people an hour's events are about: records are merged, not only created.
 const SOAK_PEOPLE: u64 = 20_000;
-/// Of each of these parts the gate refuses everything for its first seconds.
+/// In each part of this length, the gate refuses everything for the first seconds.
 const SOAK_PART: Duration = Duration::from_secs(60);
 const SOAK_OUTAGE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -40,7 +40,7 @@ struct Cases {
     bench: Bench,
     gate: Gate,
     page: Page,
-    /// A run of everything is ten times as long.
+    /// 10 for a whole run, which is ten times as long, else 1.
     scale: u64,
 }
 
@@ -175,7 +175,7 @@ impl Cases {
         let process = self.start(contender, &home, &queue, in_flight)?;
         wait(PATIENCE, || Ok(self.gate.received() > 0))?;
         let first_ms = begun.elapsed().as_secs_f64() * 1_000.0;
-        // What is known only when it runs: connections, caches, the first pages.
+        // Not measured: what comes only at first, such as connections, caches and memory pages.
         let warm = events / 10;
         wait(PATIENCE, || Ok(self.gate.received() >= warm))?;
         let (since, from, cpu) = (Instant::now(), self.gate.received(), process.cpu()?);
@@ -187,7 +187,7 @@ impl Cases {
         Ok(run)
     }
 
-    /// Runs contenders in turn, several times, and gives their figures.
+    /// Runs contenders in turn, several times, and returns their figures.
     fn compare(
         &self,
         contenders: &[Contender],
@@ -323,7 +323,7 @@ impl Cases {
             let begun = Instant::now();
             let home = self.integration(&names)?;
             let declared = begun.elapsed();
-            // The first start makes the records and lets the broker know them.
+            // The first start creates the records and makes them known to the broker.
             self.until_ready(&home)?.0.stop()?;
             let mut ready = Series::default();
             for _ in 1..ROUNDS {
@@ -399,8 +399,8 @@ impl Cases {
         Ok(())
     }
 
-    /// An even flow for long, with a gate that refuses for a while again and again: memory is to be the
-    /// same in the end as it was when everything had happened once.
+    /// An even flow for a long time, with a gate that refuses for a while again and again: in the end, memory is to be
+    /// the same as it was when everything had happened once.
     fn soak(&mut self) -> anyhow::Result<()> {
         let minutes = std::env::var("CONSENT_GATE_BENCH_SOAK_MINUTES").ok().map(|minutes| minutes.parse());
         let minutes: u64 = minutes.transpose()?.unwrap_or(SOAK_MINUTES);
@@ -474,7 +474,7 @@ impl Cases {
             wait(PATIENCE, || Ok(self.gate.received() >= from))?;
             let since = Instant::now();
             wait(PATIENCE, || Ok(self.gate.received() >= all))?;
-            // Of ten gates' answers nine tenths are the nine's.
+            // If all ten gates answer, nine tenths of the answers are the nine's.
             let nine = if is_one_silent { all - from } else { (all - from) * 9 / 10 };
             let rate = nine as f64 / since.elapsed().as_secs_f64();
             self.gate.reset(Some(Duration::from_millis(5)));

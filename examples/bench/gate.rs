@@ -1,4 +1,5 @@
-//! A gate that answers after a given time and counts: nothing else, so that it is never in the way.
+//! A gate that answers after a given time and counts requests. It does nothing else, so that it is never what limits
+//! the figures.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -20,12 +21,12 @@ pub struct Gate {
     refused: Arc<AtomicU64>,
     took_us: Arc<AtomicU64>,
     under_way: Arc<AtomicU64>,
-    /// How many requests at once it takes as if they were alone; 0 for any number.
+    /// How many requests at once it answers as fast as a single one; 0 for any number.
     knee: Arc<AtomicU64>,
-    /// Whether it refuses what goes beyond, instead of getting slower.
+    /// Whether it refuses requests beyond that number, instead of getting slower.
     refuses: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
-    /// Milliseconds from an event's publication to its request, where the person's name tells it.
+    /// Milliseconds from an event's publication to its request, if the person's name holds the time.
     waits_ms: Arc<Mutex<Vec<f64>>>,
 }
 
@@ -54,7 +55,7 @@ impl Gate {
                     tokio::spawn(async move {
                         let service = service_fn(move |request| gate.clone().answer(request));
                         let http = hyper::server::conn::http1::Builder::new();
-                        // A client that goes away is its own business.
+                        // A client that disconnects is not an error here.
                         let _ = http.serve_connection(TokioIo::new(stream), service).await;
                     });
                 }
@@ -63,7 +64,7 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Forgets what it counted; answers after this time from now on, `None` never.
+    /// Resets the counters; from now on the gate answers after this time, or with `None` never.
     pub fn reset(&self, latency: Option<Duration>) {
         self.received.store(0, Ordering::Relaxed);
         self.refused.store(0, Ordering::Relaxed);
@@ -74,18 +75,18 @@ impl Gate {
         self.waits_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Gives it a knee: beyond so many requests at once it answers later and later, or refuses.
+    /// Gives it a knee: beyond this many requests at once it answers later and later, or refuses.
     pub fn bend(&self, knee: u64, refuses: bool) {
         self.knee.store(knee, Ordering::Relaxed);
         self.refuses.store(refuses, Ordering::Relaxed);
     }
 
-    /// Whether it refuses everything from now on.
+    /// Sets whether it refuses everything from now on.
     pub fn refuse(&self, everything: bool) {
         self.is_closed.store(everything, Ordering::Relaxed);
     }
 
-    /// How long it took for an answer, on average.
+    /// How long it took to answer, on average.
     pub fn mean_ms(&self) -> f64 {
         let answered = self.received().max(1);
         self.took_us.load(Ordering::Relaxed) as f64 / 1_000.0 / answered as f64

@@ -1,8 +1,8 @@
-//! The play behind `scripts/bench`: the worker against a bare loop and against itself, side by side
-//! in one run, pairs interleaved, medians with their spread.
+//! The benchmarks behind `scripts/bench`: the worker against a bare loop and against itself, side by side in one
+//! run, pairs interleaved, medians with their spread.
 //!
-//! `bench FOLDER OUT [CASE…]` runs cases and writes a table; `bench bare …` is the bare loop, a
-//! process of its own so that its processor time can be told.
+//! `bench FOLDER OUT [CASE…]` runs cases and writes a table; `bench bare …` is the bare loop, a process of its own so
+//! that its processor time can be measured.
 
 mod bare;
 mod cases;
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use std::path::PathBuf;
 
 fn main() -> anyhow::Result<()> {
-    // Nobody else installs one, so this cannot fail.
+    // Nothing else installs one, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Ticks of a second in `/proc`, on every Linux that matters.
+/// Clock ticks per second in `/proc`, on every Linux that matters.
 const TICKS: f64 = 100.0;
 
 pub struct Process {
@@ -16,7 +16,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program in a folder, its output in a file there.
+    /// Starts a program in a folder, with its output in a file there.
     pub fn start(
         program: &Path,
         arguments: &[&str],
@@ -76,7 +76,7 @@ impl Process {
         Ok(fs::read_to_string(&self.log)?.contains(words))
     }
 
-    /// Ends it in order, within half a minute.
+    /// Stops it in order, within half a minute.
     pub fn stop(mut self) -> anyhow::Result<()> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         let _ = wait(Duration::from_secs(30), || Ok(self.child.try_wait()?.is_some()));
@@ -91,14 +91,14 @@ impl Drop for Process {
     }
 }
 
-/// A program beside this one, or one of its examples' parent.
+/// A program of the same build, in the folder above the examples.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let examples = own.parent().context("no folder")?;
     Ok(examples.parent().context("no folder")?.join(name))
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub fn wait(patience: Duration, mut is_so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !is_so()? {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Unconfirmed publishes at once: more bring nothing (docs/rabbitmq.md).
+/// The most unconfirmed publishes at once: more gain nothing (docs/rabbitmq.md).
 const WINDOW: usize = 1_000;
 
 pub struct Bench {
@@ -29,7 +29,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Publishes that many events of as many persons, each padded to at least `bytes`.
+    /// Publishes this many events about as many persons, each padded to at least `bytes`.
     pub fn fill(&self, queue: &str, events: u64, bytes: usize) -> anyhow::Result<()> {
         self.runtime.block_on(async {
             let mut confirms = VecDeque::new();
@@ -52,7 +52,7 @@ impl Bench {
         })
     }
 
-    /// Publishes that many events at an even rate, each with its time in its person's name.
+    /// Publishes this many events at an even rate, each with its time in its person's name.
     pub fn trickle(&self, queue: &str, per_second: u32, events: u64) -> anyhow::Result<()> {
         self.flow(queue, per_second, events, |n| {
             let us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -60,7 +60,7 @@ impl Bench {
         })
     }
 
-    /// Publishes that many events at an even rate, the nth of this person.
+    /// Publishes this many events at an even rate; `person` gives the person of the nth.
     pub fn flow(
         &self,
         queue: &str,

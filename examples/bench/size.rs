@@ -1,4 +1,4 @@
-//! How much room people take in the records.
+//! How much disk space people take in the records.
 
 use anyhow::Context;
 use consent_gate::config::{self, Environment};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Turns under way at once, as with a worker.
 const AT_ONCE: usize = 256;
 
-/// Records that many people, each with one event of three choices that was accepted.
+/// Records this many people, each with one event of three choices that was accepted.
 pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let told = |problems: Vec<config::Problem>| anyhow::anyhow!("{problems:?}");
@@ -48,7 +48,7 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Bytes of all files below a folder, as the disk holds them.
+/// Bytes that all files below a folder take on disk.
 pub fn on_disk(folder: &Path) -> anyhow::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let mut bytes = 0;

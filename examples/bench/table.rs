@@ -24,7 +24,7 @@ impl Series {
     }
 }
 
-/// A table that also shows on the way what is found.
+/// Tables whose rows are also printed as they are found.
 #[derive(Default)]
 pub struct Page(String);
 
@@ -59,7 +59,7 @@ impl Page {
     }
 }
 
-/// Talk: a closed standard error changes nothing.
+/// Only a message: a closed standard error changes nothing.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,5 +1,5 @@
-//! The demonstration behind `scripts/demo`: starts a simulated gate and the worker, publishes
-//! people changing their choices, shows what arrives, and judges it in the end.
+//! The demonstration behind `scripts/demo`: starts a simulated gate and the worker, publishes the choices of people
+//! who change them, shows what arrives, and checks it in the end.
 //!
 //! Exit code 0 only when every profile at the gate is what the events say.
 
@@ -22,7 +22,7 @@ use view::View;
 const STREAM: Duration = Duration::from_secs(20);
 /// How long everything may take to arrive after the last choice.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the gate is down: first and second attempt fail, the third passes.
+/// How long the gate is down: the first and second attempts fail, the third succeeds.
 const OUTAGE: Duration = Duration::from_secs(2);
 /// Time between two publications.
 const TICK: Duration = Duration::from_millis(10);
@@ -106,7 +106,7 @@ async fn outage(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::
     Ok(())
 }
 
-/// An operator sees the dead letters, looks what a replay would do, and replays them.
+/// An operator lists the dead letters, checks what a replay would do, and replays them.
 async fn letters(stage: &Stage, people: &mut People, view: &mut View) -> anyhow::Result<()> {
     stage.faults(json!([])).await?;
     let [shop, magazine] = stage.integrations();
@@ -135,7 +135,7 @@ async fn interrupted() {
     }
 }
 
-/// The whole play; gives whether every profile is right.
+/// The whole demonstration; returns whether every profile is right.
 async fn play(stage: &Stage, keep: bool) -> anyhow::Result<bool> {
     let mut view = View::new();
     let mut people = People::new();

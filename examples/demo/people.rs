@@ -25,7 +25,7 @@ const DELIVERED_SAMPLES: [(&str, Option<bool>); 5] = [
     ("event-updated-confirmed", Some(true)),
 ];
 
-/// What one person chose so far; `None` where no choice was made.
+/// What one person chose so far; `None` if no choice was made.
 #[derive(Clone, Copy, Default)]
 struct Choices {
     newsletter: Option<bool>,
@@ -92,13 +92,13 @@ impl People {
         messages
     }
 
-    /// Opted in while the gate was down, and now out again.
+    /// A person who opted in while the gate was down now opts out again.
     pub fn opted_out(&mut self) -> Vec<u8> {
         self.chosen.insert(FICKLE.to_owned(), Choices { newsletter: Some(false), sms: None });
         self.choice(FICKLE, &[("newsletter", Some(false))])
     }
 
-    /// The dead letter was replayed when the gate took it.
+    /// The dead letter was replayed at a time when the gate accepted it.
     pub fn replayed(&mut self) {
         self.chosen.insert(UNLUCKY.to_owned(), Choices { newsletter: Some(false), sms: None });
     }
@@ -162,7 +162,7 @@ impl People {
     }
 }
 
-/// Samples carry dates of the past; today's show how long a consent takes.
+/// Samples carry dates in the past; with today's date they show how long a consent takes.
 fn redated(text: &str) -> String {
     let now = Timestamp::now().to_string();
     ["2026-11-20T10:45:11Z", "2026-11-20T11:00:00Z"].iter().fold(text.to_owned(), |text, old| text.replace(old, &now))

@@ -1,10 +1,10 @@
-//! What a terminal is told to show: lines that stay, and below them a page that is drawn anew. Pure.
+//! What a terminal shows: lines that stay, and below them a page that is redrawn. Pure.
 //!
-//! No line is as wide as the terminal, so each takes the rows that are counted here, and no other.
+//! No line is as wide as the terminal, so each takes exactly the rows that are counted here.
 
-/// Below this, words are broken rather than columns counted.
+/// Terminals with fewer columns are treated as if they had this many: they break words.
 const NARROWEST: usize = 20;
-/// Where the text begins, after the name of a line.
+/// The column where the text begins, after the name of a line.
 const INDENT: usize = 10;
 
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ impl Screen {
         format!("{erased}{}{}", joined(&fitted(line, size.columns)), self.drawn_page(size))
     }
 
-    /// Another page, in the place of the one before.
+    /// Another page, in place of the previous one.
     pub fn draw(&mut self, page: String, size: Size) -> String {
         let erased = self.erased(size);
         self.page = page;
@@ -44,7 +44,7 @@ impl Screen {
         if rows == 0 { String::new() } else { format!("\x1b[{rows}A\r\x1b[J") }
     }
 
-    /// No more of it than fits above the cursor: what scrolled away cannot be drawn anew.
+    /// No more of the page than fits above the cursor: what scrolled away cannot be redrawn.
     fn drawn_page(&mut self, size: Size) -> String {
         self.drawn = self.page.lines().flat_map(|line| fitted(line, size.columns)).collect();
         self.drawn.truncate(size.rows.saturating_sub(1));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the worker waits between attempts: a hurried form of the default.
+/// How long the worker waits between attempts: a shortened form of the default.
 const DELAYS_SECONDS: [u32; 4] = [1, 2, 3, 4];
 const WORKER_LOG: &str = "worker.log";
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ impl Stage {
         self.folder.join(WORKER_LOG)
     }
 
-    /// What an operator's command prints, beside the running worker.
+    /// Runs an operator's command beside the running worker, and returns what it prints.
     pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(program("consent-gate")?);
         command.args(arguments).current_dir(&self.folder).envs(&self.environment).stdin(Stdio::null());
@@ -93,15 +93,15 @@ impl Stage {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// What the gate does wrong from now on.
+    /// Sets what the gate does wrong from now on.
     pub async fn faults(&self, rules: Value) -> anyhow::Result<()> {
         let set = self.client.put(format!("{}/faults", self.gate)).body(rules.to_string()).send().await?;
         anyhow::ensure!(set.status().is_success(), "the simulator refuses the faults");
         Ok(())
     }
 
-    /// When the first gate received each request of a person, in milliseconds after the first, and
-    /// what it said of the newsletter.
+    /// When the first gate received each request about a person, in milliseconds after the first request, and what
+    /// each said about the newsletter.
     pub async fn attempts(&self, person: &str) -> anyhow::Result<Vec<(i64, String)>> {
         let text = self.client.get(format!("{}/requests", self.gate)).send().await?.text().await?;
         let requests: Value = serde_json::from_str(&text)?;
@@ -130,7 +130,7 @@ impl Stage {
     /// Ends everything that was started and deletes what was declared.
     pub async fn strike(mut self) {
         for process in self.processes.iter_mut().rev() {
-            // Already ended is as good.
+            // A process that has ended already is just as good.
             let _ = Command::new("kill").arg(process.id().to_string()).stderr(Stdio::null()).status();
             let _ = process.wait();
         }
@@ -159,7 +159,7 @@ impl Drop for Stage {
     }
 }
 
-/// Two customers with fields of their own behind one simulator.
+/// Two customers, each with their own fields, behind one simulator.
 fn documents(gate: &str) -> [Value; 2] {
     let document = |user: &str, gate_name: &str, mappings: Value| {
         json!({
@@ -274,7 +274,7 @@ fn wait_for(log: &Path, part: &str, processes: &mut [Child]) -> anyhow::Result<S
     }
 }
 
-/// One scrape: series to value.
+/// One scrape: the value of each series.
 pub struct Numbers(BTreeMap<String, f64>);
 
 fn series(line: &str) -> Option<(String, f64)> {

@@ -11,11 +11,11 @@ use terminal_size::{Height, Width};
 
 const REFRESH: Duration = Duration::from_millis(500);
 const SHOWN_PROFILES: usize = 4;
-/// With fewer rows, half of the profiles are shown: what is said needs some, too.
+/// With fewer rows, half of the profiles are shown: the lines that stay need rows, too.
 const FEW_ROWS: usize = 30;
-/// Of a terminal that does not tell its own.
+/// The size of a terminal that does not report its own.
 const USUAL: Size = Size { columns: 80, rows: 24 };
-/// What to do next with a gate of one's own: from README.md, "Start", and what it is for.
+/// What to do next with a gate of one's own: the commands from README.md, "Start", and what they are for.
 const NEXT: [(&str, &str); 5] = [
     ("PATH=\"$PWD/target/release:$PATH\"", ""),
     ("mkdir integrations", ""),
@@ -40,7 +40,7 @@ impl View {
         put(&if self.terminal { self.screen.say(line, size()) } else { format!("{line}\n") });
     }
 
-    /// Draws the live page anew, now and then, on a terminal only.
+    /// Redraws the live page from time to time, on a terminal only.
     pub async fn update(&mut self, stage: &Stage, people: &People, last: bool) -> anyhow::Result<()> {
         if !self.terminal || (!last && self.last.is_some_and(|last| last.elapsed() < REFRESH)) {
             return Ok(());
@@ -101,7 +101,7 @@ fn size() -> Size {
     told.map_or(USUAL, |(Width(columns), Height(rows))| Size { columns: columns.into(), rows: rows.into() })
 }
 
-/// A reader that went away changes nothing.
+/// A closed standard output changes nothing.
 fn put(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

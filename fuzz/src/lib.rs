@@ -1,4 +1,4 @@
-//! What the targets share that read files.
+//! What those targets share that read files.
 
 use consent_gate::config::Problem;
 use std::fmt::Debug;
@@ -11,7 +11,7 @@ pub fn file(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// Whatever was read, or is told of it, shows no secret; and a complaint has no control character.
+/// Checks that neither what was read nor an error about it shows a secret, and that no error has a control character.
 pub fn shows_no_secret(read: Result<impl Debug, Vec<Problem>>) {
     match read {
         Ok(read) => assert!(!format!("{read:?}").contains("s3cr3t"), "a secret is shown"),

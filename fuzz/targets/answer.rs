@@ -1,4 +1,4 @@
-//! What comes back from where the gate should be: status, a coding, a type, and a body.
+//! What comes back from where the gate should be: a status, a content coding, a content type, and a body.
 
 #![no_main]
 

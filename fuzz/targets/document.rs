@@ -1,4 +1,4 @@
-//! An integration document, as whoever wrote it.
+//! An integration document, whoever wrote it.
 
 #![no_main]
 

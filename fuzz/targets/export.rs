@@ -26,7 +26,7 @@ fuzz_target!(|lines: &[u8]| {
     }
 });
 
-/// The same lines with the sums that they should end with: nobody guesses those.
+/// The same lines with the checksums that they should end with: nobody guesses those.
 fn sealed(lines: &[u8]) -> Vec<u8> {
     let mut sum = String::new();
     let sealed = lines.split(|byte| *byte == b'\n').flat_map(|line| {

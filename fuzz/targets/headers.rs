@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     let published = headers::for_publish(&received, &history, None);
     let again = History::read(&published);
     assert_eq!(again.attempts, history.attempts, "attempts are counted on");
-    // By their texts: a header may be no number (NaN), which equals nothing.
+    // Compared as text: a header may be NaN, which equals nothing.
     let second = headers::for_publish(&published, &again, None);
     assert_eq!(format!("{second:?}"), format!("{published:?}"), "the second time as the first");
     let _ = (headers::for_replay(&received, "consent-gate.report.1"), headers::for_return(&received));

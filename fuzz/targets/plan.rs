@@ -1,4 +1,5 @@
-//! A message's body, packed or not, to the request or to why there is none. Nothing of it is told but what may be.
+//! A message's body, compressed or not, up to the request or to why there is none. Errors show nothing of it that they
+//! may not show.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A record as it lies on the disk or in the database, whatever became of it; and the rules on it.
+//! A record as it is on disk or in the database, whatever became of it; and the rules applied to it.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// Whatever a record says, rules decide about it, and what they leave can be kept.
+/// Whatever a record says, the rules decide on it, and what they leave can be stored.
 fn led_through(record: Record) {
     kept(&record);
     let slot = Slot::new("NEWS", "consents_purposes_newsletter_enabled");

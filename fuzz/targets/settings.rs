@@ -1,4 +1,4 @@
-//! The settings, as whoever wrote them.
+//! The settings, whoever wrote them.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a command that touches personal data says of itself, before it shows or does anything.
+//! The audit entry that a command that touches personal data writes before it shows or does anything.
 
 use super::{counted, talk};
 use crate::audit::{Command, Entry, Scope};
@@ -9,9 +9,9 @@ use crate::telemetry;
 use serde_json::json;
 use std::sync::Once;
 
-/// Tells it to the worker, and on standard error, but for a replay: that reports itself. When the broker
-/// does not take it, the command goes on with a warning: a full queue must not keep an operator from an
-/// outage.
+/// Sends the entry to the worker and, except for a replay, which reports by itself, writes it to standard error.
+/// If the broker does not take it, the command goes on with a warning: a full queue must not keep an operator
+/// from handling an outage.
 pub async fn audit(settings: &Settings, integration: &Name, command: Command, scope: Scope) {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| telemetry::start(settings.log));
@@ -28,7 +28,7 @@ pub async fn audit(settings: &Settings, integration: &Name, command: Command, sc
     }
 }
 
-/// So many persons, who are not named.
+/// The scope of a command about this many persons, who are not named.
 pub fn persons(count: usize) -> Scope {
     Scope { queue: "records".to_owned(), filter: counted(count as u64, "person"), count: Some(count as u64) }
 }

@@ -1,4 +1,4 @@
-//! `check`: is everything written as it must be, and with `--connect` within reach?
+//! `check`: is the configuration valid and, with `--connect`, can what it names be reached?
 
 use super::finding::Finding;
 use super::{Failure, print, worker};
@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
 
-/// Clocks further apart than this, in seconds, deserve a word: a signature is good for minutes.
+/// Clocks that are further apart than this, in seconds, are reported: a signature is valid for minutes.
 const CLOCK_WARNING_SECONDS: i64 = 60;
 
-/// Validates and, with `connect`, reaches out.
+/// Validates the configuration and, with `connect`, tries to reach what it names.
 ///
 /// # Errors
 /// Problems of configuration (exit code 2), or something that cannot be reached (1).
@@ -64,7 +64,7 @@ async fn broker(config: &Config) -> Finding {
     let settings = &config.settings.broker;
     let result = match link::dial(settings, "check").await {
         Ok(connection) => {
-            // Politely; that it was reached is what counts.
+            // An orderly close. If it fails, the broker was reached all the same.
             let _ = connection.close(200, "done".into()).await;
             Ok("reached and logged in".to_owned())
         }
@@ -73,7 +73,7 @@ async fn broker(config: &Config) -> Finding {
     Finding::new(format!("broker {}", settings.shown()), result)
 }
 
-/// Whether somebody's queue would delete what the client cannot read.
+/// Whether the source queue, which is somebody else's, would delete messages that the client cannot read.
 async fn source(config: &Config, queue: &str) -> Finding {
     let what = format!("source queue \"{queue}\"");
     let look = format!("see rabbitmqctl list_queues name type arguments policy, row {queue}");

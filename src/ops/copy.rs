@@ -1,4 +1,4 @@
-//! `store copy`: takes the records to another place, with what the broker remembers of them.
+//! `store copy`: copies the records to another place, and updates what the broker remembers of them.
 
 use super::store::look;
 use super::{Failure, Progress, counted, print, talk};
@@ -13,7 +13,7 @@ use crate::remedy;
 use serde_json::json;
 use std::path::Path;
 
-/// Takes the records from a former place to the one that the settings name. No worker may run meanwhile.
+/// Copies the records from a former place to the one that the settings name. No worker may run meanwhile.
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); a worker runs, the former records are not those that
@@ -35,7 +35,7 @@ pub async fn copy(
         let what = format!("--from and [records] store both name {to}; let the settings name the new place");
         return Err(Failure::Usage(what));
     }
-    // For as long as they are held, no worker begins to use any records of these integrations.
+    // While these locks are held, no worker begins to use any records of these integrations.
     let looks = hold(&settings, &integrations).await?;
     let copied = copy_held(args, &integrations, &looks, (from.clone(), to.clone())).await;
     let Ok(Some((copying, persons))) = copied else {
@@ -97,7 +97,7 @@ async fn is_there(from: &Backend) -> Result<(), Failure> {
     }
 }
 
-/// A place whose name says the same from every folder.
+/// The place by its absolute path, which means the same in every working directory.
 fn whole(place: Backend) -> Backend {
     match place {
         Backend::Directory(directory) => {
@@ -108,7 +108,8 @@ fn whole(place: Backend) -> Backend {
     }
 }
 
-/// Copies while no worker can begin. Gives how many persons were copied; `None` where all were before.
+/// Copies while no worker can begin. Returns how many persons were copied; `None` if all of them were copied
+/// before.
 async fn copy_held(
     args: &StoreCopyArgs,
     integrations: &[Integration],
@@ -123,7 +124,7 @@ async fn copy_held(
         return Ok(None);
     }
     for (look, Integration { name, .. }) in looks.iter().zip(integrations) {
-        // An earlier try may have come as far as the next one.
+        // An earlier attempt may have got as far as replacing the claim by the next one.
         let is_wrong = |known: &Claim| *known != next && own.follows(known, &from).is_err();
         if let Some(Claim { store, epoch }) = look.known().filter(is_wrong) {
             let those = format!(
@@ -154,7 +155,7 @@ async fn hold(settings: &Settings, integrations: &[Integration]) -> Result<Vec<C
     Ok(looks)
 }
 
-/// Makes sure that no worker is at work: what it merged meanwhile would be in the former records only.
+/// Makes sure that no worker consumes: what it merged meanwhile would be in the former records only.
 async fn nobody_consumes(integrations: &[Integration], looks: &[ClaimGuard]) -> Result<(), Failure> {
     let mut busy = Vec::new();
     for (Integration { name, .. }, look) in integrations.iter().zip(looks) {
@@ -168,7 +169,7 @@ async fn nobody_consumes(integrations: &[Integration], looks: &[ClaimGuard]) -> 
     Err(Failure::Failed(format!("workers consume events of {}: stop every worker first", busy.join(", "))))
 }
 
-/// Refuses to leave integrations behind whose workers would go on with the former records.
+/// Refuses to leave behind integrations whose workers would go on with the former records.
 fn others(known: &[String], integrations: &[Integration], removed: &[String]) -> Result<(), Failure> {
     let is_named = |name: &String| integrations.iter().any(|ours| ours.name.as_str() == name) || removed.contains(name);
     let others: Vec<&str> = known.iter().filter(|name| !is_named(name)).map(String::as_str).collect();

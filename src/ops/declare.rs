@@ -1,4 +1,4 @@
-//! `declare`: makes exchange, queues and bindings and ends.
+//! `declare`: declares the exchange, the queues and the bindings, and exits.
 
 use super::{Failure, print};
 use crate::broker::topology::{self, Declared, Queues, Source};

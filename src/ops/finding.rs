@@ -1,10 +1,10 @@
-//! What `check` found out, one thing at a time.
+//! What `check` finds out.
 
-/// One thing that was looked at.
+/// The result of one check.
 pub(super) struct Finding {
     pub what: String,
     pub result: Result<String, String>,
-    /// It works, and may still surprise.
+    /// It works, but may still surprise: shown as a warning.
     pub is_doubtful: bool,
 }
 

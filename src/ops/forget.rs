@@ -1,7 +1,7 @@
-//! `person forget`: records and dead letters of one person, or of everybody whom a file names.
+//! `person forget`: removes the records and dead letters of one person, or of everybody whom a file names.
 //!
-//! Records are forgotten one by one, in the order of the file: one that fails holds up nobody, and the same
-//! command with the same file goes on where it failed. Letters are gone through once for all.
+//! Records are erased one by one, in the order of the file: a failure does not stop the others, and the same
+//! command with the same file makes up for it. Letters are gone through for all persons at once.
 
 use super::audit::{audit, persons};
 use super::dead::OfPersons;
@@ -20,15 +20,15 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::path::Path;
 
-/// The longest identifier that a line may hold, in bytes: a longer one is another kind of file.
+/// The longest identifier that a line may hold, in bytes: a longer line means another kind of file.
 const LONGEST_IDENTIFIER: usize = 4_096;
 
-/// How an identifier finds a person: one that is misspelt finds nobody.
+/// How identifiers are compared: a misspelt one matches nobody.
 const COMPARED: &str = "an identifier is compared letter by letter with those of the events, but an e-mail address in \
     lower case and without the blanks around it";
 
-/// Forgets people after asking, unless told not to: record and dead letters, with a tombstone for what
-/// is still on its way.
+/// Forgets people, after asking for confirmation unless told not to: removes their records and dead letters, and
+/// leaves a tombstone for events that are still on their way.
 ///
 /// # Errors
 /// Problems of configuration or usage, with every line that names nobody (exit code 2); the records or
@@ -42,7 +42,7 @@ pub async fn forget(
     let persons = args.from.as_deref().map(read).transpose()?;
     args.identifier.as_deref().map_or(Ok(()), is_somebody)?;
     let (settings, integration) = integration(&args.integration, file, environment)?;
-    // Before anything is counted or asked: an answer by the wrong records would be none.
+    // Before anything is counted or asked: an answer from the wrong records would be worthless.
     let access = match settings.records.place {
         Backend::Off => None,
         _ => Some(compared(&settings, &integration).await?),
@@ -68,7 +68,7 @@ struct Line {
     identifier: String,
 }
 
-/// What was there of a person.
+/// What there was of a person.
 struct Forgotten {
     was_known: bool,
     letters: u32,
@@ -77,7 +77,7 @@ struct Forgotten {
 struct Forgetting {
     settings: Settings,
     integration: Integration,
-    /// `None` where no records are kept.
+    /// `None` if no records are kept.
     access: Option<Access>,
     yes: bool,
     as_json: bool,
@@ -148,7 +148,7 @@ impl Forgetting {
         Ok(())
     }
 
-    /// What came of each person, or why nothing; and how many letters could be anybody's.
+    /// For each person, what was forgotten, or why it failed; and how many letters may be about anybody.
     async fn forget_all(&self, named: &[Line]) -> (Vec<Result<Forgotten, String>>, u32) {
         let persons: Vec<&str> = named.iter().map(|line| line.identifier.as_str()).collect();
         let theirs = match self.letters_of(&persons).await {
@@ -178,8 +178,8 @@ impl Forgetting {
         OfPersons::count(self.settings.clone(), self.integration.clone(), persons).await
     }
 
-    /// Erases what is recorded, and says whether anything was: before the letters, so that from then on none
-    /// brings the person back.
+    /// Erases what is recorded, and returns whether anything was. Comes before the letters, so that from then on
+    /// none of them brings the person back.
     async fn erase(&self, identifier: &str) -> Result<bool, Failure> {
         match &self.access {
             None => Ok(false),
@@ -187,7 +187,7 @@ impl Forgetting {
         }
     }
 
-    /// What became of the person whom a line names. The line's number stands for the identifier.
+    /// The output for the person whom a line names. The line's number stands for the identifier.
     fn result(&self, line: usize, forgotten: Result<Forgotten, String>) -> String {
         let told = match forgotten {
             Ok(Forgotten { was_known, letters, .. }) if self.as_json => {
@@ -227,11 +227,11 @@ fn read(path: &Path) -> Result<Vec<Line>, Failure> {
     Ok(persons)
 }
 
-/// The lines of a file that name somebody (pure). Blank ones, a byte order mark and the line ends of
-/// other systems change nothing.
+/// The lines of a file that name somebody (pure). Blank lines, a byte order mark and the line endings of other
+/// systems change nothing.
 ///
 /// # Errors
-/// Every line that is no identifier, by its number alone: what it says is personal.
+/// Every line that is not an identifier, by its number alone: its text is personal.
 fn lines(bytes: &[u8]) -> Result<Vec<Line>, Vec<String>> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(vec!["line 1: the file is saved as UTF-16; save it as UTF-8".to_owned()]);
@@ -249,8 +249,8 @@ fn lines(bytes: &[u8]) -> Result<Vec<Line>, Vec<String>> {
     if bad.is_empty() { Ok(persons) } else { Err(bad) }
 }
 
-/// The identifier in a line, if it is not blank. What it may not be is never what events carry, so it
-/// would forget nobody and say so of somebody.
+/// The identifier in a line, if the line is not blank. Events never carry what is refused here, so it would match
+/// nobody, and a real person would be reported as unknown.
 fn identifier(line: &[u8]) -> Result<Option<&str>, &'static str> {
     if line.len() > LONGEST_IDENTIFIER {
         return Err("longer than 4,096 bytes, so it is not an identifier");
@@ -262,7 +262,7 @@ fn identifier(line: &[u8]) -> Result<Option<&str>, &'static str> {
     if matches!(shown::value(text), Cow::Owned(_)) {
         return Err("it holds a character that cannot be seen; write one bare identifier a line");
     }
-    // Of e-mail addresses they are not compared.
+    // For e-mail addresses, blanks around them are not compared.
     if text.trim() != text && !text.contains('@') {
         return Err("blanks around it would be part of it; remove them");
     }

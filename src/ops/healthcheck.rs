@@ -15,10 +15,10 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest answer that is read, in bytes.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-/// What to do where nobody is, or somebody else.
+/// What to do when nothing answers there, or something other than a worker.
 const CHECK: &str = "check whether [admin] listen is the worker's here";
 
-/// Asks once.
+/// Asks the local worker once.
 ///
 /// # Errors
 /// The worker is not there or not ready (exit code 1).
@@ -41,17 +41,17 @@ pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Resu
     }
 }
 
-/// Whether that is what a worker says of itself.
+/// Whether this body is a worker's.
 fn is_worker(body: &[u8]) -> bool {
     serde_json::from_slice::<Value>(body).is_ok_and(|told| told.get("ready").is_some())
 }
 
-/// Whether an earlier configuration is in force than that in the files.
+/// Whether an earlier configuration than the one in the files is in force.
 fn is_configuration_refused(body: &[u8]) -> bool {
     serde_json::from_slice::<Value>(body).is_ok_and(|told| told["configuration"] == "refused")
 }
 
-/// What the worker says of it, in so far as it is one.
+/// The state and the reasons that the worker gives, as far as the body is a worker's.
 fn why(body: &[u8]) -> String {
     let told: Value = serde_json::from_slice(body).unwrap_or_default();
     let state = told["state"].as_str().map(|state| format!(": {}", quoted(state)));
@@ -63,7 +63,7 @@ fn why(body: &[u8]) -> String {
 /// The local worker's `/readyz`: status and body.
 ///
 /// # Errors
-/// Nobody answers there.
+/// Nothing answers there.
 pub(super) async fn ask(admin: SocketAddr) -> Result<(StatusCode, Vec<u8>), String> {
     let url = url(admin);
     let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().tls_certs_only([]).build();
@@ -83,7 +83,7 @@ fn url(admin: SocketAddr) -> String {
     format!("http://{}/readyz", reachable(admin))
 }
 
-/// An address that listens everywhere is asked on loopback.
+/// The address to connect to: loopback if the worker listens on all addresses.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -1,4 +1,4 @@
-//! `map`: what an event would send, property by property, sending nothing.
+//! `map`: shows, property by property, what would be sent for an event; sends nothing.
 
 use super::dead::preview::begun;
 use super::store::compared;
@@ -18,14 +18,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Why a property is left out whose newest value nobody noted.
+/// Why a property is left out if its newest value was not recorded.
 const UNKNOWN: &str =
     "a newer event of this person came under another path, and its value for this property was not recorded";
-/// Why a property is left out whose newest value the gate refused.
+/// Why a property is left out if the gate refused its newest value.
 const REFUSED: &str = "a newer value than this one was refused for good by the gate";
 
-/// Shows the request of one event. The values are the operator's own and shown in clear; the
-/// signature and the password never are.
+/// Shows the request for one event. The values are the operator's own and are shown in clear; the signature and
+/// the password never are.
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); the event would be a dead letter, or the records or
@@ -73,7 +73,7 @@ struct Shown<'i> {
     summary: EventSummary,
     outcome: Result<(), Processed>,
     properties: Vec<(&'i Mapping, Property<'i>)>,
-    /// Where what is recorded of the person was looked at.
+    /// What is to be sent according to the person's record, if that was read.
     to_send: Option<ToSend>,
     request: Option<GateRequest>,
 }

@@ -1,6 +1,6 @@
-//! The commands beside `run`: each shows what it will touch, does it, and says what was done.
+//! The commands other than `run`: each shows what it will touch, does it, and says what was done.
 //!
-//! Data goes to standard output, talk to standard error.
+//! Data goes to standard output, messages for the operator to standard error.
 
 mod audit;
 pub mod check;
@@ -31,13 +31,13 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use terminal_size::Width;
 
-/// The largest event that a command reads: enough to show that it is too large.
+/// How much of an event a command reads, in bytes: enough to find out that the event is too large.
 const MAX_EVENT: u64 = 2 * crate::event::MAX_BODY as u64;
 
 /// Between columns.
 const GAP: &str = "  ";
 
-/// Why a command did not do its work; its variants are the exit codes.
+/// Why a command did not do its work; the variant determines the exit code.
 #[derive(Debug)]
 pub enum Failure {
     /// Exit code 2: every problem of configuration.
@@ -88,12 +88,12 @@ impl From<broker::Error> for Failure {
     }
 }
 
-/// Asks whoever sits there. Nobody there is no yes.
+/// Asks the operator for confirmation. Without a terminal nobody can be asked, which is an error.
 fn agreed(question: &str, danger: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::Usage(format!("{danger}, and there is no terminal to ask for confirmation; add --yes")));
     }
-    // Talk: a closed standard error changes nothing.
+    // Only a message: a closed standard error changes nothing.
     let _ = io::stderr().write_all(format!("{} [y/N] ", shown::output(question)).as_bytes());
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
@@ -106,7 +106,7 @@ fn counted(count: impl fmt::Display + PartialEq + From<u8>, what: &str) -> Strin
     format!("{count} {what}{plural}")
 }
 
-/// How far a command is, on a terminal only.
+/// The progress of a command, shown only on a terminal.
 struct Progress {
     verb: &'static str,
     what: &'static str,
@@ -132,7 +132,7 @@ impl Progress {
     }
 }
 
-/// A time in UTC, as files and logs have it, and beside it as the clock on this wall shows it.
+/// A time in UTC, as in files and logs, followed by the local time unless that is UTC, too.
 fn time(at: Timestamp) -> String {
     let here = at.to_zoned_datetime(TimeZone::system());
     let is_other = here.offset() != Offset::UTC;
@@ -140,12 +140,12 @@ fn time(at: Timestamp) -> String {
     format!("{at}{here}")
 }
 
-/// How wide the terminal is that data goes to, if it is one.
+/// How many columns the terminal has that data goes to; `None` if data does not go to a terminal.
 fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size_of(io::stdout()).map(|(Width(columns), _)| columns.into())
 }
 
-/// Columns as wide as their widest cells; one without any is left out.
+/// Columns, each as wide as its widest cell; a column whose cells are all empty is left out.
 #[derive(Default)]
 struct Columns {
     widths: Vec<usize>,
@@ -161,7 +161,7 @@ impl Columns {
         }
     }
 
-    /// Gives each column its name, but for those that nobody needs.
+    /// Gives each column its name, except the empty columns.
     fn headed(mut self, names: &[&str]) -> Columns {
         let name = |(width, name): (&usize, &&str)| if *width == 0 { String::new() } else { (*name).to_owned() };
         self.head = self.widths.iter().zip(names).map(name).collect();
@@ -170,8 +170,8 @@ impl Columns {
         self
     }
 
-    /// Shortens the widest of those columns that may be shortened, each down to its narrowest width, until a
-    /// line fits or nothing is left to shorten.
+    /// Shortens the widest of the columns that may be shortened, again and again and none below its narrowest
+    /// width, until a line fits or nothing is left to shorten.
     fn fit(&mut self, room: usize, narrowest: &[Option<usize>]) {
         let shown = self.widths.iter().filter(|width| **width > 0);
         let needed = shown.map(|width| width + GAP.len()).sum::<usize>().saturating_sub(GAP.len());
@@ -193,7 +193,7 @@ impl Columns {
     }
 }
 
-/// A cell as far as there is room.
+/// A cell, cut to a width.
 fn shortened(cell: &str, width: usize) -> Cow<'_, str> {
     if cell.chars().count() <= width {
         return Cow::Borrowed(cell);
@@ -212,13 +212,13 @@ fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(|row| columns.line(row)).collect()
 }
 
-/// Writes data to standard output, without anything that a terminal would obey. A reader that went
-/// away is no failure.
+/// Writes data to standard output, and escapes everything that a terminal would obey. A broken pipe is not an
+/// error.
 fn print(text: &str) -> Result<(), Failure> {
     print_as_it_is(&shown::output(text))
 }
 
-/// The same for what is ours to the last character.
+/// The same without escaping, for text that is entirely our own.
 fn print_as_it_is(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -234,9 +234,9 @@ fn usage(problems: Vec<String>) -> Failure {
     Failure::Usage(problems.join("\nerror: "))
 }
 
-/// Says something to whoever sits there.
+/// Writes a message for the operator to standard error.
 fn talk(text: &str) {
-    // Talk: a closed standard error changes nothing.
+    // Only a message: a closed standard error changes nothing.
     let _ = io::stderr().write_all(format!("{}\n", shown::output(text)).as_bytes());
 }
 
@@ -262,10 +262,10 @@ fn read_event(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Outcome and code of what the worker would decide of a fresh event.
+/// Outcome and code of the verdict that the worker would reach on a fresh event.
 fn verdict_of(processed: &Processed, integration: &Integration) -> (&'static str, &'static str) {
     let verdict = verdict::decide(processed, &History::default(), &integration.schedule, Timestamp::now());
-    // Only what a worker would try again has no outcome yet.
+    // Only an event that a worker would try again has no outcome yet.
     (verdict.outcome().unwrap_or("retried"), verdict.code())
 }
 
@@ -274,7 +274,7 @@ fn retention(settings: &Settings) -> SignedDuration {
     SignedDuration::try_from(settings.records.retention).unwrap_or(SignedDuration::MAX)
 }
 
-/// Finds an integration by name, or loads one by its file.
+/// Finds an integration by its name, or loads it from its file.
 fn integration(
     name: &str,
     config: Option<&Path>,
@@ -291,7 +291,7 @@ fn integration(
     }
 }
 
-/// An identifier that a command was given, which an empty variable of a shell is not.
+/// Refuses an identifier that is empty, as an empty shell variable is.
 fn is_somebody(identifier: &str) -> Result<(), Failure> {
     if identifier.trim().is_empty() {
         return Err(Failure::Usage("the identifier is empty; name the person as the events do".to_owned()));
@@ -305,7 +305,7 @@ fn named<'i>(integrations: &'i [Integration], name: &str) -> Result<&'i Integrat
     integrations.iter().find(|integration| integration.name.as_str() == name).ok_or_else(|| unknown(name, names))
 }
 
-/// What to say of a name that no integration has.
+/// The failure when no integration has a name.
 fn unknown<'n>(name: &str, names: impl Iterator<Item = &'n str> + Clone) -> Failure {
     let meant = did_you_mean(name, names.clone());
     let known = names.collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! `person show`: what is recorded of somebody.
+//! `person show`: what is recorded of a person.
 
 use super::audit::{audit, persons};
 use super::store::compared;
@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
 
-/// Shows each value that is recorded of a person: since when, by which event, and when the gate
-/// accepted it. The values themselves only when they are to be revealed.
+/// Shows for each value that is recorded of a person since when it holds, from which event, and when the gate
+/// accepted it. The values themselves are shown only with `reveal`.
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); nothing is recorded, or the records cannot be

@@ -1,4 +1,4 @@
-//! `send`: triggers the real gate once. Nothing else proves a key and a gate's name.
+//! `send`: triggers the real gate once. Nothing else proves that the key and the gate's name are right.
 
 use super::{Failure, agreed, integration, print, read_event, verdict_of};
 use crate::config::Environment;
@@ -13,7 +13,7 @@ use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 
-/// Sends the request of one event after asking, unless `yes`.
+/// Sends the request for one event, after asking for confirmation unless `yes`.
 ///
 /// # Errors
 /// Problems of configuration or usage (exit code 2); the event is not to be sent, or the gate did
@@ -48,7 +48,7 @@ fn not_sent(processed: &Processed, integration: &Integration) -> String {
     format!("nothing to send: this event would be {outcome} ({code}{detail})")
 }
 
-/// The request on standard error, every value and the signature masked.
+/// Shows the request on standard error, with every value and the signature masked.
 fn announce(integration: &Integration, request: &GateRequest) {
     let names: Vec<&str> = request.names().collect();
     let endpoint = &integration.endpoint;
@@ -59,7 +59,7 @@ fn announce(integration: &Integration, request: &GateRequest) {
         endpoint.gate(),
         names.join(", ")
     );
-    // Talk: a closed standard error changes nothing.
+    // Only a message: a closed standard error changes nothing.
     let _ = std::io::stderr().write_all(shown::output(&text).as_bytes());
 }
 
@@ -84,7 +84,7 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
     let said = shown::value(answer.said.as_deref().unwrap_or("(nothing)"));
     let result = answer.told().unwrap_or_else(|| answer.outcome.label().to_owned());
     let verdict = [outcome, code].join(" ");
-    // Of an event in a queue: nothing is sent again here.
+    // The verdict is for an event in a queue: this command sends nothing again.
     print(&format!(
         "status   {status} after {ms} ms\nanswer   {said}\nresult   {result}\nverdict  an event would be {}\n",
         verdict.trim_end()
@@ -94,7 +94,7 @@ fn report(answer: &Answer, integration: &Integration, as_json: bool) -> Result<(
 fn remedy(answer: &Answer) -> &'static str {
     match answer.outcome {
         Outcome::Accepted => "accepted",
-        // Without a status nobody but a proxy can have refused.
+        // Without a status, only a proxy can have refused.
         Outcome::Misconfigured if matches!(answer.status, None | Some(407)) => {
             "the proxy lets nothing through to the gate; check user and password in gate.proxy, and whether it may connect there"
         }

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what a shell and its manual know of the command line.
+//! `completions` and `man`: a shell's completions and the manual pages for the command line.
 
 use super::{Failure, print_as_it_is};
 use crate::cli::Cli;
@@ -21,7 +21,7 @@ pub fn completions(shell: Shell) -> Result<(), Failure> {
 /// Writes the manual pages, one for each command, into a directory.
 ///
 /// # Errors
-/// Something else is in the directory's place (exit code 2), or it cannot be made or written (1).
+/// Something else is in the directory's place (exit code 2), or it cannot be created or written (1).
 pub fn man(directory: &Path) -> Result<(), Failure> {
     let written = fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(Cli::command(), directory));
     written.map_err(|error| match error.kind() {

@@ -18,8 +18,8 @@ use std::path::Path;
 /// Shows the records, and what the broker remembers of them for each integration whose document can be read.
 ///
 /// # Errors
-/// Problems of configuration, also where the rest was shown (exit code 2); the broker knows other records,
-/// or records or broker cannot be reached (1).
+/// Problems of configuration, even if the rest was shown (exit code 2); the broker knows other records, or
+/// records or broker cannot be reached (1).
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let (settings, integrations, problems) = config::load_readable(file, environment)?;
     let place = &settings.records.place;
@@ -74,7 +74,7 @@ fn shown(integration: &Integration, known: Option<&Claim>, refused: Option<Strin
     format!("{name}: {known}: {judgement}\n")
 }
 
-/// Lets the broker take these records as the right ones, after asking, unless `yes`.
+/// Makes the broker remember these records as the right ones, after asking for confirmation unless `yes`.
 ///
 /// # Errors
 /// Problems of configuration or usage, or empty records in place of known ones (exit code 2); records or
@@ -132,7 +132,7 @@ pub async fn adopt(
     Ok(())
 }
 
-/// Why nothing is adopted while a worker is at work with other records.
+/// Why nothing is adopted while a worker uses other records.
 fn in_use(integration: &Integration, place: &Backend) -> String {
     format!(
         "a worker consumes events of {} with records other than those in {place}, and the broker knows that worker's: \
@@ -141,7 +141,7 @@ fn in_use(integration: &Integration, place: &Backend) -> String {
     )
 }
 
-/// What is lost where records that know nobody take the place of others.
+/// What is lost if empty records take the place of others.
 fn would_lose(place: &Backend, lost: &[String]) -> String {
     format!(
         "the records in {place} are empty, and the broker knows others: {}. With these, it is no longer known which \
@@ -152,7 +152,7 @@ fn would_lose(place: &Backend, lost: &[String]) -> String {
     )
 }
 
-/// The way to records that are there, after they were compared with what the broker knows of them.
+/// Opens records that exist, and compares them with what the broker knows of them.
 ///
 /// # Errors
 /// They are not those that the broker knows, or records or broker cannot be reached (exit code 1).
@@ -177,7 +177,7 @@ async fn told(look: ClaimGuard) -> Result<Told, broker::Error> {
     Ok(Told { known, is_consumed: consumers? > 0 })
 }
 
-/// Whether these records are for one worker, and none holds them.
+/// Whether these records are for one worker only, and none holds them.
 fn is_free(access: &Access, place: &Backend) -> bool {
     matches!((access, place), (Access::Direct(_), Backend::Directory(_)))
 }
@@ -186,14 +186,14 @@ fn in_place(is_elsewhere: bool, integration: &Integration, place: &Backend) -> R
     if is_elsewhere { Err(Failed::elsewhere(&integration.name, place)) } else { Ok(()) }
 }
 
-/// What the broker knows of an integration's records, while nobody else looks.
+/// What the broker knows of an integration's records, locked against everybody else.
 pub(super) async fn look(settings: &config::Settings, integration: &Integration) -> Result<ClaimGuard, broker::Error> {
     let Declared { connection, .. } = topology::declare(&settings.broker, &settings.source, integration).await?;
     ClaimGuard::take(&settings.broker, connection, &integration.name).await
 }
 
-/// Whether the records can be used, and whether `run` would take them as those that the broker knows; for
-/// `check --connect`. Makes nothing.
+/// Whether the records can be used, and whether `run` would accept them as those that the broker knows; for
+/// `check --connect`. Creates nothing.
 pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     let place = &config.settings.records.place;
     let what = format!("records {place}");
@@ -226,7 +226,7 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     Finding { is_doubtful: !doubts.is_empty(), ..Finding::new(what, result) }
 }
 
-/// Why whoever asks could not make records here, as far as it shows without trying. The worker may be
+/// Why this user could not create records here, as far as that can be seen without trying. The worker may run as
 /// another user.
 fn unmakeable(place: &Backend) -> Option<String> {
     let Backend::Directory(directory) = place else { return None };
@@ -237,7 +237,7 @@ fn unmakeable(place: &Backend) -> Option<String> {
     Some(format!("this user cannot write to {} ({}); {remedy}", there.display(), why.desc()))
 }
 
-/// What is there, for people, which store it is, and whether a worker could take it.
+/// What records there are, for people; which store they are; and whether a worker could take them.
 async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>, bool), Failed> {
     let place = &settings.records.place;
     if matches!(place, Backend::Off) {
@@ -253,7 +253,7 @@ async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>, boo
     Ok((format!("{held}store {}, epoch {}", claim.store, claim.epoch), Some(claim), is_free))
 }
 
-/// What the broker knows of an integration's records, without making a queue for it.
+/// What the broker knows of an integration's records, without declaring a queue for it.
 async fn known(settings: &config::Settings, integration: &Integration) -> Result<Told, broker::Error> {
     let queue = Queues::of(&integration.name).store;
     let connection = link::dial_to_declare(&settings.broker).await?;
@@ -264,7 +264,7 @@ async fn known(settings: &config::Settings, integration: &Integration) -> Result
     told(ClaimGuard::take(&settings.broker, connection, &integration.name).await?).await
 }
 
-/// What `run` would say of these records, or of new ones where there are none.
+/// What `run` would say of these records, or of new ones if there are none.
 fn judged(own: Option<&Claim>, known: &Claim, place: &Backend) -> Result<(), String> {
     match own {
         Some(own) => own.follows(known, place).map_err(|failed| failed.to_string()),

@@ -1,5 +1,5 @@
-//! What the worker of this machine says of its integrations, and what its dead letters say; for
-//! `check --connect`, which itself sends no event and so cannot know whether the gate takes any.
+//! What the worker on this machine reports about its integrations, and how many dead letters there are; for
+//! `check --connect`, which itself sends no event and so cannot know whether the gate accepts any.
 
 use super::finding::Finding;
 use super::healthcheck;
@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(super) async fn local(config: &Config) -> Vec<Finding> {
     let admin = config.settings.admin;
     if admin.port() == 0 {
-        // Wherever it listens, nobody can know.
+        // The system chooses the port, so nobody can know where a worker listens.
         return Vec::new();
     }
     let found =
@@ -30,7 +30,7 @@ pub(super) async fn local(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// What its `/readyz` says of an integration.
+/// What the worker's `/readyz` says about an integration.
 fn judged(name: &str, told: &Value) -> Finding {
     let text = |key: &str| told.get(key).and_then(|of| of.get(name)).and_then(Value::as_str);
     let state = told.get("state").and_then(Value::as_str);
@@ -55,7 +55,7 @@ fn with_reason(state: &str, reason: Option<&str>) -> String {
     reason.map_or_else(|| state.to_owned(), |reason| format!("{state}: {reason}"))
 }
 
-/// How many of its events died, wherever its worker runs.
+/// How many dead letters an integration has, wherever its worker runs.
 pub(super) async fn letters(config: &Config, integration: &Integration) -> Finding {
     let name = &integration.name;
     let Queues { dead, aside, .. } = Queues::of(name);

@@ -1,6 +1,6 @@
 //! How an event's turn with its person's record begins and ends, and what an erasure leaves (pure).
 //!
-//! The worker, the dry run of a replay and the model of the whole all decide here.
+//! The worker, the dry run of a replay and the model of the whole system all decide by these rules.
 
 use super::{Doubt, Mapped, Mark, Newest, Offer, Owed, Record, Said, Values, Version};
 use crate::gate::Outcome;
@@ -12,51 +12,51 @@ use litemap::LiteMap;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A repair that did not come for so long was given up.
+/// A repair that did not come for this long was given up.
 const LONGEST_REPAIR: SignedDuration = SignedDuration::from_hours(24);
-/// The most doubts kept of one person; beyond that the oldest are joined.
+/// The most doubts that are kept for one person; beyond that the oldest are joined.
 const MOST_DOUBTS: usize = 16;
 /// The ids of doubts that were joined: of different values, and of the same values. A request's id is a
 /// random number of 64 bits.
 const MIXED: u64 = 0;
 const JOINED: std::ops::RangeInclusive<u64> = 1..=MOST_DOUBTS as u64;
-/// The most sets of mappings of which a record knows what came under them, and the most erasures
-/// without a time that it remembers; beyond that the oldest are taken together, or forgotten.
+/// The most sets of mappings for which a record knows the newest event under each, and the most erasures without a
+/// time that it remembers. Beyond that, the oldest sets are taken together, and the oldest erasures are forgotten.
 const MOST_HEARD: usize = 16;
 const MOST_MESSAGES: usize = 16;
 /// The number of a set that mapped nothing.
 const UNMAPPED: u64 = 0;
-/// What a request may be late beyond the longest delay and its timeout: clocks and queues.
+/// How late a request may be beyond the longest delay and its timeout, because of clocks and queues.
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// For how long a request may still be executed after it was sent: until the longest delay after
-/// its timeout, and no longer (`docs/behaviour.md` says so). A repair follows so long after.
+/// For how long a request may still be executed after it was sent: until the longest delay after its timeout, and no
+/// longer (`docs/behaviour.md` says so). A repair follows after this time.
 #[must_use]
 pub fn execution_horizon(integration: &Integration) -> SignedDuration {
     let longest = integration.schedule.longest().saturating_add(integration.limits.timeout);
     SignedDuration::try_from(longest).unwrap_or(SignedDuration::MAX).saturating_add(MARGIN)
 }
 
-/// What a change of a record asks for.
+/// How durable a change of a record must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
     Nothing,
-    /// Seen at once; nobody waits until it is durable.
+    /// The change is visible at once; nobody waits until it is durable.
     Later,
     /// The change counts only once it is durable.
     Durable,
 }
 
-/// What is known beside a record.
+/// What is known besides a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Around<'a> {
     /// By the store's clock.
     pub now: Timestamp,
     /// For how long a request may still be executed after it was sent.
     pub execution_horizon: SignedDuration,
-    /// How long a person is remembered of whom nothing is heard.
+    /// How long a person is remembered if no event about them comes.
     pub retention: SignedDuration,
-    /// What was heard up to then may have been forgotten, of persons who are not on record.
+    /// For persons who are not on record, what was heard up to this time may have been forgotten.
     pub swept: Option<Timestamp>,
     pub mapped: &'a Mapped,
 }
@@ -78,7 +78,7 @@ pub enum Begun {
     Erased,
     /// Nobody can know whether this is the newest: it is older than what is remembered.
     TooOld,
-    /// A repair that nobody needs any more.
+    /// A repair that is not needed any more.
     Needless,
     Send(ToSend),
 }
@@ -89,7 +89,7 @@ pub struct ToSend {
     pub newest: Values,
     /// How many of the event's choices are outdated.
     pub outdated: usize,
-    /// What is left out, since nobody can know its newest value.
+    /// The slots that are left out, since nobody can know their newest values.
     pub unknown: Vec<Slot>,
 }
 
@@ -114,11 +114,11 @@ pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (
         to_send.outdated = record.merge(&passing, around);
         (to_send.newest, to_send.unknown) = record.newest(&passing, around.mapped);
     } else if record.owing(around.mapped).next().is_none() {
-        // What waited in hand was noted before, and is not sent.
+        // If the event waited in hand, its request was noted before; it is not sent now.
         let was_noted = record.doubts.remove(&id).is_some();
         return (Begun::Erased, if was_noted { Write::Later } else { Write::Nothing });
     }
-    // In place of a value of its own that was refused before, nothing else is sent.
+    // If a value of the event's own was refused before, nothing else is sent in its place.
     for (slot, said) in record.owing(around.mapped) {
         to_send.newest.try_insert(slot, said);
     }
@@ -126,20 +126,20 @@ pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (
     (Begun::Send(to_send), Write::Durable)
 }
 
-/// Up to when persons may be forgotten of whom nothing was heard for the retention: their events may
-/// have been dated some minutes ahead.
+/// The time up to which persons may be forgotten of whom nothing was heard for the retention: their events may have
+/// been dated some minutes ahead.
 #[must_use]
 pub fn forgotten_until(retention: SignedDuration, now: Timestamp) -> Timestamp {
     let heard_until = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
     heard_until.checked_add(MAX_AHEAD).unwrap_or(heard_until)
 }
 
-/// A record without what was erased and is needed by no note any more; `None` where nothing changes.
+/// A record without what was erased and is not needed by any note any more; `None` if nothing changes.
 #[must_use]
 pub fn lapse(record: &Record, now: Timestamp) -> Option<Record> {
     record.mark.as_ref()?;
     let mut lapsed = record.clone();
-    // Longer than any request is late.
+    // This is longer than any request is late.
     lapsed.forget(now, LONGEST_REPAIR);
     (lapsed != *record).then_some(lapsed)
 }
@@ -154,7 +154,7 @@ fn is_too_old(offer: &Offer, around: &Around<'_>) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     Accepted,
-    /// For good: it will never pass as it was.
+    /// Permanently: it will never pass as it was.
     Refused,
     /// Definitely not executed, or executed without effect.
     Failed,
@@ -163,9 +163,9 @@ pub enum Sent {
 }
 
 impl Sent {
-    /// What an answer proves. One that came from a gate that is down proves nothing: what stands
-    /// behind it may still execute the request; a 429 proves that it was not executed. A refusal of
-    /// a request that carried other events' values says nothing of any one of them.
+    /// What an answer proves. An answer from a gate that is down proves nothing: the system behind it may still
+    /// execute the request. A 429 proves that it was not executed. A refusal of a request that carried other events'
+    /// values says nothing about any one of them.
     #[must_use]
     pub fn of(outcome: Outcome, carries_others: bool) -> Sent {
         match outcome {
@@ -184,9 +184,9 @@ pub struct Request<'a> {
     /// When it was noted.
     pub begun: Timestamp,
     pub sent: Sent,
-    /// It left twice: what is known of the second copy says nothing of the first.
+    /// It was sent twice: what is known of the second copy says nothing about the first.
     pub was_resent: bool,
-    /// The names of the first copy, and of the request that follows where the record moved on.
+    /// The ids of the first copy, and of the request that follows if the record's newest values changed meanwhile.
     pub first: u64,
     pub next: u64,
 }
@@ -200,7 +200,8 @@ pub struct Ended {
     pub superseded: Option<Values>,
 }
 
-/// Ends the turn of an event: takes note of the answer, and looks whether the record moved on.
+/// Ends the turn of an event: takes note of the answer, and checks whether the record's newest values changed
+/// meanwhile.
 pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, around: &Around<'_>) -> (Ended, Write) {
     let Request { carried, sent, begun, .. } = *request;
     let Some(record) = known.as_mut().filter(|_| sent != Sent::Unknown) else {
@@ -215,7 +216,7 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
     record.answered(ask.offer, carried, sent, around.now);
     if sent == Sent::Accepted {
         record.made_good(begun, carried, around.mapped);
-        // Before anything is let go: what is owed is needed, whoever was erased meanwhile.
+        // Before anything is dropped: what is owed is needed, even if the person was erased meanwhile.
         record.owe(carried, around.now);
     }
     record.let_go(around);
@@ -224,8 +225,7 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         if ask.is_repair {
             record.repaired(begun, carried, around);
         }
-        // That a repair is on its way already proves nothing: a crash may have lost it before it was
-        // parked.
+        // That a repair is on its way already proves nothing: a crash may have lost it before it was parked.
         ended.superseded = record.superseded(carried, around.mapped);
         let is_owing = ended.superseded.is_none() && record.owing(around.mapped).next().is_some();
         ended.is_repair_due = record.park_repair(around) || is_owing;
@@ -235,23 +235,23 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
     }
     let is_changed = before != (record.refusals(), record.mark.clone());
     let must_last = ended.is_repair_due || ask.is_repair || ended.superseded.is_some() || is_changed;
-    // Lost in a crash, an acceptance costs at most a spare request: nobody waits for it.
+    // An acceptance that is lost in a crash costs at most an extra request, so nobody waits for it.
     (ended, if must_last { Write::Durable } else { Write::Later })
 }
 
-/// An erasure that came.
+/// An erasure that was received.
 #[derive(Clone, Copy, Debug)]
 pub struct Erasure {
-    /// Up to when everything is to be erased, where anything tells.
+    /// Up to when everything is to be erased, if anything says so.
     pub at: Option<Timestamp>,
-    /// When it was published, or came first.
+    /// When it was published, or first came.
     pub published: Timestamp,
     /// Names the message.
     pub message: u64,
 }
 
-/// Erases a person: everything up to an instant, with a mark that it was. Says whether anything was
-/// known.
+/// Erases a person: removes everything up to an instant, and leaves a mark that it was erased. Returns whether
+/// anything was known.
 pub fn erase(
     known: &mut Option<Record>,
     erasure: Erasure,
@@ -267,7 +267,7 @@ pub fn erase(
     for (slot, newest) in &record.values {
         newest.granted().filter(|grant| grant.at <= Some(at)).for_each(|version| mark.grant(slot, version));
     }
-    // Those that lapsed were never answered either.
+    // Including those that lapsed: they were never answered either.
     for doubt in record.doubts.values() {
         for (slot, sent) in doubt.sent.iter().filter(|(_, sent)| sent.latest().at <= Some(at)) {
             let is_made_good = |newest: &Newest| {
@@ -322,12 +322,12 @@ impl Mark {
 }
 
 impl Doubt {
-    /// Whether the gate may still execute it, or a repair of it is on its way.
+    /// Whether the gate may still execute it, or a repair for it is on its way.
     fn stands(&self, now: Timestamp, execution_horizon: SignedDuration) -> bool {
         now.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { execution_horizon }
     }
 
-    /// Takes another one in: of each property the older value, and the later time.
+    /// Joins another doubt into this one: keeps the older value of each property, and the later time.
     fn join(&mut self, other: Doubt) {
         take_older(&mut self.sent, other.sent);
         self.at = self.at.max(other.at);
@@ -336,8 +336,8 @@ impl Doubt {
 }
 
 impl Record {
-    /// What of an event an erasure lets pass: all of it when it is later; else a withdrawal of what the
-    /// gate still has as granted, and nothing beside. `None` where nothing is.
+    /// What an erasure lets pass of an event: all of it if it is later; else a withdrawal of what the gate still has as
+    /// granted, and nothing else. `None` if nothing passes.
     fn passing<'o>(&self, offer: &'o Offer, around: &Around<'_>) -> Option<Cow<'o, Offer>> {
         let Some(mark) = &self.mark else { return Some(Cow::Borrowed(offer)) };
         let is_later = |at: Option<Timestamp>| at > Some(mark.at);
@@ -348,7 +348,7 @@ impl Record {
             .choices
             .iter()
             .filter_map(|(slot, choice)| {
-                // Of a selection, what is not later is left out when it is merged.
+                // What is not later in a selection is left out when it is merged.
                 if is_later(Said::offered(choice, offer).latest().at) {
                     return Some((slot.clone(), choice.clone()));
                 }
@@ -359,7 +359,7 @@ impl Record {
                 };
                 let known = self.values.get(slot);
                 let passes = known.is_none_or(takes_back) && mark.is_granted_before(slot, said.latest());
-                // What was accepted may be spoiled, and its repair be lost with a crash.
+                // What was accepted may be spoiled, and its repair may be lost in a crash.
                 let covers = |known: &Newest| known.accepted.is_some() && said.covers(&known.said);
                 let is_in_danger = || known.is_some_and(covers) && self.is_in_danger(slot, around);
                 (passes || is_in_danger()).then(|| (slot.clone(), withdrawal))
@@ -369,13 +369,13 @@ impl Record {
         is_left.then(|| Cow::Owned(Offer { choices, ..offer.clone() }))
     }
 
-    /// Merges an event's choices; per property and path the newer version stays. Gives how many
-    /// choices were outdated.
+    /// Merges an event's choices; per property and path the newer version stays. Returns how many choices were
+    /// outdated.
     fn merge(&mut self, offer: &Offer, around: &Around<'_>) -> usize {
         let (mut outdated, erased) = (0, self.erased());
         for (slot, choice) in &offer.choices {
             let offered = Said::offered(choice, offer);
-            // A withdrawal that passes though it is not later passes whole.
+            // A withdrawal that passes although it is not later passes as a whole.
             let offered = erased.and_then(|erased| offered.after(erased)).unwrap_or(offered);
             let Some(known) = self.values.get_mut(slot) else {
                 self.values.insert(slot.clone(), Newest::new(offered, None));
@@ -404,8 +404,8 @@ impl Record {
         }
     }
 
-    /// What to send for the properties of an event: the newest of each, without those that the gate
-    /// refused for good unless they are this event's own; and what cannot be known.
+    /// What to send for the properties of an event: the newest value of each, without those that the gate refused for
+    /// good unless they are this event's own; and the slots whose newest values cannot be known.
     fn newest(&self, offer: &Offer, mapped: &Mapped) -> (Values, Vec<Slot>) {
         let (mut values, mut unknown) = (Values::new(), Vec::new());
         for (slot, _) in &offer.choices {
@@ -422,13 +422,13 @@ impl Record {
         (values, unknown)
     }
 
-    /// Whether nothing that nobody noted can be newer.
+    /// Whether nothing that was not recorded can be newer.
     fn is_known(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
         mapped.missed(slot, self).is_none_or(|missed| !newest.said.may_be_outdated_by(missed))
     }
 
-    /// Whether this takes back what the gate may have as granted on its path: that must not stay, whoever may have
-    /// said something newer.
+    /// Whether this takes back what the gate may have as granted on its path: that must not stay, even if something
+    /// newer may have been said.
     fn takes_back(&self, slot: &Slot, newest: &Newest) -> bool {
         let is_grant = |said: &Arc<Said>| said.grant().is_some();
         let was_granted = || newest.granted().next().is_some();
@@ -437,8 +437,8 @@ impl Record {
         (was_granted() || may_be_executed() || was_erased()) && self.is_last_withdrawal(slot, &newest.said)
     }
 
-    /// What to send to make good what a late request may have spoiled, beside what the event names. Of an
-    /// erased person, only what may be spoiled.
+    /// What to send to repair what a late request may have spoiled, in addition to what the event names. For an erased
+    /// person, only what may be spoiled.
     fn repair(&self, offer: &Offer, around: &Around<'_>) -> Option<Values> {
         if self.spoiling(around).next().is_none() && self.owing(around.mapped).next().is_none() {
             return None;
@@ -450,8 +450,8 @@ impl Record {
         Some(values)
     }
 
-    /// What is owed to the gate: the newest of what it accepted late, unless it refuses that. A grant is not,
-    /// once its person was erased.
+    /// What is owed to the gate: the newest values of the properties of which it accepted older values late, unless it
+    /// refuses them. A grant is not owed once its person was erased.
     fn owing<'r>(&'r self, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         let late = self.owed.iter().flat_map(|owed| owed.sent.keys());
         let newest = late.flat_map(move |slot| self.of_property(slot, mapped));
@@ -463,8 +463,8 @@ impl Record {
         said.grant().is_some() && self.has_erased(said.latest().at)
     }
 
-    /// Notes where the gate accepted older values than the newest, of whatever path: whether before or after
-    /// those nobody can know. Those may be refused now, and accepted at their next turn.
+    /// Notes which of the values that the gate accepted are older than the newest ones, on any path: nobody can know
+    /// whether it accepted them before or after those. The newest may be refused now, and accepted at their next turn.
     fn owe(&mut self, carried: &Values, now: Timestamp) {
         let is_late = |(slot, sent): &(&Slot, &Arc<Said>)| {
             let known = self.values.iter().filter(|(known, _)| known.property() == slot.property());
@@ -482,7 +482,7 @@ impl Record {
         take_older(&mut owed.sent, late);
     }
 
-    /// After the gate accepted the newest in a request that was begun later, no more of it is owed.
+    /// After the gate accepted the newest values in a request that was begun later, those are no longer owed.
     fn made_good(&mut self, begun: Timestamp, carried: &Values, mapped: &Mapped) {
         let Some(mut owed) = self.owed.take_if(|owed| begun >= owed.at) else { return };
         owed.sent.retain(|slot, _| {
@@ -492,9 +492,9 @@ impl Record {
         self.owed = Some(owed).filter(|owed| !owed.sent.is_empty());
     }
 
-    /// What can be sent again of a property, on the paths on which it is mapped now: the newest, or where the
-    /// gate refused that for good, the withdrawal that it accepted before. A grant that the gate never
-    /// accepted is not given to it after its person was erased.
+    /// What can be sent again of a property, on the paths on which it is mapped now: the newest value or, if the gate
+    /// refused that for good, the withdrawal that it accepted before. A grant that the gate never accepted is not sent
+    /// to it after its person was erased.
     fn of_property<'r>(&'r self, slot: &'r Slot, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         let own = mapped.slots().filter(|own| own.property() == slot.property());
         let known = own.filter_map(|own| self.values.get(own).map(|newest| (own, newest)));
@@ -511,8 +511,9 @@ impl Record {
         sendable.map(|(own, said)| (own.clone(), Arc::clone(said)))
     }
 
-    /// Whether this takes a consent back, and nothing later is known of its property on another path, unless it
-    /// is the same: once the gate accepted it, an older grant must not stay in its place, whoever may have said something newer.
+    /// Whether this takes a consent back, and nothing later is known of its property on another path, unless it is
+    /// the same: once the gate accepted it, an older grant must not stay in its place, even if something newer may
+    /// have been said.
     fn is_last_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
         let is_other = |other: &Slot| other != slot && other.property() == slot.property();
         let mut others = self.values.iter().filter(|(other, _)| is_other(other));
@@ -531,8 +532,8 @@ impl Record {
         self.doubts.insert(id, Doubt { at: around.now, sent: sent.clone(), is_parked: false });
     }
 
-    /// Joins two doubts, if there are two: two that carried the same, else the oldest into those that carried
-    /// different values. The latter stand for as long as anything is joined into them, so everything that can
+    /// Joins two doubts, if there are two: two that carried the same values, else the oldest into the one that collects
+    /// different values ([`MIXED`]). That one stands for as long as anything is joined into it, so everything that can
     /// be joined otherwise is. No answer to a request removes what was joined with it.
     fn join_two(&mut self) -> bool {
         let mut others: Vec<(u64, Timestamp)> =
@@ -558,7 +559,7 @@ impl Record {
         true
     }
 
-    /// Takes note of what became of what a request carried.
+    /// Takes note of what became of the values that a request carried.
     fn answered(&mut self, offer: &Offer, carried: &Values, sent: Sent, now: Timestamp) {
         for (slot, said) in carried {
             let is_accepted = sent == Sent::Accepted;
@@ -583,7 +584,7 @@ impl Record {
                     newest.before = None;
                     newest.unanswered = None;
                 }
-                // What it accepted once it has, whatever it says of another delivery.
+                // The gate has what it accepted once, whatever it says about another delivery.
                 Sent::Refused if said.is_of(offer) && newest.accepted.is_none() => newest.is_refused = true,
                 Sent::Refused | Sent::Failed | Sent::Unknown => {}
             }
@@ -595,12 +596,12 @@ impl Record {
         self.doubts.iter().filter(|(_, doubt)| doubt.stands(around.now, around.execution_horizon))
     }
 
-    /// Those of them that make a repair due.
+    /// Those of the standing requests that make a repair due.
     fn spoiling<'r>(&'r self, around: &'r Around<'_>) -> impl Iterator<Item = (&'r u64, &'r Doubt)> {
         self.standing(around).filter(|(_, doubt)| self.spoiled_by(doubt, around.mapped).next().is_some())
     }
 
-    /// What can be sent again where a request that is executed late would put older values back.
+    /// What can be sent again if a request that is executed late would put older values back.
     fn spoiled_by<'r>(&'r self, doubt: &'r Doubt, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         doubt.sent.iter().flat_map(move |(slot, sent)| {
             self.of_property(slot, mapped).filter(move |(own, said)| is_spoiled(own, said, slot, sent))
@@ -613,7 +614,7 @@ impl Record {
         spoiled.any(|(spoiled, _)| spoiled.property() == slot.property())
     }
 
-    /// Notes that a repair follows, where one is due.
+    /// Notes that a repair follows, if one is due.
     fn park_repair(&mut self, around: &Around<'_>) -> bool {
         let spoiling: Vec<u64> = self.spoiling(around).map(|(id, _)| *id).collect();
         for id in &spoiling {
@@ -624,8 +625,8 @@ impl Record {
         !spoiling.is_empty()
     }
 
-    /// After a repair was accepted, what could only be executed before it was sent spoils nothing any
-    /// more of what the repair carried.
+    /// After a repair was accepted, requests that could only be executed before it was sent no longer spoil anything
+    /// that the repair carried.
     fn repaired(&mut self, begun: Timestamp, carried: &Values, around: &Around<'_>) {
         let made_good: Vec<u64> = self
             .doubts
@@ -653,8 +654,8 @@ impl Record {
         }
     }
 
-    /// What has become the newest of what was sent, if anything has. Values that the gate refused for
-    /// good are not sent again.
+    /// The newest values of what was sent, if any of them changed since. Values that the gate refused for good are not
+    /// sent again.
     fn superseded(&self, sent: &Values, mapped: &Mapped) -> Option<Values> {
         let known = || {
             let known = sent.iter().filter_map(|(slot, sent)| Some((slot, sent, self.values.get(slot)?)));
@@ -670,7 +671,7 @@ impl Record {
         self.values.values().filter(|newest| newest.is_refused).count()
     }
 
-    /// Lets go of notes that lapsed, and of what was erased and is not needed by a note any more.
+    /// Drops notes that lapsed, and what was erased and is not needed by a note any more.
     fn let_go(&mut self, around: &Around<'_>) {
         let Around { now, execution_horizon, .. } = *around;
         let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.stands(now, execution_horizon));
@@ -679,7 +680,7 @@ impl Record {
         self.forget(now, execution_horizon);
     }
 
-    /// Forgets what was erased, but for what a standing note needs.
+    /// Removes what was erased, except what a standing note needs.
     fn forget(&mut self, now: Timestamp, execution_horizon: SignedDuration) {
         let Record { values, doubts, owed, mark, .. } = self;
         doubts.retain(|_, doubt| doubt.stands(now, execution_horizon));
@@ -706,8 +707,8 @@ impl Record {
 }
 
 impl Newest {
-    /// What is known once something newer was said. Where that is the same value, the gate accepted it
-    /// already, whatever it says of the next request.
+    /// What is known once something newer was said. If that is the same value, the gate accepted it already, whatever
+    /// it says about the next request.
     fn replaced_by(&self, said: Said) -> Newest {
         let accepted = self.accepted.filter(|_| said.choice() == self.said.choice());
         let before = self.at_gate().filter(|_| accepted.is_none()).cloned();
@@ -720,8 +721,8 @@ impl Newest {
         self.accepted.is_none() && self.said.grant().is_some()
     }
 
-    /// What is left of it after an erasure; all of it while a note needs it, but for a grant that the gate
-    /// never accepted: that is not given to it any more, and what it has in its place counts.
+    /// What is left of it after an erasure: all of it while a note needs it, except a grant that the gate never
+    /// accepted. That is not sent to it any more, and what the gate has in its place counts.
     fn after(self, erased: Timestamp, is_needed: bool, now: Timestamp) -> Option<Newest> {
         if self.said.latest().at > Some(erased) {
             return match self.said.after(erased) {
@@ -745,7 +746,7 @@ fn is_spoiled(known: &Slot, said: &Said, slot: &Slot, sent: &Said) -> bool {
     if known == slot { !sent.covers(said) } else { said.latest().at > sent.latest().at }
 }
 
-/// Takes values in: of each property the older stays.
+/// Takes values in; for each property the older one stays.
 fn take_older(known: &mut Values, other: impl IntoIterator<Item = (Slot, Arc<Said>)>) {
     for (slot, sent) in other {
         match known.get_mut(&slot) {
@@ -756,7 +757,7 @@ fn take_older(known: &mut Values, other: impl IntoIterator<Item = (Slot, Arc<Sai
     }
 }
 
-/// Keeps the greater of the version that is known under a key and another.
+/// Keeps the greater of two versions under a key: the one that is known and another.
 fn raise<K: Ord>(known: &mut LiteMap<K, Version>, key: K, version: Version) {
     match known.get_mut(&key) {
         Some(known) if *known < version => *known = version,
@@ -765,8 +766,8 @@ fn raise<K: Ord>(known: &mut LiteMap<K, Version>, key: K, version: Version) {
     }
 }
 
-/// What of a choice takes a consent back. Of a selection, all of it: which of its ids the gate has is
-/// not kept beyond an erasure.
+/// The part of a choice that takes a consent back. For a selection, that is all of it: which of its ids the gate has
+/// is not kept beyond an erasure.
 fn withdrawal(choice: &Choice) -> Option<Choice> {
     match choice {
         Choice::Switch(false) => Some(Choice::Switch(false)),

@@ -40,13 +40,13 @@ struct Person {
     ids: u64,
 }
 
-/// What a turn came to.
+/// How a turn ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
     Erased,
     TooOld,
     Needless,
-    /// What was sent, as texts, and whether a repair is due.
+    /// The values that were sent, as texts, and whether a repair is due.
     Sent(Vec<(String, String)>, bool),
 }
 
@@ -83,7 +83,7 @@ impl Person {
         ended
     }
 
-    /// One whole turn, or how it ended before.
+    /// One whole turn, or how it ended early.
     fn turn_of(&mut self, offer: &Offer, is_repair: bool, sent: Sent, now: i64) -> Turn {
         self.ids += 1;
         let id = self.ids;
@@ -150,7 +150,7 @@ fn an_old_event_still_counts_for_what_nobody_changed_since() {
 
 #[test]
 fn of_a_selection_an_erasure_takes_grants_away_and_makes_no_withdrawals_of_them() {
-    // Named before the erasure by an event whose withdrawals are later, and granted by another since.
+    // "y" is named before the erasure by an event whose withdrawals are later, and granted by another event since.
     let mut partly = topics(0, "b", &["y"]);
     partly.withdrawn_at = Some(at(80));
     let since = topics(60, "c", &["x", "y"]);
@@ -183,7 +183,7 @@ fn a_grant_that_no_repair_could_take_back_is_taken_back_after_an_erasure() {
     jane.turn(&withdrawal, Sent::Refused, 110);
     let again = offer(100, "c", &[("news", true)]);
     assert_eq!(jane.turn(&again, Sent::Accepted, 120), sends_and_repairs(&[("news", "true")]));
-    // The repair cannot carry what was refused for good.
+    // The repair cannot carry the withdrawal that was refused for good.
     assert_eq!(jane.turn_of(&again, true, Sent::Accepted, 120 + late), sends(&[("news", "true")]));
     jane.erase(None, 1, 2_000);
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 3_000), sends(&[("partners", "false")]), "replayed");
@@ -290,7 +290,7 @@ fn no_repair_is_due_when_nothing_can_be_spoiled() {
 #[test]
 fn doubts_beyond_the_bound_are_joined_and_none_is_dropped() {
     let mut jane = Person::new();
-    // The first of a hundred carries what nobody else does.
+    // The first of a hundred carries a value that no other carries.
     jane.turn(&offer(0, "a", &[("partners", true)]), Sent::Unknown, 0);
     for second in 1..100 {
         jane.turn(&offer(second, "b", &[("news", true)]), Sent::Unknown, 0);
@@ -311,7 +311,7 @@ fn what_was_joined_with_a_request_outlasts_its_answer() {
             Mapped::new(["news".to_owned()].into_iter().chain((0..20).map(|n| n.to_string())).map(|id| slot(&id)));
         let withdrawal = offer(0, "a", &[("news", false)]);
         jane.turn(&withdrawal, Sent::Unknown, 0);
-        // While the second request of the same is under way, so many others are not answered.
+        // While the second request for the same event is under way, this many others are not answered.
         let Begun::Send(again) = jane.begin(5_000, &withdrawal, false, 50) else { panic!("sent") };
         for n in 0..other {
             jane.turn(&offer(n, "b", &[(&n.to_string(), true)]), Sent::Unknown, 51);
@@ -361,7 +361,7 @@ fn a_withdrawal_of_what_the_gate_has_as_granted_passes_an_erasure_alone() {
     let withdrawal = offer(5, "b", &[("news", false), ("partners", true), ("other", true)]);
     let mut jane = Person::new();
     jane.turn(&grant, Sent::Accepted, 0);
-    // It waits for its second attempt.
+    // The withdrawal waits for its second attempt.
     jane.turn(&withdrawal, Sent::Failed, 5);
     jane.erase(Some(10), 1, 10);
     jane.erase(Some(12), 2, 12);
@@ -423,8 +423,8 @@ fn a_value_that_was_accepted_is_made_good_though_the_same_was_refused_later() {
     assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 200), sends(&[("news", "false")]));
 }
 
-/// Two workers at once: the gate accepts an old grant although it accepted a withdrawal, and refuses
-/// what would correct that.
+/// Two workers at once: the gate accepts an old grant although it accepted a withdrawal, and refuses the request that
+/// would correct that.
 fn overtaken() -> (Person, Offer) {
     let (old, new) = (offer(0, "a", &[("news", true)]), offer(5, "b", &[("news", false)]));
     let mut jane = Person::new();
@@ -465,7 +465,7 @@ fn a_request_that_was_begun_before_makes_nothing_good() {
     let Begun::Send(second) = jane.begin(2, &new, false, 6) else { panic!("sent") };
     let ended = jane.end(1, &old, (false, &first.newest), Sent::Accepted, [6, 7]);
     jane.end(701, &old, (false, &ended.superseded.expect("a newer one is known")), Sent::Failed, [7, 7]);
-    // It was executed before the old one, and its answer came after.
+    // The new one was executed before the old one, and its answer came after.
     jane.end(2, &new, (false, &second.newest), Sent::Accepted, [6, 8]);
     jane.erase(Some(10), 1, 10);
     assert_eq!(jane.turn(&old, Sent::Accepted, 20), sends(&[("news", "false")]));
@@ -494,12 +494,12 @@ fn a_grant_that_was_never_answered_does_not_hide_the_withdrawal_that_the_gate_ac
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 51), sends_and_repairs(&[("news", "false")]));
     let newer = offer(100, "n", &[("news", true)]);
     jane.turn(&newer, Sent::Unknown, 100);
-    // When it comes again, its first request cannot be executed any more.
+    // When the event comes again, its first request cannot be executed any more.
     jane.begin(9_000, &newer, false, 507);
     jane.erase(Some(136), 1, 508);
     assert_eq!(jane.begin(9_000, &newer, false, 509), Begun::Erased);
     assert_eq!(jane.clone().turn_of(&withdrawal, true, Sent::Accepted, 510), sends(&[("news", "false")]));
-    // It may have been executed, so it can be taken back.
+    // The newer grant may have been executed, so it can be taken back.
     let later = offer(120, "l", &[("news", false)]);
     assert_eq!(jane.turn(&later, Sent::Accepted, 511), sends_and_repairs(&[("news", "false")]));
 }
@@ -512,7 +512,7 @@ fn a_later_withdrawal_of_an_erased_person_passes_while_what_was_accepted_may_be_
     jane.turn(&grant, Sent::Accepted, 15);
     jane.erase(Some(103), 1, 43);
     let withdrawal = offer(60, "w", &[("news", false)]);
-    // Its repair is lost with the worker, and the gate refuses it when it comes again.
+    // The repair is lost with the worker, and the gate refuses the withdrawal when it comes again.
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 100), sends_and_repairs(&[("news", "false")]));
     assert_eq!(jane.turn(&withdrawal, Sent::Refused, 101), sends(&[("news", "false")]));
     let later = offer(100, "later", &[("news", false)]);
@@ -541,10 +541,10 @@ fn a_selection_is_merged_id_by_id() {
     assert_eq!(jane.turn(&both, Sent::Accepted, 61), sends(&[("topics", "a")]), "older");
     assert_eq!(jane.turn(&none, Sent::Accepted, 90), sends(&[("topics", "")]));
     assert_eq!(jane.turn(&both, Sent::Accepted, 91), sends(&[("topics", "")]));
-    // Of one moment: what one of them does not name is a withdrawal, and stays.
+    // Two of the same moment: what one of them does not name is a withdrawal, and stays.
     let tie = topics(90, "d", &["x"]);
     assert_eq!(jane.turn(&tie, Sent::Accepted, 92), sends(&[("topics", "")]));
-    // Updated later than the last, created before it: its grants are old, its withdrawals new.
+    // Updated later than the last one, created before it: its grants are old, its withdrawals new.
     let update = Offer { at: Some(at(1)), ..topics(120, "e", &["b"]) };
     assert_eq!(jane.turn(&topics(100, "f", &["a", "b"]), Sent::Accepted, 100), sends(&[("topics", "a,b")]));
     assert_eq!(jane.turn(&update, Sent::Accepted, 120), sends(&[("topics", "b")]));
@@ -565,7 +565,7 @@ fn an_old_letter_does_not_set_a_new_mapping_against_a_newer_event() {
     let mut after = Mapped::new([slot("news"), slot("partners")]);
     after.learn(before.own(), [slot("news")]);
     let mut jane = Person { mapped: before, ..Person::new() };
-    // Whether it named partners nobody knows any more.
+    // Nobody knows any more whether it named partners.
     let newer = offer(60, "b", &[("news", false)]);
     jane.turn(&newer, Sent::Accepted, 60);
     jane.mapped = after;
@@ -590,7 +590,7 @@ fn a_mended_mapping_begins_with_what_is_known_under_its_own_path() {
     jane.mapped.learn(before.own(), [wrong.clone()]);
     assert_eq!(jane.turn(&says(0, "a", &right, false), Sent::Accepted, 10), sends(&[("news", "false")]), "replayed");
     assert_eq!(jane.turn(&says(-9, "0", &right, true), Sent::Accepted, 11), sends(&[("news", "false")]), "older");
-    // Another worker still has the wrong document: its older letter lets nothing win.
+    // Another worker still has the wrong document: its older letter does not win over anything.
     jane.mapped = before;
     jane.mapped.learn(after.own(), [right]);
     let Begun::Send(to_send) = jane.begin(9, &says(-5, "1", &wrong, true), false, 12) else { panic!("sent") };
@@ -608,7 +608,7 @@ fn what_the_gate_accepted_is_repaired_though_somebody_may_have_said_something_ne
     jane.mapped.learn(before.own(), [former.clone()]);
     let withdrawal = says(50, "b", &mended, false);
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("news", "false")]));
-    // A worker that has the former document notes nothing of what this says under the mended path.
+    // A worker that has the former document notes nothing of what this event says under the mended path.
     let (own, theirs) = (jane.mapped.clone(), Mapped::new([former]));
     jane.mapped = theirs;
     jane.turn(&of(60, "c", Vec::new()), Sent::Accepted, 60);
@@ -626,7 +626,7 @@ fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may
     granted.mapped = with.clone().beside(&[(without.own(), vec![slot("other")])].into());
     let withdrawal = offer(30, "w", &[("news", false)]);
     assert_eq!(granted.clone().turn(&withdrawal, Sent::Accepted, 5), sends(&[]), "nothing is granted");
-    // What was merged before the newer event came is known.
+    // A grant that was merged before the newer event came is known.
     let grant = |sent| {
         let mut jane = Person::new();
         jane.turn(&offer(20, "g", &[("news", true)]), sent, 0);
@@ -673,7 +673,7 @@ fn a_repair_leaves_alone_what_nothing_may_spoil_and_something_newer_may_have_cha
     jane.turn(&both, Sent::Accepted, 1);
     let withdrawal = offer(50, "b", &[("other", false)]);
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("other", "false")]));
-    // A worker that does not map it notes nothing of what this says of it.
+    // A worker that does not map "news" notes nothing of what this event says about it.
     jane.mapped = without.clone();
     jane.turn(&offer(60, "c", &[]), Sent::Accepted, 60);
     jane.mapped = with;
@@ -689,7 +689,7 @@ fn a_withdrawal_that_the_gate_accepted_is_put_back_though_it_refused_what_came_l
     jane.turn(&first, Sent::Unknown, 0);
     assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("news", "false")]));
     jane.turn(&later, Sent::Refused, 60);
-    // The first was executed late, and the later grant never.
+    // The first request was executed late, and the later grant never.
     assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 3_000), sends(&[("news", "false")]));
     assert_eq!(jane.turn(&later, Sent::Accepted, 3_001), sends(&[("news", "true")]), "a replay of it is its own turn");
 }
@@ -700,7 +700,7 @@ fn what_was_refused_is_sent_again_at_its_own_turn_whatever_is_owed() {
     let mut jane = Person::new();
     let Begun::Send(ToSend { newest: carried, .. }) = jane.begin(1, &older, false, 100) else { panic!("sent") };
     jane.turn(&newer, Sent::Unknown, 100);
-    // Accepted after the newer was merged: in which order nobody can know, so the newest is owed.
+    // Accepted after the newer one was merged: nobody can know in which order, so the newest is owed.
     let ended = jane.end(1, &older, (false, &carried), Sent::Accepted, [100, 100]);
     assert!(ended.superseded.is_some());
     for _ in 0..2 {
@@ -714,7 +714,7 @@ fn what_is_accepted_late_beside_a_value_that_was_refused_before_is_repaired() {
     let mut jane = Person::new();
     let Begun::Send(ToSend { newest: late, .. }) = jane.begin(1, &older, false, 50) else { panic!("sent") };
     jane.turn(&newer, Sent::Refused, 51);
-    // Sent again, by an operator, while the older request is still under way; which one came last nobody can know.
+    // Sent again by an operator while the older request is still under way: nobody can know which one came last.
     let Begun::Send(ToSend { newest: again, .. }) = jane.begin(2, &newer, false, 52) else { panic!("sent") };
     assert_eq!(jane.end(1, &older, (false, &late), Sent::Accepted, [50, 60]), Ended::default());
     assert!(jane.end(2, &newer, (false, &again), Sent::Accepted, [52, 61]).is_repair_due);
@@ -734,7 +734,7 @@ fn what_is_accepted_late_under_a_former_document_is_repaired_under_the_mended_on
     jane.mapped.learn(before.own(), [former.clone()]);
     let own = jane.mapped.clone();
     let Begun::Send(ToSend { newest, .. }) = jane.begin(2, &newer, false, 101) else { panic!("sent") };
-    // Both are accepted, and the worker with the former document is the first to say so.
+    // Both are accepted, and the worker with the former document is the first to note it.
     jane.mapped = before;
     jane.mapped.learn(after.own(), [mended]);
     assert_eq!(jane.end(1, &older, (false, &late), Sent::Accepted, [100, 103]), Ended::default());

@@ -1,7 +1,7 @@
 //! The exporter: takes ended spans from the queue and posts them in batches.
 //!
-//! A collector that is away, slow or refuses costs its spans and nothing else: what it did not take
-//! is counted as dropped, told in the log at most once a minute, and not sent again.
+//! A collector that is unreachable, is slow or refuses costs its spans and nothing else: spans that it did not
+//! take are counted as dropped, logged at most once a minute, and not sent again.
 
 use super::{Ended, Tracer, request};
 use crate::gate::connections::Connections;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// The most spans of one request.
+/// The most spans in one request.
 const MOST_IN_BATCH: usize = 512;
 /// The longest that a span waits for others to go with it.
 const GATHER: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const GATHER: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that the last spans may hold up the end of the process.
 const FLUSH: Duration = Duration::from_secs(2);
-/// How often failures are told.
+/// How often failures are logged, at most.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// A running exporter.
@@ -32,7 +32,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts an exporter to a checked endpoint, and gives it with the tracer whose spans it takes.
+    /// Starts an exporter to a checked endpoint, and returns it with the tracer whose spans it takes.
     ///
     /// # Errors
     /// The TLS library cannot be set up, for example without any system certificates.
@@ -47,7 +47,7 @@ impl Exporter {
         Ok((Exporter { stop, task: tokio::spawn(task) }, tracer))
     }
 
-    /// Sends what is waiting, for as long as that is worth it.
+    /// Sends the spans that wait, for two seconds at most.
     pub async fn finish(self) {
         self.stop.stop();
         if tokio::time::timeout(FLUSH, self.task).await.is_err() {
@@ -73,12 +73,12 @@ async fn run(collector: &mut Collector, spans: &mut mpsc::Receiver<Ended>, stopp
     }
 }
 
-/// Fills a batch. What is in it stays in it when this is given up.
+/// Fills a batch. Spans that are in it stay in it when this is cancelled.
 async fn gather(spans: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) {
     spans.recv_many(batch, MOST_IN_BATCH).await;
     let full =
         async { while batch.len() < MOST_IN_BATCH && spans.recv_many(batch, MOST_IN_BATCH - batch.len()).await > 0 {} };
-    // Not full in time: it goes as it is.
+    // A batch that is not full in time goes as it is.
     let _ = tokio::time::timeout(GATHER, full).await;
 }
 
@@ -86,7 +86,7 @@ struct Collector {
     connections: Connections,
     endpoint: String,
     metrics: Metrics,
-    /// When a failure was told last.
+    /// When a failure was last logged.
     told: Option<Instant>,
 }
 
@@ -102,7 +102,7 @@ impl Collector {
         }
     }
 
-    /// Posts a batch. Gives how many spans of it the collector refused, or why it took none.
+    /// Posts a batch. Returns how many spans of it the collector refused, or why it took none.
     async fn post(&self, batch: &[Ended]) -> Result<u64, String> {
         let post = |client: &reqwest::Client| {
             let post = client.post(&self.endpoint).header("content-type", "application/json");
@@ -113,7 +113,7 @@ impl Collector {
         if !response.status().is_success() {
             return Err(format!("status {}", response.status().as_u16()));
         }
-        // It took the batch; an answer that breaks off does not say that it refused any.
+        // The collector took the batch; an answer that breaks off does not say that it refused any of it.
         Ok(refused(&read_bounded(&mut response).await.unwrap_or_default()))
     }
 

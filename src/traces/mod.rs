@@ -1,13 +1,12 @@
-//! Spans of the worker's own, for who asks for them by `[traces] endpoint`.
+//! The worker's own spans, for operators who ask for them with `[traces] endpoint`.
 //!
-//! One span for each delivery, as a child of the trace that its publisher began, and below it one
-//! for each gate request, whose place in the trace is the `traceparent` that the gate gets. A
-//! publisher that does not want its trace recorded gets none of them, and neither does anybody
-//! without an endpoint: then nothing here costs more than looking at a `None`.
+//! Each delivery has a span, as a child in the trace that its publisher began, and below it each gate request has
+//! one; the gate receives that span's place in the trace as `traceparent`. If a publisher does not want its trace
+//! recorded, there are no spans for it. Without an endpoint there are none at all, and nothing here costs more
+//! than checking for a `None`.
 //!
-//! What a span tells is what a metric's labels tell: words of closed sets, names from the
-//! configuration, numbers. It waits for nobody: when the queue to the exporter is full it is dropped
-//! and counted.
+//! A span holds what a metric's labels hold: words of closed sets, names from the configuration, numbers. Nothing
+//! waits for the exporter: when the queue to it is full, a span is dropped and counted.
 
 mod export;
 mod otlp;
@@ -20,7 +19,7 @@ use crate::metrics::Metrics;
 use std::time::SystemTime;
 use tokio::sync::mpsc;
 
-/// How many ended spans wait for the exporter at most.
+/// The most ended spans that wait for the exporter.
 const MOST_WAITING: usize = 4_096;
 
 /// Checks the address to which spans are sent, as it is typed.
@@ -64,7 +63,7 @@ struct Queue {
     dropped: prometheus::IntCounter,
 }
 
-/// Something that is under way.
+/// A span that is under way.
 #[derive(Clone, Debug)]
 pub struct Span {
     /// 32 hex digits.
@@ -122,14 +121,14 @@ pub struct Ended {
 }
 
 impl Tracer {
-    /// One whose spans go to the exporter that reads the other end.
+    /// A tracer whose spans go to the exporter that reads the other end.
     fn new(metrics: &Metrics) -> (Tracer, mpsc::Receiver<Ended>) {
         let (ended, receiver) = mpsc::channel(MOST_WAITING);
         (Tracer(Some(Queue { ended, dropped: metrics.spans_dropped.clone() })), receiver)
     }
 
-    /// Begins a span as a part of the trace that a `traceparent` names, or with a trace of its own.
-    /// `None` where no spans are made, or this trace's publisher wants none.
+    /// Begins a span as a part of the trace that a `traceparent` names, or with a trace of its own. `None` if no
+    /// spans are made, or this trace's publisher wants none.
     #[must_use]
     pub fn begin(&self, traceparent: Option<&str>) -> Option<Span> {
         self.0.as_ref()?;
@@ -144,7 +143,7 @@ impl Tracer {
         Some(Span { trace, id: hex(&random::<8>().ok()?), parent, began: SystemTime::now() })
     }
 
-    /// Ends a span, and lets the exporter have it when there is room.
+    /// Ends a span, and hands it to the exporter if there is room.
     pub fn end(&self, span: Span, ending: Ending) {
         let Some(Queue { ended, dropped }) = &self.0 else { return };
         if ended.try_send(Ended { span, ending, at: SystemTime::now() }).is_err() {

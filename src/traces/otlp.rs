@@ -49,7 +49,7 @@ fn attributes(attributes: &[(&str, Value)]) -> Vec<serde_json::Value> {
     attributes.iter().map(|(key, own)| json!({ "key": key, "value": value(own) })).collect()
 }
 
-/// Numbers of 64 bits are texts in this format.
+/// Nanoseconds since 1970. Numbers of 64 bits are strings in this format.
 fn nanoseconds(at: SystemTime) -> String {
     // A clock before 1970 is wrong anyway.
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()

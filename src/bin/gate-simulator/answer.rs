@@ -21,12 +21,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// What an executed trigger is answered.
+    /// The answer to an executed trigger.
     pub fn success() -> Self {
         Self::json(StatusCode::OK, Bytes::from_static(SUCCESS))
     }
 
-    /// What a refused request is answered, with the status of its outcome.
+    /// The answer to a refused request, with the status of its outcome.
     pub fn refusal(refusal: &Refusal) -> Self {
         let status = status(refusal.outcome.status());
         let answer = Self::envelope(status, false, Some(&refusal.error));
@@ -36,7 +36,7 @@ impl Answer {
         answer
     }
 
-    /// What answers in the gate's place.
+    /// The answer of something that answers in the gate's place.
     pub fn stranger(who: &str) -> Result<Self, String> {
         let page = |status: u16, title: &str, text: &str| {
             let page = format!("<html><head><title>{title}</title></head><body>{text}</body></html>");
@@ -99,7 +99,7 @@ impl Answer {
     }
 }
 
-/// A status by its number; one that is none becomes 500.
+/// A status by its number; a number that is not a status becomes 500.
 fn status(number: u16) -> StatusCode {
     StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -1,7 +1,7 @@
 //! The simulator's own paths: `/profiles`, `/requests` and `/faults`.
 //!
 //! They need no credentials and are not counted as requests. An identifier or a name in them is
-//! percent-encoded; `+` stands for itself. Mistakes are answered `{"error": …}`.
+//! percent-encoded; `+` stands for itself. Mistakes are answered with `{"error": …}`.
 
 use std::sync::atomic::Ordering;
 
@@ -127,7 +127,7 @@ fn wrong_method(path: &str) -> Answer {
     mistake(StatusCode::METHOD_NOT_ALLOWED, &error).with(ALLOW, HeaderValue::from_static(allowed))
 }
 
-/// The integration that the query names, by its place.
+/// The index of the integration that the query names.
 fn integration(simulator: &Simulator, query: Option<&str>) -> Result<Option<usize>, String> {
     let Some(name) = parameter(query, "integration")? else {
         return Ok(None);

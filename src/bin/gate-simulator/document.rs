@@ -1,7 +1,7 @@
 //! Integration documents, as far as a gate knows them: who may call, which gate, which properties.
 //!
 //! Comments and trailing commas are allowed, unknown keys and the `url` are ignored: judging the
-//! whole document is the worker's business. Both forms are read, the documented one and the older
+//! whole document is the worker's job. Both forms are read, the documented one and the older
 //! `{"config": …}`. Every problem of every document is reported in one run.
 
 mod reader;
@@ -65,7 +65,7 @@ fn describe(new: &Integration) -> String {
     format!("{}: user {}, gate {}, identifier {}", new.name, new.username, new.gate, new.identifier)
 }
 
-/// Says that requests cannot tell two integrations apart, and which one gets them.
+/// Says that two integrations cannot be told apart by their requests, and which one gets them.
 fn shadowed(earlier: &[(Integration, String)], new: &Integration, password: &str) -> Option<String> {
     let (first, _) = earlier
         .iter()

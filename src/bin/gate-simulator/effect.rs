@@ -10,7 +10,7 @@ pub enum Execution {
     Never,
     /// After the latency, before the answer.
     InTurn,
-    /// So long after receipt, on its own.
+    /// This long after receipt, on its own.
     Late(Duration),
 }
 
@@ -18,13 +18,13 @@ pub enum Execution {
 #[derive(Debug, Clone)]
 pub enum Ending {
     Answer(Answer),
-    /// Nothing, until it goes.
+    /// Nothing, until the client leaves.
     Silence,
     Reset,
 }
 
 impl Ending {
-    /// The status of the answer, where there is one.
+    /// The status of the answer, if there is one.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Answer(answer) => Some(answer.status.as_u16()),
@@ -42,7 +42,7 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// Whether it strikes before the caller is known, as a quota or a broken network does.
+    /// Whether it applies before the caller is known, as a quota or a broken network does.
     pub fn is_early(&self) -> bool {
         self.execution == Execution::Never && matches!(self.ending.status(), None | Some(429 | 503))
     }

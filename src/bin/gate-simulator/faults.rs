@@ -1,10 +1,10 @@
-//! The rules in force, and which of them a request meets.
+//! The rules in force, and which of them applies to a request.
 //!
 //! All rules are applied after the body was read, since a selector may need it. The first rule
 //! that matches applies. A rule that stands for a quota or for the network (`status` 429 or 503
 //! without execution, `hang`, `reset`) matches any request to the gate, whatever its signature,
 //! as far as the selectors can be read from it; every other rule matches only requests that pass
-//! all checks. Shares are drawn from a small generator that starts anew whenever the rules are
+//! all checks. Shares are drawn from a small generator that starts again whenever the rules are
 //! replaced, so that the same sequence of requests meets the same faults.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Subject<'a> {
     pub in_order: bool,
 }
 
-/// A rule and how many requests it took so far.
+/// A rule, and how many requests it has applied to so far.
 struct Active {
     rule: Rule,
     affected: u64,
@@ -46,7 +46,7 @@ impl Faults {
         self.active = rules.into_iter().map(|rule| Active { rule, affected: 0 }).collect();
     }
 
-    /// The rules as they were written, each with `affected`: how many requests it took.
+    /// The rules as they were written, each with `affected`: how many requests it has applied to.
     pub fn show(&self) -> Vec<Map<String, Value>> {
         let shown = self.active.iter().map(|active| {
             let mut shown = active.rule.written.clone();
@@ -56,7 +56,7 @@ impl Faults {
         shown.collect()
     }
 
-    /// What happens to this request, if a rule takes it.
+    /// What happens to this request, if a rule applies to it.
     pub fn choose(&mut self, subject: &Subject) -> Option<Arc<Effect>> {
         for place in 0..self.active.len() {
             let Active { rule, affected } = &self.active[place];

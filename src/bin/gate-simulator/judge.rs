@@ -1,7 +1,7 @@
 //! Every check of a trigger, in the vendor's order: who calls, then what is asked for.
 //!
 //! Two documents may share a user, even with different passwords: the signature must fit one of
-//! them, and the gate says which. Of equal ones the first is taken.
+//! them, and the gate says which. Of equal documents the first is taken.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::trigger::Trigger;
 /// quota faults can pick it out.
 #[derive(Default)]
 pub struct Claim {
-    /// Its place among the integrations.
+    /// Its index among the integrations.
     pub integration: Option<usize>,
     pub identifier: Option<String>,
     pub properties: BTreeMap<String, String>,
@@ -66,7 +66,7 @@ fn authorization(headers: &HeaderMap) -> Result<Authorization<'_>, Refusal> {
     Authorization::parse(text)
 }
 
-/// What has to be known to tell who calls.
+/// What has to be known to find out who calls.
 struct Call<'a> {
     integrations: &'a [Integration],
     gate: &'a str,
@@ -75,7 +75,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The integration that the request belongs to, as far as it can be told, and the verdict.
+    /// The integration that the request belongs to, as far as that can be known, and the verdict.
     fn authenticate(&self, authorization: &Authorization) -> (Option<usize>, Result<(), Refusal>) {
         let of_user = || {
             let all = self.integrations.iter().enumerate();

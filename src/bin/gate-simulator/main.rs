@@ -5,7 +5,7 @@
 //! misbehave only as the rules at `/faults` ask. It keeps everything in memory. It shares no
 //! code with the worker, so that neither can hide a mistake of the other.
 //!
-//! In reading order: `cli` and `document` (what it is told), `server` (connections), `visit`
+//! In reading order: `cli` and `document` (its configuration), `server` (connections), `visit`
 //! and `body` (one request from receipt to ending), `judge`, `signature` and `trigger` (the
 //! checks), `faults`, `rule` and `effect` (misbehaviour on demand), `simulator`, `profiles` and
 //! `requests` (what it remembers), `control` (how that is seen and changed), `answer`, `outcome`
@@ -84,7 +84,7 @@ fn prepare(cli: &Cli) -> Result<(Vec<SocketAddr>, Arc<Simulator>), Vec<String>> 
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then leaves at once: nothing here is worth draining.
+/// Serves until SIGTERM or SIGINT, then exits at once: nothing here is worth draining.
 fn run(addresses: &[SocketAddr], simulator: Arc<Simulator>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {

@@ -3,15 +3,15 @@
 /// One of these is counted for every request to the gate, exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// In order and executed, whatever became of the answer.
+    /// Valid and executed, whatever became of the answer.
     Accepted,
     /// `Authorization` is absent or not `hmac user:SIGNATURE:timestamp`.
     BadAuthorization,
     /// No document has this user.
     UnknownUser,
-    /// The signature is no hex, or not the one that the password gives for this path.
+    /// The signature is not hexadecimal, or not the one that the password gives for this path.
     BadSignature,
-    /// The timestamp is no whole number of seconds, or more than five minutes off.
+    /// The timestamp is not a whole number of seconds, or is more than five minutes off.
     BadTimestamp,
     /// The gate's path, but not POST.
     WrongMethod,
@@ -76,7 +76,7 @@ impl Outcome {
         }
     }
 
-    /// The status of the answer, where no rule asks for another.
+    /// The status of the answer, if no rule asks for another.
     pub fn status(self) -> u16 {
         match self {
             Self::Accepted => 200,
@@ -91,7 +91,7 @@ impl Outcome {
     }
 }
 
-/// Why a request was not accepted, with a sentence for whoever wrote the client.
+/// Why a request was not accepted, with a sentence for the client's author.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub outcome: Outcome,

@@ -1,4 +1,4 @@
-//! What came in and what became of it: counters, and the latest requests one by one.
+//! Requests that came in and what became of them: counters, and the latest requests one by one.
 //!
 //! A request is counted when its outcome is known, so the total is always the sum of the outcomes.
 
@@ -17,7 +17,7 @@ pub struct Entry {
     pub executed_at: Option<Timestamp>,
     pub integration: Option<usize>,
     pub outcome: Outcome,
-    /// The status of the answer; `None` where no answer is given.
+    /// The status of the answer; `None` if no answer is given.
     pub status: Option<u16>,
     pub identifier: Option<String>,
     pub properties: BTreeMap<String, String>,

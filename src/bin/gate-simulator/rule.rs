@@ -1,21 +1,21 @@
 //! One rule of `/faults`: which requests it picks, and what happens to them.
 //!
-//! Selectors: `integration`, `identifier`, `share` (0 to 1), `times` (at most so many requests).
+//! Selectors: `integration`, `identifier`, `share` (0 to 1), `times` (at most this many requests).
 //! What happens, in any combination that makes sense:
 //!
 //! | key | effect |
 //! |---|---|
-//! | `latency_ms` | waits before executing, and so before answering; not executed if the client goes meanwhile |
-//! | `status` | answers so, with an envelope, without executing |
+//! | `latency_ms` | waits before executing, and so before answering; not executed if the client leaves meanwhile |
+//! | `status` | answers with this status and an envelope, without executing |
 //! | `is_success`, `error` | what the envelope of that status says; `false` and a plain text by default |
 //! | `body`, `headers` | the raw body in place of the envelope; more headers. Without `status` the request is executed and answered 200 |
-//! | `in_place` | somebody else answers, without executing: `firewall` (200 and a page), `challenge` (202, empty, with its header), `login` (200 and a page), `proxy` (413 and a page) |
+//! | `in_place` | something else answers in the gate's place, without executing: `firewall` (200 and a page), `challenge` (202, empty, with its header), `login` (200 and a page), `proxy` (413 and a page) |
 //! | `hang` | never answers, never executes |
 //! | `reset` | resets the connection without executing |
 //! | `lose_answer` | executes, then resets the connection |
-//! | `execute_after_ms` | executes so long after receipt, whether or not the client waits; never answers, or answers `status` at once (after `latency_ms`) |
+//! | `execute_after_ms` | executes this long after receipt, whether or not the client waits; never answers, or answers `status` at once (after `latency_ms`) |
 //!
-//! A rule that cannot be meant as written is refused, with the key named.
+//! A rule that makes no sense as written is refused, and the error names the key.
 
 mod keys;
 

@@ -1,4 +1,4 @@
-//! Connections: HTTP/1.1 with keep-alive, one task each, reset where a fault asks for it.
+//! Connections: HTTP/1.1 with keep-alive, one task each, reset if a fault asks for it.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -58,7 +58,7 @@ async fn connection(stream: TcpStream, simulator: Arc<Simulator>) {
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let is_reset = tokio::select! {
-        // How a connection ends is its client's business; what matters is recorded by request.
+        // How a connection ends does not matter; what matters is recorded for each request.
         _ = &mut connection => false,
         () = reset.notified() => true,
     };

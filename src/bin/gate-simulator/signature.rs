@@ -11,7 +11,7 @@ use crate::outcome::{Outcome, Refusal};
 /// How far the client's clock may be off, in seconds, either way.
 const TOLERANCE_SECONDS: i64 = 300;
 
-/// A password, kept only as the key that it makes.
+/// A password, kept only as the HMAC key that is made of it.
 pub struct Key(hmac::Key);
 
 impl Key {

@@ -73,7 +73,7 @@ impl Simulator {
         self.memory().requests.record(entry);
     }
 
-    /// What a fault does to this request, if it meets one.
+    /// What a fault does to this request, if one applies.
     pub fn fault(&self, claim: &Claim, in_order: bool) -> Option<Arc<Effect>> {
         let integration = claim.integration.map(|place| &self.integrations[place]);
         self.faults().choose(&Subject {
@@ -97,7 +97,7 @@ fn entry(at: Timestamp, outcome: Outcome, status: Option<u16>, claim: Claim) -> 
     }
 }
 
-/// How many requests wait for their answer, and how many ever did at the same time.
+/// How many requests wait for their answer, and the most that ever did at the same time.
 ///
 /// A client that leaves is noticed a moment later, so the highest number can count a request
 /// that was given up together with the one that followed it.

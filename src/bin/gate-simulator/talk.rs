@@ -1,6 +1,6 @@
-//! The two streams: one line of data on stdout, talk for people on stderr.
+//! The two streams: one line of data on stdout, messages for people on stderr.
 //!
-//! A stream that is closed at the other end is no reason to stop, so failed writes are ignored.
+//! A stream that is closed at the other end is not a reason to stop, so failed writes are ignored.
 
 use std::io::{self, Write};
 

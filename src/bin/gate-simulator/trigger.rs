@@ -16,7 +16,7 @@ pub struct Trigger {
 }
 
 impl Trigger {
-    /// Reads a body; the error is a sentence for whoever wrote the client.
+    /// Reads a body; the error is a sentence for the client's author.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(body).map_err(|error| error.to_string())
     }
@@ -86,7 +86,7 @@ impl<'de> Visitor<'de> for InputVisitor {
     }
 }
 
-/// The next value, with its key named where it is of the wrong type.
+/// The next value; if it has the wrong type, the error names its key.
 fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A, key: &str) -> Result<T, A::Error> {
     map.next_value().map_err(|error| A::Error::custom(format!("`{key}`: {error}")))
 }

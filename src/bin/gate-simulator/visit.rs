@@ -2,7 +2,7 @@
 //!
 //! Path, method and size come first, since without them there is nothing to judge. Then come the
 //! vendor's steps: quota (the early faults), the caller, the request; all other faults follow.
-//! Each request gets exactly one outcome, also when its client leaves halfway.
+//! Each request gets exactly one outcome, even if its client leaves halfway.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,7 +39,7 @@ impl Visit {
         Self { simulator, at: Timestamp::now(), if_left: Some((Outcome::Abandoned, Claim::default())) }
     }
 
-    /// Takes the request to its ending. Whoever calls keeps the visit until the client has it.
+    /// Takes the request to its ending. The caller keeps the visit until the client has the answer.
     pub async fn receive(&mut self, request: Request<Incoming>) -> Ending {
         let (head, body) = request.into_parts();
         let body = match route(&head) {

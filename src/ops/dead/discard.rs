@@ -1,4 +1,4 @@
-//! `dead discard`: letters removed for good, after a copy was written.
+//! `dead discard`: removes letters for good, after writing a copy.
 
 use super::export::{is_new, is_stdout, to};
 use super::filter::Filter;
@@ -12,11 +12,11 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Removes letters after asking, unless told not to.
+/// Removes letters, after asking for confirmation unless told not to.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); nothing was agreed to, or the broker refuses or
-/// is gone (1).
+/// Problems of configuration or usage (exit code 2); the operator did not agree, or the broker refuses or is
+/// gone (1).
 pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
@@ -56,7 +56,8 @@ pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result
     named.map_or(Ok(()), |why| Err(Failure::Failed(why)))
 }
 
-/// Beside the records where systemd or the image names that folder: all others may be read-only there.
+/// The copy's file: beside the records if systemd or the image names that directory, since all others may be
+/// read-only there.
 fn default_file(context: &CommandContext<'_>, integration: &str, now: Timestamp) -> PathBuf {
     let name = format!("dead-{integration}-{}.jsonl", now.strftime("%Y%m%dT%H%M%S%.3fZ"));
     config::state_directory(context.environment).unwrap_or_default().join(name)
@@ -70,7 +71,7 @@ fn copied_to(path: &Path) -> String {
     }
 }
 
-/// With a copy, exactly what is in it is removed, once it is safe on the disk.
+/// With a copy, exactly the letters in it are removed, once it is safely on disk.
 async fn remove(session: &mut Session, filter: &Filter, copy: Option<&Path>, now: Timestamp) -> Result<u32, Failure> {
     let Some(path) = copy else {
         let mut taking = filter.taking();

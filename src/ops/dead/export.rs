@@ -1,4 +1,4 @@
-//! `dead export`: letters copied to a file, none removed.
+//! `dead export`: copies letters to a file and removes none.
 
 use super::file::{self, Writer};
 use super::filter::Filter;
@@ -15,21 +15,21 @@ use serde_json::json;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-/// What to do about a file that cannot be made.
+/// What to do about a file that cannot be created.
 const NAME_ANOTHER: &str =
     "name a file with --to that does not exist yet, in a folder that you can write to, or --to - for standard output";
 
 /// Exports letters.
 ///
 /// # Errors
-/// Problems of configuration or usage, a file that exists among them (exit code 2); the broker
-/// refuses or is gone, or the file cannot be written (1).
+/// Problems of configuration or usage, including a file that exists already (exit code 2); the broker refuses or
+/// is gone, or the file cannot be written (1).
 pub async fn export(args: &ExportArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let filter = Filter::new(&args.selection, now).map_err(usage)?;
     is_new(&args.to)?;
     let session = Session::open(&args.integration, args.pile.pile(), context).await?;
-    // At the beginning, too: who ends the command has what it wrote until then.
+    // At the beginning, too: somebody who interrupts the command has what it wrote until then.
     session.audit(Command::DeadExport, args.pile.pile(), &filter, None).await;
     let is_stdout = is_stdout(&args.to);
     let copied = to(&session, &filter, &args.to, now, |_| {}).await?;
@@ -44,12 +44,12 @@ pub async fn export(args: &ExportArgs, context: &CommandContext<'_>) -> Result<(
     Ok(())
 }
 
-/// Whether a file stands for standard output.
+/// Whether a path stands for standard output.
 pub fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Looks, before anything is done or asked, whether a file can be new.
+/// Checks, before anything is done or asked, that a file does not exist yet.
 ///
 /// # Errors
 /// It exists (exit code 2).
@@ -60,8 +60,8 @@ pub fn is_new(path: &Path) -> Result<(), Failure> {
     Err(Failure::Usage(format!("{} exists; {NAME_ANOTHER}", path.display())))
 }
 
-/// Copies letters to a new file, durably with its name, or to standard output. What cannot be finished is
-/// removed.
+/// Copies letters to a new file, which is durable together with its directory entry, or to standard output. A
+/// file that cannot be finished is removed.
 ///
 /// # Errors
 /// The file exists (exit code 2) or cannot be written, or the broker is gone (1).
@@ -86,7 +86,7 @@ pub async fn to(
         Ok(count)
     });
     durable.inspect_err(|_| {
-        // It would be refused by import anyway.
+        // Import would refuse it anyway.
         let _ = std::fs::remove_file(path);
     })
 }
@@ -117,7 +117,7 @@ fn unwritten(error: io::Error) -> Failure {
     Failure::Failed(format!("the export cannot be written: {error}"))
 }
 
-/// A letter's own properties: how often it was looked at is none of them.
+/// A letter's own properties, without the headers that count how often it was looked at.
 pub fn own(properties: &BasicProperties) -> BasicProperties {
     let Some(received) = properties.headers() else { return properties.clone() };
     let mut headers = FieldTable::default();

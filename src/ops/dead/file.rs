@@ -1,8 +1,8 @@
-//! The file of an export: JSON lines, whole or refused.
+//! The file of an export: JSON lines. A file that is not complete is refused.
 //!
-//! The first line says what it is, the last how many letters there are. Each line ends with a sum
-//! over itself and the sum before it, so whatever was cut off, changed, moved or left out shows, with
-//! the number of the line, before anything is imported.
+//! The first line says what the file is, the last how many letters it holds. Each line ends with a checksum over
+//! itself and the checksum before it, so anything that was cut off, changed, moved or left out is found, with the
+//! number of the line, before anything is imported.
 
 use super::value;
 use crate::bytes::hex;
@@ -20,11 +20,11 @@ use std::path::Path;
 /// What the first line says.
 const FORMAT: &str = "consent-gate dead letters";
 const VERSION: u64 = 1;
-/// Before a line's sum: its last key.
+/// The text before a line's checksum, which is the line's last key.
 const BEFORE_SUM: &str = ",\"sum\":\"";
 const SUM_DIGITS: usize = 16;
 
-/// One letter, whole.
+/// One complete letter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exported {
     pub body: Vec<u8>,
@@ -50,7 +50,7 @@ impl Exported {
     }
 }
 
-/// Tells equal letters from others: 128 bits of a SHA-256 over everything.
+/// Tells equal letters from different ones: 128 bits of a SHA-256 over body and properties.
 #[must_use]
 pub fn digest(body: &[u8], properties: &BasicProperties) -> [u8; 16] {
     let digest = Sha256::digest(Exported::encode(body, properties).to_string());
@@ -59,12 +59,12 @@ pub fn digest(body: &[u8], properties: &BasicProperties) -> [u8; 16] {
     first
 }
 
-/// The sum of all lines so far.
+/// The checksum of all lines so far.
 #[derive(Default)]
 struct Chain(String);
 
 impl Chain {
-    /// Takes one more line, without its sum and the bracket behind it.
+    /// Adds one more line, without its checksum and closing bracket, and returns the checksum.
     fn add(&mut self, line: &[u8]) -> &str {
         let digest = Sha256::new().chain_update(&self.0).chain_update(line).finalize();
         self.0 = hex(&digest[..SUM_DIGITS / 2]);
@@ -72,7 +72,7 @@ impl Chain {
     }
 }
 
-/// Creates a file that only its owner can read. One that exists is never overwritten.
+/// Creates a file that only its owner can read. An existing file is never overwritten.
 ///
 /// # Errors
 /// It exists, or cannot be created.
@@ -80,10 +80,11 @@ pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Waits until a new file and its name are on the disk: without the name a cut of the power could take it.
+/// Waits until a new file and its directory entry are on disk: without the entry, a power failure could lose the
+/// file.
 ///
 /// # Errors
-/// They are not, and may be lost.
+/// They are not on disk, and may be lost.
 pub fn settle(file: &File, path: &Path) -> io::Result<()> {
     file.sync_all()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -119,7 +120,7 @@ impl<W: Write> Writer<W> {
         self.line(&Exported::encode(body, properties))
     }
 
-    /// Writes the last line, and gives back what was written to.
+    /// Writes the last line, and returns the writer underneath.
     ///
     /// # Errors
     /// It cannot be written.
@@ -130,7 +131,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn line(&mut self, line: &Value) -> io::Result<()> {
-        // Another tool may show the file; the value is the same.
+        // Another tool may show the file on a terminal; the escaped line is still the same JSON value.
         let text = shown::output(&line.to_string()).into_owned();
         let open = text.strip_suffix('}').unwrap_or(&text);
         let sum = self.chain.add(open.as_bytes());
@@ -138,13 +139,13 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// What to do about a file that is none.
+/// What to do about a file that is not an export.
 pub const REMEDY: &str = "name a file that dead export or dead discard wrote";
 
-/// Why a file is no whole export.
+/// Why a file is not a complete export.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Counted from 1; 0 where the file cannot even be opened.
+    /// Counted from 1; 0 if the file cannot even be opened.
     pub line: u64,
     pub why: String,
 }
@@ -155,14 +156,14 @@ pub struct Reader<R> {
     chain: Chain,
     line: u64,
     letters: u64,
-    /// The integration that it was made of.
+    /// The integration whose letters were exported.
     pub integration: String,
 }
 
 /// Opens an export.
 ///
 /// # Errors
-/// It cannot be read, or is none.
+/// It cannot be read, or is not an export.
 pub fn open(path: &Path) -> Result<Reader<BufReader<File>>, Refused> {
     let unreadable = |why: String| Refused { line: 0, why: format!("{why}; {REMEDY}") };
     let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
@@ -176,7 +177,7 @@ impl<R: BufRead> Reader<R> {
     /// Reads the first line.
     ///
     /// # Errors
-    /// It is none of an export.
+    /// It is not an export's first line.
     pub fn begin(input: R) -> Result<Reader<R>, Refused> {
         let mut reader = Reader { input, chain: Chain::default(), line: 0, letters: 0, integration: String::new() };
         let first = reader.line()?;
@@ -190,7 +191,7 @@ impl<R: BufRead> Reader<R> {
         Ok(reader)
     }
 
-    /// The next letter; `None` at the end of a file that is whole.
+    /// The next letter; `None` at the end of a complete file.
     ///
     /// # Errors
     /// The file is cut off or was changed, at this line.

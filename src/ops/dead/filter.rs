@@ -11,12 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-/// The word for what a letter does not have.
+/// The word for a reason or status that a letter does not have.
 const NONE: &str = "none";
 /// The word for types that Didomi does not document.
 const OTHER: &str = "other";
 
-/// What a letter must be; an empty list takes all.
+/// The conditions on a letter; an empty list accepts every letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     reasons: Vec<Option<&'static str>>,
@@ -27,21 +27,21 @@ pub struct Filter {
     event_ids: Vec<String>,
     persons: BTreeSet<String>,
     attempts: Option<RangeInclusive<u32>>,
-    /// How many letters are taken at most.
+    /// The most letters that are taken.
     pub limit: Option<u32>,
 }
 
-/// A filter on its way through the letters, counting towards the limit.
+/// A filter during one pass over the letters, which counts towards the limit.
 pub struct Taking<'f> {
     filter: &'f Filter,
     taken: u32,
 }
 
 impl Filter {
-    /// Reads what was asked for; times are meant from `now`.
+    /// Reads the options; durations count back from `now`.
     ///
     /// # Errors
-    /// Every value that cannot be meant, with what can.
+    /// Every invalid value, with what is valid.
     pub fn new(selection: &Selection, now: Timestamp) -> Result<Filter, Vec<String>> {
         let mut problems = Vec::new();
         let mut read = |option: &str, result: Result<(), String>| {
@@ -83,7 +83,7 @@ impl Filter {
         if problems.is_empty() { Ok(filter) } else { Err(problems) }
     }
 
-    /// Everything of these persons.
+    /// All letters of these persons.
     pub fn persons(identifiers: &[&str]) -> Filter {
         Filter { persons: identifiers.iter().map(|own| person(own).into_owned()).collect(), ..Filter::default() }
     }
@@ -93,14 +93,14 @@ impl Filter {
         *self == Filter::default()
     }
 
-    /// What to say, where it takes no letter although it names events: most likely an id is written wrong.
+    /// What to say if it takes no letter although it names events: most likely an id is misspelt.
     pub fn names_nothing(&self) -> Option<String> {
         let names =
             "no letter has such an event id and also matches the other filters; dead list shows the letters that exist";
         (!self.event_ids.is_empty()).then(|| names.to_owned())
     }
 
-    /// What was asked for, for people, without naming anybody: persons and events are counted.
+    /// The conditions, for people, without naming anybody: persons and events are only counted.
     pub fn scope(&self) -> String {
         let words = |name: &str, words: Vec<String>| (!words.is_empty()).then(|| format!("{name} {}", words.join(",")));
         let or_none = |word: Option<String>| word.unwrap_or_else(|| NONE.to_owned());
@@ -121,12 +121,12 @@ impl Filter {
         if parts.is_empty() { "all".to_owned() } else { parts.join("; ") }
     }
 
-    /// Begins a way through the letters.
+    /// Begins a pass over the letters.
     pub fn taking(&self) -> Taking<'_> {
         Taking { filter: self, taken: 0 }
     }
 
-    /// Whether a letter is one of those, whatever the limit.
+    /// Whether a letter meets the conditions, regardless of the limit.
     pub fn matches(&self, letter: &Letter<'_>) -> bool {
         let any = |list_is_empty: bool, found: bool| list_is_empty || found;
         let is_in_time =
@@ -149,7 +149,7 @@ impl Filter {
 }
 
 impl Taking<'_> {
-    /// Whether the next letter is one of those, and within the limit.
+    /// Whether the next letter meets the conditions and is within the limit.
     pub fn takes(&mut self, letter: &Letter<'_>) -> bool {
         let takes = self.filter.limit.is_none_or(|limit| self.taken < limit) && self.filter.matches(letter);
         self.taken += u32::from(takes);
@@ -209,7 +209,7 @@ fn range(word: &str) -> Result<RangeInclusive<u32>, String> {
     }
 }
 
-/// A number of letters.
+/// Reads a number of letters.
 pub fn count(word: &str) -> Result<u32, String> {
     word.parse().map_err(|_| format!("\"{word}\" is not a number of letters; write one such as 100"))
 }

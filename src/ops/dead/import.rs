@@ -1,8 +1,8 @@
-//! `dead import`: the letters of an export, put back.
+//! `dead import`: puts the letters of an export back.
 //!
-//! The file is read to its end before anything is published. A letter that is in the queue already,
-//! equal in everything, is left out: so an import that was interrupted is resumed by typing it
-//! again, and a discard that was interrupted can be taken back.
+//! The file is read to its end before anything is published. A letter that is in the queue already, equal in
+//! everything, is left out. So an import that was interrupted is resumed by the same command, and a discard that
+//! was interrupted can be undone.
 
 use super::file::{self, Refused};
 use super::{CommandContext, Progress, Session, letters, talk};
@@ -19,13 +19,13 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// Channels that publish, and letters that wait for one.
+/// How many channels publish, and how many letters wait for one.
 const PUBLISHERS: usize = 32;
 
 /// Imports letters.
 ///
 /// # Errors
-/// Problems of configuration, or the file is no export (exit code 2); it is not whole, or the broker
+/// Problems of configuration, or the file is not an export (exit code 2); it is not complete, or the broker
 /// refuses or is gone (1).
 pub async fn import(args: &ImportArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let (count, of) = verify(&args.file)?;
@@ -48,7 +48,7 @@ pub async fn import(args: &ImportArgs, context: &CommandContext<'_>) -> Result<(
     print(&format!("imported {}; {} there already\n", letters(imported), count - imported))
 }
 
-/// Reads the file to its end, and gives how many letters it holds, and of which integration.
+/// Reads the file to its end, and returns how many letters it holds, and of which integration.
 fn verify(path: &Path) -> Result<(u32, String), Failure> {
     let mut reader = file::open(path).map_err(|refused| not_whole(path, refused))?;
     let mut count = 0;
@@ -62,7 +62,7 @@ fn not_whole(path: &Path, Refused { line, why }: Refused) -> Failure {
     if line == 0 {
         return Failure::Usage(format!("{} cannot be read: {why}", path.display()));
     }
-    // Its first line says what it is: this is another kind of file.
+    // The first line says what a file is: this is another kind of file.
     if line == 1 {
         return Failure::Usage(format!("{}, line 1: {why}; {}; nothing was imported", path.display(), file::REMEDY));
     }
@@ -81,7 +81,7 @@ async fn publish(
     let mut reader = file::open(path).map_err(|refused| not_whole(path, refused))?;
     let mut progress = Progress::new("imported", "letters", count);
     let (mut under_way, mut imported) = (JoinSet::new(), 0);
-    // It was verified; should it change meanwhile, what follows is refused here.
+    // The file was verified; if it changed meanwhile, the rest of it is refused here.
     while let Some(letter) = reader.letter().map_err(|refused| changed(path, &refused, imported))? {
         let properties = for_return(&letter.properties);
         if let Some(left) = present.get_mut(&file::digest(&letter.body, &properties)).filter(|left| **left > 0) {
@@ -107,7 +107,7 @@ async fn finish_one(
     under_way: &mut JoinSet<Result<(), crate::broker::Error>>,
     imported: &mut u32,
 ) -> Result<(), Failure> {
-    // Nobody aborts these, and they do not panic.
+    // These tasks are never aborted and do not panic.
     if let Some(Ok(published)) = under_way.join_next().await {
         let again = "the same command continues where this one ended";
         published

@@ -1,4 +1,4 @@
-//! One dead letter as its headers and its body tell of it, whoever made it.
+//! One dead letter as its headers and its body describe it, whoever published it.
 
 use crate::broker::headers::{self, History};
 use crate::event::{self, Body, Event};
@@ -11,11 +11,11 @@ use lapin::message::Delivery;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-/// A letter; its body is read when somebody asks.
+/// A letter; its body is decoded when it is first needed.
 pub struct Letter<'d> {
     pub body: &'d [u8],
     pub properties: &'d BasicProperties,
-    /// `None` when it names none, or none of this worker's.
+    /// `None` if the letter names none, or none that this worker knows.
     pub reason: Option<Death>,
     pub history: History,
     pub died: Option<Timestamp>,
@@ -29,7 +29,7 @@ impl<'d> Letter<'d> {
         Letter::of(&delivery.data, &delivery.properties, integration)
     }
 
-    /// The same of a letter that is not in the queue.
+    /// The same for a letter that is not in the queue.
     pub fn of(body: &'d [u8], properties: &'d BasicProperties, integration: &'d Integration) -> Letter<'d> {
         let history = History::read(properties);
         let written = headers::reason(properties);
@@ -59,7 +59,7 @@ impl<'d> Letter<'d> {
         self.history.entries.last().and_then(|last| last.status)
     }
 
-    /// Names the body.
+    /// The letter's id, which names its body.
     pub fn id(&self) -> String {
         Fingerprint(self.body).to_string()
     }

@@ -1,6 +1,6 @@
 //! `dead list`: counts first, then a row for each letter, oldest first.
 //!
-//! Only a small summary of each letter is kept, so a million of them list in bounded memory.
+//! Only a small summary of each letter is kept, so a million of them can be listed in bounded memory.
 
 use super::filter::Filter;
 use super::letter::Letter;
@@ -18,21 +18,21 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// So many returns of a letter deserve a word.
+/// From this many returns of a letter on, the operator gets a hint.
 const MANY_RETURNS: i64 = 10;
-/// Rows that are written at once.
+/// How many rows are written at once.
 const BATCH: usize = 1_000;
-/// The columns. Two are there only where a cell of theirs is: the person, who is revealed, and why the
-/// broker moved a letter.
+/// The columns. Two are shown only if one of their cells is filled: the person, if revealed, and why the broker
+/// moved a letter.
 const HEAD: [&str; 11] =
     ["died", "letter", "reason", "status", "attempts", "size", "type", "event", "person", "moved", "why"];
-/// How far each may be shortened where the terminal is narrower than the table; what names a letter, an
-/// event or a person never is.
+/// How far each may be shortened if the terminal is narrower than the table; what names a letter, an event or a
+/// person never is.
 const NARROWEST: [Option<usize>; 11] =
     [Some(17), None, Some(8), None, None, None, Some(8), None, None, Some(8), Some(12)];
-/// Different explanations that are kept; there are few, unless somebody forges them.
+/// The most different explanations that are kept; there are few, unless somebody forges them.
 const MOST_WHYS: usize = 4_096;
-/// Instead of one more.
+/// Stands for every further explanation.
 const UNKEPT: &str = "(see dead show)";
 
 /// Lists letters.
@@ -66,8 +66,8 @@ pub async fn list(args: &ListArgs, context: &CommandContext<'_>) -> Result<(), F
     found.print(all, now, context.as_json)
 }
 
-/// What to say of letters that were returned often. Nobody but the broker knows policies, so it can
-/// only be said what the count may mean.
+/// What to say about letters that were returned often. Only the broker knows its policies, so the hint can only
+/// say what the count may mean.
 fn hint(most_returns: i64) -> Option<String> {
     let meaning = "each read by a command adds one, and so does any other client that returns it. These queues allow a thousand \
         million, but a policy with a lower delivery-limit may be at work: at its limit a letter goes from .dead to \
@@ -80,7 +80,7 @@ fn hint(most_returns: i64) -> Option<String> {
 #[derive(Default)]
 struct Found {
     reasons: BTreeMap<&'static str, u32>,
-    /// How many letters the broker moved here, by why and from where.
+    /// How many letters the broker moved here, by reason and former queue.
     moved: Vec<(Moved, u32)>,
     matching: u32,
     rows: Vec<Row>,
@@ -89,9 +89,9 @@ struct Found {
     most_returns: i64,
 }
 
-/// One letter, small.
+/// The summary of one letter, kept small.
 struct Row {
-    /// The lowest where nobody knows.
+    /// [`i64::MIN`] if nobody knows.
     died_ms: i64,
     /// 12 hex digits.
     id: u64,
@@ -102,7 +102,7 @@ struct Row {
     attempts: u32,
     status: Option<u16>,
     reason: Option<Death>,
-    /// An index into [`TYPES`]; one more is a type that Didomi does not document.
+    /// An index into [`TYPES`]; the one after the last stands for a type that Didomi does not document.
     kind: Option<u8>,
     /// Why and from where the broker moved it: an index into [`Found::moved`].
     moved: Option<u8>,
@@ -110,7 +110,7 @@ struct Row {
     why: Option<u16>,
 }
 
-/// What letters say of why they died, each text kept and counted once.
+/// The explanations in the letters of why they died. Each text is kept once, with the number of its letters.
 #[derive(Default)]
 struct Whys {
     list: Vec<Why>,
@@ -124,7 +124,7 @@ struct Why {
 }
 
 impl Whys {
-    /// Counts one; gives where in the list it is.
+    /// Counts a letter with this explanation, and returns the explanation's index in the list.
     fn count(&mut self, reason: &'static str, text: &str) -> u16 {
         let text: Arc<str> = if self.list.len() < MOST_WHYS { text.into() } else { self.known(reason, text) };
         let next = u16::try_from(self.list.len()).unwrap_or(u16::MAX);
@@ -138,7 +138,7 @@ impl Whys {
         index
     }
 
-    /// The text itself where it is kept already.
+    /// The text itself if it is kept already, else [`UNKEPT`].
     fn known(&self, reason: &'static str, text: &str) -> Arc<str> {
         let text: Arc<str> = text.into();
         if self.index.contains_key(&(reason, Arc::clone(&text))) { text } else { UNKEPT.into() }
@@ -148,7 +148,7 @@ impl Whys {
         Some(&self.list.get(usize::from(row.why?))?.text)
     }
 
-    /// Those of a reason, the most frequent first.
+    /// The explanations of a reason, the most frequent first.
     fn under(&self, reason: &str) -> Vec<&Why> {
         let mut whys: Vec<&Why> = self.list.iter().filter(|why| why.reason == reason).collect();
         whys.sort_by_key(|why| std::cmp::Reverse(why.letters));
@@ -167,8 +167,8 @@ impl Found {
         }
     }
 
-    /// Counts one that was moved, and says where in the list of those; there are few, unless somebody
-    /// forges them.
+    /// Counts a letter that the broker moved, and returns the move's index in the list; there are few different
+    /// moves, unless somebody forges them.
     fn count(&mut self, moved: Moved) -> Option<u8> {
         let known = self.moved.iter().position(|(known, _)| *known == moved);
         let index = known.unwrap_or(self.moved.len());
@@ -202,7 +202,7 @@ impl Found {
         Ok(())
     }
 
-    /// As wide as the rows need and the terminal lets them, and with a head where there are rows.
+    /// As wide as the rows need and the terminal allows, with a head if there are rows.
     fn columns(&self, now: Timestamp) -> Columns {
         let mut columns = Columns::default();
         for row in &self.rows {
@@ -235,7 +235,7 @@ impl Found {
         let mut text = format!("{}, {} of which {verb}\n", letters(all), self.matching);
         for (reason, count) in &self.reasons {
             text.push_str(&format!("{count:>9}  {reason}\n"));
-            // Rows say each for themselves.
+            // Each row shows its own explanation.
             for why in self.whys.under(reason).iter().filter(|_| self.rows.is_empty()) {
                 text.push_str(&format!("{:>18}  {}\n", why.letters, shown::value(&why.text)));
             }

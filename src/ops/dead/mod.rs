@@ -1,8 +1,8 @@
-//! `dead`: dead letters, seen, understood, replayed, copied and removed.
+//! `dead`: lists, shows, replays, exports, imports and discards dead letters.
 //!
-//! One command at a time works with an integration's letters: each takes hold of them first.
-//! Everything begins with a browse, which changes nothing; what moves or removes letters goes
-//! through them once more, and publishes and acks by way of [`crate::broker::settler`].
+//! One command at a time works with an integration's letters: each locks them first. Every command begins with a
+//! browse, which changes nothing; a command that moves or removes letters goes through them once more, and
+//! publishes and acks through [`crate::broker::settler`].
 
 mod discard;
 mod export;
@@ -38,8 +38,8 @@ use std::path::Path;
 /// Runs one of the commands.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); the broker refuses or is gone, or what was
-/// asked for was not done (1).
+/// Problems of configuration or usage (exit code 2); the broker refuses or is gone, or what was asked for was not
+/// done (1).
 pub async fn run(command: &Dead, file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let context = CommandContext { file, environment, as_json };
     match command {
@@ -52,31 +52,31 @@ pub async fn run(command: &Dead, file: Option<&Path>, environment: &Environment,
     }
 }
 
-/// What every command is given.
+/// What every command receives.
 struct CommandContext<'p> {
     file: Option<&'p Path>,
     environment: &'p Environment,
     as_json: bool,
 }
 
-/// One command's hold of an integration's letters.
+/// One command's work on an integration's letters, which it has locked.
 struct Session {
     settings: Settings,
     integration: Integration,
     letters: DeadLetters,
-    /// Which of the letters that the last browse saw are meant. What came since is behind them, but
-    /// what is given back by a way through them would come before it.
+    /// Which of the letters that the last browse saw are selected. Letters that arrived since are behind them, but
+    /// letters that a pass gives back would come before those.
     meant: RefCell<Vec<bool>>,
 }
 
 impl Session {
-    /// Loads the configuration, and takes hold.
+    /// Loads the configuration, and locks the integration's letters.
     async fn open(name: &str, pile: Pile, context: &CommandContext<'_>) -> Result<Session, Failure> {
         let (settings, integration) = integration(name, context.file, context.environment)?;
         Session::hold(settings, integration, pile).await
     }
 
-    /// Takes hold of an integration's letters.
+    /// Locks an integration's letters.
     async fn hold(settings: Settings, integration: Integration, pile: Pile) -> Result<Session, Failure> {
         let letters = DeadLetters::hold(&settings.broker, &integration.name, pile).await?;
         let session = Session { settings, integration, letters, meant: RefCell::default() };
@@ -84,7 +84,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Turns to the letters in the other queue.
+    /// Switches to the letters in the other queue.
     async fn turn_to(&mut self, pile: Pile) -> Result<(), Failure> {
         self.letters.turn_to(pile).await?;
         self.warn_if_shared();
@@ -97,8 +97,8 @@ impl Session {
         }
     }
 
-    /// Looks at every letter, changing nothing, and remembers of which it was said that they are
-    /// meant. Gives how many there are.
+    /// Shows every letter to `see`, changes nothing, and remembers which letters `see` selected. Returns how many
+    /// letters it saw.
     async fn browse(&self, mut see: impl AsyncFnMut(Letter<'_>) -> Result<bool, Failure>) -> Result<u32, Failure> {
         let mut walk = self.letters.walk(u32::MAX).await?;
         let mut progress = Progress::new("read", "letters", walk.count);
@@ -129,13 +129,13 @@ impl Session {
         u32::try_from(self.meant.borrow().len()).unwrap_or(u32::MAX)
     }
 
-    /// How many of the next letters, after so many, can be gone through on one channel.
+    /// How many letters after the first `read` can be gone through on one channel.
     fn stretch(&self, read: u32) -> usize {
         let meant = self.meant.borrow();
         stretch(meant.get(usize::try_from(read).unwrap_or(usize::MAX)..).unwrap_or_default())
     }
 
-    /// Says who does what with which letters, before it is done.
+    /// Writes an audit entry of who does what with which letters, before it is done.
     async fn audit(&self, command: Command, pile: Pile, filter: &Filter, count: Option<u64>) {
         let queue = match pile {
             Pile::Dead => "dead",
@@ -160,7 +160,7 @@ impl Session {
         Ok(counted)
     }
 
-    /// Removes the letters that `choose` takes, of those that the last browse saw.
+    /// Removes those letters for which `choose` returns true, of those that the last browse saw.
     async fn remove(&mut self, mut choose: impl FnMut(&Letter<'_>) -> bool) -> Result<u32, Failure> {
         self.letters.begin_to_remove().await?;
         let mut walk = self.letters.walk(self.seen()).await?;
@@ -189,21 +189,21 @@ impl Session {
 struct Counted {
     all: u32,
     matching: u32,
-    /// Nobody can say who they are about.
+    /// Letters of which nobody can say whom they are about.
     unreadable: u32,
 }
 
-/// The letters of some persons, while no other command has a hold of any; for `person forget`.
+/// The letters of some persons, locked against all other commands; for `person forget`.
 pub(super) struct OfPersons {
     session: Session,
     /// How many letters are theirs.
     pub letters: u32,
-    /// How many cannot be read and so could be anybody's.
+    /// How many cannot be read and so may be about anybody.
     pub unreadable: u32,
 }
 
 impl OfPersons {
-    /// Counts them, also those that the broker put aside.
+    /// Counts them, including those that the broker put aside.
     ///
     /// # Errors
     /// Another command works with the letters, or the broker refuses or is gone (exit code 1).
@@ -219,7 +219,7 @@ impl OfPersons {
         Ok(theirs)
     }
 
-    /// Removes the letters of these persons, and gives how many of whom, by [`person`].
+    /// Removes the letters of these persons, and returns how many of each, by [`person`].
     ///
     /// # Errors
     /// The broker is gone (exit code 1).
@@ -246,7 +246,7 @@ impl OfPersons {
     }
 }
 
-/// As many letters as can be acked by few commands: those at the beginning by one, few others.
+/// As many letters as few acks can settle: those at the beginning with one ack, and a few others singly.
 fn stretch(meant: &[bool]) -> usize {
     let first = meant.iter().take_while(|is_meant| **is_meant).count();
     let others = meant.iter().enumerate().skip(first).filter(|(_, is_meant)| **is_meant);

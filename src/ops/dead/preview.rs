@@ -1,5 +1,5 @@
-//! What a letter would do today (pure): what the worker would decide of it as a fresh event, as far
-//! as that can be known without asking the gate.
+//! What a letter would do today (pure): how the worker would decide on it as a fresh event, as far as that can be
+//! known without asking the gate.
 
 use crate::integration::Integration;
 use crate::ops::verdict_of;
@@ -14,9 +14,9 @@ use std::fmt;
 pub enum Preview {
     /// It would be sent, and may change the profile.
     Send,
-    /// It would be sent with what the gate accepted already: newer choices, or its own.
+    /// It would be sent with values that the gate accepted already: newer choices, or its own.
     NothingNew,
-    /// It would be sent without what nobody can know the newest value of.
+    /// It would be sent without the properties whose newest value nobody can know.
     LeftOut,
     /// It would be skipped, for this reason.
     Skipped(&'static str),
@@ -25,7 +25,7 @@ pub enum Preview {
 }
 
 impl Preview {
-    /// The word for programs.
+    /// Its word in the output for programs.
     pub fn word(self) -> &'static str {
         match self {
             Preview::Send => "send",
@@ -65,13 +65,13 @@ impl fmt::Display for Preview {
 /// What is known of the person.
 #[derive(Clone, Debug)]
 pub enum Known {
-    /// Nobody was asked, or nobody keeps records.
+    /// The records were not asked, or none are kept.
     Untold,
     Told(Box<Recorded>),
 }
 
-/// What would become of a letter with this plan, whose person has this record. Without records the
-/// plan alone decides.
+/// What would become of a letter with this plan and this record of its person. Without records the plan alone
+/// decides.
 pub fn would(
     plan: &Result<Plan, Processed>,
     known: &Known,
@@ -98,8 +98,8 @@ pub fn would(
     }
 }
 
-/// What a fresh event would send and the record after it, or what it would come to without that. Begun on a
-/// copy: nothing is written.
+/// What a fresh event would send, with the record after it; or what would become of the event if it sends nothing.
+/// Works on a copy of the record: nothing is written.
 pub(in crate::ops) fn begun(
     plan: &plan::Send,
     recorded: &Recorded,

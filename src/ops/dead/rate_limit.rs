@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The first second goes at this part of the rate.
+/// A replay begins at this share of the rate.
 const FIRST_SHARE: f64 = 1.0 / 16.0;
 /// Seconds until the whole rate is reached: the share doubles each second.
 const RAMP_SECONDS: f64 = 4.0;
@@ -12,7 +12,7 @@ const RAMP_SECONDS: f64 = 4.0;
 pub struct Rate(pub f64);
 
 impl Rate {
-    /// Reads `50/s`, `300/m`, or a number, which means a second.
+    /// Reads `50/s`, `300/m`, or a plain number, which is per second.
     ///
     /// # Errors
     /// What a rate looks like, for people.
@@ -27,17 +27,17 @@ impl Rate {
         if number == 0 { Err(bad()) } else { Ok(Rate(f64::from(number) / seconds)) }
     }
 
-    /// How many letters may have gone after so long.
+    /// How many letters may have been sent after this time.
     pub fn due(self, elapsed: Duration) -> f64 {
         let seconds = elapsed.as_secs_f64();
         let ramp = |seconds: f64| self.0 * FIRST_SHARE * (seconds.exp2() - 1.0) / std::f64::consts::LN_2;
         1.0 + ramp(seconds.min(RAMP_SECONDS)) + self.0 * (seconds - RAMP_SECONDS).max(0.0)
     }
 
-    /// How many may be without a first verdict: what goes in ten seconds, so that it can still be
-    /// stopped when they fail.
+    /// How many letters may be without a first verdict: as many as go in ten seconds, so that the replay can still
+    /// be stopped when they fail.
     pub fn most_unheard(self) -> u32 {
-        // Saturates: nobody has so many.
+        // The cast saturates: nobody has so many letters.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and a float saturates")]
         let most = (self.0 * 10.0) as u32;
         most.max(100)

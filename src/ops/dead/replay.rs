@@ -1,4 +1,4 @@
-//! `dead replay`: see what would happen, ask, move, watch, and tell what was done.
+//! `dead replay`: shows what would happen, asks, moves the letters, watches them, and reports what was done.
 
 use super::filter::{self, Filter};
 use super::letter::Letter;
@@ -38,11 +38,11 @@ impl Options {
     }
 }
 
-/// Replays letters after asking, unless told not to; or says what would happen.
+/// Replays letters, after asking for confirmation unless told not to; or says what would happen.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); nothing was agreed to, the replay was stopped,
-/// letters that were waited for died again, or the broker refuses or is gone (1).
+/// Problems of configuration or usage (exit code 2); the operator did not agree, the replay was stopped, letters
+/// that were waited for died again, or the broker refuses or is gone (1).
 pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let options = Options::read(args, now)?;
@@ -82,7 +82,7 @@ impl Forecast {
         *self.previews.entry(preview).or_default() += 1;
     }
 
-    /// How many would go, and of how many where some would stay.
+    /// How many would go, and of how many if some would stay.
     fn going(&self) -> String {
         let stay: u32 = self.previews.iter().filter(|(preview, _)| preview.stays()).map(|(_, count)| count).sum();
         let all = letters(self.asked);
@@ -157,7 +157,7 @@ fn dry_row(letter: &Letter<'_>, preview: Preview, as_json: bool) -> String {
     format!("{}  {:25}  {kind:13}  {id:36}  {preview}\n", letter.id(), letter.reason_code())
 }
 
-/// What was asked, done, and not done, and why.
+/// Reports what was asked for, what was done, what was not done, and why.
 fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(), Failure> {
     let tally = &ended.tally;
     let left_invalid: u32 = ended.invalid.values().sum();
@@ -212,7 +212,7 @@ fn failed(failures: &BTreeMap<String, u32>) -> String {
     }
 }
 
-/// How long it took; how fast it was only where that says something.
+/// How long it took, and how fast it was if that says something.
 fn speed(sent: u32, seconds: f64) -> String {
     let rate = || format!(", {:.0}/s", f64::from(sent) / seconds);
     if sent == 0 {

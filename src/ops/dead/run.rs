@@ -1,8 +1,8 @@
 //! A replay under way: letters go to the retry queue, and the worker reports what becomes of them.
 //!
-//! Each letter moves by publish, confirm, ack, so a kill at any moment loses none; at most it leaves
-//! one in both places, and a second delivery of it changes nothing. The snapshot is as long as the
-//! browse before it saw; what dies again meanwhile is behind it, and marked, and stays.
+//! Each letter moves by publish, confirm, ack, so a kill at any moment loses none; at most it leaves a letter in
+//! both queues, and its second delivery changes nothing. The snapshot is as long as the browse before it saw;
+//! letters that die again meanwhile are behind it, carry a mark, and stay.
 
 use super::filter::Filter;
 use super::filter::Taking;
@@ -29,16 +29,16 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// First attempts of which a share means something.
+/// The fewest first attempts for which a share of failures means something.
 const LEAST: usize = 10;
-/// Channels that publish.
+/// How many channels publish.
 const PUBLISHERS: usize = 32;
-/// How often it is looked whether the next letter may go.
+/// How often to check whether the next letter may go.
 const TICK: Duration = Duration::from_millis(10);
-/// Who does not wait for every verdict waits for the first ones so long.
+/// How long a replay that does not wait for every verdict waits for the first ones.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
-/// How a replay goes.
+/// The options of a replay.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub filter: Filter,
@@ -48,19 +48,19 @@ pub struct Options {
     pub rate: Rate,
     /// The largest share of first attempts that may fail.
     pub abort_above: f64,
-    /// All verdicts are waited for.
+    /// Whether all verdicts are waited for.
     pub is_watched: bool,
 }
 
-/// Why a replay ended before its end.
+/// Why a replay was stopped early.
 #[derive(Debug)]
 pub enum Stop {
     Interrupted,
-    /// So many of so many first attempts failed.
+    /// How many first attempts failed, and of how many.
     TooMany(usize, usize),
-    /// The worker said nothing for so long.
+    /// The worker reported nothing for this long.
     Silence(Duration),
-    /// The gate is down or paused: the worker holds what was sent.
+    /// The gate is down or paused: the worker has held what was sent for this long.
     Held(Duration),
     Broker(String),
 }
@@ -82,19 +82,19 @@ impl fmt::Display for Stop {
     }
 }
 
-/// What a replay came to.
+/// How a replay ended.
 pub struct Ended {
     pub tally: Tally,
     /// Letters that were not sent because they would die again at once, by reason.
     pub invalid: BTreeMap<&'static str, u32>,
     pub stopped: Option<Stop>,
-    /// How long it took to send them.
+    /// How long sending took.
     pub seconds: f64,
 }
 
-/// A letter whose publish ended, well or not.
+/// A letter whose publish ended, successfully or not.
 struct Published {
-    /// Its place in its chunk.
+    /// Its index in its chunk.
     index: usize,
     id: String,
     result: Result<(), broker::Error>,
@@ -145,7 +145,7 @@ impl<'r> Run<'r> {
         })
     }
 
-    /// Sends what is to be sent, and waits for what is to be waited for.
+    /// Sends the letters, and waits for verdicts as the options ask for.
     pub async fn finish(mut self) -> Ended {
         let mut stopped = self.send_all().await.err();
         let seconds = self.begun.elapsed().as_secs_f64();
@@ -167,7 +167,7 @@ impl<'r> Run<'r> {
         {
             self.acks = Some(LetterAcks::new(chunk.channel.clone(), chunk.letters.len()));
             ended = self.send_some(&chunk).await;
-            // What was begun is finished in any case.
+            // Publishes that were begun are finished in any case.
             while !self.under_way.is_empty() {
                 ended = ended.and(self.finish_one().await);
             }
@@ -203,7 +203,7 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    /// Whether a letter is one of those, and would not die again at once.
+    /// Whether a letter is selected and would not die again at once.
     fn is_to_go(&mut self, letter: &Letter<'_>) -> bool {
         let died_meanwhile = report_to(letter.properties) == Some(&self.report_to);
         if died_meanwhile || !self.taking.takes(letter) {
@@ -233,7 +233,7 @@ impl<'r> Run<'r> {
                 return Ok(());
             }
             if is_heard && self.paced < due {
-                // What was not used up is not made up for in a burst.
+                // Unused rate is not made up for in a burst.
                 self.paced = (self.paced + 1.0).max(due - self.options.rate.0);
                 return Ok(());
             }
@@ -244,7 +244,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// After the first letters waits until each was tried, but not for ever.
+    /// After the first letters, waits until each of them was tried, but not for ever.
     async fn canary(&mut self, is_end: bool) -> Result<(), Stop> {
         let sent = self.tally().sent();
         if self.is_canary_over || (sent < self.options.canary && !is_end) {
@@ -260,13 +260,13 @@ impl<'r> Run<'r> {
         }
         self.is_canary_over = true;
         self.judge(1)?;
-        // The ramp begins here.
+        // The rate ramps up from here.
         self.begun = Instant::now();
         self.paced = 0.0;
         Ok(())
     }
 
-    /// Whether it is to stop. Of a canary nothing is judged before all of it was tried.
+    /// Whether the replay is to stop. A canary is not judged before all of it was tried.
     fn look(&self) -> Result<(), Stop> {
         let canary = usize::try_from(self.options.canary).unwrap_or(usize::MAX);
         self.judge(if self.is_canary_over { canary.max(LEAST) } else { usize::MAX })
@@ -297,9 +297,9 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// A letter is confirmed where it goes to, and may leave where it was.
+    /// Handles the end of a publish: a letter that was confirmed in the retry queue may be acked where it was.
     async fn finished(&mut self, done: Result<Published, tokio::task::JoinError>) -> Result<(), Stop> {
-        // Nobody aborts it, and it does not panic.
+        // The task is never aborted and does not panic.
         let Published { index, id, result } = done.map_err(|error| Stop::Broker(error.to_string()))?;
         if let Err(error) = result {
             self.tally().unsend(&id);
@@ -311,8 +311,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// How many letters to have in hand next: at a slow pace few, so that few are sent twice after a
-    /// kill.
+    /// How many letters to have in hand next: few at a low rate, so that few are sent twice after a kill.
     fn stretch(&self, read: u32) -> usize {
         let soon = usize::try_from(self.options.rate.most_unheard()).unwrap_or(usize::MAX);
         self.session.stretch(read).min(soon)
@@ -357,7 +356,7 @@ impl<'r> Run<'r> {
     }
 }
 
-/// How long nothing was heard.
+/// How long no report has come.
 struct Quiet {
     heard: u32,
     since: Instant,
@@ -392,12 +391,12 @@ async fn listen(mut reports: Consumer, tally: Arc<Mutex<Tally>>) {
     }
 }
 
-/// The wish of whoever sits there to stop.
+/// Becomes ready when the operator interrupts the command.
 fn interruption() -> Shutdown {
     let (trigger, interrupted) = shutdown::channel();
     tokio::spawn(async move {
         if shutdown::signalled().await.is_err() {
-            // Then the default does its work: nothing is lost by it either.
+            // Then a signal has its default action, which loses nothing either.
             std::future::pending::<()>().await;
         }
         trigger.stop();
@@ -405,7 +404,7 @@ fn interruption() -> Shutdown {
     interrupted
 }
 
-/// What the mapping alone says of a letter.
+/// What would become of a letter according to the mapping alone.
 pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Preview {
     let (_, planned) = plan(letter.whole(), &session.integration, now);
     let known = super::preview::Known::Untold;

@@ -1,4 +1,4 @@
-//! `dead show`: one letter whole.
+//! `dead show`: shows one letter in full.
 
 use super::filter::Filter;
 use super::letter::Letter;
@@ -16,16 +16,15 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Instead of a value that may be somebody's.
+/// Shown instead of a value that may be personal.
 const HIDDEN: &str = "(hidden)";
-/// Instead of a body that is not text, nor packed text.
+/// Shown instead of a body that is neither text nor compressed text.
 const BINARY: &str = "(not UTF-8; export has it)";
 
 /// Shows the letters with this id. Usually it is one; a redelivered event can have died more than once.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); there is none, or the broker refuses or is
-/// gone (1).
+/// Problems of configuration or usage (exit code 2); there is no such letter, or the broker refuses or is gone (1).
 pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let by_event = Selection { event_id: vec![args.id.clone()], ..Selection::default() };
@@ -58,7 +57,7 @@ pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), F
     print(&shown.join(if context.as_json { "" } else { "\n" }))
 }
 
-/// What to say where no letter has this id.
+/// What to say if no letter has this id.
 fn absent(id: &str, all: u32) -> String {
     let name = "name it by its event's id, or by the 12 digits that dead list shows";
     match all {
@@ -67,7 +66,7 @@ fn absent(id: &str, all: u32) -> String {
     }
 }
 
-/// What to say where several have it, so that they can be told apart.
+/// What to say if several letters have this id, so that they can be told apart.
 fn several(letters: usize, ids: usize) -> Option<String> {
     let apart = match ids {
         1 => {
@@ -80,14 +79,14 @@ fn several(letters: usize, ids: usize) -> Option<String> {
     (letters > 1).then(|| format!("{letters} letters fit this id: {apart}"))
 }
 
-/// Who knows what a letter would do today.
+/// Finds out what a letter would do today.
 pub struct Asking<'s> {
     session: &'s Session,
     records: Option<Access>,
 }
 
 impl Asking<'_> {
-    /// Finds the records; where nobody can be asked, says so.
+    /// Opens the records, and says so if they cannot be asked.
     pub async fn open(session: &Session) -> Asking<'_> {
         let records = crate::ops::store::compared(&session.settings, &session.integration).await;
         if let Err(why) = &records {
@@ -132,7 +131,7 @@ struct Whole<'l, 'd> {
 }
 
 impl Whole<'_, '_> {
-    /// The headers, as far as they are no business of the broker's. Names can be somebody's, too.
+    /// The headers other than the broker's. A header's name can be personal, too.
     fn headers(&self) -> Vec<(String, String)> {
         let headers = self.letter.properties.headers().iter().flat_map(FieldTable::inner);
         // The history has a table of its own.
@@ -151,7 +150,7 @@ impl Whole<'_, '_> {
         told.collect()
     }
 
-    /// What was answered to the last attempt, where that was text.
+    /// The answer to the last attempt, if it was text.
     fn last_answer(&self) -> Option<&str> {
         let said = self.letter.history.last_answer.as_deref()?;
         Some(if self.reveal { said } else { HIDDEN })
@@ -177,7 +176,7 @@ impl Whole<'_, '_> {
         text.unwrap_or_else(|| BINARY.to_owned())
     }
 
-    /// Why nothing would be sent, as far as it names only fields and types.
+    /// Why nothing would be sent, as far as that names only fields and types.
     fn detail(&self) -> Option<String> {
         self.planned.as_ref().err().and_then(Processed::error)
     }

@@ -1,14 +1,14 @@
-//! What became of the letters of a replay, by the worker's reports (pure).
+//! What became of the letters of a replay, according to the worker's reports (pure).
 //!
-//! Reports can be lost, and come twice: a letter counts once for each time it was sent.
+//! Reports can be lost, and can come twice: a letter counts once for each time it was sent.
 
 use crate::broker::report::{HOLD, Report};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Of how many first attempts the latest share of failures is taken.
+/// How many of the latest first attempts the share of failures is computed from.
 const WINDOW: usize = 200;
 
-/// How far the letters with one body came.
+/// How many letters with one body were sent, tried and ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     sent: u16,
@@ -21,7 +21,7 @@ struct Told {
 pub struct Tally {
     /// By the first 12 hex digits of the body's SHA-256.
     letters: HashMap<u64, Told>,
-    /// Whether the latest first attempts failed.
+    /// For each of the latest first attempts, whether it failed.
     latest: VecDeque<bool>,
     sent: u32,
     tried: u32,
@@ -34,7 +34,7 @@ pub struct Tally {
     pub failures: BTreeMap<String, u32>,
     /// Reports of letters that wait because the gate is down or paused.
     pub holds: u32,
-    /// All reports of its letters.
+    /// All reports about its letters.
     pub heard: u32,
 }
 
@@ -53,7 +53,7 @@ impl Tally {
         }
     }
 
-    /// The worker reported.
+    /// Takes note of a report by the worker.
     pub fn hear(&mut self, report: &Report) {
         let Some(told) = self.letters.get_mut(&key(&report.body)) else { return };
         self.heard += 1;
@@ -68,7 +68,7 @@ impl Tally {
                 _ => *self.dead.entry(report.code.clone()).or_default() += 1,
             }
         }
-        // The report of a first attempt may be lost, but not its end.
+        // The report of a first attempt may be lost; a letter that ended was tried all the same.
         if (is_first && told.tried < told.sent) || told.tried < told.ended {
             told.tried += 1;
             self.tried += 1;
@@ -88,12 +88,12 @@ impl Tally {
         self.sent
     }
 
-    /// How many were sent of whose first attempt nothing is known.
+    /// How many were sent without anything being known of their first attempt.
     pub fn unheard(&self) -> u32 {
         self.sent.saturating_sub(self.tried)
     }
 
-    /// How many are not at their end.
+    /// How many have not ended yet.
     pub fn open(&self) -> u32 {
         self.sent.saturating_sub(self.ended())
     }
@@ -107,8 +107,8 @@ impl Tally {
         self.delivered + self.skipped.values().sum::<u32>() + self.dead_again()
     }
 
-    /// How many of the latest first attempts failed, and of how many, when that is too large a share
-    /// of at least so many.
+    /// How many of the latest first attempts failed, and of how many, if that is more than `share` of at least
+    /// `least` attempts.
     pub fn too_many(&self, share: f64, least: usize) -> Option<(usize, usize)> {
         let failed = self.latest.iter().filter(|failed| **failed).count();
         let is_enough = self.latest.len() >= least.clamp(1, WINDOW);
@@ -117,7 +117,7 @@ impl Tally {
     }
 }
 
-/// Result and status of an attempt that failed; the reason where the gate was not asked.
+/// Result and status of an attempt that failed; the reason if the gate was not asked.
 fn failure(report: &Report) -> String {
     let what = report.result.as_deref().unwrap_or(&report.code);
     match (what, report.status) {

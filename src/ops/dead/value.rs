@@ -1,17 +1,17 @@
 //! Properties and headers as JSON and back, without loss (pure).
 //!
-//! Each header is a pair: its AMQP type, and its value. Floats are their bits, and bytes that are no
-//! text are hexadecimal digits.
+//! Each header is a pair of its AMQP type and its value. Floats are written as their bits, and bytes that are not
+//! text as hexadecimal digits.
 
 use crate::bytes::hex;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 use serde_json::{Map, Value, json};
 
-/// Why something cannot be what was exported.
+/// Why a value cannot have been exported.
 pub type Wrong = String;
 
-/// One header's value.
+/// Encodes one header's value.
 pub fn encode(value: &AMQPValue) -> Value {
     match value {
         AMQPValue::Boolean(on) => json!(["bool", on]),
@@ -42,10 +42,10 @@ fn encode_table(table: &FieldTable) -> Value {
     table.inner().iter().map(|(key, value)| (key.to_string(), encode(value))).collect()
 }
 
-/// One header's value again.
+/// Decodes one header's value.
 ///
 /// # Errors
-/// It is nothing that [`encode`] writes.
+/// It is not what [`encode`] writes.
 pub fn decode(value: &Value) -> Result<AMQPValue, Wrong> {
     let (tag, value) = match value.as_array().map(Vec::as_slice) {
         Some([Value::String(tag), value]) => (tag.as_str(), value),
@@ -106,14 +106,14 @@ fn short(text: &str) -> Result<ShortString, Wrong> {
     ShortString::try_new(text).map_err(|_| "a text of over 255 bytes where none may be".to_owned())
 }
 
-/// A letter's properties, those that it has.
+/// Encodes those properties that a letter has.
 pub fn encode_properties(properties: &BasicProperties) -> Value {
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let headers = properties.headers().as_ref().filter(|headers| !headers.inner().is_empty());
     let all = [
         ("content_type", json!(text(properties.content_type()))),
         ("content_encoding", json!(text(properties.content_encoding()))),
-        // No headers and an empty table are one and the same to the broker.
+        // To the broker, no headers and an empty table are the same.
         ("headers", json!(headers.map(encode_table))),
         ("delivery_mode", json!(properties.delivery_mode())),
         ("priority", json!(properties.priority())),
@@ -131,10 +131,10 @@ pub fn encode_properties(properties: &BasicProperties) -> Value {
     Value::Object(present.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
 }
 
-/// A letter's properties again.
+/// Decodes a letter's properties.
 ///
 /// # Errors
-/// They are nothing that [`encode_properties`] writes.
+/// They are not what [`encode_properties`] writes.
 pub fn decode_properties(value: &Value) -> Result<BasicProperties, Wrong> {
     let mut properties = BasicProperties::default();
     for (name, value) in value.as_object().ok_or("properties are not a table")? {
@@ -161,10 +161,10 @@ pub fn decode_properties(value: &Value) -> Result<BasicProperties, Wrong> {
     Ok(properties)
 }
 
-/// Bytes of hexadecimal digits.
+/// Decodes hexadecimal digits.
 ///
 /// # Errors
-/// They are none.
+/// The text does not consist of pairs of hexadecimal digits.
 pub fn unhex(text: &str) -> Result<Vec<u8>, Wrong> {
     let pairs = text.as_bytes().chunks(2);
     let byte = |pair: &[u8]| match pair {

@@ -12,7 +12,7 @@ use serde_json::Value;
 /// Looks an environment variable up.
 pub type Environment = dyn Fn(&str) -> Option<String>;
 
-/// Where the two forms keep the same things.
+/// The keys under which a form keeps what the gate needs.
 struct Form {
     username: &'static str,
     password: &'static str,
@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
         self.problems.push(format!("{file}: {key}: {what}"));
     }
 
-    /// The file's stem, where it is a name that an integration may have.
+    /// The file's stem; one that cannot name an integration is a problem.
     pub fn name(&mut self) -> String {
         let stem = self.file.file_stem().and_then(|stem| stem.to_str());
         let name = stem.unwrap_or_default().to_owned();
@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The variable's value where the whole text reads `${VARIABLE}`, else the text itself.
+    /// The variable's value if the whole text reads `${VARIABLE}`, else the text itself.
     fn resolved(&mut self, key: &str, literal: String, environment: &Environment) -> String {
         let Some(variable) = variable(&literal) else {
             return stripped(&literal).to_owned();
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
         value.unwrap_or_default()
     }
 
-    /// Both paths are served whatever the mode; only a mode that is none is a problem.
+    /// Both paths are served in either mode; only an unknown mode is a problem.
     pub fn mode(&mut self) {
         let mode = self.optional_text("properties.mode");
         if !matches!(mode.as_deref(), None | Some("sync" | "async")) {

@@ -1,4 +1,4 @@
-//! The keys of a rule: which exist, which can stand together, and what they add up to.
+//! The keys of a rule: which exist, which can be combined, and what effect they have together.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use crate::answer::Answer;
 use crate::effect::{Effect, Ending, Execution};
 
-/// What an envelope of a fault says where the rule does not.
+/// The error in a fault's envelope if the rule gives none.
 const PLAIN_ERROR: &str = "a fault was asked for";
 
-/// Keys that cannot stand beside the first one.
+/// For a key, the other keys that it cannot be combined with.
 const CONTRADICTIONS: [(&str, &[&str]); 5] = [
     (
         "in_place",
@@ -29,10 +29,10 @@ const CONTRADICTIONS: [(&str, &[&str]); 5] = [
     ("body", &["is_success", "error"]),
 ];
 
-/// Keys that say something only beside `status`.
+/// Keys that mean something only together with `status`.
 const OF_A_STATUS: [&str; 2] = ["is_success", "error"];
 
-/// Keys that belong to an answer, which a late execution gives only beside `status`.
+/// Keys that belong to an answer, which a late execution gives only together with `status`.
 const OF_AN_ANSWER: [&str; 3] = ["latency_ms", "body", "headers"];
 
 /// Keys that say which requests a rule picks.
@@ -46,7 +46,7 @@ const EFFECTS: [&str; 9] =
 pub struct Keys(Map<String, Value>);
 
 impl Keys {
-    /// The keys of a rule, where all are known and can stand together; `null` is as good as absent.
+    /// The keys of a rule, if all are known and can be combined; `null` counts as absent.
     pub fn new(written: &Map<String, Value>) -> Result<Self, String> {
         let known = [&SELECTORS[..], &EFFECTS, &OF_A_STATUS].concat();
         if let Some(key) = written.keys().find(|key| !known.contains(&key.as_str())) {
@@ -58,7 +58,7 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Whether a key is there and does not say no.
+    /// Whether a key is present and not a flag that is `false`.
     fn has(&self, key: &str) -> bool {
         let flag = matches!(key, "hang" | "reset" | "lose_answer");
         self.0.get(key).is_some_and(|value| !(flag && value == &Value::Bool(false)))
@@ -147,7 +147,7 @@ impl Keys {
     }
 }
 
-/// A header of an answer; a number is as good as its text.
+/// A header of an answer; a number counts as its text.
 fn header(name: &str, value: &Value) -> Result<(HeaderName, HeaderValue), String> {
     let text = match value {
         Value::String(text) => text.clone(),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::gate::Outcome;
 use crate::mapping::{Names, Selection};
+use crate::verdict::MAX_AHEAD;
 use proptest::prelude::*;
 
 const LATENESS: SignedDuration = SignedDuration::from_secs(135);
@@ -815,6 +816,73 @@ fn a_record_shows_what_it_knows_and_nothing_that_was_erased() {
     jane.erase(Some(50), 2, 52);
     assert_eq!(shown(&jane), [""; 0]);
     assert!(!jane.record().values.is_empty() && !jane.record().is_empty(), "kept, and marked");
+}
+
+#[test]
+fn nobody_waits_for_an_answers_note_unless_a_crash_must_not_take_it() {
+    let (grant, withdrawal) = (offer(0, "a", &[("news", true)]), offer(50, "b", &[("news", false)]));
+    let write = |jane: &Person, offer: &Offer, is_repair: bool, sent: Sent, now: i64| {
+        let mut jane = jane.clone();
+        let Begun::Send(ToSend { newest, .. }) = jane.begin(9_000, offer, is_repair, now) else { panic!("sent") };
+        let request = Request { carried: &newest, begun: at(now), sent, was_resent: false, first: 9_001, next: 9_002 };
+        let mut known = jane.known.take();
+        end(&mut known, Ask { id: 9_000, offer, is_repair }, &request, &jane.around(now)).1
+    };
+    let nobody = Person::new();
+    let writes =
+        [Sent::Accepted, Sent::Refused, Sent::Failed, Sent::Unknown].map(|sent| write(&nobody, &grant, false, sent, 0));
+    assert_eq!(writes, [Write::Later, Write::Durable, Write::Later, Write::Nothing]);
+    let mut doubtful = Person::new();
+    doubtful.turn(&grant, Sent::Unknown, 0);
+    assert_eq!(write(&doubtful, &withdrawal, false, Sent::Accepted, 60), Write::Durable, "a repair is due");
+    doubtful.turn(&withdrawal, Sent::Accepted, 60);
+    assert_eq!(write(&doubtful, &withdrawal, true, Sent::Accepted, 200), Write::Durable, "a repair was made");
+    assert_eq!(write(&doubtful, &withdrawal, true, Sent::Failed, 200), Write::Durable);
+    let mut erased = Person::new();
+    erased.turn(&grant, Sent::Accepted, 0);
+    erased.erase(Some(60), 1, 60);
+    assert_eq!(write(&erased, &withdrawal, false, Sent::Accepted, 70), Write::Durable, "nothing is granted any more");
+    // Something newer came while it was under way.
+    let mut moved = Person::new();
+    let Begun::Send(ToSend { newest, .. }) = moved.begin(9_000, &grant, false, 0) else { panic!("sent") };
+    moved.turn(&withdrawal, Sent::Failed, 1);
+    let carried = &newest;
+    let request = Request { carried, begun: at(0), sent: Sent::Accepted, was_resent: false, first: 9_001, next: 9_002 };
+    let mut known = moved.known.take();
+    let ask = Ask { id: 9_000, offer: &grant, is_repair: false };
+    let (ended, write) = end(&mut known, ask, &request, &moved.around(2));
+    assert_eq!((texts(&ended.superseded.unwrap()), write), (vec![("news".into(), "false".into())], Write::Durable));
+}
+
+#[test]
+fn an_answer_proves_what_it_proves_and_nothing_of_others_values() {
+    for outcome in Outcome::ALL {
+        let [alone, with_others] = [false, true].map(|carries_others| Sent::of(outcome, carries_others));
+        let expected = match outcome {
+            Outcome::Accepted => Sent::Accepted,
+            Outcome::Refused => Sent::Refused,
+            Outcome::Rejected | Outcome::Throttled | Outcome::Misconfigured => Sent::Failed,
+            Outcome::Unavailable | Outcome::UnexpectedStatus | Outcome::NotTheGate => Sent::Unknown,
+        };
+        assert_eq!(alone, expected, "{outcome:?}");
+        assert_eq!(with_others, if expected == Sent::Refused { Sent::Failed } else { expected }, "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_event_is_too_old_beyond_the_retention_or_the_sweep_unless_its_person_is_on_record() {
+    let mut jane = Person::new();
+    let seconds = YEAR.as_secs();
+    let turn =
+        |jane: &Person, second| jane.clone().turn(&offer(second, "a", &[("news", true)]), Sent::Accepted, seconds);
+    assert_eq!(turn(&jane, 0), sends(&[("news", "true")]), "just as old as the retention");
+    assert_eq!(turn(&jane, -1), Turn::TooOld);
+    jane.swept = Some(at(100));
+    assert_eq!([turn(&jane, 100), turn(&jane, 101)], [Turn::TooOld, sends(&[("news", "true")])]);
+    jane.turn(&offer(200, "b", &[("other", true)]), Sent::Accepted, seconds);
+    assert_eq!(turn(&jane, -1), sends(&[("news", "true")]), "on record");
+    assert_eq!(forgotten_until(YEAR, at(seconds)), at(0) + MAX_AHEAD);
+    assert_eq!(forgotten_until(SignedDuration::MAX, at(0)), Timestamp::MIN + MAX_AHEAD);
 }
 
 #[test]

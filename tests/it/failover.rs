@@ -1,6 +1,6 @@
 //! Records in a database that fails over behind its pooler, while workers die and a mapping is corrected.
 //!
-//! Scaled down here; `scripts/chaos records` runs it in full and prints its figures.
+//! Scaled down here; `scripts/chaos failover` runs it in full and prints its figures.
 
 use super::harness::{Lab, Message, PgNode, Random, Running, note, poll_until};
 use super::newest::{dated, quiet};

@@ -305,6 +305,29 @@ fn doubts_beyond_the_bound_are_joined_and_none_is_dropped() {
 }
 
 #[test]
+fn what_was_joined_is_repaired_for_each_property_and_for_as_long_as_its_repair_may_take() {
+    let mut jane = Person::new();
+    let names: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+    jane.mapped = Mapped::new(names.iter().map(|name| slot(name)));
+    for name in &names {
+        jane.turn(&offer(0, "a", &[(name, true)]), Sent::Unknown, 0);
+    }
+    for name in &names {
+        let withdrawal = offer(50, "b", &[(name, false)]);
+        assert_eq!(jane.clone().turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[(name, "false")]));
+    }
+    let mut jane = Person { mapped: jane.mapped.clone(), ..Person::new() };
+    jane.turn(&offer(0, "a", &[("0", true)]), Sent::Unknown, 0);
+    let withdrawal = offer(50, "b", &[("0", false)]);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 1), sends_and_repairs(&[("0", "false")]));
+    for name in &names[1..] {
+        jane.turn(&offer(0, "a", &[(name, true)]), Sent::Unknown, 2);
+    }
+    let Turn::Sent(repair, _) = jane.turn_of(&withdrawal, true, Sent::Accepted, 1_000) else { panic!("needless") };
+    assert!(repair.contains(&("0".to_owned(), "false".to_owned())), "{repair:?}");
+}
+
+#[test]
 fn what_was_joined_with_a_request_outlasts_its_answer() {
     for other in 0..20 {
         let mut jane = Person::new();
@@ -503,6 +526,29 @@ fn a_grant_that_was_never_answered_does_not_hide_the_withdrawal_that_the_gate_ac
     // The newer grant may have been executed, so it can be taken back.
     let later = offer(120, "l", &[("news", false)]);
     assert_eq!(jane.turn(&later, Sent::Accepted, 511), sends_and_repairs(&[("news", "false")]));
+}
+
+#[test]
+fn a_withdrawal_that_the_gate_did_not_accept_takes_no_grant_back() {
+    let mut jane = Person::new();
+    jane.turn(&offer(0, "g", &[("news", true)]), Sent::Unknown, 0);
+    jane.turn(&offer(50, "w", &[("news", false)]), Sent::Failed, 50);
+    jane.erase(Some(60), 1, 60);
+    assert_eq!(
+        jane.turn(&offer(55, "l", &[("news", false)]), Sent::Accepted, 61),
+        sends_and_repairs(&[("news", "false")])
+    );
+}
+
+#[test]
+fn an_event_without_anything_that_is_later_than_the_erasure_does_not_pass() {
+    let mut jane = Person::new();
+    jane.erase(Some(60), 1, 60);
+    let updated = Offer { withdrawn_at: Some(at(70)), ..offer(50, "u", &[("news", true)]) };
+    assert_eq!(jane.clone().turn(&updated, Sent::Accepted, 71), Turn::Erased, "its grant counts from before");
+    assert_eq!(jane.clone().turn(&offer(50, "e", &[]), Sent::Accepted, 71), Turn::Erased);
+    let nothing = Offer { choices: Vec::new(), ..updated };
+    assert_eq!(jane.turn(&nothing, Sent::Accepted, 71), sends(&[]));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use nix::unistd::{Uid, User, gethostname};
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
 /// The target of an entry's line in the log, which is written at every level.
 pub const TARGET: &str = "audit";
@@ -17,7 +18,7 @@ const MAX_ENTRY: usize = 4 * 1024;
 const MAX_TEXT: usize = 256;
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, VariantArray)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     DeadList,
@@ -31,15 +32,7 @@ pub enum Command {
 
 impl Command {
     /// All of them: labels of a metric.
-    pub const ALL: [Command; 7] = [
-        Command::DeadList,
-        Command::DeadShow,
-        Command::DeadExport,
-        Command::DeadDiscard,
-        Command::DeadReplay,
-        Command::PersonShow,
-        Command::PersonForget,
-    ];
+    pub const ALL: &'static [Command] = Command::VARIANTS;
 
     /// Its name in metrics and logs.
     #[must_use]
@@ -163,7 +156,7 @@ mod tests {
 
     #[test]
     fn every_command_has_the_name_that_is_written() {
-        for command in Command::ALL {
+        for command in Command::ALL.iter().copied() {
             assert_eq!(serde_json::json!(command), command.code());
         }
     }

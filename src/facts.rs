@@ -76,8 +76,10 @@ impl Each {
             stale_values: metrics.stale_values.with_label_values(&one),
             unknown_values: metrics.unknown_values.with_label_values(&one),
             gate_request_seconds: metrics.gate_request_seconds.with_label_values(&one),
-            attempts: Outcome::ALL
-                .map(|outcome| (outcome, metrics.attempts.with_label_values(&[integration, outcome.label()]))),
+            attempts: std::array::from_fn(|index| {
+                let outcome = Outcome::ALL[index];
+                (outcome, metrics.attempts.with_label_values(&[integration, outcome.label()]))
+            }),
             first: latency("first"),
             retry: latency("retry"),
         }

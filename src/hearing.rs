@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn reasons_that_are_usual_are_never_a_row_and_end_none() {
-        for skip in Skip::ALL.into_iter().filter(|skip| !DOUBTFUL.contains(skip)) {
+        for skip in Skip::ALL.iter().copied().filter(|skip| !DOUBTFUL.contains(skip)) {
             let mut row = Row::default();
             assert!(told(&mut row, skip, 5_000, 0, MINUTE).is_empty(), "{skip:?}");
             told(&mut row, Skip::OtherOrganization, 99, 0, MINUTE);

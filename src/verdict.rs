@@ -1,7 +1,7 @@
 //! Step 6: what becomes of an event (pure, exhaustive).
 //!
 //! Every event ends in exactly one verdict, and every verdict but `Delivered` has a code that operators and
-//! metrics use. The first matching cause gives the reason, in the order of `docs/behaviour.md`.
+//! metrics use.
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::report;
@@ -11,6 +11,7 @@ use crate::gate::{Answer, Outcome};
 use crate::schedule::Schedule;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
+use strum::VariantArray;
 
 /// How far ahead of the clock an event may be dated.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
@@ -36,7 +37,7 @@ impl Default for Filter {
 }
 
 /// Why an event is not for this integration's gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Skip {
     Pending,
     EventDeleted,
@@ -49,17 +50,8 @@ pub enum Skip {
 }
 
 impl Skip {
-    /// All reasons, in the order in which they are checked.
-    pub const ALL: [Skip; 8] = [
-        Skip::Pending,
-        Skip::EventDeleted,
-        Skip::UserDeleted,
-        Skip::Erased,
-        Skip::OtherOrganization,
-        Skip::OtherRegulation,
-        Skip::UnwantedType,
-        Skip::NoIdentifier,
-    ];
+    /// All reasons.
+    pub const ALL: &'static [Skip] = Skip::VARIANTS;
 
     /// The reason's code in metrics and logs.
     #[must_use]
@@ -78,7 +70,7 @@ impl Skip {
 }
 
 /// Why an event is in the dead-letter queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Death {
     Undecodable,
     TooLarge,
@@ -97,21 +89,7 @@ pub enum Death {
 
 impl Death {
     /// All reasons; the labels of `dead_lettered_total`.
-    pub const ALL: [Death; 13] = [
-        Death::Undecodable,
-        Death::TooLarge,
-        Death::Panicked,
-        Death::FutureDated,
-        Death::Crashed,
-        Death::Refused,
-        Death::OlderThanRetention,
-        Death::AttemptsExhausted,
-        Death::NotTheGate,
-        Death::Misconfigured,
-        Death::Rejected,
-        Death::UnexpectedStatus,
-        Death::RetryAfterBeyondWindow,
-    ];
+    pub const ALL: &'static [Death] = Death::VARIANTS;
 
     /// The reason's code in metrics, logs and the letter's `consent-gate-reason`.
     #[must_use]

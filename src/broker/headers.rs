@@ -344,7 +344,7 @@ fn read_entry(value: &AMQPValue) -> Option<Attempt> {
     let result = text(get("result")?)?;
     Some(Attempt {
         at: Timestamp::from_millisecond(integer(get("at")?)?).ok()?,
-        result: Outcome::ALL.into_iter().find(|outcome| outcome.label() == result)?,
+        result: Outcome::ALL.iter().copied().find(|outcome| outcome.label() == result)?,
         status: get("status").and_then(integer).and_then(|status| u16::try_from(status).ok()),
         ms: get("ms").and_then(integer)?,
     })

@@ -5,9 +5,10 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::time::Duration;
+use strum::VariantArray;
 
 /// The classes of answers; the labels of `attempts_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Outcome {
     /// 2xx, and the gate's own answer does not contradict it.
     Accepted,
@@ -30,16 +31,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All classes.
-    pub const ALL: [Outcome; 8] = [
-        Outcome::Accepted,
-        Outcome::Rejected,
-        Outcome::Refused,
-        Outcome::NotTheGate,
-        Outcome::Misconfigured,
-        Outcome::Unavailable,
-        Outcome::Throttled,
-        Outcome::UnexpectedStatus,
-    ];
+    pub const ALL: &'static [Outcome] = Outcome::VARIANTS;
 
     /// Whether the fault lies with the endpoint or the integration, not with this event.
     #[must_use]

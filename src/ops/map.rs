@@ -1,8 +1,10 @@
 //! `map`: shows, property by property, what would be sent for an event; sends nothing.
 
+use super::audit::{audit, persons};
 use super::dead::preview::begun;
 use super::store::compared;
 use super::{Failure, integration, print, read_event, retention, verdict_of};
+use crate::audit::Command;
 use crate::cli::MapArgs;
 use crate::config::Environment;
 use crate::event::{self, Body};
@@ -40,6 +42,7 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
         Ok(Plan::Send(send)) if args.recorded => {
             let access = compared(&settings, &integration).await?;
             let recorded = access.person(&integration.records, &send.identifier).await?;
+            audit(&settings, &integration.name, Command::PersonShow, persons(1)).await;
             begun(&send, &recorded, &integration, retention(&settings), now).map(|(known, _)| {
                 let request = send.request(&integration, &known.newest);
                 to_send = Some(known);

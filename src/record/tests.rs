@@ -919,7 +919,7 @@ fn nobody_waits_for_an_answers_note_unless_a_crash_must_not_take_it() {
 
 #[test]
 fn an_answer_proves_what_it_proves_and_nothing_of_others_values() {
-    for outcome in Outcome::ALL {
+    for outcome in Outcome::ALL.iter().copied() {
         let [alone, with_others] = [false, true].map(|carries_others| Sent::of(outcome, carries_others));
         let expected = match outcome {
             Outcome::Accepted => Sent::Accepted,

@@ -247,5 +247,5 @@ fn the_runbook_has_a_line_for_every_reason_of_a_dead_letter() {
     let page = read(RUNBOOK);
     let section = page.split("## Reason codes").nth(1).unwrap();
     let rows: BTreeSet<&str> = behind(section, "\n| `", &['`']).into_iter().collect();
-    assert_eq!(rows, Death::ALL.map(Death::code).into_iter().collect());
+    assert_eq!(rows, Death::ALL.iter().copied().map(Death::code).collect());
 }

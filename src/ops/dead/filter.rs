@@ -158,7 +158,7 @@ impl Taking<'_> {
 }
 
 fn reason(word: &str) -> Result<Option<&'static str>, String> {
-    let codes = || Death::ALL.into_iter().map(Death::code);
+    let codes = || Death::ALL.iter().copied().map(Death::code);
     match codes().find(|code| *code == word) {
         Some(code) => Ok(Some(code)),
         None if word == NONE => Ok(None),

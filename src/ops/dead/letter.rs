@@ -36,7 +36,7 @@ impl<'d> Letter<'d> {
         Letter {
             body,
             properties,
-            reason: Death::ALL.into_iter().find(|death| Some(death.code()) == written),
+            reason: Death::ALL.iter().copied().find(|death| Some(death.code()) == written),
             died: headers::died(properties, &history),
             history,
             integration,

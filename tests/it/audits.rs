@@ -38,7 +38,8 @@ fn every_look_is_in_the_workers_log_whatever_its_level() {
     let identifier = person("audit", 0);
     let one = || json!(1);
     let list = ["dead", "list", "--reveal", "--identifier", &identifier, "--limit", "5"];
-    let typed: [(&[&str], Expected<'_>); 6] = [
+    lab.folder.write("event.json", news(JANE, -1, true).to_string());
+    let typed: [(&[&str], Expected<'_>); 7] = [
         (&list, &[("dead_list", one(), "persons 1; limit 5")]),
         (
             &["dead", "export", "--to", "all.jsonl"],
@@ -47,6 +48,7 @@ fn every_look_is_in_the_workers_log_whatever_its_level() {
         (&["dead", "discard", "--yes", "--limit", "1", "--to", "one.jsonl"], &[("dead_discard", one(), "limit 1")]),
         (&["dead", "replay", "--yes", "--limit", "1"], &[("dead_replay", one(), "limit 1")]),
         (&["person", "show", JANE, "--reveal"], &[("person_show", one(), "1 person")]),
+        (&["map", "--recorded", "event.json"], &[("person_show", one(), "1 person")]),
         (&["person", "forget", JANE, "--yes"], &[("person_forget", one(), "1 person")]),
     ];
     let mut expected = Vec::new();

@@ -586,6 +586,38 @@ fn a_later_withdrawal_of_an_erased_person_passes_while_what_was_accepted_may_be_
 }
 
 #[test]
+fn a_request_that_was_overtaken_sends_no_grant_of_who_was_erased_meanwhile() {
+    let (withdrawal, grant) = (offer(0, "w", &[("news", false)]), offer(5, "g", &[("news", true)]));
+    let overtaken = |erased: Option<i64>| {
+        let mut jane = Person::new();
+        let Begun::Send(ToSend { newest, .. }) = jane.begin(9_000, &withdrawal, false, 6) else { panic!("sent") };
+        jane.turn(&grant, Sent::Accepted, 6);
+        if erased.is_some() {
+            jane.erase(erased, 1, 7);
+        }
+        jane.end(9_000, &withdrawal, (false, &newest), Sent::Accepted, [6, 8]).superseded
+    };
+    assert_eq!(texts(&overtaken(None).unwrap()), [("news".to_owned(), "true".to_owned())]);
+    assert_eq!(overtaken(Some(10)), None);
+}
+
+#[test]
+fn what_is_owed_stays_owed_until_it_was_carried_by_a_later_request() {
+    let (jane, _) = overtaken();
+    let other = offer(20, "c", &[("other", true)]);
+    // Begun before what is owed was accepted, and carrying it: whichever came last nobody knows.
+    let carried: Values = [(slot("news"), Arc::clone(&jane.record().values[&slot("news")].said))].into_iter().collect();
+    for (begun, is_owed) in [(6, true), (7, false)] {
+        let mut jane = jane.clone();
+        jane.end(9_000, &other, (false, &carried), Sent::Accepted, [begun, 9]);
+        assert_eq!(jane.record().owed.is_some(), is_owed, "begun at {begun}");
+    }
+    let mut jane = jane.clone();
+    jane.end(9_000, &other, (false, &Values::new()), Sent::Accepted, [8, 9]);
+    assert!(jane.record().owed.is_some(), "not carried");
+}
+
+#[test]
 fn what_an_erasure_kept_for_a_repair_goes_once_nothing_can_be_late() {
     let mut jane = Person::new();
     jane.turn(&offer(0, "a", &[("news", true)]), Sent::Unknown, 0);

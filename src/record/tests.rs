@@ -569,6 +569,58 @@ fn an_event_without_anything_that_is_later_than_the_erasure_does_not_pass() {
 }
 
 #[test]
+fn of_grants_that_were_never_answered_the_newest_counts_and_none_that_is_older_than_what_was_accepted() {
+    let news = |second, event: &str, on| offer(second, event, &[("news", on)]);
+    let passes =
+        |jane: &Person, second| jane.clone().turn(&news(second, "later", false), Sent::Failed, 1_003) != Turn::Erased;
+    // Accepted later than the grant.
+    let mut taken_back = Person::new();
+    taken_back.turn(&news(0, "g", true), Sent::Unknown, 0);
+    taken_back.turn(&news(20, "w", false), Sent::Accepted, 20);
+    taken_back.known.as_mut().unwrap().doubts.clear();
+    taken_back.turn(&news(0, "g", true), Sent::Unknown, 21);
+    taken_back.turn(&news(30, "n", true), Sent::Failed, 1_000);
+    taken_back.erase(Some(40), 1, 1_002);
+    assert!(!passes(&taken_back, 35), "nothing is granted");
+    let mut two = Person::new();
+    two.turn(&news(0, "g", true), Sent::Unknown, 0);
+    two.turn(&news(30, "n", true), Sent::Unknown, 1);
+    two.turn(&news(30, "n", true), Sent::Failed, 1_000);
+    let mut overtaken = two.clone();
+    two.erase(Some(40), 1, 1_002);
+    assert_eq!([10, 35].map(|second| passes(&two, second)), [false, true]);
+    // A withdrawal that the gate did not accept changes nothing of that.
+    overtaken.turn(&news(50, "w", false), Sent::Failed, 1_001);
+    overtaken.erase(Some(60), 1, 1_002);
+    assert!(passes(&overtaken, 55));
+}
+
+#[test]
+fn of_a_selection_only_what_is_later_stays_after_an_erasure_unless_a_note_needs_it() {
+    let ids = vec!["x".into()];
+    let choice = Choice::Selection(Selection { ids, names: Names::Grants });
+    let updated = Offer { at: Some(at(10)), withdrawn_at: Some(at(50)), ..of(0, "u", vec![(slot("topics"), choice)]) };
+    let shown = |jane: &Person| jane.record().values[&slot("topics")].said.choice().to_string();
+    let mut jane = Person { mapped: Mapped::new([slot("topics")]), ..Person::new() };
+    let mut doubtful = jane.clone();
+    jane.turn(&updated, Sent::Accepted, 60);
+    let whole = jane.clone();
+    jane.erase(Some(20), 1, 61);
+    assert_eq!((shown(&whole).as_str(), shown(&jane).as_str()), ("x", ""));
+    assert!(jane.record().values[&slot("topics")].accepted.is_none(), "the gate has another one");
+    doubtful.turn(&updated, Sent::Unknown, 59);
+    doubtful.turn(&updated, Sent::Accepted, 60);
+    doubtful.erase(Some(20), 1, 61);
+    assert_eq!(shown(&doubtful), "x");
+    let mut later = Person { mapped: Mapped::new([slot("topics")]), ..Person::new() };
+    later.turn(&topics(50, "b", &["y"]), Sent::Accepted, 60);
+    later.erase(Some(20), 1, 61);
+    assert!(later.record().values[&slot("topics")].accepted.is_some(), "nothing of it was erased");
+    later.erase(Some(50), 2, 62);
+    assert!(later.record().values.is_empty(), "all of it, at the same instant");
+}
+
+#[test]
 fn a_later_withdrawal_of_an_erased_person_passes_while_what_was_accepted_may_be_spoiled() {
     let mut jane = Person::new();
     let grant = offer(0, "g", &[("news", true)]);

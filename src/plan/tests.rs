@@ -198,3 +198,10 @@ fn a_time_of_publication_is_one_since_2019_and_not_ahead() {
         assert_eq!(published(seconds, now()), None, "{seconds}");
     }
 }
+
+#[test]
+fn a_request_may_be_executed_until_the_longest_delay_after_its_timeout() {
+    let integration = integration();
+    let latest = integration.schedule.longest() + integration.limits.timeout + std::time::Duration::from_secs(5);
+    assert_eq!(crate::record::execution_horizon(&integration), latest.try_into().unwrap());
+}

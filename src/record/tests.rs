@@ -328,6 +328,61 @@ fn what_was_joined_is_repaired_for_each_property_and_for_as_long_as_its_repair_m
 }
 
 #[test]
+fn of_what_was_joined_the_older_value_stays() {
+    let news = |second, on| offer(second, "n", &[("news", on)]);
+    for (first, second) in [(0, 30), (30, 0)] {
+        let mut jane = Person::new();
+        jane.mapped = Mapped::new((0..40).map(|n| n.to_string()).chain(["news".to_owned()]).map(|id| slot(&id)));
+        // Noted by two workers before either knew of the other: what they carry differs.
+        for (id, at_second) in [(5_000, first), (5_001, second)] {
+            jane.begin(id, &news(at_second, true), false, 1);
+            let said = Said::offered(&Choice::Switch(true), &news(at_second, true));
+            let doubt = jane.known.as_mut().unwrap().doubts.get_mut(&id).unwrap();
+            doubt.sent = [(slot("news"), Arc::new(said))].into_iter().collect();
+        }
+        for n in 0..40 {
+            jane.turn(&offer(0, "o", &[(&n.to_string(), true)]), Sent::Unknown, 2);
+        }
+        jane.known.as_mut().unwrap().values.remove(&slot("news"));
+        let withdrawal = news(10, false);
+        assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 3), sends_and_repairs(&[("news", "false")]), "{first} first");
+    }
+}
+
+#[test]
+fn on_a_tie_a_grant_that_is_executed_late_spoils_the_withdrawal() {
+    let mut jane = Person::new();
+    jane.turn(&offer(50, "z", &[("news", true)]), Sent::Unknown, 50);
+    let withdrawal = offer(50, "a", &[("news", false)]);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 51), sends_and_repairs(&[("news", "false")]));
+}
+
+#[test]
+fn the_newest_event_that_was_missed_counts_in_whatever_order_they_came() {
+    let (with, without) = (mapped(), Mapped::new([slot("other")]));
+    let mut jane = Person::new();
+    jane.mapped = without.clone();
+    jane.turn(&offer(100, "a", &[("other", true)]), Sent::Accepted, 0);
+    jane.turn(&offer(20, "b", &[("other", true)]), Sent::Accepted, 1);
+    jane.mapped = with.beside(&[(without.own(), vec![slot("other")])].into());
+    assert_eq!(jane.turn(&offer(50, "c", &[("news", true)]), Sent::Accepted, 2), sends(&[]));
+}
+
+#[test]
+fn of_a_list_of_refusals_an_id_is_a_withdrawal_and_passes_an_erasure() {
+    let refused = |second, ids: &[&str]| {
+        let ids = ids.iter().map(|id| (*id).into()).collect();
+        let choice = Choice::Selection(Selection { ids, names: Names::Refusals });
+        of(second, "r", vec![(slot("vendors"), choice)])
+    };
+    let mut jane = Person { mapped: Mapped::new([slot("vendors")]), ..Person::new() };
+    jane.turn(&refused(0, &[]), Sent::Accepted, 0);
+    jane.erase(Some(60), 1, 60);
+    assert_eq!(jane.clone().turn(&refused(50, &["v"]), Sent::Accepted, 61), sends(&[("vendors", "v")]));
+    assert_eq!(jane.turn(&refused(50, &[]), Sent::Accepted, 61), Turn::Erased);
+}
+
+#[test]
 fn what_was_joined_with_a_request_outlasts_its_answer() {
     for other in 0..20 {
         let mut jane = Person::new();

@@ -627,15 +627,13 @@ fn an_event_without_anything_that_is_later_than_the_erasure_does_not_pass() {
 fn of_grants_that_were_never_answered_the_newest_counts_and_none_that_is_older_than_what_was_accepted() {
     let news = |second, event: &str, on| offer(second, event, &[("news", on)]);
     let passes =
-        |jane: &Person, second| jane.clone().turn(&news(second, "later", false), Sent::Failed, 1_003) != Turn::Erased;
+        |jane: &Person, second| jane.clone().turn(&news(second, "later", false), Sent::Failed, 100_003) != Turn::Erased;
     // Accepted later than the grant.
     let mut taken_back = Person::new();
     taken_back.turn(&news(0, "g", true), Sent::Unknown, 0);
     taken_back.turn(&news(20, "w", false), Sent::Accepted, 20);
-    taken_back.known.as_mut().unwrap().doubts.clear();
-    taken_back.turn(&news(0, "g", true), Sent::Unknown, 21);
-    taken_back.turn(&news(30, "n", true), Sent::Failed, 1_000);
-    taken_back.erase(Some(40), 1, 1_002);
+    taken_back.turn(&news(30, "n", true), Sent::Failed, 100_000);
+    taken_back.erase(Some(40), 1, 100_002);
     assert!(!passes(&taken_back, 35), "nothing is granted");
     let mut two = Person::new();
     two.turn(&news(0, "g", true), Sent::Unknown, 0);
@@ -648,6 +646,17 @@ fn of_grants_that_were_never_answered_the_newest_counts_and_none_that_is_older_t
     overtaken.turn(&news(50, "w", false), Sent::Failed, 1_001);
     overtaken.erase(Some(60), 1, 1_002);
     assert!(passes(&overtaken, 55));
+}
+
+#[test]
+fn an_older_grant_that_failed_is_not_at_the_gate() {
+    let mut jane = Person::new();
+    let grant = offer(0, "g", &[("news", true)]);
+    let Begun::Send(ToSend { newest, .. }) = jane.begin(9_000, &grant, false, 0) else { panic!("sent") };
+    jane.turn(&offer(20, "w", &[("news", false)]), Sent::Failed, 1);
+    jane.end(9_000, &grant, (false, &newest), Sent::Failed, [0, 2]);
+    jane.erase(Some(30), 1, 3);
+    assert_eq!(jane.turn(&offer(25, "l", &[("news", false)]), Sent::Accepted, 4), Turn::Erased);
 }
 
 #[test]
@@ -698,6 +707,8 @@ fn a_request_that_was_overtaken_sends_no_grant_of_who_was_erased_meanwhile() {
     let overtaken = |erased: Option<i64>| {
         let mut jane = Person::new();
         let Begun::Send(ToSend { newest, .. }) = jane.begin(9_000, &withdrawal, false, 6) else { panic!("sent") };
+        // Its note keeps what was erased.
+        jane.begin(9_001, &withdrawal, false, 6);
         jane.turn(&grant, Sent::Accepted, 6);
         if erased.is_some() {
             jane.erase(erased, 1, 7);

@@ -99,7 +99,7 @@ pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (
     if is_repair {
         let Some(record) = known else { return (Begun::Needless, Write::Nothing) };
         let Some(newest) = record.repair(offer, around) else {
-            record.let_go(around);
+            record.let_go(around.now, around.execution_horizon);
             return (Begun::Needless, Write::Later);
         };
         record.about_to_send(id, &newest, around);
@@ -140,7 +140,7 @@ pub fn lapse(record: &Record, now: Timestamp) -> Option<Record> {
     record.mark.as_ref()?;
     let mut lapsed = record.clone();
     // This is longer than any request is late.
-    lapsed.forget(now, LONGEST_REPAIR);
+    lapsed.let_go(now, LONGEST_REPAIR);
     (lapsed != *record).then_some(lapsed)
 }
 
@@ -219,7 +219,7 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         // Before anything is dropped: what is owed is needed, even if the person was erased meanwhile.
         record.owe(carried, around.now);
     }
-    record.let_go(around);
+    record.let_go(around.now, around.execution_horizon);
     let mut ended = Ended::default();
     if sent == Sent::Accepted {
         if ask.is_repair {
@@ -285,7 +285,7 @@ pub fn erase(
     }
     record.mark = Some(mark);
     record.merged = record.merged.max(Some(now));
-    record.forget(now, execution_horizon);
+    record.let_go(now, execution_horizon);
     (was_known, Write::Durable)
 }
 
@@ -524,7 +524,7 @@ impl Record {
     /// Notes, before it is sent, that a request may be executed.
     fn about_to_send(&mut self, id: u64, sent: &Values, around: &Around<'_>) {
         self.doubts.remove(&id);
-        self.let_go(around);
+        self.let_go(around.now, around.execution_horizon);
         if sent.is_empty() {
             return;
         }
@@ -672,18 +672,11 @@ impl Record {
     }
 
     /// Drops notes that lapsed, and what was erased and is not needed by a note any more.
-    fn let_go(&mut self, around: &Around<'_>) {
-        let Around { now, execution_horizon, .. } = *around;
+    fn let_go(&mut self, now: Timestamp, execution_horizon: SignedDuration) {
         let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.stands(now, execution_horizon));
         let lapsed: Vec<u64> = lapsed.map(|(id, _)| *id).collect();
         self.drop_doubts(&lapsed);
-        self.forget(now, execution_horizon);
-    }
-
-    /// Removes what was erased, except what a standing note needs.
-    fn forget(&mut self, now: Timestamp, execution_horizon: SignedDuration) {
         let Record { values, doubts, owed, mark, .. } = self;
-        doubts.retain(|_, doubt| doubt.stands(now, execution_horizon));
         let Some(Mark { at, .. }) = mark else { return };
         if let Some(Owed { sent, .. }) = owed {
             let is_owed = |newest: &Newest| newest.said.grant().is_none() || newest.said.latest().at > Some(*at);

@@ -649,6 +649,24 @@ fn of_grants_that_were_never_answered_the_newest_counts_and_none_that_is_older_t
 }
 
 #[test]
+fn an_erasure_of_something_older_does_not_forget_a_grant_that_was_never_answered() {
+    let mut jane = Person::new();
+    jane.turn(&offer(80, "g", &[("news", true)]), Sent::Unknown, 43);
+    let withdrawal = Offer { at: Some(at(40)), ..offer(80, "w", &[("news", false)]) };
+    assert_eq!(jane.turn(&withdrawal, Sent::Refused, 166), sends(&[("news", "false")]));
+    let lapsed = rules::lapse(&Record { mark: None, ..jane.record().clone() }, at(100_000));
+    assert_eq!(lapsed, None, "nothing was erased");
+    // The grant's request cannot be executed any more.
+    jane.erase(Some(66), 1, 186);
+    let mut later = jane.clone();
+    jane.erase(Some(196), 2, 196);
+    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 838), sends(&[("news", "false")]));
+    later.known = rules::lapse(later.record(), at(100_000)).or(later.known);
+    later.erase(Some(196), 2, 100_001);
+    assert_eq!(later.turn(&withdrawal, Sent::Accepted, 100_002), sends(&[("news", "false")]));
+}
+
+#[test]
 fn an_older_grant_that_failed_is_not_at_the_gate() {
     let mut jane = Person::new();
     let grant = offer(0, "g", &[("news", true)]);

@@ -120,7 +120,7 @@ impl WithoutValue {
         WithoutValue { properties: properties.into_iter().collect(), events: 0, is_told: false }
     }
 
-    /// Takes note of an event that is for the gate. Returns once, after [`WITHOUT_VALUE`] of them, the properties
+    /// Takes note of an event that is for the gate. Returns once, after a thousand of them, the properties
     /// for which none had a value.
     pub fn came(&mut self, has_value: impl Fn(&str) -> bool) -> Option<Vec<Arc<str>>> {
         if self.properties.is_empty() {

@@ -255,8 +255,10 @@ impl Witness {
         let waits = merged().any(|event| is_dead(event) && (is_of(event) || matches!(newest, Said::Selection(_))));
         let was_accepted = self.accepted.iter().any(|(accepted, said)| accepted == slot && **said == newest);
         let may_be_outdated = self.may_be_outdated(slot, &newest, events);
+        // From another path, the same value does as well: only its text may be the former document's.
+        let is_as_good = |now: &Said| !is_later(&newest, now) || now.choice() == newest.choice();
         let is_there =
-            now.is_some_and(|(now_slot, now)| if now_slot == slot { **now == newest } else { !is_later(&newest, now) });
+            now.is_some_and(|(now_slot, now)| if now_slot == slot { **now == newest } else { is_as_good(now) });
         let is_excused = may_be_outdated || waits && !was_accepted;
         (!is_there && !is_excused).then(|| format!("{slot}: {newest:?} is the newest, and the gate has {now:?}"))
     }

@@ -26,34 +26,23 @@ pub async fn healthcheck(file: Option<&Path>, environment: &Environment) -> Resu
     let settings = config::load_settings(file, environment)?;
     let (status, body) = ask(settings.admin).await.map_err(Failure::Failed)?;
     let url = url(settings.admin);
-    if !is_worker(&body) {
+    let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if told.get("ready").is_none() {
         return Err(Failure::Failed(format!("{url}: another program answers there; {CHECK}")));
     }
-    if status.is_success() {
-        if is_configuration_refused(&body) {
-            talk(
-                "ready, but the configuration as it is in its files is refused: the next start would fail; consent-gate check says why",
-            );
-        }
-        Ok(())
-    } else {
-        Err(Failure::Failed(format!("{url}: not ready (status {}){}", status.as_u16(), why(&body))))
+    if !status.is_success() {
+        return Err(Failure::Failed(format!("{url}: not ready (status {}){}", status.as_u16(), why(&told))));
     }
+    if told["configuration"] == "refused" {
+        talk(
+            "ready, but the configuration as it is in its files is refused: the next start would fail; consent-gate check says why",
+        );
+    }
+    Ok(())
 }
 
-/// Whether this body is a worker's.
-fn is_worker(body: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(body).is_ok_and(|told| told.get("ready").is_some())
-}
-
-/// Whether an earlier configuration than the one in the files is in force.
-fn is_configuration_refused(body: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(body).is_ok_and(|told| told["configuration"] == "refused")
-}
-
-/// The state and the reasons that the worker gives, as far as the body is a worker's.
-fn why(body: &[u8]) -> String {
-    let told: Value = serde_json::from_slice(body).unwrap_or_default();
+/// The state and the reasons that the worker gives.
+fn why(told: &Value) -> String {
     let state = told["state"].as_str().map(|state| format!(": {}", quoted(state)));
     let reasons = told["reasons"].as_object().into_iter().flatten();
     let reasons = reasons.filter_map(|(name, why)| Some(format!("; {}: {}", quoted(name), quoted(why.as_str()?))));

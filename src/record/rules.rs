@@ -413,13 +413,18 @@ impl Record {
             if newest.is_refused && !newest.said.is_of(offer) {
                 continue;
             }
-            if self.is_known(slot, newest, mapped) || self.takes_back(slot, newest) {
+            if self.may_be_sent(slot, newest, mapped) {
                 values.insert(slot.clone(), Arc::clone(&newest.said));
             } else {
                 unknown.push(slot.clone());
             }
         }
         (values, unknown)
+    }
+
+    /// Whether it is the newest value for certain, or takes back what the gate may have as granted.
+    fn may_be_sent(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
+        self.is_known(slot, newest, mapped) || self.takes_back(slot, newest)
     }
 
     /// Whether nothing that was not recorded can be newer.
@@ -505,8 +510,7 @@ impl Record {
             }
             let is_kept = !self.has_erased(newest.said.latest().at) || !newest.is_new_grant();
             let is_accepted = || newest.accepted.is_some() && self.is_last_withdrawal(own, &newest.said);
-            let may_be_sent = self.is_known(own, newest, mapped) || is_accepted() || self.takes_back(own, newest);
-            (is_kept && may_be_sent).then_some((own, &newest.said))
+            (is_kept && (self.may_be_sent(own, newest, mapped) || is_accepted())).then_some((own, &newest.said))
         });
         sendable.map(|(own, said)| (own.clone(), Arc::clone(said)))
     }
@@ -541,8 +545,8 @@ impl Record {
         others.sort_by_key(|(_, at)| *at);
         let carried = |id: u64| self.doubts.get(&id).map(|doubt| &doubt.sent);
         let same = others.iter().enumerate().find_map(|(index, (one, _))| {
-            let later = others.iter().skip(index + 1);
-            let (other, _) = later.into_iter().find(|(other, _)| carried(*other) == carried(*one))?;
+            let mut later = others.iter().skip(index + 1);
+            let (other, _) = later.find(|(other, _)| carried(*other) == carried(*one))?;
             let into = [*one, *other].into_iter().find(|id| JOINED.contains(id));
             Some((vec![*one, *other], into.or_else(|| JOINED.into_iter().find(|id| !self.doubts.contains_key(id)))?))
         });
@@ -660,7 +664,7 @@ impl Record {
         let known = || {
             let known = sent.iter().filter_map(|(slot, sent)| Some((slot, sent, self.values.get(slot)?)));
             let known = known.filter(|(_, _, newest)| !newest.is_refused && !self.is_erased_grant(&newest.said));
-            known.filter(|(slot, _, newest)| self.is_known(slot, newest, mapped) || self.takes_back(slot, newest))
+            known.filter(|(slot, _, newest)| self.may_be_sent(slot, newest, mapped))
         };
         let has_moved = known().any(|(_, sent, newest)| !sent.covers(&newest.said));
         has_moved.then(|| known().map(|(slot, _, newest)| (slot.clone(), Arc::clone(&newest.said))).collect())

@@ -76,10 +76,20 @@ impl Person {
         sent: Sent,
         times: [i64; 2],
     ) -> Ended {
+        self.end_and_write(id, offer, (is_repair, carried), sent, times).0
+    }
+
+    fn end_and_write(
+        &mut self,
+        id: u64,
+        offer: &Offer,
+        (is_repair, carried): (bool, &Values),
+        sent: Sent,
+        [begun, now]: [i64; 2],
+    ) -> (Ended, Write) {
         let mut known = self.known.take();
-        let [begun, now] = times;
         let request = Request { carried, begun: at(begun), sent, was_resent: false, first: id + 500, next: id + 700 };
-        let ended = end(&mut known, Ask { id, offer, is_repair }, &request, &self.around(now)).0;
+        let ended = end(&mut known, Ask { id, offer, is_repair }, &request, &self.around(now));
         self.known = known;
         ended
     }
@@ -1055,9 +1065,7 @@ fn nobody_waits_for_an_answers_note_unless_a_crash_must_not_take_it() {
     let write = |jane: &Person, offer: &Offer, is_repair: bool, sent: Sent, now: i64| {
         let mut jane = jane.clone();
         let Begun::Send(ToSend { newest, .. }) = jane.begin(9_000, offer, is_repair, now) else { panic!("sent") };
-        let request = Request { carried: &newest, begun: at(now), sent, was_resent: false, first: 9_001, next: 9_002 };
-        let mut known = jane.known.take();
-        end(&mut known, Ask { id: 9_000, offer, is_repair }, &request, &jane.around(now)).1
+        jane.end_and_write(9_000, offer, (is_repair, &newest), sent, [now, now]).1
     };
     let nobody = Person::new();
     let writes =
@@ -1077,11 +1085,7 @@ fn nobody_waits_for_an_answers_note_unless_a_crash_must_not_take_it() {
     let mut moved = Person::new();
     let Begun::Send(ToSend { newest, .. }) = moved.begin(9_000, &grant, false, 0) else { panic!("sent") };
     moved.turn(&withdrawal, Sent::Failed, 1);
-    let carried = &newest;
-    let request = Request { carried, begun: at(0), sent: Sent::Accepted, was_resent: false, first: 9_001, next: 9_002 };
-    let mut known = moved.known.take();
-    let ask = Ask { id: 9_000, offer: &grant, is_repair: false };
-    let (ended, write) = end(&mut known, ask, &request, &moved.around(2));
+    let (ended, write) = moved.end_and_write(9_000, &grant, (false, &newest), Sent::Accepted, [0, 2]);
     assert_eq!((texts(&ended.superseded.unwrap()), write), (vec![("news".into(), "false".into())], Write::Durable));
 }
 

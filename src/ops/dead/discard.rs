@@ -52,8 +52,7 @@ pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result
     }
     let copied = copy.map(|path| format!(", {}", copied_to(&path))).unwrap_or_default();
     print(&format!("removed {} of {}{copied}\n", letters(removed), counted.all))?;
-    let named = filter.names_nothing().filter(|_| counted.matching == 0);
-    named.map_or(Ok(()), |why| Err(Failure::Failed(why)))
+    filter.found(counted.matching).map_err(Failure::Failed)
 }
 
 /// The copy's file: beside the records if systemd or the image names that directory, since all others may be

@@ -93,11 +93,16 @@ impl Filter {
         *self == Filter::default()
     }
 
-    /// What to say if it takes no letter although it names events: most likely an id is misspelt.
-    pub fn names_nothing(&self) -> Option<String> {
-        let names =
-            "no letter has such an event id and also matches the other filters; dead list shows the letters that exist";
-        (!self.event_ids.is_empty()).then(|| names.to_owned())
+    /// Checks, after a command counted the letters that it takes, that there are some if events are named.
+    ///
+    /// # Errors
+    /// There are none: most likely an id is misspelled.
+    pub fn found(&self, letters: u32) -> Result<(), String> {
+        if letters > 0 || self.event_ids.is_empty() {
+            return Ok(());
+        }
+        Err("no letter has such an event id and also matches the other filters; dead list shows the letters that exist"
+            .to_owned())
     }
 
     /// The conditions, for people, without naming anybody: persons and events are only counted.

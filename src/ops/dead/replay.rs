@@ -55,8 +55,7 @@ pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(
     if args.dry_run || forecast.asked == 0 {
         session.letters.close().await;
         print(&forecast.text(context.as_json))?;
-        let named = options.filter.names_nothing().filter(|_| forecast.asked == 0);
-        return named.map_or(Ok(()), |why| Err(Failure::Failed(why)));
+        return options.filter.found(forecast.asked).map_err(Failure::Failed);
     }
     let question = format!("replay {} under {}?", forecast.summary(), session.integration.name);
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {

@@ -139,8 +139,8 @@ pub fn forgotten_until(retention: SignedDuration, now: Timestamp) -> Timestamp {
 pub fn lapse(record: &Record, now: Timestamp) -> Option<Record> {
     record.mark.as_ref()?;
     let mut lapsed = record.clone();
-    // This is longer than any request is late.
-    lapsed.let_go(now, LONGEST_REPAIR);
+    // This is longer than any request is late; notes are kept for twice as long.
+    lapsed.let_go(now, LONGEST_REPAIR / 2);
     (lapsed != *record).then_some(lapsed)
 }
 
@@ -228,7 +228,8 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         // That a repair is on its way already proves nothing: a crash may have lost it before it was parked.
         ended.superseded = record.superseded(carried, around.mapped);
         let is_owing = ended.superseded.is_none() && record.owing(around.mapped).next().is_some();
-        ended.is_repair_due = record.park_repair(around) || is_owing;
+        // What could be executed after this request was begun may have been executed after it.
+        ended.is_repair_due = record.park_repair(&Around { now: begun, ..*around }) || is_owing;
     }
     if let Some(newest) = &ended.superseded {
         record.about_to_send(request.next, newest, around);
@@ -322,9 +323,15 @@ impl Mark {
 }
 
 impl Doubt {
-    /// Whether the gate may still execute it, or a repair for it is on its way.
-    fn stands(&self, now: Timestamp, execution_horizon: SignedDuration) -> bool {
-        now.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { execution_horizon }
+    /// Whether the gate may still execute it at that time, or a repair for it is on its way.
+    fn stands(&self, at: Timestamp, execution_horizon: SignedDuration) -> bool {
+        at.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { execution_horizon }
+    }
+
+    /// Whether its note is needed: also after it can be executed, as long as a request that was begun before may wait
+    /// for its answer. The gate may have executed it after that one.
+    fn is_needed(&self, now: Timestamp, execution_horizon: SignedDuration) -> bool {
+        self.stands(now, execution_horizon.saturating_add(execution_horizon))
     }
 
     /// Joins another doubt into this one: keeps the older value of each property, and the later time.
@@ -677,7 +684,7 @@ impl Record {
 
     /// Drops notes that lapsed, and what was erased and is not needed by a note any more.
     fn let_go(&mut self, now: Timestamp, execution_horizon: SignedDuration) {
-        let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.stands(now, execution_horizon));
+        let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.is_needed(now, execution_horizon));
         let lapsed: Vec<u64> = lapsed.map(|(id, _)| *id).collect();
         self.drop_doubts(&lapsed);
         let Record { values, doubts, owed, mark, .. } = self;

@@ -152,6 +152,30 @@ fn a_late_retry_never_switches_on_what_was_switched_off() {
 }
 
 #[test]
+fn what_may_be_executed_after_a_request_was_begun_spoils_it_however_late_its_answer_is_noted() {
+    let grant = offer(0, "a", &[("news", true)]);
+    let withdrawal = offer(60, "b", &[("news", false)]);
+    for (begun, is_due) in [(134, true), (135, true), (136, false)] {
+        for meanwhile in [None, Some(begun + 5)] {
+            let mut jane = Person::new();
+            jane.turn(&grant, Sent::Unknown, 0);
+            let Begun::Send(ToSend { newest, .. }) = jane.begin(5_000, &withdrawal, false, begun) else {
+                panic!("sent")
+            };
+            // Another event of the same person drops the notes that lapsed.
+            if let Some(now) = meanwhile {
+                jane.turn(&offer(70, "c", &[("other", true)]), Sent::Accepted, now);
+            }
+            let times = [begun, begun + 10];
+            let ended = jane.end(5_000, &withdrawal, (false, &newest), Sent::Accepted, times);
+            assert_eq!(ended.is_repair_due, is_due, "{begun} s, {meanwhile:?}");
+            let repair = jane.turn_of(&withdrawal, true, Sent::Accepted, begun + 200);
+            assert_eq!(repair, if is_due { sends(&[("news", "false")]) } else { Turn::Needless });
+        }
+    }
+}
+
+#[test]
 fn an_old_event_still_counts_for_what_nobody_changed_since() {
     let mut jane = Person::new();
     jane.turn(&offer(60, "b", &[("news", false)]), Sent::Accepted, 60);

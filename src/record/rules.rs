@@ -505,19 +505,18 @@ impl Record {
     }
 
     /// What can be sent again of a property, on the paths on which it is mapped now: the newest value or, if the gate
-    /// refused that for good, the withdrawal that it accepted before. A grant that the gate never accepted is not sent
-    /// to it after its person was erased.
+    /// refused that for good or nobody can know whether it is the newest, the withdrawal that it accepted before. A
+    /// grant that the gate never accepted is not sent to it after its person was erased.
     fn of_property<'r>(&'r self, slot: &'r Slot, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
         let own = mapped.slots().filter(|own| own.property() == slot.property());
         let known = own.filter_map(|own| self.values.get(own).map(|newest| (own, newest)));
         let sendable = known.filter_map(move |(own, newest)| {
-            if newest.is_refused {
-                let before = newest.before.as_ref().filter(|before| self.is_last_withdrawal(own, before))?;
-                return Some((own, before));
-            }
             let is_kept = !self.has_erased(newest.said.latest().at) || !newest.is_new_grant();
             let is_accepted = || newest.accepted.is_some() && self.is_last_withdrawal(own, &newest.said);
-            (is_kept && (self.may_be_sent(own, newest, mapped) || is_accepted())).then_some((own, &newest.said))
+            if !newest.is_refused && is_kept && (self.may_be_sent(own, newest, mapped) || is_accepted()) {
+                return Some((own, &newest.said));
+            }
+            newest.before.as_ref().filter(|before| self.is_last_withdrawal(own, before)).map(|before| (own, before))
         });
         sendable.map(|(own, said)| (own.clone(), Arc::clone(said)))
     }

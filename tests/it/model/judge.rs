@@ -72,10 +72,12 @@ impl Witness {
                 let is_older = offered.as_ref().is_some_and(|offered| {
                     // What was said about a slot that was not mapped was not recorded. A withdrawal of what the gate
                     // may have as granted is sent nevertheless. An accepted withdrawal may be put back in place of
-                    // an older grant, in that case and where the newer value was refused.
+                    // an older grant, in that case and where the newer value was refused or may not be the newest.
                     let may_be_put_back = || self.is_accepted_withdrawal(slot, said);
                     if slots.contains(slot) {
-                        let is_in_its_way = || self.is_below_refused(slot, offered, events);
+                        let is_in_its_way = || {
+                            self.is_below_refused(slot, offered, events) || self.may_be_outdated(slot, offered, events)
+                        };
                         !(said.covers(offered) || is_in_its_way() && may_be_put_back())
                     } else {
                         is_later(offered, said) && !may_be_put_back() && !self.takes_back(slot, said)

@@ -177,8 +177,8 @@ async fn serve(
     order: &Assignment,
     unsettled: &Arc<Unsettled>,
     orders: &mut watch::Receiver<Option<Arc<Assignment>>>,
-    known: Option<gate::Known>,
-) -> Option<gate::Known> {
+    known: Option<gate::Learned>,
+) -> Option<gate::Learned> {
     let Assignment { settings, integration } = order;
     let (in_a_hurry, hurry) = shutdown::channel();
     let (stop, stopping) = shutdown::channel();
@@ -222,7 +222,7 @@ async fn serve(
         () = supervisor.run() => {}
         () = ending => {}
     }
-    Some(supervisor.worker.gate().known())
+    Some(supervisor.worker.gate().learned())
 }
 
 #[cfg(test)]

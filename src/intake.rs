@@ -1,5 +1,5 @@
 //! What to take from the queues, and when: normally everything as it comes, one message at a time while
-//! connections die in a row, and nothing but probes while the gate is shut.
+//! connections die in a row, and nothing but probes while the gate is down.
 
 use crate::broker::Error;
 use crate::broker::consumers::{Consumers, Incoming, QueueKind};
@@ -47,7 +47,7 @@ impl Intake<'_> {
                     self.worker.gate().changed(until).await;
                     Ok(())
                 }
-                State::Closed | State::Paused { .. } => self.consume_until_shut().await,
+                State::Closed | State::Paused { .. } => self.consume_while_usable().await,
             };
             if let Err(error) = taken {
                 return error;
@@ -55,19 +55,19 @@ impl Intake<'_> {
         }
     }
 
-    /// Consumes everything until the gate shuts.
-    async fn consume_until_shut(&mut self) -> Result<(), Error> {
+    /// Consumes everything while the gate is usable.
+    async fn consume_while_usable(&mut self) -> Result<(), Error> {
         if self.is_careful {
             self.returned_ones().await?;
         }
         self.consumers.start().await?;
         let worker = Arc::clone(self.worker);
-        let mut shut = pin!(worker.gate().shut());
+        let mut unusable = pin!(worker.gate().unusable());
         loop {
             self.consumers.adapt().await?;
             let next = tokio::select! {
                 biased;
-                () = &mut shut => break,
+                () = &mut unusable => break,
                 next = self.consumers.next() => next?,
             };
             self.begin(next).await;
@@ -127,7 +127,7 @@ impl Intake<'_> {
     }
 
     /// When it is time, lets one event through to see whether the gate is back. The queues take turns, so that
-    /// one bad event cannot keep the gate shut.
+    /// one bad event cannot keep the breaker open.
     async fn probe(&mut self, at: Instant, probes: &mut usize) -> Result<(), Error> {
         self.worker.gate().changed(at).await;
         if Instant::now() < at {

@@ -1,7 +1,7 @@
 //! `consent-gate`: Didomi consent events from RabbitMQ to Selligent, through a campaign's gate.
 //!
 //! The modules in reading order: [`intake`] takes an event and [`worker`] handles it. The event is read by [`event`]
-//! and [`mapping`] ([`plan`] puts the two together), waits for its turn in [`order`], is merged into its person's
+//! and [`mapping`] ([`plan`] puts the two together), waits for its turn in the [`sequencer`], is merged into its person's
 //! [`record`], is sent by [`gate`], judged by [`verdict`] and settled by [`broker::settler`].
 
 pub mod intake;
@@ -11,10 +11,10 @@ pub mod worker;
 pub mod event;
 pub mod gate;
 pub mod mapping;
-pub mod order;
 pub mod plan;
 pub mod record;
 pub mod schedule;
+pub mod sequencer;
 pub mod verdict;
 
 pub mod broker;

@@ -1,7 +1,7 @@
 //! Step 6: what becomes of an event (pure, exhaustive).
 //!
-//! Every event ends in exactly one verdict, and every verdict but `Delivered` has a code that operators and
-//! metrics use.
+//! Each time that an event was handled ends in exactly one verdict. Events that are skipped and dead letters have a
+//! code that operators and metrics use.
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::report;
@@ -147,8 +147,8 @@ pub enum Processed {
     TooEarly(Timestamp),
     /// The gate is down or paused, or too many or too long waits are ahead of it.
     Held,
-    /// A repair that is no longer needed, or that was made.
-    Repaired,
+    /// A repair that is no longer needed.
+    NeedlessRepair,
     /// The gate was asked.
     Answered(Answer),
     /// The gate refused a request that also carried the newer values of another event, whose verdict is still
@@ -265,7 +265,7 @@ pub fn decide(processed: &Processed, history: &History, schedule: &Schedule, now
         Processed::FutureDated => Verdict::DeadLetter(Death::FutureDated),
         Processed::OlderThanRetention => Verdict::DeadLetter(Death::OlderThanRetention),
         Processed::Crashed => Verdict::DeadLetter(Death::Crashed),
-        Processed::Repaired => Verdict::Delivered,
+        Processed::NeedlessRepair => Verdict::Delivered,
         Processed::RefusedForAnother(answer) => again(answer, Death::Refused, history, schedule, now),
         Processed::TooEarly(at) => Verdict::Hold(schedule.leg(at.duration_since(now).try_into().unwrap_or_default())),
         Processed::Held | Processed::Outage(_) => Verdict::Hold(schedule.shortest()),

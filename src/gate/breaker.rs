@@ -1,8 +1,8 @@
 //! Whether the gate may be asked now (pure: the clock is an argument).
 //!
-//! Two things shut the gate. A `Retry-After` pauses it for a known time. With `on_outage = "hold"`, a run of
-//! failures opens the breaker until a probe is answered: a single request from time to time shows whether the
-//! endpoint is back. Waiting for a gate that is shut spends no attempts.
+//! Two things make the gate unusable. A `Retry-After` pauses it for a known time. With `on_outage = "hold"`, a run
+//! of failures opens the breaker until a probe is answered: a single request from time to time shows whether the
+//! endpoint is back. Waiting for the gate spends no attempts.
 
 use super::{Answer, Outcome, Pass};
 use crate::schedule::OnOutage;

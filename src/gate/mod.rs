@@ -5,8 +5,8 @@
 //! (the authentication) and [`answer`] (the meaning of a reply). To use another of the vendor's interfaces,
 //! replace these; nothing else depends on its details.
 //!
-//! One call is one request: nothing here retries, follows redirects or reads without a bound. The one
-//! exception is an idle connection that the server has closed: the client notices only after it has written a
+//! One call is one request: nothing here follows redirects or reads without a bound, and nothing is retried except
+//! once, on an idle connection that the server has closed: the client notices only after it has written a
 //! request to it, and then sends the request again. This costs no attempt, but it is not certain that the
 //! server did not execute the first request, so the answer says that there may be an earlier copy.
 
@@ -47,8 +47,8 @@ use tokio::sync::watch;
 
 /// The most that is read of an answer's body, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// A pause up to this long is waited for with the event in hand, unless the shortest delay is shorter still.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest pause that is waited for with the event in hand; it is the shortest delay if that is shorter.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One customer's gate, with an HTTP client and limits of its own.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Drop for UnderWay<'_> {
 /// How an event may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Only while the gate is not shut.
+    /// Only while the gate is usable.
     Usual,
     /// As a probe: to see whether a gate that was down is back.
     Probe,
@@ -92,11 +92,11 @@ pub enum Pass {
 
 /// The gate is down or asked for a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shut;
+pub struct NotUsable;
 
 /// What the answers of a gate have shown.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct Learned {
     url: reqwest::Url,
     breaker: Breaker,
 }
@@ -124,7 +124,7 @@ impl Gate {
         })?;
         let breaker = Mutex::new(Breaker::new(on_outage, schedule.window()));
         let (state, _) = watch::channel(State::Closed);
-        let patience = schedule.shortest().min(PATIENCE);
+        let patience = schedule.shortest().min(LONGEST_PATIENCE);
         // Parsed once: parsing it for each request would cost more than signing the request.
         let url = reqwest::Url::parse(&endpoint.url())?;
         let (limit, signer) = (Limit::new(&limits), Signer::default());
@@ -148,8 +148,8 @@ impl Gate {
     /// while the slot is held.
     ///
     /// # Errors
-    /// [`Shut`], if the gate stays shut for longer than is worth waiting for with the event in hand.
-    pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Slot, Shut> {
+    /// [`NotUsable`], if the gate stays unusable for longer than is worth waiting for with the event in hand.
+    pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Slot, NotUsable> {
         let slot = self.limit.enter(lane).await;
         self.pass(lane, pass).await?;
         Ok(slot)
@@ -158,12 +158,12 @@ impl Gate {
     /// Waits for the rate limit and for the end of a short pause; for callers that need no slot.
     ///
     /// # Errors
-    /// [`Shut`], if the gate stays shut for longer than is worth waiting for with the event in hand.
-    pub async fn pass(&self, lane: Lane, pass: Pass) -> Result<(), Shut> {
+    /// [`NotUsable`], if the gate stays unusable for longer than is worth waiting for with the event in hand.
+    pub async fn pass(&self, lane: Lane, pass: Pass) -> Result<(), NotUsable> {
         loop {
-            self.open(pass).await?;
+            self.pause_is_over(pass).await?;
             self.limit.pace(lane).await;
-            // It may have shut meanwhile. After a pause, too, requests leave only at the rate.
+            // It may be unusable by now. After a pause, too, requests leave only at the rate.
             if self.state() == State::Closed || pass == Pass::Probe {
                 return Ok(());
             }
@@ -171,26 +171,26 @@ impl Gate {
     }
 
     /// Waits for the end of a short pause.
-    async fn open(&self, pass: Pass) -> Result<(), Shut> {
+    async fn pause_is_over(&self, pass: Pass) -> Result<(), NotUsable> {
         loop {
             match self.state() {
                 State::Closed => return Ok(()),
                 State::Open { .. } if pass == Pass::Probe => return Ok(()),
                 State::Paused { until } if self.is_short(until) => tokio::time::sleep_until(until).await,
-                State::Open { .. } | State::Paused { .. } => return Err(Shut),
+                State::Open { .. } | State::Paused { .. } => return Err(NotUsable),
             }
         }
     }
 
-    /// What is known of the gate, for its successor after a reload of the document.
+    /// What the gate's answers have shown, for its successor after a reload of the document.
     #[must_use]
-    pub fn known(&self) -> Known {
+    pub fn learned(&self) -> Learned {
         let breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Known { url: self.url.clone(), breaker }
+        Learned { url: self.url.clone(), breaker }
     }
 
-    /// Takes over what is known, if it is about the same gate.
-    pub fn follow(&self, former: &Known) {
+    /// Takes over what a former one has learned, if it is about the same gate.
+    pub fn follow(&self, former: &Learned) {
         if former.url == self.url {
             let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
             breaker.follow(&former.breaker, tokio::time::Instant::now());
@@ -214,7 +214,7 @@ impl Gate {
     }
 
     /// Returns once consuming should stop.
-    pub async fn shut(&self) {
+    pub async fn unusable(&self) {
         let mut state = self.state.subscribe();
         while self.is_usable() {
             // `self` owns the sender, so there is always a next state.

@@ -4,7 +4,7 @@ use super::letter::Letter;
 use crate::cli::Selection;
 use crate::config::parse_duration;
 use crate::event::TYPES;
-use crate::order::person;
+use crate::sequencer::person;
 use crate::suggest::did_you_mean;
 use crate::verdict::Death;
 use jiff::{SignedDuration, Timestamp};

@@ -27,7 +27,7 @@ use crate::broker::settler::LetterAcks;
 use crate::cli::Dead;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
-use crate::order::person;
+use crate::sequencer::person;
 use filter::Filter;
 use jiff::Timestamp;
 use letter::Letter;

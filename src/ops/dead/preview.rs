@@ -90,7 +90,7 @@ pub fn would(
     };
     let Known::Told(recorded) = known else { return Preview::Send };
     match begun(plan, recorded, integration, retention, now) {
-        Err(Processed::Repaired) => Preview::NothingNew,
+        Err(Processed::NeedlessRepair) => Preview::NothingNew,
         Err(processed) => ended(&processed),
         Ok((to_send, _)) if !to_send.unknown.is_empty() => Preview::LeftOut,
         Ok((to_send, Some(record))) if record.has_accepted(&to_send.newest) => Preview::NothingNew,
@@ -117,7 +117,7 @@ pub(in crate::ops) fn begun(
         Begun::Send(to_send) => Ok((to_send, record)),
         Begun::Erased => Err(Processed::NotWanted(Skip::Erased)),
         Begun::TooOld => Err(Processed::OlderThanRetention),
-        Begun::Needless => Err(Processed::Repaired),
+        Begun::Needless => Err(Processed::NeedlessRepair),
     }
 }
 

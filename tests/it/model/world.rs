@@ -515,7 +515,7 @@ impl<'s> World<'s> {
                 Processed::NotWanted(Skip::Erased)
             }
             Begun::TooOld => Processed::OlderThanRetention,
-            Begun::Needless => Processed::Repaired,
+            Begun::Needless => Processed::NeedlessRepair,
         };
         self.update(|known| {
             *known = record;

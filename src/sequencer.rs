@@ -1,6 +1,6 @@
 //! One event per person at a time, in the order of receipt.
 //!
-//! Two requests for one person that are under way at once could be executed in either order. So each event joins
+//! Two requests for one person that are under way at once could be executed in either sequencer. So each event joins
 //! its person's line when it is received, which takes no time, and waits there for its turn. Events of different
 //! persons never wait for each other, and a line is short: an event that finds it full waits at the broker.
 
@@ -16,7 +16,7 @@ type Lines = Mutex<HashMap<Arc<str>, VecDeque<oneshot::Sender<()>>>>;
 
 /// The lines of one integration.
 #[derive(Clone, Debug, Default)]
-pub struct Order(Arc<Lines>);
+pub struct Sequencer(Arc<Lines>);
 
 /// A place in a person's line. Dropping it gives the place up and lets the next event go on.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Ticket {
     waiting: Option<oneshot::Receiver<()>>,
 }
 
-impl Order {
+impl Sequencer {
     /// Takes the last place in a person's line, if there is one.
     #[must_use]
     pub fn join(&self, identifier: &str) -> Option<Ticket> {
@@ -102,10 +102,10 @@ mod tests {
 
     #[test]
     fn a_person_is_served_in_the_order_of_receipt() {
-        let order = Order::default();
-        let mut first = order.join("Jane@example.com").unwrap();
-        let mut second = order.join("jane@EXAMPLE.com ").unwrap();
-        let mut third = order.join("jane@example.com").unwrap();
+        let sequencer = Sequencer::default();
+        let mut first = sequencer.join("Jane@example.com").unwrap();
+        let mut second = sequencer.join("jane@EXAMPLE.com ").unwrap();
+        let mut third = sequencer.join("jane@example.com").unwrap();
         assert!(first.turn().now_or_never().is_some());
         assert!(second.turn().now_or_never().is_none());
         drop(first);
@@ -117,34 +117,34 @@ mod tests {
 
     #[test]
     fn who_gives_up_does_not_hold_up_the_line() {
-        let order = Order::default();
-        let first = order.join("a").unwrap();
-        let gives_up_early = order.join("a").unwrap();
-        let gives_up_when_called = order.join("a").unwrap();
-        let mut last = order.join("a").unwrap();
+        let sequencer = Sequencer::default();
+        let first = sequencer.join("a").unwrap();
+        let gives_up_early = sequencer.join("a").unwrap();
+        let gives_up_when_called = sequencer.join("a").unwrap();
+        let mut last = sequencer.join("a").unwrap();
         drop(gives_up_early);
         drop(first);
         drop(gives_up_when_called);
         assert!(last.turn().now_or_never().is_some());
         drop(last);
-        assert_eq!(order.persons(), 0);
+        assert_eq!(sequencer.persons(), 0);
     }
 
     #[test]
     fn a_line_has_an_end() {
-        let order = Order::default();
-        let line: Vec<Option<Ticket>> = (0..10).map(|_| order.join("a")).collect();
+        let sequencer = Sequencer::default();
+        let line: Vec<Option<Ticket>> = (0..10).map(|_| sequencer.join("a")).collect();
         assert_eq!(line.iter().flatten().count(), LONGEST_LINE);
-        assert!(order.join("b").is_some());
+        assert!(sequencer.join("b").is_some());
         drop(line);
-        assert!(order.join("a").is_some());
+        assert!(sequencer.join("a").is_some());
     }
 
     #[test]
     fn identifiers_that_are_no_addresses_are_taken_as_they_are() {
-        let order = Order::default();
-        let mut upper = order.join("ID-A").unwrap();
-        let mut lower = order.join("id-a").unwrap();
+        let sequencer = Sequencer::default();
+        let mut upper = sequencer.join("ID-A").unwrap();
+        let mut lower = sequencer.join("id-a").unwrap();
         assert!(upper.turn().now_or_never().is_some());
         assert!(lower.turn().now_or_never().is_some());
     }

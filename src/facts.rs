@@ -13,7 +13,7 @@ use crate::plan::EventSummary;
 use crate::record;
 use crate::schedule::MAX_DELAYS;
 use crate::traces::{Ending, Kind, Span, Tracer};
-use crate::verdict::{Death, Processed, Retry, Skip, Verdict};
+use crate::verdict::{Death, NextAttempt, Processed, Skip, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use prometheus::{Histogram, IntCounter};
 use sha2::{Digest, Sha256};
@@ -258,9 +258,9 @@ impl Facts {
                 self.metrics.skipped.with_label_values(&[name, skip.code()]).inc();
                 tracing::debug!(integration = name, kind, event_id, trace_id, %body, reason = skip.code(), "skipped");
             }
-            Verdict::Retry(Retry { step, delay, .. }) => {
-                self.retried(&step.to_string());
-                let (attempt, delay_ms) = (step, delay.as_millis());
+            Verdict::Retry(NextAttempt { attempts, delay, .. }) => {
+                self.retried(&attempts.to_string());
+                let (attempt, delay_ms) = (attempts, delay.as_millis());
                 tracing::warn!(
                     integration = name,
                     kind,
@@ -332,7 +332,7 @@ impl Facts {
     pub fn repaired(&self, verdict: &Verdict, receipt: &Delivered<'_>) {
         let (name, body) = (self.integration.as_str(), receipt.body);
         match verdict {
-            Verdict::Retry(Retry { step, .. }) => self.retried(&step.to_string()),
+            Verdict::Retry(NextAttempt { attempts, .. }) => self.retried(&attempts.to_string()),
             Verdict::Hold(_) => self.retried("hold"),
             Verdict::DeadLetter(death) => {
                 tracing::warn!(integration = name, %body, reason = death.code(), "a repair was given up");

@@ -145,7 +145,7 @@ impl WithoutValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Retry;
+    use crate::verdict::NextAttempt;
     use std::time::Duration;
 
     const MINUTE: SignedDuration = SignedDuration::from_mins(1);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn one_event_for_the_gate_ends_a_row_and_the_next_one_is_told_again() {
-        let retry = Verdict::Retry(Retry { step: 1, delay: Duration::ZERO, not_before: None });
+        let retry = Verdict::Retry(NextAttempt { attempts: 1, delay: Duration::ZERO, not_before: None });
         for verdict in
             [Verdict::Delivered, retry, Verdict::Hold(Duration::ZERO), Verdict::DeadLetter(Death::Misconfigured)]
         {

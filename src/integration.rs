@@ -1,9 +1,9 @@
 //! One customer's integration, compiled and checked: everything the worker needs to serve it.
 
+use crate::filter::Filter;
 use crate::gate::{Endpoint, Gate, Limits};
 use crate::mapping::Mappings;
 use crate::schedule::{OnOutage, Schedule};
-use crate::verdict::Filter;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

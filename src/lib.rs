@@ -9,6 +9,7 @@ pub mod quarantine;
 pub mod worker;
 
 pub mod event;
+pub mod filter;
 pub mod gate;
 pub mod mapping;
 pub mod plan;

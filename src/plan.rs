@@ -2,11 +2,12 @@
 //! reason why there is none. The worker, `map` and `send` all call it, so they cannot disagree.
 
 use crate::event::{self, Body, Defect, Event, Kind, MAX_BODY, Unreadable};
+use crate::filter;
 use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::Property;
 use crate::record::{Offer, Said, Values};
-use crate::verdict::{self, Processed, Skip};
+use crate::verdict::{Processed, Skip};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -124,7 +125,7 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
     if let Some(erasure) = erasure(event, integration, now) {
         return erasure;
     }
-    if let Some(skip) = verdict::not_wanted(event, &integration.filter).map_err(Processed::Defective)? {
+    if let Some(skip) = filter::not_wanted(event, &integration.filter).map_err(Processed::Defective)? {
         return Err(Processed::NotWanted(skip));
     }
     let identifier = integration.mappings.identifier(event);
@@ -143,7 +144,7 @@ fn plan_event(event: &Event, integration: &Integration, now: Timestamp) -> Resul
         }
     };
     let [at, withdrawn_at] = [event.granted_at(), event.changed_at()].map(|at| at.ok().flatten());
-    if verdict::is_future_dated(at.max(withdrawn_at), now) {
+    if filter::is_future_dated(at.max(withdrawn_at), now) {
         return Err(Processed::FutureDated);
     }
     let (mut choices, mut own) = (Vec::new(), Vec::new());
@@ -166,7 +167,7 @@ fn erasure(event: &Event, integration: &Integration, now: Timestamp) -> Option<R
         (Ok(own), ..) if integration.filter.organization_id.as_deref().is_some_and(|wanted| own != Some(wanted)) => {
             Err(Processed::NotWanted(Skip::OtherOrganization))
         }
-        (_, _, Ok(at)) if verdict::is_future_dated(at, now) => Err(Processed::FutureDated),
+        (_, _, Ok(at)) if filter::is_future_dated(at, now) => Err(Processed::FutureDated),
         (Ok(_), Ok(Some(identifier)), Ok(at)) => Ok(Plan::Erase { identifier, at }),
         (organization, identifier, at) => {
             let unnamed = matches!(identifier, Ok(None))

@@ -5,36 +5,13 @@
 
 use crate::broker::headers::{Attempt, History};
 use crate::broker::report;
-use crate::event::{Defect, Event, Kind, Status};
+use crate::event::Defect;
 use crate::gate::redact::MAX_CHARS;
 use crate::gate::{Answer, Outcome};
 use crate::schedule::Schedule;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::time::Duration;
 use strum::VariantArray;
-
-/// How far ahead of the clock an event may be dated.
-pub const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
-
-/// Which events an integration takes; all others are skipped for a named reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
-    /// Types from [`crate::event::TYPES`].
-    pub types: Vec<String>,
-    pub regulations: Vec<String>,
-    /// The only organization taken; `None` for any.
-    pub organization_id: Option<String>,
-}
-
-impl Default for Filter {
-    fn default() -> Filter {
-        Filter {
-            types: vec!["event.created".to_owned(), "event.updated".to_owned()],
-            regulations: vec![crate::event::DEFAULT_REGULATION.to_owned()],
-            organization_id: None,
-        }
-    }
-}
 
 /// Why an event is not for this integration's gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
@@ -136,7 +113,7 @@ pub enum Processed {
     TooLarge(Defect),
     /// Handling it panicked.
     Panicked,
-    /// Dated more than [`MAX_AHEAD`] ahead.
+    /// Dated more than [`crate::filter::MAX_AHEAD`] ahead.
     FutureDated,
     /// Older than what the records still remember, of a person who is not on record: whether it is the newest
     /// cannot be known.
@@ -205,7 +182,7 @@ pub enum Verdict {
     Delivered,
     Skipped(Skip),
     /// Another attempt follows.
-    Retry(Retry),
+    Retry(NextAttempt),
     /// It waits in the queue of this delay without spending an attempt.
     Hold(Duration),
     DeadLetter(Death),
@@ -213,9 +190,9 @@ pub enum Verdict {
 
 /// When the next attempt follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retry {
+pub struct NextAttempt {
     /// Attempts made so far.
-    pub step: u32,
+    pub attempts: u32,
     /// The delay of the queue in which it waits first.
     pub delay: Duration,
     /// The gate asked for no request before this.
@@ -285,17 +262,18 @@ pub fn decide(processed: &Processed, history: &History, schedule: &Schedule, now
 
 /// Another attempt, unless this was the last one.
 fn again(answer: &Answer, death: Death, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
-    let step = history.attempts.saturating_add(1);
-    if step >= schedule.attempts() || history.is_uncountable {
+    let attempts = history.attempts.saturating_add(1);
+    // Without room for its history, the next attempt could not be counted.
+    if attempts >= schedule.attempts() || history.is_uncountable {
         return Verdict::DeadLetter(death);
     }
-    let delay = schedule.delay_after(step);
+    let delay = schedule.delay_after(attempts);
     match answer.retry_after {
         Some(wait) if wait > schedule.window() => Verdict::DeadLetter(Death::RetryAfterBeyondWindow),
         Some(wait) if wait > delay => {
-            Verdict::Retry(Retry { step, delay: schedule.leg(wait), not_before: now.checked_add(wait).ok() })
+            Verdict::Retry(NextAttempt { attempts, delay: schedule.leg(wait), not_before: now.checked_add(wait).ok() })
         }
-        _ => Verdict::Retry(Retry { step, delay, not_before: None }),
+        _ => Verdict::Retry(NextAttempt { attempts, delay, not_before: None }),
     }
 }
 
@@ -321,8 +299,8 @@ pub fn settlement(
             Settlement::Park(schedule.longest(), repair)
         }
         (Verdict::Delivered | Verdict::Skipped(_), _) => Settlement::Done,
-        (Verdict::Retry(retry), _) => {
-            Settlement::Park(retry.delay, History { not_before: retry.not_before, ..told(history) })
+        (Verdict::Retry(next), _) => {
+            Settlement::Park(next.delay, History { not_before: next.not_before, ..told(history) })
         }
         (Verdict::Hold(delay), _) => Settlement::Park(*delay, history),
         (Verdict::DeadLetter(death), _) => Settlement::Dead(death.code(), told(history)),
@@ -337,38 +315,4 @@ pub fn too_early(history: &History, schedule: &Schedule, now: Timestamp) -> Opti
         let left = at.duration_since(now);
         left.is_positive() && Duration::try_from(left).is_ok_and(|left| left <= schedule.window())
     })
-}
-
-/// Why this integration does not take an event; `None` if it does.
-///
-/// # Errors
-/// A field that decides this has a wrong type.
-pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect> {
-    // An unknown status is no reason to keep an event that would be skipped anyway.
-    let status = event.status();
-    if status == Ok(Status::Pending) {
-        return Ok(Some(Skip::Pending));
-    }
-    if event.kind() == Kind::EventDeleted {
-        return Ok(Some(Skip::EventDeleted));
-    }
-    if let Some(wanted) = &filter.organization_id
-        && event.organization_id()? != Some(wanted)
-    {
-        return Ok(Some(Skip::OtherOrganization));
-    }
-    let regulation = event.regulation()?;
-    if !filter.regulations.iter().any(|wanted| wanted.eq_ignore_ascii_case(regulation)) {
-        return Ok(Some(Skip::OtherRegulation));
-    }
-    if !filter.types.iter().any(|wanted| wanted == event.kind().name()) {
-        return Ok(Some(Skip::UnwantedType));
-    }
-    status.map(|_| None)
-}
-
-/// Whether an event is dated too far ahead of the clock to be believed.
-#[must_use]
-pub fn is_future_dated(changed_at: Option<Timestamp>, now: Timestamp) -> bool {
-    changed_at.is_some_and(|at| at.duration_since(now) > MAX_AHEAD)
 }

@@ -5,13 +5,13 @@ use super::fields::{At, Fields, Problems};
 use super::node::{Node, Value};
 use super::{Environment, Settings, mappings, secrets, settings};
 use crate::event::{REGULATIONS, TYPES};
+use crate::filter::Filter;
 use crate::gate::{Belief, Endpoint, Limits, Mode, endpoint};
 use crate::integration::{Integration, Name};
 use crate::mapping::Mappings;
 use crate::schedule::{OnOutage, Schedule};
 use crate::shown::quoted;
 use crate::suggest::did_you_mean;
-use crate::verdict::Filter;
 use secrecy::SecretString;
 
 /// The host in the document that Didomi's documentation shows.

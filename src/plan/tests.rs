@@ -1,9 +1,9 @@
 use super::*;
+use crate::filter::Filter;
 use crate::gate::{Endpoint, Limits, Mode};
 use crate::integration::Name;
 use crate::mapping::{Choice, Mapping, Mappings, Names, Path, Selection, Slot, Source};
 use crate::schedule::{OnOutage, Schedule};
-use crate::verdict::Filter;
 use serde_json::{Value, json};
 
 const PATHS: [(&str, &str); 4] = [

@@ -3,10 +3,10 @@
 //! The worker, the dry run of a replay and the model of the whole system all decide by these rules.
 
 use super::{Doubt, Mapped, Mark, Newest, Offer, Owed, Record, Said, Values, Version};
+use crate::filter::MAX_AHEAD;
 use crate::gate::Outcome;
 use crate::integration::Integration;
 use crate::mapping::{Choice, Names, Selection, Slot};
-use crate::verdict::MAX_AHEAD;
 use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 use std::borrow::Cow;

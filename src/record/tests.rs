@@ -1,7 +1,7 @@
 use super::*;
+use crate::filter::MAX_AHEAD;
 use crate::gate::Outcome;
 use crate::mapping::{Names, Selection};
-use crate::verdict::MAX_AHEAD;
 use proptest::prelude::*;
 
 const LATENESS: SignedDuration = SignedDuration::from_secs(135);

@@ -13,7 +13,7 @@ use crate::plan::{self, EventSummary, Plan, plan};
 use crate::record::{self, Answered, Taken, Turn};
 use crate::sequencer::Ticket;
 use crate::traces::Span;
-use crate::verdict::{self, Processed, Settlement, Skip, Verdict};
+use crate::verdict::{self, NextAttempt, Processed, Settlement, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use lapin::types::ShortString;
@@ -78,7 +78,7 @@ impl Worker {
         let settled = settler.settle(due, &settlement, failed).await;
         self.facts.handled(span, queue_kind, attempts, &summary, settled.is_ok().then_some(&verdict));
         let Ok(body) = settled else { return false };
-        if let Verdict::Retry(verdict::Retry { delay, .. }) | Verdict::Hold(delay) = verdict {
+        if let Verdict::Retry(NextAttempt { delay, .. }) | Verdict::Hold(delay) = verdict {
             self.gate.expect_retries(delay + MARGIN);
         }
         if let Settlement::Park(..) = settlement {

@@ -104,7 +104,7 @@ fn run(schedule: &Schedule, visits: &[Visit]) -> Series {
             series.end = Some(verdict);
             return series;
         };
-        assert_eq!(retry.step, series.attempts);
+        assert_eq!(retry.attempts, series.attempts);
         answered = Some(now);
         now += retry.delay;
         series.took += retry.delay;
@@ -196,7 +196,7 @@ proptest! {
         }
         let answer = Answer { outcome, ..Answer::unavailable(String::new()) };
         match decide(&Processed::Answered(answer), &forged, &schedule, now) {
-            Verdict::Retry(retry) => prop_assert!(retry.step > attempts && retry.step < schedule.attempts()),
+            Verdict::Retry(retry) => prop_assert!(retry.attempts > attempts && retry.attempts < schedule.attempts()),
             verdict => prop_assert_eq!(Some(verdict), death_of(outcome).map(Verdict::DeadLetter)),
         }
     }

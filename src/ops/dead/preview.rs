@@ -143,7 +143,7 @@ mod tests {
             records: Name::new("acme").unwrap(),
             endpoint: Endpoint::new(String::new(), Mode::Sync, String::new(), "key".into(), "gate".to_owned()),
             mappings: Mappings::new(list, 0),
-            filter: crate::verdict::Filter::default(),
+            filter: crate::filter::Filter::default(),
             binding_keys: None,
             limits: Limits::default(),
             schedule: Schedule::default(),

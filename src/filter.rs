@@ -1,0 +1,62 @@
+//! Which events an integration takes (pure).
+
+use crate::event::{Defect, Event, Kind, Status};
+use crate::verdict::Skip;
+use jiff::{SignedDuration, Timestamp};
+
+/// How far ahead of the clock an event may be dated.
+pub const MAX_AHEAD: SignedDuration = SignedDuration::from_mins(5);
+
+/// Which events an integration takes; all others are skipped for a named reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Types from [`crate::event::TYPES`].
+    pub types: Vec<String>,
+    pub regulations: Vec<String>,
+    /// The only organization taken; `None` for any.
+    pub organization_id: Option<String>,
+}
+
+impl Default for Filter {
+    fn default() -> Filter {
+        Filter {
+            types: vec!["event.created".to_owned(), "event.updated".to_owned()],
+            regulations: vec![crate::event::DEFAULT_REGULATION.to_owned()],
+            organization_id: None,
+        }
+    }
+}
+
+/// Why this integration does not take an event; `None` if it does.
+///
+/// # Errors
+/// A field that decides this has a wrong type.
+pub fn not_wanted(event: &Event, filter: &Filter) -> Result<Option<Skip>, Defect> {
+    // An unknown status is no reason to keep an event that would be skipped anyway.
+    let status = event.status();
+    if status == Ok(Status::Pending) {
+        return Ok(Some(Skip::Pending));
+    }
+    if event.kind() == Kind::EventDeleted {
+        return Ok(Some(Skip::EventDeleted));
+    }
+    if let Some(wanted) = &filter.organization_id
+        && event.organization_id()? != Some(wanted)
+    {
+        return Ok(Some(Skip::OtherOrganization));
+    }
+    let regulation = event.regulation()?;
+    if !filter.regulations.iter().any(|wanted| wanted.eq_ignore_ascii_case(regulation)) {
+        return Ok(Some(Skip::OtherRegulation));
+    }
+    if !filter.types.iter().any(|wanted| wanted == event.kind().name()) {
+        return Ok(Some(Skip::UnwantedType));
+    }
+    status.map(|_| None)
+}
+
+/// Whether an event is dated too far ahead of the clock to be believed.
+#[must_use]
+pub fn is_future_dated(changed_at: Option<Timestamp>, now: Timestamp) -> bool {
+    changed_at.is_some_and(|at| at.duration_since(now) > MAX_AHEAD)
+}

@@ -1,4 +1,4 @@
-//! A delivery, as its facts tell of it.
+//! What the facts of a delivery need to know about it.
 
 use crate::bytes::hex;
 use crate::gate::Lane;

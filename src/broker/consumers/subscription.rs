@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 pub(super) const MOST_BYTES: usize = 48 * 1024 * 1024;
 
 /// A consumer, by its number on its channel.
-pub(super) type Numbered = (ConsumerId, Consumer);
+type Numbered = (ConsumerId, Consumer);
 
 /// One queue, with a channel of its own.
 #[derive(Debug)]

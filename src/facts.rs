@@ -1,24 +1,28 @@
 //! What happened: each fact is one function that both logs and counts, so that the log and the metrics cannot
 //! disagree.
 
-use crate::audit::{Command, Entry};
+mod delivered;
+mod seen;
+mod series;
+
+pub use delivered::{Delivered, Fingerprint};
+pub use seen::Seen;
+pub use series::labels;
+
+use crate::audit::Entry;
 use crate::broker;
 use crate::broker::consumers::QueueKind;
-use crate::bytes::hex;
 use crate::gate::{Answer, Change, Lane, Outcome};
 use crate::hearing::{Row, Silence, WithoutValue};
 use crate::integration::Integration;
-use crate::metrics::{LATE_AFTER_SECONDS, Labels, Metrics, QUEUES};
+use crate::metrics::{LATE_AFTER_SECONDS, Metrics, QUEUES};
 use crate::plan::EventSummary;
 use crate::record;
-use crate::schedule::MAX_DELAYS;
 use crate::traces::{Ending, Kind, Span, Tracer};
-use crate::verdict::{Death, NextAttempt, Processed, Skip, Verdict};
+use crate::verdict::{NextAttempt, Processed, Verdict};
 use jiff::{SignedDuration, Timestamp};
-use prometheus::{Histogram, IntCounter};
-use sha2::{Digest, Sha256};
-use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use series::Each;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The facts of one integration.
@@ -32,97 +36,6 @@ pub struct Facts {
     row: Arc<Mutex<Row>>,
     silence: Arc<Mutex<Silence>>,
     without_value: Arc<Mutex<WithoutValue>>,
-}
-
-/// What was last seen of an integration, whichever document serves it.
-#[derive(Debug, Default)]
-pub struct Seen {
-    /// When the last event arrived, in seconds since the epoch; 0 for none.
-    heard: AtomicI64,
-    waiting: [AtomicU32; QUEUES.len()],
-}
-
-impl Seen {
-    /// When the last event arrived, in seconds since the epoch; 0 for none.
-    #[must_use]
-    pub fn heard(&self) -> i64 {
-        self.heard.load(Ordering::Relaxed)
-    }
-
-    /// How many messages waited at the last look, in the order of [`QUEUES`].
-    #[must_use]
-    pub fn waiting(&self) -> [u32; QUEUES.len()] {
-        self.waiting.each_ref().map(|waiting| waiting.load(Ordering::Relaxed))
-    }
-}
-
-/// The series that change with every event: looking them up by their labels costs more than incrementing
-/// them.
-#[derive(Clone, Debug)]
-struct Each {
-    stale_values: IntCounter,
-    unknown_values: IntCounter,
-    gate_request_seconds: Histogram,
-    attempts: [(Outcome, IntCounter); Outcome::ALL.len()],
-    first: Histogram,
-    retry: Histogram,
-}
-
-impl Each {
-    fn of(integration: &str, metrics: &Metrics) -> Each {
-        let one = [integration];
-        let latency = |path| metrics.consent_latency_seconds.with_label_values(&[integration, path]);
-        Each {
-            stale_values: metrics.stale_values.with_label_values(&one),
-            unknown_values: metrics.unknown_values.with_label_values(&one),
-            gate_request_seconds: metrics.gate_request_seconds.with_label_values(&one),
-            attempts: std::array::from_fn(|index| {
-                let outcome = Outcome::ALL[index];
-                (outcome, metrics.attempts.with_label_values(&[integration, outcome.label()]))
-            }),
-            first: latency("first"),
-            retry: latency("retry"),
-        }
-    }
-}
-
-/// One delivery, as far as its facts need it.
-#[derive(Clone, Debug)]
-pub struct Delivered<'b> {
-    /// When the delivery was received.
-    pub at: Timestamp,
-    /// Whether it is a first delivery, or was tried or held before.
-    pub lane: Lane,
-    /// Identifies the body if the event has no id.
-    pub body: Fingerprint<'b>,
-    /// The trace of which it is a part, as `traceparent`.
-    pub trace: Option<String>,
-    pub summary: EventSummary,
-}
-
-/// The closed label sets of the metrics; `delays` is the length of the longest schedule.
-#[must_use]
-pub fn labels(delays: usize) -> Labels {
-    let delays = delays.min(MAX_DELAYS);
-    Labels {
-        outcomes: vec!["delivered", "skipped", "dead_lettered"],
-        skips: Skip::ALL.iter().map(|skip| skip.code()).collect(),
-        deaths: Death::ALL.iter().map(|death| death.code()).collect(),
-        results: Outcome::ALL.iter().map(|outcome| outcome.label()).collect(),
-        commands: Command::ALL.iter().map(|command| command.code()).collect(),
-        steps: (1..=delays).map(|step| step.to_string()).chain(["hold".to_owned()]).collect(),
-    }
-}
-
-/// Identifies a body without revealing its content: displayed as the first 12 hex digits of its SHA-256,
-/// which is computed only when it is displayed.
-#[derive(Clone, Copy, Debug)]
-pub struct Fingerprint<'b>(pub &'b [u8]);
-
-impl fmt::Display for Fingerprint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&Sha256::digest(self.0)[..6]))
-    }
 }
 
 impl Facts {

@@ -5,7 +5,9 @@
 //! are never taken with `basic.get`, and few consumers of a channel have deliveries in hand: a broker up to
 //! 4.0 loses messages after the death of a client that had many such consumers (`docs/rabbitmq.md`).
 
-use super::ack_batcher::{AckBatcher, ConsumerId, Due};
+mod subscription;
+
+use super::ack_batcher::{AckBatcher, Due};
 use super::headers::History;
 use super::prefetch::Prefetch;
 use super::redelivery::{Redelivery, Unsettled};
@@ -13,16 +15,13 @@ use super::topology::{self, Queues, Source};
 use super::{Error, call};
 use crate::integration::Name;
 use futures_util::{FutureExt, StreamExt};
-use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
+use lapin::Connection;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
+use subscription::{MOST_BYTES, Subscription};
 
 /// When no delivery is ready, further ones are left to gather: for `GATHER_FOR_EACH` for each one that may be
 /// in hand, but for `GATHER_AT_MOST` at most. To wake up for each one would cost as much as to handle it.
@@ -37,8 +36,6 @@ const GATHER_AT_LEAST: Duration = Duration::from_millis(1);
 const LAST_ACKS: usize = 4;
 /// The interval between two checks of whether a queue is empty, while its head is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// The most bytes in hand. This catches a run of messages that are larger than all those before.
-const MOST_BYTES: usize = 48 * 1024 * 1024;
 
 /// Where a delivery comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,142 +68,6 @@ pub struct Incoming {
     pub queue_kind: QueueKind,
     pub redelivery: Redelivery,
     pub history: History,
-}
-
-/// A consumer, by its number on its channel.
-type Numbered = (ConsumerId, Consumer);
-
-/// One queue, with a channel of its own.
-#[derive(Debug)]
-struct Subscription {
-    queue_kind: QueueKind,
-    queue: String,
-    channel: Channel,
-    ack_batcher: Arc<AckBatcher>,
-    prefetch: Prefetch,
-    consumer: Option<Numbered>,
-    /// How many consumers were created so far.
-    made: ConsumerId,
-    /// Deliveries that arrived and were not asked for yet.
-    left: VecDeque<Incoming>,
-    /// The channel or the consumer is gone.
-    is_gone: bool,
-    /// Deliveries of the current consumer that will wait for a long time and take up its prefetch meanwhile.
-    aside: u16,
-    is_due: bool,
-}
-
-impl Subscription {
-    /// Starts a consumer with this prefetch. A prefetch applies to the consumers that start after it was set.
-    async fn consume(&mut self, prefetch: u16) -> Result<Numbered, Error> {
-        let (channel, queue) = (self.channel.clone(), self.queue.clone());
-        let consuming = async move {
-            call("limit the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-            let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-            let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, arguments);
-            call(&format!("consume queue \"{queue}\""), consumer).await
-        };
-        let consumer = self.meanwhile(None, consuming).await?;
-        self.made += 1;
-        Ok((self.made, consumer))
-    }
-
-    /// Cancels a consumer; what it delivered and nobody asked for yet comes next.
-    async fn cancel(&mut self, mut old: Numbered) -> Result<(), Error> {
-        let (channel, tag) = (self.channel.clone(), old.1.tag());
-        let cancelling =
-            async move { call("stop consuming", channel.basic_cancel(tag, BasicCancelOptions::default())).await };
-        self.meanwhile(Some(&mut old), cancelling).await
-    }
-
-    /// Waits for an answer of the broker, and meanwhile takes in all deliveries that come before it, which
-    /// may be many. If the call cancels a consumer, its deliveries are taken in up to the last one.
-    async fn meanwhile<T>(
-        &mut self,
-        mut ending: Option<&mut Numbered>,
-        asked: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let mut asked = pin!(asked);
-        let mut answer = None;
-        poll_fn(|cx| {
-            self.poll(cx);
-            if answer.is_none()
-                && let Poll::Ready(answered) = asked.as_mut().poll(cx)
-            {
-                answer = Some(answered);
-            }
-            // Polled after its end, it would never be ready.
-            if ending.as_mut().is_some_and(|ending| self.take_in(ending, cx)) {
-                ending = None;
-            }
-            if self.is_flooded() {
-                return Poll::Ready(Err(Error::too_many_bytes(MOST_BYTES)));
-            }
-            match answer.take() {
-                Some(Ok(told)) if ending.is_some() => {
-                    answer = Some(Ok(told));
-                    Poll::Pending
-                }
-                Some(answered) => Poll::Ready(answered),
-                None => Poll::Pending,
-            }
-        })
-        .await
-    }
-
-    /// Takes in every delivery that has arrived, so that their size is known.
-    fn poll(&mut self, cx: &mut Context<'_>) {
-        if let Some(mut consumer) = self.consumer.take_if(|_| !self.is_gone) {
-            self.is_gone = self.take_in(&mut consumer, cx);
-            self.consumer = Some(consumer);
-        }
-    }
-
-    /// Takes in the deliveries that a consumer has, and returns whether it has ended.
-    fn take_in(&mut self, (number, consumer): &mut Numbered, cx: &mut Context<'_>) -> bool {
-        // While one is taken in, another may arrive.
-        while !self.is_flooded()
-            && let Poll::Ready(next) = consumer.poll_next_unpin(cx)
-        {
-            let Some(Ok(delivery)) = next else { return true };
-            self.receive(*number, delivery);
-        }
-        false
-    }
-
-    /// Whether more bytes are in hand than the limit allows.
-    fn is_flooded(&self) -> bool {
-        self.ack_batcher.bytes() > MOST_BYTES
-    }
-
-    /// Replaces the consumer if another prefetch is due, or if most of what it may have in hand will wait for
-    /// a long time and there is memory for more.
-    async fn renew(&mut self, has_memory: bool) -> Result<(), Error> {
-        let is_full = has_memory && self.aside >= self.prefetch.now().div_ceil(2);
-        if !(self.is_due || is_full) || !self.ack_batcher.has_room() {
-            return Ok(());
-        }
-        if self.consumer.is_none() {
-            return Ok(());
-        }
-        self.is_due = false;
-        self.aside = 0;
-        let next = self.consume(self.prefetch.now()).await?;
-        match self.consumer.replace(next) {
-            Some(old) => self.cancel(old).await,
-            None => Ok(()),
-        }
-    }
-
-    fn receive(&mut self, number: ConsumerId, delivery: Delivery) {
-        self.is_due |= self.prefetch.received(delivery.data.len());
-        let history = match self.queue_kind {
-            QueueKind::Retry => History::read(&delivery.properties),
-            QueueKind::Work | QueueKind::Source => History::none(&delivery.properties),
-        };
-        let (due, redelivery) = self.ack_batcher.receive(delivery, number);
-        self.left.push_back(Incoming { due, queue_kind: self.queue_kind, redelivery, history });
-    }
 }
 
 /// The queues that feed the integration. This lives as long as its connection; deliveries that were not

@@ -11,7 +11,8 @@ fn modules() -> BTreeMap<String, String> {
     rust_files(&project().join("src"), &mut files);
     let sources = files.iter().filter_map(|file| {
         let name = file.strip_prefix("src/")?.strip_suffix(".rs")?;
-        let is_apart = name.starts_with("bin/") || ["tests", "lib", "main"].contains(&name.rsplit('/').next()?);
+        let is_apart =
+            name.starts_with("bin/") || ["lib", "main"].contains(&name) || name.split('/').any(|part| part == "tests");
         (!is_apart).then(|| {
             let text = fs::read_to_string(project().join(file)).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap().to_owned();

@@ -118,7 +118,7 @@ fn without_any_one_rule_it_does_not() {
     ];
     let several = [Look, CommitFirst, LookAgain, StoreClock];
     // Rare, but found soon from this seed on. A failure to join doubts beyond the bound (instead of
-    // forgetting them) is rarer still: `src/record/tests.rs` tests that.
+    // forgetting them) is rarer still: `src/record/tests/doubts.rs` tests that.
     let many = [(8_000, Owed)];
     let all = alone.map(|without| (1, 0, without)).into_iter().chain(several.map(|without| (2, 0, without)));
     let next = Mutex::new(all.chain(many.map(|(first, without)| (4, first, without))));

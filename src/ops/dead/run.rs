@@ -4,6 +4,10 @@
 //! both queues, and its second delivery changes nothing. The snapshot is as long as the browse before it saw;
 //! letters that die again meanwhile are behind it, carry a mark, and stay.
 
+mod stop;
+
+pub use stop::Stop;
+
 use super::filter::Filter;
 use super::filter::Taking;
 use super::letter::Letter;
@@ -23,9 +27,9 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use lapin::Consumer;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use stop::broken;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -50,36 +54,6 @@ pub struct Options {
     pub abort_above: f64,
     /// Whether all verdicts are waited for.
     pub is_watched: bool,
-}
-
-/// Why a replay was stopped early.
-#[derive(Debug)]
-pub enum Stop {
-    Interrupted,
-    /// How many first attempts failed, and of how many.
-    TooMany(usize, usize),
-    /// The worker reported nothing for this long.
-    Silence(Duration),
-    /// The gate is down or paused: the worker has held what was sent for this long.
-    Held(Duration),
-    Broker(String),
-}
-
-impl fmt::Display for Stop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Stop::Interrupted => f.write_str("interrupted"),
-            Stop::TooMany(failed, of) => write!(f, "{failed} of {of} first attempts failed"),
-            Stop::Silence(time) => write!(
-                f,
-                "no verdict for {time:?}; does a worker run, and is its gate up (consent-gate check --connect)?"
-            ),
-            Stop::Held(time) => {
-                write!(f, "the worker has held what was sent for {time:?}; the gate is down or asks for a pause")
-            }
-            Stop::Broker(why) => f.write_str(why),
-        }
-    }
 }
 
 /// How a replay ended.
@@ -376,10 +350,6 @@ impl Quiet {
         let patience = self.patience.max(run.options.deadline);
         if self.since.elapsed() > patience { Err(run.silence()) } else { Ok(()) }
     }
-}
-
-fn broken(error: broker::Error) -> Stop {
-    Stop::Broker(error.to_string())
 }
 
 /// Keeps count of what the worker reports.

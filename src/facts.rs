@@ -5,7 +5,7 @@ mod delivered;
 mod seen;
 mod series;
 
-pub use delivered::{Delivered, Fingerprint};
+pub use delivered::{Fingerprint, Receipt};
 pub use seen::Seen;
 pub use series::labels;
 
@@ -151,7 +151,7 @@ impl Facts {
     }
 
     /// A verdict was carried out, and the broker was told.
-    pub fn settled(&self, verdict: &Verdict, processed: &Processed, receipt: &Delivered<'_>, now: Timestamp) {
+    pub fn settled(&self, verdict: &Verdict, processed: &Processed, receipt: &Receipt<'_>, now: Timestamp) {
         let name = self.integration.as_str();
         if let Some(outcome) = verdict.outcome() {
             self.metrics.events.with_label_values(&[name, outcome]).inc();
@@ -242,7 +242,7 @@ impl Facts {
     }
 
     /// A repair ended, or will be tried again.
-    pub fn repaired(&self, verdict: &Verdict, receipt: &Delivered<'_>) {
+    pub fn repaired(&self, verdict: &Verdict, receipt: &Receipt<'_>) {
         let (name, body) = (self.integration.as_str(), receipt.body);
         match verdict {
             Verdict::Retry(NextAttempt { attempts, .. }) => self.retried(&attempts.to_string()),
@@ -298,7 +298,7 @@ impl Facts {
         tracing::info!(integration = self.integration, "probing the gate");
     }
 
-    fn latency(&self, receipt: &Delivered<'_>, now: Timestamp) {
+    fn latency(&self, receipt: &Receipt<'_>, now: Timestamp) {
         let Some(changed_at) = receipt.summary.changed_at else { return };
         if receipt.at.duration_since(changed_at).as_secs_f64() > LATE_AFTER_SECONDS {
             self.metrics.late_events.with_label_values(&[&self.integration]).inc();

@@ -4,7 +4,7 @@
 //! and receiving no event is not a fault. So events that are skipped in a row are counted, and a day without an
 //! event is noticed, and so is a property for which no event has a value.
 
-use crate::verdict::{Death, Skip, Verdict};
+use crate::verdict::{DeadReason, Skip, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
@@ -49,7 +49,11 @@ impl Row {
         match verdict {
             Verdict::Skipped(skip) => self.skipped(*skip, now),
             Verdict::DeadLetter(
-                Death::Undecodable | Death::TooLarge | Death::Panicked | Death::FutureDated | Death::Crashed,
+                DeadReason::Undecodable
+                | DeadReason::TooLarge
+                | DeadReason::Panicked
+                | DeadReason::FutureDated
+                | DeadReason::Crashed,
             ) => None, // never compared with the document
             Verdict::Delivered | Verdict::Retry(_) | Verdict::Hold(_) | Verdict::DeadLetter(_) => {
                 *self = Row::default();
@@ -200,7 +204,7 @@ mod tests {
     fn one_event_for_the_gate_ends_a_row_and_the_next_one_is_told_again() {
         let retry = Verdict::Retry(NextAttempt { attempts: 1, delay: Duration::ZERO, not_before: None });
         for verdict in
-            [Verdict::Delivered, retry, Verdict::Hold(Duration::ZERO), Verdict::DeadLetter(Death::Misconfigured)]
+            [Verdict::Delivered, retry, Verdict::Hold(Duration::ZERO), Verdict::DeadLetter(DeadReason::Misconfigured)]
         {
             let mut row = Row::default();
             assert_eq!(told(&mut row, Skip::NoIdentifier, 200, 0, MINUTE).len(), 1);
@@ -213,7 +217,7 @@ mod tests {
         }
         let mut row = Row::default();
         told(&mut row, Skip::NoIdentifier, 99, 0, MINUTE);
-        row.settled(&Verdict::DeadLetter(Death::Undecodable), at(99));
+        row.settled(&Verdict::DeadLetter(DeadReason::Undecodable), at(99));
         assert_eq!(told(&mut row, Skip::NoIdentifier, 1, 100, MINUTE).len(), 1, "nobody knows whom it was for");
     }
 

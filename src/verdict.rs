@@ -48,7 +48,7 @@ impl Skip {
 
 /// Why an event is in the dead-letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
-pub enum Death {
+pub enum DeadReason {
     Undecodable,
     TooLarge,
     Panicked,
@@ -64,27 +64,27 @@ pub enum Death {
     RetryAfterBeyondWindow,
 }
 
-impl Death {
+impl DeadReason {
     /// All reasons; the labels of `dead_lettered_total`.
-    pub const ALL: &'static [Death] = Death::VARIANTS;
+    pub const ALL: &'static [DeadReason] = DeadReason::VARIANTS;
 
     /// The reason's code in metrics, logs and the letter's `consent-gate-reason`.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
-            Death::Undecodable => "undecodable",
-            Death::TooLarge => "too_large",
-            Death::Panicked => "panicked",
-            Death::FutureDated => "future_dated",
-            Death::Crashed => "crashed",
-            Death::Refused => "refused",
-            Death::OlderThanRetention => "older_than_retention",
-            Death::AttemptsExhausted => "attempts_exhausted",
-            Death::NotTheGate => "not_the_gate",
-            Death::Misconfigured => "misconfigured",
-            Death::Rejected => "rejected",
-            Death::UnexpectedStatus => "unexpected_status",
-            Death::RetryAfterBeyondWindow => "retry_after_beyond_window",
+            DeadReason::Undecodable => "undecodable",
+            DeadReason::TooLarge => "too_large",
+            DeadReason::Panicked => "panicked",
+            DeadReason::FutureDated => "future_dated",
+            DeadReason::Crashed => "crashed",
+            DeadReason::Refused => "refused",
+            DeadReason::OlderThanRetention => "older_than_retention",
+            DeadReason::AttemptsExhausted => "attempts_exhausted",
+            DeadReason::NotTheGate => "not_the_gate",
+            DeadReason::Misconfigured => "misconfigured",
+            DeadReason::Rejected => "rejected",
+            DeadReason::UnexpectedStatus => "unexpected_status",
+            DeadReason::RetryAfterBeyondWindow => "retry_after_beyond_window",
         }
     }
 }
@@ -185,7 +185,7 @@ pub enum Verdict {
     Retry(NextAttempt),
     /// It waits in the queue of this delay without spending an attempt.
     Hold(Duration),
-    DeadLetter(Death),
+    DeadLetter(DeadReason),
 }
 
 /// When the next attempt follows.
@@ -236,32 +236,32 @@ impl Verdict {
 pub fn decide(processed: &Processed, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
     match processed {
         Processed::NotWanted(skip) => Verdict::Skipped(*skip),
-        Processed::Defective(_) => Verdict::DeadLetter(Death::Undecodable),
-        Processed::TooLarge(_) => Verdict::DeadLetter(Death::TooLarge),
-        Processed::Panicked => Verdict::DeadLetter(Death::Panicked),
-        Processed::FutureDated => Verdict::DeadLetter(Death::FutureDated),
-        Processed::OlderThanRetention => Verdict::DeadLetter(Death::OlderThanRetention),
-        Processed::Crashed => Verdict::DeadLetter(Death::Crashed),
+        Processed::Defective(_) => Verdict::DeadLetter(DeadReason::Undecodable),
+        Processed::TooLarge(_) => Verdict::DeadLetter(DeadReason::TooLarge),
+        Processed::Panicked => Verdict::DeadLetter(DeadReason::Panicked),
+        Processed::FutureDated => Verdict::DeadLetter(DeadReason::FutureDated),
+        Processed::OlderThanRetention => Verdict::DeadLetter(DeadReason::OlderThanRetention),
+        Processed::Crashed => Verdict::DeadLetter(DeadReason::Crashed),
         Processed::NeedlessRepair => Verdict::Delivered,
-        Processed::RefusedForAnother(answer) => again(answer, Death::Refused, history, schedule, now),
+        Processed::RefusedForAnother(answer) => again(answer, DeadReason::Refused, history, schedule, now),
         Processed::TooEarly(at) => Verdict::Hold(schedule.leg(at.duration_since(now).try_into().unwrap_or_default())),
         Processed::Held | Processed::Outage(_) => Verdict::Hold(schedule.shortest()),
         Processed::Answered(answer) => match answer.outcome {
             Outcome::Accepted => Verdict::Delivered,
-            Outcome::Refused => Verdict::DeadLetter(Death::Refused),
+            Outcome::Refused => Verdict::DeadLetter(DeadReason::Refused),
             Outcome::Unavailable | Outcome::Throttled => {
-                again(answer, Death::AttemptsExhausted, history, schedule, now)
+                again(answer, DeadReason::AttemptsExhausted, history, schedule, now)
             }
-            Outcome::NotTheGate => again(answer, Death::NotTheGate, history, schedule, now),
-            Outcome::Misconfigured => again(answer, Death::Misconfigured, history, schedule, now),
-            Outcome::Rejected => again(answer, Death::Rejected, history, schedule, now),
-            Outcome::UnexpectedStatus => again(answer, Death::UnexpectedStatus, history, schedule, now),
+            Outcome::NotTheGate => again(answer, DeadReason::NotTheGate, history, schedule, now),
+            Outcome::Misconfigured => again(answer, DeadReason::Misconfigured, history, schedule, now),
+            Outcome::Rejected => again(answer, DeadReason::Rejected, history, schedule, now),
+            Outcome::UnexpectedStatus => again(answer, DeadReason::UnexpectedStatus, history, schedule, now),
         },
     }
 }
 
 /// Another attempt, unless this was the last one.
-fn again(answer: &Answer, death: Death, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
+fn again(answer: &Answer, death: DeadReason, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
     let attempts = history.attempts.saturating_add(1);
     // Without room for its history, the next attempt could not be counted.
     if attempts >= schedule.attempts() || history.is_uncountable {
@@ -269,7 +269,7 @@ fn again(answer: &Answer, death: Death, history: &History, schedule: &Schedule, 
     }
     let delay = schedule.delay_after(attempts);
     match answer.retry_after {
-        Some(wait) if wait > schedule.window() => Verdict::DeadLetter(Death::RetryAfterBeyondWindow),
+        Some(wait) if wait > schedule.window() => Verdict::DeadLetter(DeadReason::RetryAfterBeyondWindow),
         Some(wait) if wait > delay => {
             Verdict::Retry(NextAttempt { attempts, delay: schedule.leg(wait), not_before: now.checked_add(wait).ok() })
         }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use consent_gate::config::{self, Environment};
 use consent_gate::mapping::{Choice, Slot};
-use consent_gate::record::{Offer, Records, Sent, Settings, Turn};
+use consent_gate::record::{Effect, Offer, Records, Settings, Turn};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use std::fs;
@@ -38,7 +38,7 @@ pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> 
                 });
                 let person = format!("person-{n}@example.com");
                 match verified.begin(&person, &offer, false, now).await? {
-                    Turn::Taken(taken) => taken.answered(Sent::Accepted, false, now).await.map(|_| ()),
+                    Turn::Taken(taken) => taken.answered(Effect::Accepted, false, now).await.map(|_| ()),
                     _ => Ok(()),
                 }
             }

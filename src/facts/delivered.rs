@@ -9,7 +9,7 @@ use std::fmt;
 
 /// One delivery, as far as its facts need it.
 #[derive(Clone, Debug)]
-pub struct Delivered<'b> {
+pub struct Receipt<'b> {
     /// When the delivery was received.
     pub at: Timestamp,
     /// Whether it is a first delivery, or was tried or held before.

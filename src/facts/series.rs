@@ -4,7 +4,7 @@ use crate::audit::Command;
 use crate::gate::Outcome;
 use crate::metrics::{Labels, Metrics};
 use crate::schedule::MAX_DELAYS;
-use crate::verdict::{Death, Skip};
+use crate::verdict::{DeadReason, Skip};
 use prometheus::{Histogram, IntCounter};
 
 /// The series that change with every event: looking them up by their labels costs more than incrementing
@@ -44,7 +44,7 @@ pub fn labels(delays: usize) -> Labels {
     Labels {
         outcomes: vec!["delivered", "skipped", "dead_lettered"],
         skips: Skip::ALL.iter().map(|skip| skip.code()).collect(),
-        deaths: Death::ALL.iter().map(|death| death.code()).collect(),
+        deaths: DeadReason::ALL.iter().map(|death| death.code()).collect(),
         results: Outcome::ALL.iter().map(|outcome| outcome.label()).collect(),
         commands: Command::ALL.iter().map(|command| command.code()).collect(),
         steps: (1..=delays).map(|step| step.to_string()).chain(["hold".to_owned()]).collect(),

@@ -20,7 +20,7 @@ const WORTH: f64 = 0.35;
 const ANSWERS_EACH: usize = 4;
 const FEWEST_ANSWERS: usize = 64;
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The share of these answers that must have come while somebody waited for a slot: a limit that is never
+/// The share of these answers that must have come while somebody waited for a permit: a limit that is never
 /// reached limits nothing.
 const MOSTLY: f64 = 0.9;
 /// If a step up was not worth it and at least this share of the answers were refusals, the limit stays below
@@ -77,7 +77,7 @@ impl Concurrency {
     }
 
     /// Takes note of an answer: whether it served the request (as opposed to showing that the gate cannot),
-    /// and whether somebody was waiting for a slot. Returns whether the limit has changed.
+    /// and whether somebody was waiting for a permit. Returns whether the limit has changed.
     pub(super) fn answered(&mut self, is_served: bool, is_full: bool, now: Instant) -> bool {
         let window = &mut self.window;
         if window.stale > 0 {

@@ -1,7 +1,7 @@
 //! How many requests one gate gets at once and per second, and which go first.
 //!
-//! Retries go first: they get a slot as soon as one is free, and while any are expected at least half of the
-//! slots are kept for them. Otherwise, with a backlog waiting and a gate that hangs, five attempts would take
+//! Retries go first: they get a permit as soon as one is free, and while any are expected at least half of the
+//! permits are kept for them. Otherwise, with a backlog waiting and a gate that hangs, five attempts would take
 //! six minutes instead of five.
 
 use super::concurrency::Concurrency;
@@ -42,7 +42,7 @@ impl Default for Limits {
     }
 }
 
-/// The two classes of events that ask for a slot.
+/// The two classes of events that ask for a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// An event from the retry queue: tried, held or returned before.
@@ -52,26 +52,26 @@ pub enum Lane {
 
 #[derive(Debug)]
 pub(super) struct Limit {
-    slots: Arc<Mutex<Slots>>,
+    permits: Arc<Mutex<Permits>>,
     pace: Option<Pace>,
 }
 
 /// The right to have one request under way; dropping it releases it.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Permit {
     lane: Lane,
-    slots: Arc<Mutex<Slots>>,
+    permits: Arc<Mutex<Permits>>,
 }
 
 #[derive(Debug)]
-struct Slots {
+struct Permits {
     most: usize,
     /// The search for the best limit; without it the limit is `most`.
     search: Option<Concurrency>,
     retry: usize,
     fresh: usize,
-    waiting_retry: VecDeque<oneshot::Sender<Slot>>,
-    waiting_fresh: VecDeque<oneshot::Sender<Slot>>,
+    waiting_retry: VecDeque<oneshot::Sender<Permit>>,
+    waiting_fresh: VecDeque<oneshot::Sender<Permit>>,
     retries_until: Option<Instant>,
 }
 
@@ -91,7 +91,7 @@ impl Limit {
             next: tokio::sync::Mutex::new(Instant::now()),
             fresh: tokio::sync::Mutex::default(),
         });
-        let slots = Slots {
+        let permits = Permits {
             most: limits.max_in_flight,
             search: limits.is_adaptive.then(|| Concurrency::new(limits.max_in_flight)),
             retry: 0,
@@ -100,12 +100,12 @@ impl Limit {
             waiting_fresh: VecDeque::new(),
             retries_until: None,
         };
-        Limit { slots: Arc::new(Mutex::new(slots)), pace }
+        Limit { permits: Arc::new(Mutex::new(permits)), pace }
     }
 
     /// How many requests may be under way at once now.
     pub(super) fn now(&self) -> usize {
-        lock(&self.slots).limit()
+        lock(&self.permits).limit()
     }
 
     /// Waits for the rate limit.
@@ -116,49 +116,49 @@ impl Limit {
     }
 
     /// Waits until one more request may be under way.
-    pub(super) async fn enter(&self, lane: Lane) -> Slot {
+    pub(super) async fn enter(&self, lane: Lane) -> Permit {
         match self.take(lane) {
-            Ok(slot) => slot,
+            Ok(permit) => permit,
             Err(promised) => match promised.await {
-                Ok(slot) => slot,
-                // Cannot happen: a sender leaves its queue only to send a slot.
+                Ok(permit) => permit,
+                // Cannot happen: a sender leaves its queue only to send a permit.
                 Err(_) => std::future::pending().await,
             },
         }
     }
 
-    /// Tells that retries are expected within this time, so that slots are kept for them.
+    /// Tells that retries are expected within this time, so that permits are kept for them.
     pub(super) fn expect_retries(&self, within: Duration) {
         let until = Instant::now() + within;
-        let mut slots = lock(&self.slots);
-        slots.retries_until = slots.retries_until.max(Some(until));
+        let mut permits = lock(&self.permits);
+        permits.retries_until = permits.retries_until.max(Some(until));
     }
 
     /// Takes note of an answer. `is_served` is false for answers that show that the gate is overloaded or
     /// down.
     pub(super) fn answered(&self, is_served: bool) {
         let now = Instant::now();
-        let mut slots = lock(&self.slots);
-        let is_full = !slots.waiting_retry.is_empty() || !slots.waiting_fresh.is_empty();
-        let Some(search) = &mut slots.search else { return };
+        let mut permits = lock(&self.permits);
+        let is_full = !permits.waiting_retry.is_empty() || !permits.waiting_fresh.is_empty();
+        let Some(search) = &mut permits.search else { return };
         if search.answered(is_served, is_full, now) {
-            give(slots, &self.slots);
+            give(permits, &self.permits);
         }
     }
 
-    fn take(&self, lane: Lane) -> Result<Slot, oneshot::Receiver<Slot>> {
-        let mut slots = lock(&self.slots);
-        if slots.admits(lane, Instant::now()) {
-            slots.count(lane, 1);
-            return Ok(Slot { lane, slots: Arc::clone(&self.slots) });
+    fn take(&self, lane: Lane) -> Result<Permit, oneshot::Receiver<Permit>> {
+        let mut permits = lock(&self.permits);
+        if permits.admits(lane, Instant::now()) {
+            permits.count(lane, 1);
+            return Ok(Permit { lane, permits: Arc::clone(&self.permits) });
         }
         let (promise, promised) = oneshot::channel();
-        slots.waiting(lane).push_back(promise);
+        permits.waiting(lane).push_back(promise);
         Err(promised)
     }
 }
 
-impl Slots {
+impl Permits {
     fn limit(&self) -> usize {
         self.search.as_ref().map_or(self.most, Concurrency::limit)
     }
@@ -183,7 +183,7 @@ impl Slots {
         *count = count.saturating_add_signed(change);
     }
 
-    fn waiting(&mut self, lane: Lane) -> &mut VecDeque<oneshot::Sender<Slot>> {
+    fn waiting(&mut self, lane: Lane) -> &mut VecDeque<oneshot::Sender<Permit>> {
         match lane {
             Lane::Retry => &mut self.waiting_retry,
             Lane::Fresh => &mut self.waiting_fresh,
@@ -191,7 +191,7 @@ impl Slots {
     }
 
     /// Takes the next waiter that may go out of its queue.
-    fn next(&mut self, now: Instant) -> Option<(Lane, oneshot::Sender<Slot>)> {
+    fn next(&mut self, now: Instant) -> Option<(Lane, oneshot::Sender<Permit>)> {
         for lane in [Lane::Retry, Lane::Fresh] {
             while self.admits(lane, now) {
                 let Some(promise) = self.waiting(lane).pop_front() else { break };
@@ -205,24 +205,24 @@ impl Slots {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut slots = lock(&self.slots);
-        slots.count(self.lane, -1);
-        give(slots, &self.slots);
+        let mut permits = lock(&self.permits);
+        permits.count(self.lane, -1);
+        give(permits, &self.permits);
     }
 }
 
-/// Gives free slots to the waiters, retries first.
-fn give(mut slots: MutexGuard<'_, Slots>, all: &Arc<Mutex<Slots>>) {
+/// Gives free permits to the waiters, retries first.
+fn give(mut permits: MutexGuard<'_, Permits>, all: &Arc<Mutex<Permits>>) {
     let mut given = Vec::new();
-    while let Some(next) = slots.next(Instant::now()) {
+    while let Some(next) = permits.next(Instant::now()) {
         given.push(next);
     }
-    drop(slots);
+    drop(permits);
     for (lane, promise) in given {
-        // A slot that is no longer wanted is dropped, and so comes back here.
-        let _ = promise.send(Slot { lane, slots: Arc::clone(all) });
+        // A permit that is no longer wanted is dropped, and so comes back here.
+        let _ = promise.send(Permit { lane, permits: Arc::clone(all) });
     }
 }
 
@@ -238,8 +238,8 @@ impl Pace {
     }
 }
 
-fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
-    slots.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(permits: &Mutex<Permits>) -> MutexGuard<'_, Permits> {
+    permits.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -251,23 +251,23 @@ mod tests {
         Limit::new(&Limits { max_in_flight, is_adaptive: false, ..Limits::default() })
     }
 
-    fn enter(limit: &Limit, lane: Lane) -> Option<Slot> {
+    fn enter(limit: &Limit, lane: Lane) -> Option<Permit> {
         limit.enter(lane).now_or_never()
     }
 
     #[test]
-    fn fresh_work_has_every_slot_when_no_retry_is_expected() {
+    fn fresh_work_has_every_permit_when_no_retry_is_expected() {
         let limit = limit(4);
-        let slots: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Fresh)).collect();
-        assert_eq!(slots.iter().flatten().count(), 4);
-        drop(slots);
+        let permits: Vec<Option<Permit>> = (0..5).map(|_| enter(&limit, Lane::Fresh)).collect();
+        assert_eq!(permits.iter().flatten().count(), 4);
+        drop(permits);
         assert!(enter(&limit, Lane::Fresh).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_gets_the_slots_of_a_limit_that_rises() {
+    async fn who_waits_gets_the_permits_of_a_limit_that_rises() {
         let limit = Limit::new(&Limits { max_in_flight: 64, ..Limits::default() });
-        let mut held: VecDeque<Slot> = (0..16).filter_map(|_| enter(&limit, Lane::Fresh)).collect();
+        let mut held: VecDeque<Permit> = (0..16).filter_map(|_| enter(&limit, Lane::Fresh)).collect();
         assert_eq!(held.len(), 16);
         let mut waiting: Vec<_> = (0..48).map(|_| Box::pin(limit.enter(Lane::Fresh))).collect();
         for one in &mut waiting {
@@ -283,20 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_slots_are_kept_while_retries_are_expected() {
+    fn half_of_the_permits_are_kept_while_retries_are_expected() {
         let limit = limit(5);
         limit.expect_retries(Duration::from_secs(60));
-        let fresh: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Fresh)).collect();
+        let fresh: Vec<Option<Permit>> = (0..5).map(|_| enter(&limit, Lane::Fresh)).collect();
         assert_eq!(fresh.iter().flatten().count(), 2);
-        let retries: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Retry)).collect();
+        let retries: Vec<Option<Permit>> = (0..5).map(|_| enter(&limit, Lane::Retry)).collect();
         assert_eq!(retries.iter().flatten().count(), 3);
         drop(fresh);
-        let more: Vec<Option<Slot>> = (0..5).map(|_| enter(&limit, Lane::Retry)).collect();
+        let more: Vec<Option<Permit>> = (0..5).map(|_| enter(&limit, Lane::Retry)).collect();
         assert_eq!(more.iter().flatten().count(), 2, "retries may have all");
     }
 
     #[test]
-    fn a_single_slot_is_not_kept_from_fresh_work_for_ever() {
+    fn a_single_permit_is_not_kept_from_fresh_work_for_ever() {
         let limit = limit(1);
         limit.expect_retries(Duration::from_secs(60));
         assert!(enter(&limit, Lane::Fresh).is_some());
@@ -311,9 +311,9 @@ mod tests {
         assert!(fresh.as_mut().now_or_never().is_none() && retry.as_mut().now_or_never().is_none());
         drop(held);
         assert!(fresh.as_mut().now_or_never().is_none());
-        let slot = retry.as_mut().now_or_never();
-        assert!(slot.is_some());
-        drop(slot);
+        let permit = retry.as_mut().now_or_never();
+        assert!(permit.is_some());
+        drop(permit);
         assert!(fresh.as_mut().now_or_never().is_some());
     }
 
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stops_waiting_costs_nobody_a_slot() {
+    fn who_stops_waiting_costs_nobody_a_permit() {
         let limit = limit(1);
         let held = enter(&limit, Lane::Fresh);
         let mut early = Box::pin(limit.enter(Lane::Fresh));
@@ -355,7 +355,7 @@ mod tests {
         }
         drop(early);
         drop(held);
-        drop(late); // it was given the slot and never polled
+        drop(late); // it was given the permit and never polled
         assert!(last.as_mut().now_or_never().is_some());
     }
 }

@@ -28,7 +28,7 @@ pub use answer::{Answer, Belief, Mode, Outcome};
 pub(crate) use body::read_bounded;
 pub use breaker::{Change, State};
 pub use endpoint::Endpoint;
-pub use limit::{Lane, Limits, Slot};
+pub use limit::{Lane, Limits, Permit};
 pub use request::GateRequest;
 
 use crate::schedule::{OnOutage, Schedule};
@@ -144,18 +144,18 @@ impl Gate {
         &self.endpoint
     }
 
-    /// Waits for a free slot, for the rate limit, and for the end of a short pause. A request may be sent
-    /// while the slot is held.
+    /// Waits for a permit, for the rate limit, and for the end of a short pause. A request may be sent while the
+    /// permit is held.
     ///
     /// # Errors
     /// [`NotUsable`], if the gate stays unusable for longer than is worth waiting for with the event in hand.
-    pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Slot, NotUsable> {
-        let slot = self.limit.enter(lane).await;
+    pub async fn enter(&self, lane: Lane, pass: Pass) -> Result<Permit, NotUsable> {
+        let permit = self.limit.enter(lane).await;
         self.pass(lane, pass).await?;
-        Ok(slot)
+        Ok(permit)
     }
 
-    /// Waits for the rate limit and for the end of a short pause; for callers that need no slot.
+    /// Waits for the rate limit and for the end of a short pause; for callers that need no permit.
     ///
     /// # Errors
     /// [`NotUsable`], if the gate stays unusable for longer than is worth waiting for with the event in hand.
@@ -268,7 +268,7 @@ impl Gate {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured()
     }
 
-    /// Tells the gate that retries are expected within this time, so that slots are kept for them.
+    /// Tells the gate that retries are expected within this time, so that permits are kept for them.
     pub fn expect_retries(&self, within: Duration) {
         self.limit.expect_retries(within);
     }

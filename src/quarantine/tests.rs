@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::broker::redelivery::{Redelivery, redelivery};
-use crate::record::{Known, Note};
+use crate::record::{Note, SuspectState};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -169,7 +169,9 @@ impl World {
         let message = &self.messages[index];
         match redelivery(message.returns > 0, Some(message.returns), false, true) {
             Redelivery::Suspect => {
-                let Known::Deaths(deaths) = Note::known(self.notes.get(&index), own, |_| false) else { return None };
+                let SuspectState::Deaths(deaths) = Note::known(self.notes.get(&index), own, |_| false) else {
+                    return None;
+                };
                 Some((self.rule)(Some(deaths)))
             }
             _ => None,
@@ -185,7 +187,7 @@ impl World {
             return true;
         }
         if care.is_some() {
-            let Known::Deaths(deaths) = Note::known(self.notes.get(&index), &life.name, |_| false) else {
+            let SuspectState::Deaths(deaths) = Note::known(self.notes.get(&index), &life.name, |_| false) else {
                 return true;
             };
             let note = Note { deaths, holder: Some(life.name.clone()), at: Timestamp::UNIX_EPOCH };

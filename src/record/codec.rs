@@ -104,12 +104,13 @@ pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
         values.push((slot.as_text(), Value { said, is_refused, accepted, before, unanswered }));
     }
     let mut doubts = Vec::with_capacity(record.doubts.len());
-    for (id, Doubt { at, sent, is_parked }) in &record.doubts {
+    for (id, Doubt { at, carried: sent, is_parked }) in &record.doubts {
         let sent = carried(sent, record, &mut origins);
         doubts.push(Request { id: *id, at: instant(*at), sent, is_parked: *is_parked });
     }
     let owed = record.owed.as_ref();
-    let owed = owed.map(|Owed { at, sent }| Late { at: instant(*at), sent: carried(sent, record, &mut origins) });
+    let owed =
+        owed.map(|Owed { at, carried: sent }| Late { at: instant(*at), sent: carried(sent, record, &mut origins) });
     let heard = record.heard.iter().map(|(set, version)| (*set, origins.which(version))).collect();
     let mark = record.mark.as_ref().map(|Mark { at, granted, messages }| Erased {
         at: instant(*at),
@@ -143,10 +144,10 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
     }
     let mut doubts = LiteMap::with_capacity(packed.doubts.len());
     for Request { id, at, sent, is_parked } in packed.doubts {
-        doubts.insert(id, Doubt { at: timestamp(at)?, sent: versions.carried(sent, &values)?, is_parked });
+        doubts.insert(id, Doubt { at: timestamp(at)?, carried: versions.carried(sent, &values)?, is_parked });
     }
     let owed =
-        packed.owed.map(|Late { at, sent }| Ok(Owed { at: timestamp(at)?, sent: versions.carried(sent, &values)? }));
+        packed.owed.map(|Late { at, sent }| Ok(Owed { at: timestamp(at)?, carried: versions.carried(sent, &values)? }));
     let owed = owed.transpose()?;
     let heard = packed.heard.into_iter().map(|(set, which)| Ok((set, versions.get(which)?)));
     let heard = heard.collect::<Result<LiteMap<u64, Version>, Damaged>>()?;

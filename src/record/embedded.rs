@@ -12,7 +12,7 @@ use super::kept::{EPOCH, OWN_NOTES, Origin};
 use super::keys::{IDENTITY_BYTES, Key, SECRET_BYTES, prefix_of};
 use super::rules::Write;
 use super::writer::{SUSPECT, SWEPT, Swept, Writer, sound};
-use super::{Claim, Failed, Known, Note, Record, codec};
+use super::{Claim, Failed, Note, Record, SuspectState, codec};
 use crate::bytes::{hex, random};
 use directory::{make, sync_names};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -274,7 +274,7 @@ impl Embedded {
     ///
     /// # Errors
     /// The store failed.
-    pub(super) fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
+    pub(super) fn suspect(&self, key: Key, own: &str) -> Result<SuspectState, Failed> {
         let note = self.note(&suspect_name(key))?.and_then(|text| Note::from_text(&text));
         Ok(Note::known(note.as_ref(), own, |_| false))
     }

@@ -29,11 +29,11 @@ pub use mapped::Mapped;
 pub use place::{Backend, Claim, Failed, Settings};
 pub use records::Records;
 pub use rules::{
-    Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write, begin, end, erase, execution_horizon,
+    Around, Ask, Begun, Effect, Ended, Erasure, Request, ToSend, Write, begin, end, erase, execution_horizon,
     forgotten_until,
 };
 pub use suspect::{Noted, Suspect};
-pub use suspects::{Known, Note};
+pub use suspects::{Note, SuspectState};
 pub use turn::{Answered, Taken, Turn, Verified};
 pub use value::{Chosen, Said, Version};
 
@@ -120,7 +120,7 @@ struct Doubt {
     at: Timestamp,
     /// What it carried.
     #[serde(rename = "s", serialize_with = "crate::json::object")]
-    sent: Values,
+    carried: Values,
     /// A repair of it is scheduled.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
     is_parked: bool,
@@ -134,7 +134,7 @@ struct Owed {
     #[serde(rename = "t")]
     at: Timestamp,
     #[serde(rename = "s", serialize_with = "crate::json::object")]
-    sent: Values,
+    carried: Values,
 }
 
 /// What is kept about an erased person.

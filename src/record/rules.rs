@@ -145,9 +145,9 @@ fn is_too_old(offer: &Offer, around: &Around<'_>) -> bool {
     is_swept || offer.latest().is_some_and(|at| around.now.duration_since(at) > around.retention)
 }
 
-/// What a definite or indefinite answer means for the record.
+/// What an answer proves about the effect of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub enum Effect {
     Accepted,
     /// Permanently: it will never pass as it was.
     Refused,
@@ -157,17 +157,17 @@ pub enum Sent {
     Unknown,
 }
 
-impl Sent {
-    /// What an answer proves. An answer from a gate that is down proves nothing: the system behind it may still
-    /// execute the request. A 429 proves that it was not executed. A refusal of a request that carried other events'
+impl Effect {
+    /// What an answer proves. One that is not the gate's own, or says that something behind it failed, proves nothing:
+    /// the request may still be executed. A 429 proves that it was not executed. A refusal of a request that carried other events'
     /// values says nothing about any one of them.
     #[must_use]
-    pub fn of(outcome: Outcome, carries_others: bool) -> Sent {
+    pub fn of(outcome: Outcome, carries_others: bool) -> Effect {
         match outcome {
-            Outcome::Accepted => Sent::Accepted,
-            Outcome::Refused if !carries_others => Sent::Refused,
-            Outcome::Refused | Outcome::Rejected | Outcome::Throttled | Outcome::Misconfigured => Sent::Failed,
-            Outcome::Unavailable | Outcome::UnexpectedStatus | Outcome::NotTheGate => Sent::Unknown,
+            Outcome::Accepted => Effect::Accepted,
+            Outcome::Refused if !carries_others => Effect::Refused,
+            Outcome::Refused | Outcome::Rejected | Outcome::Throttled | Outcome::Misconfigured => Effect::Failed,
+            Outcome::Unavailable | Outcome::UnexpectedStatus | Outcome::NotTheGate => Effect::Unknown,
         }
     }
 }
@@ -178,7 +178,7 @@ pub struct Request<'a> {
     pub carried: &'a Values,
     /// When it was noted.
     pub begun: Timestamp,
-    pub sent: Sent,
+    pub effect: Effect,
     /// It was sent twice: what is known of the second copy says nothing about the first.
     pub was_resent: bool,
     /// The ids of the first copy, and of the request that follows if the record's newest values changed meanwhile.
@@ -198,25 +198,25 @@ pub struct Ended {
 /// Ends the turn of an event: takes note of the answer, and checks whether the record's newest values changed
 /// meanwhile.
 pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, around: &Around<'_>) -> (Ended, Write) {
-    let Request { carried, sent, begun, .. } = *request;
-    let Some(record) = known.as_mut().filter(|_| sent != Sent::Unknown) else {
+    let Request { carried, effect, begun, .. } = *request;
+    let Some(record) = known.as_mut().filter(|_| effect != Effect::Unknown) else {
         return (Ended::default(), Write::Nothing);
     };
     let doubt = record.doubts.remove(&ask.id);
     if request.was_resent && !carried.is_empty() {
-        let doubt = doubt.unwrap_or_else(|| Doubt { at: begun, sent: carried.clone(), is_parked: false });
+        let doubt = doubt.unwrap_or_else(|| Doubt { at: begun, carried: carried.clone(), is_parked: false });
         record.doubts.insert(request.first, doubt);
     }
     let before = (record.refusals(), record.mark.clone());
-    record.answered(ask.offer, carried, sent, around.now);
-    if sent == Sent::Accepted {
+    record.answered(ask.offer, carried, effect, around.now);
+    if effect == Effect::Accepted {
         record.made_good(begun, carried, around.mapped);
         // Before anything is dropped: what is owed is needed, even if the person was erased meanwhile.
         record.owe(carried, around.now);
     }
     record.let_go(around.now, around.execution_horizon);
     let mut ended = Ended::default();
-    if sent == Sent::Accepted {
+    if effect == Effect::Accepted {
         if ask.is_repair {
             record.repaired(begun, carried, around);
         }
@@ -265,7 +265,7 @@ pub fn erase(
     }
     // Including those that lapsed: they were never answered either.
     for doubt in record.doubts.values() {
-        for (slot, sent) in doubt.sent.iter().filter(|(_, sent)| sent.latest().at <= Some(at)) {
+        for (slot, sent) in doubt.carried.iter().filter(|(_, sent)| sent.latest().at <= Some(at)) {
             let is_made_good = |newest: &Newest| {
                 newest.accepted.is_some() && newest.said.grant().is_none() && newest.said.covers(sent)
             };
@@ -274,7 +274,7 @@ pub fn erase(
             }
         }
     }
-    for (slot, sent) in record.owed.iter().flat_map(|owed| &owed.sent) {
+    for (slot, sent) in record.owed.iter().flat_map(|owed| &owed.carried) {
         if let Some(version) = sent.grant().filter(|grant| grant.at <= Some(at)) {
             mark.grant(slot, version);
         }

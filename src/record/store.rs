@@ -6,7 +6,7 @@ use super::keys::Key;
 use super::place::{Backend, Claim, Failed};
 use super::postgres::Postgres;
 use super::rules::Write;
-use super::{Known, Note, Record};
+use super::{Note, Record, SuspectState};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -173,7 +173,7 @@ impl Store {
         }
     }
 
-    pub(super) async fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
+    pub(super) async fn suspect(&self, key: Key, own: &str) -> Result<SuspectState, Failed> {
         match self {
             Store::Embedded(store) => store.suspect(key, own),
             Store::Postgres(store) => store.suspect(key, own).await,

@@ -2,7 +2,7 @@
 
 use super::keys::Key;
 use super::store::Store;
-use super::{Failed, Known, Note};
+use super::{Failed, Note, SuspectState};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub struct Suspect {
     pub(super) store: Arc<Store>,
     pub(super) key: Key,
     pub(super) own: Arc<str>,
-    pub known: Known,
+    pub known: SuspectState,
 }
 
 /// A suspect that is being handled: noted durably, so that a death of this process is noticed.
@@ -28,8 +28,8 @@ impl Suspect {
     #[must_use]
     pub fn deaths(&self) -> u32 {
         match self.known {
-            Known::Deaths(deaths) => deaths,
-            Known::HeldElsewhere => 0,
+            SuspectState::Deaths(deaths) => deaths,
+            SuspectState::HeldElsewhere => 0,
         }
     }
 

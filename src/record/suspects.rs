@@ -18,7 +18,7 @@ pub struct Note {
 
 /// What is known about a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum SuspectState {
     /// It was being handled at this many deaths.
     Deaths(u32),
     /// Another process, which may be alive, is handling it. It was delivered to this one because a connection
@@ -30,13 +30,13 @@ impl Note {
     /// What a note means to the process `own`; `is_alive` tells whether its holder, if that is another
     /// process, may still be alive.
     #[must_use]
-    pub fn known(note: Option<&Note>, own: &str, is_alive: impl FnOnce(&Note) -> bool) -> Known {
+    pub fn known(note: Option<&Note>, own: &str, is_alive: impl FnOnce(&Note) -> bool) -> SuspectState {
         match note {
-            None => Known::Deaths(0),
+            None => SuspectState::Deaths(0),
             Some(note) => match &note.holder {
-                Some(holder) if holder != own && is_alive(note) => Known::HeldElsewhere,
-                Some(holder) if holder != own => Known::Deaths(note.deaths.saturating_add(1)),
-                _ => Known::Deaths(note.deaths),
+                Some(holder) if holder != own && is_alive(note) => SuspectState::HeldElsewhere,
+                Some(holder) if holder != own => SuspectState::Deaths(note.deaths.saturating_add(1)),
+                _ => SuspectState::Deaths(note.deaths),
             },
         }
     }
@@ -73,12 +73,12 @@ mod tests {
     #[test]
     fn only_a_holder_that_died_adds_a_death() {
         let known = |note: &Note, is_alive: bool| Note::known(Some(note), "me", |_| is_alive);
-        assert_eq!(Note::known(None, "me", |_| true), Known::Deaths(0));
-        assert_eq!(known(&note(1, None), false), Known::Deaths(1));
-        assert_eq!(known(&note(1, Some("me")), false), Known::Deaths(1), "only its connection was lost");
-        assert_eq!(known(&note(1, Some("other")), false), Known::Deaths(2));
-        assert_eq!(known(&note(1, Some("other")), true), Known::HeldElsewhere);
-        assert_eq!(known(&note(u32::MAX, Some("other")), false), Known::Deaths(u32::MAX));
+        assert_eq!(Note::known(None, "me", |_| true), SuspectState::Deaths(0));
+        assert_eq!(known(&note(1, None), false), SuspectState::Deaths(1));
+        assert_eq!(known(&note(1, Some("me")), false), SuspectState::Deaths(1), "only its connection was lost");
+        assert_eq!(known(&note(1, Some("other")), false), SuspectState::Deaths(2));
+        assert_eq!(known(&note(1, Some("other")), true), SuspectState::HeldElsewhere);
+        assert_eq!(known(&note(u32::MAX, Some("other")), false), SuspectState::Deaths(u32::MAX));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::kept::Seen;
 use super::keys::{Key, Prefix, key, message_number};
 use super::notes::mappings;
 use super::place::Failed;
-use super::rules::{self, Around, Ask, Begun, Ended, Erasure, Request, Sent, ToSend, Write};
+use super::rules::{self, Around, Ask, Begun, Effect, Ended, Erasure, Request, ToSend, Write};
 use super::store::Store;
 use super::{Mapped, Offer, Record, Values};
 use crate::integration::Name;
@@ -200,7 +200,7 @@ impl Taken {
     /// The store failed, and what is due would not be remembered.
     pub async fn answered(
         mut self: Box<Self>,
-        sent: Sent,
+        effect: Effect,
         was_resent: bool,
         now: Timestamp,
     ) -> Result<Answered, Failed> {
@@ -209,7 +209,7 @@ impl Taken {
         let first = ids.hash_one((next, self.id));
         let (now, mapped) = (store.now(now), self.by.mapped());
         let ask = Ask { id: self.id, offer: &self.offer, is_repair: self.is_repair };
-        let request = Request { carried: &self.newest, begun: self.begun, sent, was_resent, first, next };
+        let request = Request { carried: &self.newest, begun: self.begun, effect, was_resent, first, next };
         let end = |known: &mut Option<Record>, swept| {
             let around =
                 Around { now, execution_horizon: *execution_horizon, retention: *retention, swept, mapped: &mapped };

@@ -7,8 +7,8 @@ use crate::broker::redelivery::Redelivery;
 use crate::broker::report::Report;
 use crate::broker::settler::Settler;
 use crate::event::Body;
-use crate::facts::{Delivered, Fingerprint};
-use crate::gate::{Answer, Lane, NotUsable, Noted, Outcome, Slot};
+use crate::facts::{Fingerprint, Receipt};
+use crate::gate::{Answer, Lane, NotUsable, Noted, Outcome, Permit};
 use crate::plan::{self, EventSummary, Plan, plan};
 use crate::record::{self, Answered, Taken, Turn};
 use crate::sequencer::Ticket;
@@ -84,7 +84,7 @@ impl Worker {
         if let Settlement::Park(..) = settlement {
             self.facts.parked();
         }
-        let receipt = Delivered { at: received, lane: lane(queue_kind), body: Fingerprint(&body), trace, summary };
+        let receipt = Receipt { at: received, lane: lane(queue_kind), body: Fingerprint(&body), trace, summary };
         if is_repair {
             self.facts.repaired(&verdict, &receipt);
         } else {
@@ -105,7 +105,7 @@ impl Worker {
         if let Some(at) = verdict::too_early(history, &self.integration.schedule, handling.received) {
             return (EventSummary::default(), Err(Processed::TooEarly(at)));
         }
-        let _permit = self.work_permit(handling.terms).await;
+        let _work = self.work_permit(handling.terms).await;
         let encoding = headers::encoding(&due.delivery.properties);
         let body = Body { bytes: &due.delivery.data, encoding };
         let read = catch_unwind(AssertUnwindSafe(|| plan(body, &self.integration, handling.received)));
@@ -124,7 +124,7 @@ impl Worker {
         }
     }
 
-    /// Waits for a turn in the person's line, for the record and for a slot, then sends.
+    /// Waits for a turn in the person's line, for the record and for a permit, then sends.
     async fn trigger(&self, handling: &Handling<'_>, plan: &plan::Send) -> Result<Handled, Stop> {
         let Handling { incoming, settler, terms, .. } = *handling;
         let lane = lane(incoming.queue_kind);
@@ -134,17 +134,17 @@ impl Worker {
             if let Some(ticket) = &mut ticket {
                 ticket.turn().await;
             }
-            let permit = self.work_permit(terms).await;
+            let work = self.work_permit(terms).await;
             let turn = self.turn(plan, &incoming.history).await?;
-            drop(permit);
-            let slot = self.enter(lane, terms).await?;
-            Ok((turn, slot))
+            drop(work);
+            let permit = self.enter(lane, terms).await?;
+            Ok((turn, permit))
         };
-        let (turn, slot) = self.wait_in_hand(settler, entering).await?;
+        let (turn, permit) = self.wait_in_hand(settler, entering).await?;
         if !settler.holds(&incoming.due.delivery) {
             return Err(Stop::Unsettled);
         }
-        self.send(plan, turn, (lane, terms), slot).await
+        self.send(plan, turn, (lane, terms), permit).await
     }
 
     /// Joins a person's line, unless the delivery is handled alone: events ahead in the line would wait for it in turn.
@@ -155,9 +155,9 @@ impl Worker {
         self.sequencer.join(identifier).map(Some).ok_or(Stop::Processed(Processed::Held))
     }
 
-    /// Waits until a request may be sent. A delivery that is handled alone takes no slot: deliveries that wait for it
+    /// Waits until a request may be sent. A delivery that is handled alone takes no permit: deliveries that wait for it
     /// may hold them all.
-    async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Slot>, Stop> {
+    async fn enter(&self, lane: Lane, terms: Terms) -> Result<Option<Permit>, Stop> {
         let entered = if terms.is_alone {
             self.gate.pass(lane, terms.pass).await.map(|()| None)
         } else {
@@ -199,30 +199,30 @@ impl Worker {
         plan: &plan::Send,
         turn: Option<Box<Taken>>,
         (lane, terms): (Lane, Terms),
-        slot: Option<Slot>,
+        permit: Option<Permit>,
     ) -> Result<Handled, Stop> {
         let turn = match turn {
             Some(turn) => Some(entered(self.or_unsettled(turn.looked_again(Timestamp::now()).await)?)?),
             None => None,
         };
         let carries_others = turn.as_ref().is_some_and(|turn| turn.carries_others());
-        let (mut sent, mut superseded) = self.send_once(plan, turn, slot, terms).await?;
+        let (mut exchange, mut superseded) = self.send_once(plan, turn, permit, terms).await?;
         for _ in 0..MOST_FOLLOW_UPS {
             let Some(turn) = superseded.take() else { break };
-            let slot = self.enter(lane, terms).await?;
+            let permit = self.enter(lane, terms).await?;
             // What an erasure or another worker made needless meanwhile is not sent.
             let Ok(turn) = entered(self.or_unsettled(turn.looked_again(Timestamp::now()).await)?) else { break };
-            let (again, further) = self.send_once(plan, Some(turn), slot, terms).await?;
+            let (again, further) = self.send_once(plan, Some(turn), permit, terms).await?;
             if again.answer.outcome != Outcome::Accepted {
                 return Err(Processed::Held.into());
             }
-            sent.is_repair_due |= again.is_repair_due;
+            exchange.is_repair_due |= again.is_repair_due;
             superseded = further;
         }
         if superseded.is_some() {
             return Err(Processed::Held.into());
         }
-        let Sent { answer, at, is_down, is_repair_due } = sent;
+        let Exchange { answer, at, is_down, is_repair_due } = exchange;
         let attempt = Attempt {
             at,
             result: answer.outcome,
@@ -238,11 +238,11 @@ impl Worker {
         &self,
         plan: &plan::Send,
         turn: Option<Box<Taken>>,
-        slot: Option<Slot>,
+        permit: Option<Permit>,
         terms: Terms,
-    ) -> Result<(Sent, Option<Box<Taken>>), Stop> {
-        // Never held while waiting for a slot: the holder of a slot may be waiting for this.
-        let _permit = self.work_permit(terms).await;
+    ) -> Result<(Exchange, Option<Box<Taken>>), Stop> {
+        // Never held while waiting for a permit: the holder of a permit may be waiting for this.
+        let _work = self.work_permit(terms).await;
         let at = Timestamp::now();
         let request = match &turn {
             Some(turn) => plan.request(&self.integration, &turn.newest),
@@ -254,7 +254,7 @@ impl Worker {
             None => request,
         };
         let answer = self.gate.send(&request, at).await;
-        drop(slot);
+        drop(permit);
         self.facts.attempted(&answer, span);
         let Noted { change, is_down } = self.gate.note(&answer, terms.pass);
         if let Some(change) = change {
@@ -262,13 +262,13 @@ impl Worker {
         }
         let answered = match turn {
             Some(turn) => {
-                let sent = record::Sent::of(answer.outcome, turn.carries_others());
-                self.or_unsettled(turn.answered(sent, answer.was_resent, Timestamp::now()).await)?
+                let effect = record::Effect::of(answer.outcome, turn.carries_others());
+                self.or_unsettled(turn.answered(effect, answer.was_resent, Timestamp::now()).await)?
             }
             None => Answered::default(),
         };
-        let sent = Sent { answer, at, is_down, is_repair_due: answered.is_repair_due };
-        Ok((sent, answered.superseded))
+        let exchange = Exchange { answer, at, is_down, is_repair_due: answered.is_repair_due };
+        Ok((exchange, answered.superseded))
     }
 
     async fn erase(&self, handling: &Handling<'_>, identifier: &str, at: Option<Timestamp>) -> Result<Handled, Stop> {
@@ -291,7 +291,7 @@ impl Worker {
             Ok(())
         };
         self.wait_in_hand(settler, turn).await?;
-        let _permit = self.work_permit(terms).await;
+        let _work = self.work_permit(terms).await;
         if let Some(verified) = self.verified() {
             self.or_unsettled(verified.erase(identifier, at, (message, published), received).await)?;
         }
@@ -332,7 +332,7 @@ impl From<Processed> for Stop {
 }
 
 /// One request, and what became of it.
-struct Sent {
+struct Exchange {
     answer: Answer,
     at: Timestamp,
     /// The gate is known to be down.

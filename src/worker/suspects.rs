@@ -6,7 +6,7 @@ use crate::broker::redelivery::Redelivery;
 use crate::broker::settler::Settler;
 use crate::gate::Pass;
 use crate::quarantine::{Admitted, Care, LONGEST_ALONE, Part};
-use crate::record::{Known, Suspect};
+use crate::record::{Suspect, SuspectState};
 use crate::task;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Worker {
         let part = self.suspects.take(|| self.gate.limit() * 3 / 2).await;
         loop {
             let suspect = self.or_unsettled(self.records.suspect(&self.integration.name, body).await).ok()?;
-            if suspect.as_ref().is_none_or(|suspect| suspect.known != Known::HeldElsewhere) {
+            if suspect.as_ref().is_none_or(|suspect| suspect.known != SuspectState::HeldElsewhere) {
                 let care = Care::of(suspect.as_ref().map(Suspect::deaths));
                 return Some((part, self.quarantine.admit(care).await, suspect));
             }

@@ -81,9 +81,9 @@ fn the_page_on_monitoring_names_every_metric_and_no_page_names_another() {
 
 #[test]
 fn the_page_on_behaviour_names_every_code() {
-    use consent_gate::verdict::{Death, Skip};
+    use consent_gate::verdict::{DeadReason, Skip};
     let page = read("docs/behaviour.md");
-    for code in Skip::ALL.iter().copied().map(Skip::code).chain(Death::ALL.iter().copied().map(Death::code)) {
+    for code in Skip::ALL.iter().copied().map(Skip::code).chain(DeadReason::ALL.iter().copied().map(DeadReason::code)) {
         assert!(page.contains(&format!("`{code}`")), "{code} is not in docs/behaviour.md");
     }
 }

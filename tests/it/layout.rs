@@ -1,4 +1,4 @@
-//! The structure of the sources: no import cycle, and one file that publishes and acks.
+//! The structure of the sources: no import cycle, one file that publishes and acks, and no long file.
 
 use super::documents::rust_files;
 use super::harness::project;
@@ -90,4 +90,13 @@ fn one_file_publishes_and_acks() {
     let calls = ["basic_publish(", "basic_ack(", "acker.ack("];
     let those = modules().into_iter().filter(|(_, text)| calls.iter().any(|call| text.contains(call)));
     assert_eq!(those.map(|(own, _)| own).collect::<Vec<_>>(), ["broker::wire"]);
+}
+
+#[test]
+fn no_source_is_longer_than_400_lines() {
+    let mut files = BTreeSet::new();
+    rust_files(&project().join("src"), &mut files);
+    let lines = |file: &&String| fs::read_to_string(project().join(file)).unwrap().lines().count();
+    let long: Vec<_> = files.iter().filter(|file| lines(file) > 400).collect();
+    assert!(files.len() > 100 && long.is_empty(), "{long:?}");
 }

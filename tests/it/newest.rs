@@ -4,7 +4,7 @@ use super::harness::{Folder, Lab, Message, Random, choice, document, poll_until}
 use consent_gate::config::{self, Environment};
 use consent_gate::integration::Integration;
 use consent_gate::mapping::{Choice, Slot};
-use consent_gate::record::{self, Backend, Offer, Records, Sent, Turn};
+use consent_gate::record::{self, Backend, Effect, Offer, Records, Turn};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -358,7 +358,7 @@ async fn a_damaged_store_says_so_or_gives_what_was_once_written() {
         let turn = verified.begin(JANE, &offer(n).into(), false, now).await.unwrap();
         written.push(records.person(&integration.records, JANE).await.unwrap().record.unwrap());
         let Turn::Taken(taken) = turn else { panic!("{turn:?}") };
-        taken.answered(Sent::Accepted, false, now).await.unwrap();
+        taken.answered(Effect::Accepted, false, now).await.unwrap();
         written.push(records.person(&integration.records, JANE).await.unwrap().record.unwrap());
     }
     drop((records, verified));

@@ -1,7 +1,7 @@
 //! Metrics, rules, dashboard and runbook are consistent: none refers to anything that another lacks.
 
 use super::harness::project;
-use consent_gate::verdict::Death;
+use consent_gate::verdict::DeadReason;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -247,5 +247,5 @@ fn the_runbook_has_a_line_for_every_reason_of_a_dead_letter() {
     let page = read(RUNBOOK);
     let section = page.split("## Reason codes").nth(1).unwrap();
     let rows: BTreeSet<&str> = behind(section, "\n| `", &['`']).into_iter().collect();
-    assert_eq!(rows, Death::ALL.iter().copied().map(Death::code).collect());
+    assert_eq!(rows, DeadReason::ALL.iter().copied().map(DeadReason::code).collect());
 }

@@ -3,7 +3,7 @@
 use consent_gate::broker::headers::{Attempt, History, for_publish};
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::schedule::{OnOutage, Retry, Schedule};
-use consent_gate::verdict::{Death, Processed, Verdict, decide, too_early};
+use consent_gate::verdict::{DeadReason, Processed, Verdict, decide, too_early};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use proptest::prelude::*;
@@ -115,15 +115,15 @@ fn run(schedule: &Schedule, visits: &[Visit]) -> Series {
     series
 }
 
-fn death_of(outcome: Outcome) -> Option<Death> {
+fn death_of(outcome: Outcome) -> Option<DeadReason> {
     match outcome {
         Outcome::Accepted => None,
-        Outcome::Refused => Some(Death::Refused),
-        Outcome::Unavailable | Outcome::Throttled => Some(Death::AttemptsExhausted),
-        Outcome::Misconfigured => Some(Death::Misconfigured),
-        Outcome::Rejected => Some(Death::Rejected),
-        Outcome::UnexpectedStatus => Some(Death::UnexpectedStatus),
-        Outcome::NotTheGate => Some(Death::NotTheGate),
+        Outcome::Refused => Some(DeadReason::Refused),
+        Outcome::Unavailable | Outcome::Throttled => Some(DeadReason::AttemptsExhausted),
+        Outcome::Misconfigured => Some(DeadReason::Misconfigured),
+        Outcome::Rejected => Some(DeadReason::Rejected),
+        Outcome::UnexpectedStatus => Some(DeadReason::UnexpectedStatus),
+        Outcome::NotTheGate => Some(DeadReason::NotTheGate),
     }
 }
 
@@ -157,10 +157,10 @@ proptest! {
             let last = &visits[series.attempts as usize - 1];
             let expected = match last.outcome {
                 Outcome::Accepted => Verdict::Delivered,
-                Outcome::Refused => Verdict::DeadLetter(Death::Refused),
+                Outcome::Refused => Verdict::DeadLetter(DeadReason::Refused),
                 _ => {
                     prop_assert!(last.retry_after.is_some_and(|asked| asked > schedule.window()));
-                    Verdict::DeadLetter(Death::RetryAfterBeyondWindow)
+                    Verdict::DeadLetter(DeadReason::RetryAfterBeyondWindow)
                 }
             };
             prop_assert_eq!(series.end, Some(expected));

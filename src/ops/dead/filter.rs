@@ -6,7 +6,7 @@ use crate::config::parse_duration;
 use crate::event::TYPES;
 use crate::sequencer::person;
 use crate::suggest::did_you_mean;
-use crate::verdict::Death;
+use crate::verdict::DeadReason;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -137,7 +137,7 @@ impl Filter {
         let is_in_time =
             |at: Timestamp| self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until);
         let is_timed = self.since.is_some() || self.until.is_some();
-        any(self.reasons.is_empty(), self.reasons.contains(&letter.reason.map(Death::code)))
+        any(self.reasons.is_empty(), self.reasons.contains(&letter.reason.map(DeadReason::code)))
             && any(self.statuses.is_empty(), self.statuses.contains(&letter.status()))
             && any(!is_timed, letter.died.is_some_and(is_in_time))
             && self.attempts.as_ref().is_none_or(|range| range.contains(&letter.history.attempts))
@@ -163,7 +163,7 @@ impl Taking<'_> {
 }
 
 fn reason(word: &str) -> Result<Option<&'static str>, String> {
-    let codes = || Death::ALL.iter().copied().map(Death::code);
+    let codes = || DeadReason::ALL.iter().copied().map(DeadReason::code);
     match codes().find(|code| *code == word) {
         Some(code) => Ok(Some(code)),
         None if word == NONE => Ok(None),

@@ -4,7 +4,7 @@ use crate::broker::headers::{self, History};
 use crate::event::{self, Body, Event};
 use crate::facts::Fingerprint;
 use crate::integration::Integration;
-use crate::verdict::Death;
+use crate::verdict::DeadReason;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -16,7 +16,7 @@ pub struct Letter<'d> {
     pub body: &'d [u8],
     pub properties: &'d BasicProperties,
     /// `None` if the letter names none, or none that this worker knows.
-    pub reason: Option<Death>,
+    pub reason: Option<DeadReason>,
     pub history: History,
     pub died: Option<Timestamp>,
     integration: &'d Integration,
@@ -36,7 +36,7 @@ impl<'d> Letter<'d> {
         Letter {
             body,
             properties,
-            reason: Death::ALL.iter().copied().find(|death| Some(death.code()) == written),
+            reason: DeadReason::ALL.iter().copied().find(|death| Some(death.code()) == written),
             died: headers::died(properties, &history),
             history,
             integration,
@@ -71,6 +71,6 @@ impl<'d> Letter<'d> {
 
     /// The reason's code, or "none".
     pub fn reason_code(&self) -> &'static str {
-        self.reason.map_or("none", Death::code)
+        self.reason.map_or("none", DeadReason::code)
     }
 }

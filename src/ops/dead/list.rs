@@ -12,7 +12,7 @@ use crate::event::TYPES;
 use crate::ops::{Columns, Failure, print, terminal_width, usage};
 use crate::plan::EventSummary;
 use crate::shown;
-use crate::verdict::Death;
+use crate::verdict::DeadReason;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -101,7 +101,7 @@ struct Row {
     size: u32,
     attempts: u32,
     status: Option<u16>,
-    reason: Option<Death>,
+    reason: Option<DeadReason>,
     /// An index into [`TYPES`]; the one after the last stands for a type that Didomi does not document.
     kind: Option<u8>,
     /// Why and from where the broker moved it: an index into [`Found::moved`].
@@ -285,7 +285,7 @@ impl Row {
         let mut line = json!({
             "letter": format!("{:012x}", self.id),
             "died_at": self.died(),
-            "reason": self.reason.map(Death::code),
+            "reason": self.reason.map(DeadReason::code),
             "status": self.status,
             "attempts": self.attempts,
             "bytes": self.size,
@@ -307,7 +307,7 @@ impl Row {
         [
             self.died().map_or_else(|| "unknown".to_owned(), |at| when(at, now)),
             format!("{:012x}", self.id),
-            self.reason.map_or("none", Death::code).to_owned(),
+            self.reason.map_or("none", DeadReason::code).to_owned(),
             or_dash(self.status.map(|status| status.to_string())),
             self.attempts.to_string(),
             size(self.size.into()),

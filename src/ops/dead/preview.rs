@@ -128,7 +128,7 @@ mod tests {
     use crate::integration::Name;
     use crate::mapping::{Choice, Mapping, Mappings, Path, Source};
     use crate::plan::plan;
-    use crate::record::{Erasure, Offer, Request, Sent};
+    use crate::record::{Effect, Erasure, Offer, Request};
     use crate::schedule::{OnOutage, Schedule};
     use serde_json::json;
 
@@ -185,9 +185,9 @@ mod tests {
         let ask = Ask { id: 1, offer: &offer, is_repair: false };
         let mut record = None;
         let Begun::Send(to_send) = record::begin(&mut record, ask, &around).0 else { panic!("not sent") };
-        let sent = if is_accepted { Sent::Accepted } else { Sent::Failed };
+        let effect = if is_accepted { Effect::Accepted } else { Effect::Failed };
         let (carried, begun) = (&to_send.newest, around.now);
-        let request = Request { carried, begun, sent, was_resent: false, first: 2, next: 3 };
+        let request = Request { carried, begun, effect, was_resent: false, first: 2, next: 3 };
         record::end(&mut record, ask, &request, &around);
         told(record)
     }

@@ -147,7 +147,7 @@ fn dry_row(letter: &Letter<'_>, preview: Preview, as_json: bool) -> String {
     if as_json {
         let (kind, id) = (summary.kind, summary.id);
         let line = json!({
-            "letter": letter.id(), "type": kind, "event_id": id, "reason": letter.reason.map(crate::verdict::Death::code),
+            "letter": letter.id(), "type": kind, "event_id": id, "reason": letter.reason.map(crate::verdict::DeadReason::code),
             "outlook": preview.word(), "code": preview.code(),
         });
         return format!("{line}\n");

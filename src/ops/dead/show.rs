@@ -190,7 +190,7 @@ impl Whole<'_, '_> {
         let headers: Value = self.headers().into_iter().map(|(name, value)| (name, json!(value))).collect();
         let properties: Value = self.properties().into_iter().map(|(name, value)| (name, json!(value))).collect();
         json!({
-            "letter": letter.id(), "reason": letter.reason.map(crate::verdict::Death::code), "died_at": letter.died,
+            "letter": letter.id(), "reason": letter.reason.map(crate::verdict::DeadReason::code), "died_at": letter.died,
             "bytes": letter.body.len(), "type": summary.kind, "event_id": summary.id, "changed_at": summary.changed_at,
             "returns": headers::returns(letter.properties),
             "moved": headers::moved(letter.properties).map(|Moved { reason, queue }| json!({ "reason": reason, "from": queue })),

@@ -4,7 +4,7 @@ use super::Postgres;
 use super::session::{OWN, Param, Session, column};
 use super::statements::{FORGET_SUSPECT, NOTE_SUSPECT, SAY_ALIVE, SUSPECT};
 use crate::record::keys::Key;
-use crate::record::{Failed, Known, Note};
+use crate::record::{Failed, Note, SuspectState};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,10 +21,10 @@ impl Postgres {
     ///
     /// # Errors
     /// The database failed.
-    pub(in crate::record) async fn suspect(&self, key: Key, own: &str) -> Result<Known, Failed> {
+    pub(in crate::record) async fn suspect(&self, key: Key, own: &str) -> Result<SuspectState, Failed> {
         let of: [Param<'_>; 2] = [(&&key[..], Type::BYTEA), (&DEAD_AFTER_SECONDS, Type::FLOAT8)];
         let rows = self.notes.ask(SUSPECT, &of).await?;
-        let Some(row) = rows.first() else { return Ok(Known::Deaths(0)) };
+        let Some(row) = rows.first() else { return Ok(SuspectState::Deaths(0)) };
         let at = Timestamp::try_from(column::<SystemTime>(row, OWN + 2)?).unwrap_or(Timestamp::UNIX_EPOCH);
         let deaths = u32::try_from(column::<i64>(row, OWN)?).unwrap_or(u32::MAX);
         let note = Note { deaths, holder: column(row, OWN + 1)?, at };

@@ -29,7 +29,7 @@ impl Doubt {
 
     /// Joins another doubt into this one: keeps the older value of each property, and the later time.
     pub(super) fn join(&mut self, other: Doubt) {
-        take_older(&mut self.sent, other.sent);
+        take_older(&mut self.carried, other.carried);
         self.at = self.at.max(other.at);
         self.is_parked |= other.is_parked;
     }
@@ -37,14 +37,14 @@ impl Doubt {
 
 impl Record {
     /// Notes, before it is sent, that a request may be executed.
-    pub(super) fn about_to_send(&mut self, id: u64, sent: &Values, around: &Around<'_>) {
+    pub(super) fn about_to_send(&mut self, id: u64, carried: &Values, around: &Around<'_>) {
         self.doubts.remove(&id);
         self.let_go(around.now, around.execution_horizon);
-        if sent.is_empty() {
+        if carried.is_empty() {
             return;
         }
         while self.doubts.len() >= MOST_DOUBTS && self.join_two() {}
-        self.doubts.insert(id, Doubt { at: around.now, sent: sent.clone(), is_parked: false });
+        self.doubts.insert(id, Doubt { at: around.now, carried: carried.clone(), is_parked: false });
     }
 
     /// Joins two doubts, if there are two: two that carried the same values, else the oldest into the one that collects
@@ -54,7 +54,7 @@ impl Record {
         let mut others: Vec<(u64, Timestamp)> =
             self.doubts.iter().filter(|(id, _)| **id != MIXED).map(|(id, doubt)| (*id, doubt.at)).collect();
         others.sort_by_key(|(_, at)| *at);
-        let carried = |id: u64| self.doubts.get(&id).map(|doubt| &doubt.sent);
+        let carried = |id: u64| self.doubts.get(&id).map(|doubt| &doubt.carried);
         let same = others.iter().enumerate().find_map(|(index, (one, _))| {
             let mut later = others.iter().skip(index + 1);
             let (other, _) = later.find(|(other, _)| carried(*other) == carried(*one))?;
@@ -90,7 +90,7 @@ impl Record {
         doubt: &'r Doubt,
         mapped: &'r Mapped,
     ) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
-        doubt.sent.iter().flat_map(move |(slot, sent)| {
+        doubt.carried.iter().flat_map(move |(slot, sent)| {
             self.of_property(slot, mapped).filter(move |(own, said)| is_spoiled(own, said, slot, sent))
         })
     }
@@ -129,7 +129,7 @@ impl Record {
     /// for good, if nothing was accepted since: what the gate refuses for good repairs nothing.
     pub(super) fn drop_doubts(&mut self, ids: &[u64]) {
         let dropped: Vec<Doubt> = ids.iter().filter_map(|id| self.doubts.remove(id)).collect();
-        for (slot, sent) in dropped.iter().flat_map(|doubt| &doubt.sent) {
+        for (slot, sent) in dropped.iter().flat_map(|doubt| &doubt.carried) {
             let Some(newest) = self.values.get_mut(slot).filter(|newest| newest.accepted.is_none()) else {
                 continue;
             };

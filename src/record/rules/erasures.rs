@@ -84,15 +84,15 @@ impl Record {
     pub(super) fn drop_erased(&mut self, now: Timestamp) {
         let Record { values, doubts, owed, mark, .. } = self;
         let Some(Mark { at, .. }) = mark else { return };
-        if let Some(Owed { sent, .. }) = owed {
+        if let Some(Owed { carried, .. }) = owed {
             let is_owed = |newest: &Newest| newest.said.grant().is_none() || newest.said.latest().at > Some(*at);
-            sent.retain(|slot, _| {
+            carried.retain(|slot, _| {
                 values.iter().any(|(own, newest)| own.property() == slot.property() && is_owed(newest))
             });
         }
-        owed.take_if(|owed| owed.sent.is_empty());
+        owed.take_if(|owed| owed.carried.is_empty());
         let is_needed = |slot: &Slot| {
-            let carried = doubts.values().map(|doubt| &doubt.sent).chain(owed.iter().map(|owed| &owed.sent));
+            let carried = doubts.values().map(|doubt| &doubt.carried).chain(owed.iter().map(|owed| &owed.carried));
             carried.flat_map(Values::keys).any(|sent| sent.property() == slot.property())
         };
         let left = std::mem::take(values).into_iter();

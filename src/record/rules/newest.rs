@@ -1,6 +1,6 @@
 //! The newest values: how an event is merged, what of them is sent, and what an answer says about them (pure).
 
-use super::{Around, Sent};
+use super::{Around, Effect};
 use crate::mapping::Slot;
 use crate::record::{Mapped, Newest, Offer, Record, Said, Values, Version};
 use jiff::Timestamp;
@@ -82,7 +82,7 @@ impl Record {
     pub(super) fn takes_back(&self, slot: &Slot, newest: &Newest) -> bool {
         let is_grant = |said: &Arc<Said>| said.grant().is_some();
         let was_granted = || newest.granted().next().is_some();
-        let may_be_executed = || self.doubts.values().any(|doubt| doubt.sent.get(slot).is_some_and(is_grant));
+        let may_be_executed = || self.doubts.values().any(|doubt| doubt.carried.get(slot).is_some_and(is_grant));
         let was_erased = || self.mark.as_ref().is_some_and(|mark| mark.is_granted_before(slot, newest.said.latest()));
         (was_granted() || may_be_executed() || was_erased()) && self.is_last_withdrawal(slot, &newest.said)
     }
@@ -131,9 +131,9 @@ impl Record {
     }
 
     /// Takes note of what became of the values that a request carried.
-    pub(super) fn answered(&mut self, offer: &Offer, carried: &Values, sent: Sent, now: Timestamp) {
+    pub(super) fn answered(&mut self, offer: &Offer, carried: &Values, effect: Effect, now: Timestamp) {
         for (slot, said) in carried {
-            let is_accepted = sent == Sent::Accepted;
+            let is_accepted = effect == Effect::Accepted;
             if let (Some(mark), true) = (&mut self.mark, is_accepted) {
                 mark.accepted(slot, said);
                 if let (Some(version), true) = (said.grant(), said.latest().at <= Some(mark.at)) {
@@ -148,16 +148,16 @@ impl Record {
                 }
                 continue;
             }
-            match sent {
-                Sent::Accepted => {
+            match effect {
+                Effect::Accepted => {
                     newest.is_refused = false;
                     newest.accepted.get_or_insert(now);
                     newest.before = None;
                     newest.unanswered = None;
                 }
                 // The gate has what it accepted once, whatever it says about another delivery.
-                Sent::Refused if said.is_of(offer) && newest.accepted.is_none() => newest.is_refused = true,
-                Sent::Refused | Sent::Failed | Sent::Unknown => {}
+                Effect::Refused if said.is_of(offer) && newest.accepted.is_none() => newest.is_refused = true,
+                Effect::Refused | Effect::Failed | Effect::Unknown => {}
             }
         }
     }

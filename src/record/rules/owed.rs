@@ -24,7 +24,7 @@ impl Record {
     /// What is owed to the gate: the newest values of the properties of which it accepted older values late, unless it
     /// refuses them. A grant is not owed once its person was erased.
     pub(super) fn owing<'r>(&'r self, mapped: &'r Mapped) -> impl Iterator<Item = (Slot, Arc<Said>)> + 'r {
-        let late = self.owed.iter().flat_map(|owed| owed.sent.keys());
+        let late = self.owed.iter().flat_map(|owed| owed.carried.keys());
         let newest = late.flat_map(move |slot| self.of_property(slot, mapped));
         let is_newest = |slot: &Slot, said: &Said| self.values.get(slot).is_some_and(|newest| *newest.said == *said);
         newest.filter(move |(slot, said)| is_newest(slot, said) && !self.is_erased_grant(said))
@@ -44,18 +44,18 @@ impl Record {
         if late.is_empty() {
             return;
         }
-        let owed = self.owed.get_or_insert_with(|| Owed { at: now, sent: Values::new() });
+        let owed = self.owed.get_or_insert_with(|| Owed { at: now, carried: Values::new() });
         owed.at = owed.at.max(now);
-        take_older(&mut owed.sent, late);
+        take_older(&mut owed.carried, late);
     }
 
     /// After the gate accepted the newest values in a request that was begun later, those are no longer owed.
     pub(super) fn made_good(&mut self, begun: Timestamp, carried: &Values, mapped: &Mapped) {
         let Some(mut owed) = self.owed.take_if(|owed| begun >= owed.at) else { return };
-        owed.sent.retain(|slot, _| {
+        owed.carried.retain(|slot, _| {
             let mut newest = self.of_property(slot, mapped).peekable();
             newest.peek().is_none() || newest.any(|(slot, _)| !carried.contains_key(&slot))
         });
-        self.owed = Some(owed).filter(|owed| !owed.sent.is_empty());
+        self.owed = Some(owed).filter(|owed| !owed.carried.is_empty());
     }
 }

@@ -19,12 +19,12 @@ fn of_a_selection_an_erasure_takes_grants_away_and_makes_no_withdrawals_of_them(
         let mut jane = Person::new();
         for (step, what) in (100..).zip(order) {
             match what {
-                "partly" => drop(jane.turn(&partly, Sent::Accepted, step)),
-                "since" => drop(jane.turn(&since, Sent::Accepted, step)),
+                "partly" => drop(jane.turn(&partly, Effect::Accepted, step)),
+                "since" => drop(jane.turn(&since, Effect::Accepted, step)),
                 _ => drop(jane.erase(Some(40), 1, step)),
             }
         }
-        assert_eq!(jane.turn(&since, Sent::Accepted, 200), sends(&[("topics", "y")]), "{order:?}");
+        assert_eq!(jane.turn(&since, Effect::Accepted, 200), sends(&[("topics", "y")]), "{order:?}");
     }
 }
 
@@ -36,39 +36,39 @@ fn of_a_list_of_refusals_an_id_is_a_withdrawal_and_passes_an_erasure() {
         of(second, "r", vec![(slot("vendors"), choice)])
     };
     let mut jane = Person { mapped: Mapped::new([slot("vendors")]), ..Person::new() };
-    jane.turn(&refused(0, &[]), Sent::Accepted, 0);
+    jane.turn(&refused(0, &[]), Effect::Accepted, 0);
     jane.erase(Some(60), 1, 60);
-    assert_eq!(jane.clone().turn(&refused(50, &["v"]), Sent::Accepted, 61), sends(&[("vendors", "v")]));
-    assert_eq!(jane.turn(&refused(50, &[]), Sent::Accepted, 61), Turn::Erased);
+    assert_eq!(jane.clone().turn(&refused(50, &["v"]), Effect::Accepted, 61), sends(&[("vendors", "v")]));
+    assert_eq!(jane.turn(&refused(50, &[]), Effect::Accepted, 61), Turn::Erased);
 }
 
 #[test]
 fn an_erased_person_stays_erased_until_a_later_event() {
     let mut jane = Person::new();
     let before = offer(0, "a", &[("news", true)]);
-    jane.turn(&before, Sent::Failed, 0);
+    jane.turn(&before, Effect::Failed, 0);
     assert!(jane.erase(Some(10), 1, 10));
     let undated = Offer { at: None, withdrawn_at: None, ..before.clone() };
     for erased in [&before, &offer(10, "b", &[("news", true)]), &undated, &offer(5, "c", &[("news", false)])] {
-        assert_eq!(jane.turn(erased, Sent::Accepted, 20), Turn::Erased);
+        assert_eq!(jane.turn(erased, Effect::Accepted, 20), Turn::Erased);
     }
     jane.erase(Some(5), 2, 20);
     assert_eq!(
-        jane.turn(&offer(10, "b", &[("news", true)]), Sent::Accepted, 20),
+        jane.turn(&offer(10, "b", &[("news", true)]), Effect::Accepted, 20),
         Turn::Erased,
         "nothing is taken back"
     );
-    assert_eq!(jane.turn(&offer(11, "d", &[("news", true)]), Sent::Accepted, 20), sends(&[("news", "true")]));
+    assert_eq!(jane.turn(&offer(11, "d", &[("news", true)]), Effect::Accepted, 20), sends(&[("news", "true")]));
 }
 
 #[test]
 fn an_erasure_that_comes_again_moves_nothing() {
     let mut jane = Person::new();
     jane.erase(None, 7, 10);
-    jane.turn(&offer(20, "a", &[("news", true)]), Sent::Accepted, 20);
+    jane.turn(&offer(20, "a", &[("news", true)]), Effect::Accepted, 20);
     jane.erase(None, 7, 700_000);
     assert_eq!(jane.record().erased(), Some(at(10)));
-    assert_eq!(jane.turn(&offer(20, "a", &[("news", true)]), Sent::Accepted, 30), sends(&[("news", "true")]));
+    assert_eq!(jane.turn(&offer(20, "a", &[("news", true)]), Effect::Accepted, 30), sends(&[("news", "true")]));
     jane.erase(None, 8, 40);
     assert_eq!(jane.record().erased(), Some(at(40)), "another one counts");
 }
@@ -77,12 +77,12 @@ fn an_erasure_that_comes_again_moves_nothing() {
 fn no_erasure_ends_a_repair() {
     for erased in [-5, 10] {
         let mut jane = Person::new();
-        jane.turn(&offer(0, "a", &[("news", true)]), Sent::Unknown, 0);
+        jane.turn(&offer(0, "a", &[("news", true)]), Effect::Unknown, 0);
         let withdrawal = offer(5, "b", &[("news", false)]);
-        assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sends_and_repairs(&[("news", "false")]));
+        assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 5), sends_and_repairs(&[("news", "false")]));
         jane.erase(Some(erased), 1, 20);
-        assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 200), sends(&[("news", "false")]), "{erased}");
-        assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 400), Turn::Needless);
+        assert_eq!(jane.turn_of(&withdrawal, true, Effect::Accepted, 200), sends(&[("news", "false")]), "{erased}");
+        assert_eq!(jane.turn_of(&withdrawal, true, Effect::Accepted, 400), Turn::Needless);
         if erased > 5 {
             assert!(jane.record().values.is_empty(), "nothing needs it any more");
         }
@@ -94,10 +94,10 @@ fn an_event_without_anything_that_is_later_than_the_erasure_does_not_pass() {
     let mut jane = Person::new();
     jane.erase(Some(60), 1, 60);
     let updated = Offer { withdrawn_at: Some(at(70)), ..offer(50, "u", &[("news", true)]) };
-    assert_eq!(jane.clone().turn(&updated, Sent::Accepted, 71), Turn::Erased, "its grant counts from before");
-    assert_eq!(jane.clone().turn(&offer(50, "e", &[]), Sent::Accepted, 71), Turn::Erased);
+    assert_eq!(jane.clone().turn(&updated, Effect::Accepted, 71), Turn::Erased, "its grant counts from before");
+    assert_eq!(jane.clone().turn(&offer(50, "e", &[]), Effect::Accepted, 71), Turn::Erased);
     let nothing = Offer { choices: Vec::new(), ..updated };
-    assert_eq!(jane.turn(&nothing, Sent::Accepted, 71), sends(&[]));
+    assert_eq!(jane.turn(&nothing, Effect::Accepted, 71), sends(&[]));
 }
 
 #[test]
@@ -108,17 +108,17 @@ fn of_a_selection_only_what_is_later_stays_after_an_erasure_unless_a_note_needs_
     let shown = |jane: &Person| jane.record().values[&slot("topics")].said.choice().to_string();
     let mut jane = Person { mapped: Mapped::new([slot("topics")]), ..Person::new() };
     let mut doubtful = jane.clone();
-    jane.turn(&updated, Sent::Accepted, 60);
+    jane.turn(&updated, Effect::Accepted, 60);
     let whole = jane.clone();
     jane.erase(Some(20), 1, 61);
     assert_eq!((shown(&whole).as_str(), shown(&jane).as_str()), ("x", ""));
     assert!(jane.record().values[&slot("topics")].accepted.is_none(), "the gate has another one");
-    doubtful.turn(&updated, Sent::Unknown, 59);
-    doubtful.turn(&updated, Sent::Accepted, 60);
+    doubtful.turn(&updated, Effect::Unknown, 59);
+    doubtful.turn(&updated, Effect::Accepted, 60);
     doubtful.erase(Some(20), 1, 61);
     assert_eq!(shown(&doubtful), "x");
     let mut later = Person { mapped: Mapped::new([slot("topics")]), ..Person::new() };
-    later.turn(&topics(50, "b", &["y"]), Sent::Accepted, 60);
+    later.turn(&topics(50, "b", &["y"]), Effect::Accepted, 60);
     later.erase(Some(20), 1, 61);
     assert!(later.record().values[&slot("topics")].accepted.is_some(), "nothing of it was erased");
     later.erase(Some(50), 2, 62);
@@ -128,8 +128,8 @@ fn of_a_selection_only_what_is_later_stays_after_an_erasure_unless_a_note_needs_
 #[test]
 fn what_an_erasure_kept_for_a_repair_goes_once_nothing_can_be_late() {
     let mut jane = Person::new();
-    jane.turn(&offer(0, "a", &[("news", true)]), Sent::Unknown, 0);
-    jane.turn(&offer(1, "b", &[("news", false)]), Sent::Failed, 1);
+    jane.turn(&offer(0, "a", &[("news", true)]), Effect::Unknown, 0);
+    jane.turn(&offer(1, "b", &[("news", false)]), Effect::Failed, 1);
     jane.erase(Some(10), 1, 10);
     assert_eq!(jane.record().values.len(), 1);
     let lapsed = rules::lapse(jane.record(), at(100_000)).expect("something goes");
@@ -140,10 +140,10 @@ fn what_an_erasure_kept_for_a_repair_goes_once_nothing_can_be_late() {
 #[test]
 fn an_emptied_selection_passes_an_erasure_and_names_nothing() {
     let mut jane = Person::new();
-    jane.turn(&topics(0, "a", &["a", "b"]), Sent::Accepted, 0);
+    jane.turn(&topics(0, "a", &["a", "b"]), Effect::Accepted, 0);
     jane.erase(Some(10), 1, 10);
-    assert_eq!(jane.turn(&topics(5, "b", &["b"]), Sent::Accepted, 20), sends(&[("topics", "")]));
-    assert_eq!(jane.turn(&topics(6, "c", &["b"]), Sent::Accepted, 20), Turn::Erased);
+    assert_eq!(jane.turn(&topics(5, "b", &["b"]), Effect::Accepted, 20), sends(&[("topics", "")]));
+    assert_eq!(jane.turn(&topics(6, "c", &["b"]), Effect::Accepted, 20), Turn::Erased);
 }
 
 #[test]
@@ -151,12 +151,12 @@ fn a_record_shows_what_it_knows_and_nothing_that_was_erased() {
     assert!(Record::default().is_empty() && Record::default().is_older_than(YEAR, at(0)));
     let mut jane = Person::new();
     let both = offer(0, "a", &[("news", true), ("other", true)]);
-    jane.turn(&both, Sent::Unknown, 10);
+    jane.turn(&both, Effect::Unknown, 10);
     let Begun::Send(ToSend { newest, .. }) = jane.clone().begin(9_000, &both, false, 11) else { panic!("sent") };
     assert!(!jane.record().has_accepted(&newest));
-    jane.turn(&offer(0, "a", &[("news", true)]), Sent::Accepted, 12);
+    jane.turn(&offer(0, "a", &[("news", true)]), Effect::Accepted, 12);
     assert!(!jane.record().has_accepted(&newest), "not all of them");
-    jane.turn(&both, Sent::Accepted, 13);
+    jane.turn(&both, Effect::Accepted, 13);
     assert!(jane.record().has_accepted(&newest) && jane.record().has_accepted(&Values::new()));
     assert_eq!((jane.record().merged(), jane.record().erased()), (Some(at(13)), None));
     let retention = SignedDuration::from_secs(100);
@@ -167,7 +167,7 @@ fn a_record_shows_what_it_knows_and_nothing_that_was_erased() {
     };
     assert_eq!(shown(&jane), ["news true", "other true"]);
     // Its first request may still be executed, so what it would spoil is kept, and not shown.
-    jane.turn(&offer(50, "b", &[("news", false)]), Sent::Accepted, 50);
+    jane.turn(&offer(50, "b", &[("news", false)]), Effect::Accepted, 50);
     jane.erase(Some(0), 1, 51);
     assert_eq!(jane.record().erased(), Some(at(0)));
     assert_eq!(shown(&jane), ["news false"]);

@@ -7,10 +7,10 @@ fn the_newest_event_that_was_missed_counts_in_whatever_order_they_came() {
     let (with, without) = (mapped(), Mapped::new([slot("other")]));
     let mut jane = Person::new();
     jane.mapped = without.clone();
-    jane.turn(&offer(100, "a", &[("other", true)]), Sent::Accepted, 0);
-    jane.turn(&offer(20, "b", &[("other", true)]), Sent::Accepted, 1);
+    jane.turn(&offer(100, "a", &[("other", true)]), Effect::Accepted, 0);
+    jane.turn(&offer(20, "b", &[("other", true)]), Effect::Accepted, 1);
     jane.mapped = with.beside(&[(without.own(), vec![slot("other")])].into());
-    assert_eq!(jane.turn(&offer(50, "c", &[("news", true)]), Sent::Accepted, 2), sends(&[]));
+    assert_eq!(jane.turn(&offer(50, "c", &[("news", true)]), Effect::Accepted, 2), sends(&[]));
 }
 
 #[test]
@@ -21,15 +21,15 @@ fn an_old_letter_does_not_set_a_new_mapping_against_a_newer_event() {
     let mut jane = Person { mapped: before, ..Person::new() };
     // Nobody knows any more whether it named partners.
     let newer = offer(60, "b", &[("news", false)]);
-    jane.turn(&newer, Sent::Accepted, 60);
+    jane.turn(&newer, Effect::Accepted, 60);
     jane.mapped = after;
     let old = offer(0, "a", &[("news", true), ("partners", true)]);
     let Begun::Send(to_send) = jane.begin(9, &old, false, 600) else { panic!("sent") };
     assert_eq!(texts(&to_send.newest), [("news".to_owned(), "false".to_owned())]);
     assert_eq!(to_send.unknown, [slot("partners")]);
     let replayed = offer(60, "b", &[("news", false), ("partners", false)]);
-    assert_eq!(jane.turn(&replayed, Sent::Accepted, 610), sends(&[("news", "false"), ("partners", "false")]));
-    assert_eq!(jane.turn(&old, Sent::Accepted, 620), sends(&[("news", "false"), ("partners", "false")]));
+    assert_eq!(jane.turn(&replayed, Effect::Accepted, 610), sends(&[("news", "false"), ("partners", "false")]));
+    assert_eq!(jane.turn(&old, Effect::Accepted, 620), sends(&[("news", "false"), ("partners", "false")]));
 }
 
 #[test]
@@ -39,11 +39,11 @@ fn a_mended_mapping_begins_with_what_is_known_under_its_own_path() {
     let (before, after) = (Mapped::new([wrong.clone()]), Mapped::new([right.clone()]));
     let says = |second, event: &str, slot: &Slot, on| of(second, event, vec![(slot.clone(), Choice::Switch(on))]);
     let mut jane = Person { mapped: before.clone(), ..Person::new() };
-    jane.turn(&says(0, "a", &wrong, true), Sent::Accepted, 0);
+    jane.turn(&says(0, "a", &wrong, true), Effect::Accepted, 0);
     jane.mapped = after.clone();
     jane.mapped.learn(before.own(), [wrong.clone()]);
-    assert_eq!(jane.turn(&says(0, "a", &right, false), Sent::Accepted, 10), sends(&[("news", "false")]), "replayed");
-    assert_eq!(jane.turn(&says(-9, "0", &right, true), Sent::Accepted, 11), sends(&[("news", "false")]), "older");
+    assert_eq!(jane.turn(&says(0, "a", &right, false), Effect::Accepted, 10), sends(&[("news", "false")]), "replayed");
+    assert_eq!(jane.turn(&says(-9, "0", &right, true), Effect::Accepted, 11), sends(&[("news", "false")]), "older");
     // Another worker still has the wrong document: its older letter does not win over anything.
     jane.mapped = before;
     jane.mapped.learn(after.own(), [right]);
@@ -57,18 +57,18 @@ fn what_the_gate_accepted_is_repaired_though_somebody_may_have_said_something_ne
     let (before, after) = (Mapped::new([former.clone()]), Mapped::new([mended.clone()]));
     let says = |second, event: &str, slot: &Slot, on| of(second, event, vec![(slot.clone(), Choice::Switch(on))]);
     let mut jane = Person { mapped: before.clone(), ..Person::new() };
-    jane.turn(&says(0, "a", &former, true), Sent::Unknown, 0);
+    jane.turn(&says(0, "a", &former, true), Effect::Unknown, 0);
     jane.mapped = after.clone();
     jane.mapped.learn(before.own(), [former.clone()]);
     let withdrawal = says(50, "b", &mended, false);
-    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("news", "false")]));
+    assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 50), sends_and_repairs(&[("news", "false")]));
     // A worker that has the former document notes nothing of what this event says under the mended path.
     let (own, theirs) = (jane.mapped.clone(), Mapped::new([former]));
     jane.mapped = theirs;
-    jane.turn(&of(60, "c", Vec::new()), Sent::Accepted, 60);
+    jane.turn(&of(60, "c", Vec::new()), Effect::Accepted, 60);
     jane.mapped = own;
-    assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 3_000), sends(&[("news", "false")]));
-    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 3_001), sends(&[]), "for itself it stays unknown");
+    assert_eq!(jane.turn_of(&withdrawal, true, Effect::Accepted, 3_000), sends(&[("news", "false")]));
+    assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 3_001), sends(&[]), "for itself it stays unknown");
 }
 
 #[test]
@@ -76,44 +76,44 @@ fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may
     let (with, without) = (mapped(), Mapped::new([slot("other")]));
     let mut granted = Person::new();
     granted.mapped = without.clone();
-    granted.turn(&offer(100, "newer", &[("other", true)]), Sent::Accepted, 0);
+    granted.turn(&offer(100, "newer", &[("other", true)]), Effect::Accepted, 0);
     granted.mapped = with.clone().beside(&[(without.own(), vec![slot("other")])].into());
     let withdrawal = offer(30, "w", &[("news", false)]);
-    assert_eq!(granted.clone().turn(&withdrawal, Sent::Accepted, 5), sends(&[]), "nothing is granted");
+    assert_eq!(granted.clone().turn(&withdrawal, Effect::Accepted, 5), sends(&[]), "nothing is granted");
     // A grant that was merged before the newer event came is known.
     let grant = |sent| {
         let mut jane = Person::new();
         jane.turn(&offer(20, "g", &[("news", true)]), sent, 0);
         jane.mapped = without.clone();
-        jane.turn(&offer(100, "newer", &[("other", true)]), Sent::Accepted, 1);
+        jane.turn(&offer(100, "newer", &[("other", true)]), Effect::Accepted, 1);
         jane.mapped = with.clone().beside(&[(without.own(), vec![slot("other")])].into());
         jane
     };
-    for sent in [Sent::Accepted, Sent::Unknown] {
+    for sent in [Effect::Accepted, Effect::Unknown] {
         let mut jane = grant(sent);
-        let Turn::Sent(values, _) = jane.turn(&withdrawal, Sent::Failed, 5) else { panic!("sent") };
+        let Turn::Sent(values, _) = jane.turn(&withdrawal, Effect::Failed, 5) else { panic!("sent") };
         assert_eq!(values, [("news".to_owned(), "false".to_owned())], "{sent:?}");
-        let Turn::Sent(values, _) = jane.turn(&withdrawal, Sent::Accepted, 15) else { panic!("sent") };
+        let Turn::Sent(values, _) = jane.turn(&withdrawal, Effect::Accepted, 15) else { panic!("sent") };
         assert_eq!(values, [("news".to_owned(), "false".to_owned())], "{sent:?}, and again");
         // A grant is not, and the withdrawal is put back where the older grant may be executed late.
-        let left_out = if sent == Sent::Unknown { sends_and_repairs(&[]) } else { sends(&[]) };
-        assert_eq!(jane.turn(&offer(40, "later", &[("news", true)]), Sent::Accepted, 200), left_out);
+        let left_out = if sent == Effect::Unknown { sends_and_repairs(&[]) } else { sends(&[]) };
+        assert_eq!(jane.turn(&offer(40, "later", &[("news", true)]), Effect::Accepted, 200), left_out);
     }
     // The same value from another path is no reason against it, another value is.
     let former = Mapped::new([Slot::new("news", "a")]);
     for (on, sent) in [(false, sends(&[("news", "false")])), (true, sends(&[]))] {
-        let mut jane = grant(Sent::Accepted);
+        let mut jane = grant(Effect::Accepted);
         let with = jane.mapped.clone();
         jane.mapped = former.clone();
-        jane.turn(&of(50, "other path", vec![(Slot::new("news", "a"), Choice::Switch(on))]), Sent::Failed, 3);
+        jane.turn(&of(50, "other path", vec![(Slot::new("news", "a"), Choice::Switch(on))]), Effect::Failed, 3);
         jane.mapped = with.clone();
         jane.mapped.learn(former.own(), [Slot::new("news", "a")]);
-        assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sent, "{on}");
+        assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 5), sent, "{on}");
     }
-    let mut jane = grant(Sent::Accepted);
+    let mut jane = grant(Effect::Accepted);
     jane.erase(Some(25), 1, 3);
-    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 5), sends(&[("news", "false")]), "also of who was erased");
-    assert_eq!(grant(Sent::Failed).turn(&withdrawal, Sent::Accepted, 5), sends(&[]), "it was not executed");
+    assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 5), sends(&[("news", "false")]), "also of who was erased");
+    assert_eq!(grant(Effect::Failed).turn(&withdrawal, Effect::Accepted, 5), sends(&[]), "it was not executed");
 }
 
 #[test]
@@ -121,16 +121,16 @@ fn a_repair_leaves_alone_what_nothing_may_spoil_and_something_newer_may_have_cha
     let (with, without) = (mapped(), Mapped::new([slot("other")]));
     let mut jane = Person::new();
     let both = offer(0, "a", &[("news", false), ("other", true)]);
-    jane.turn(&both, Sent::Unknown, 0);
-    jane.turn(&both, Sent::Accepted, 1);
+    jane.turn(&both, Effect::Unknown, 0);
+    jane.turn(&both, Effect::Accepted, 1);
     let withdrawal = offer(50, "b", &[("other", false)]);
-    assert_eq!(jane.turn(&withdrawal, Sent::Accepted, 50), sends_and_repairs(&[("other", "false")]));
+    assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 50), sends_and_repairs(&[("other", "false")]));
     // A worker that does not map "news" notes nothing of what this event says about it.
     jane.mapped = without.clone();
-    jane.turn(&offer(60, "c", &[]), Sent::Accepted, 60);
+    jane.turn(&offer(60, "c", &[]), Effect::Accepted, 60);
     jane.mapped = with;
     jane.mapped.learn(without.own(), [slot("other")]);
-    assert_eq!(jane.turn_of(&withdrawal, true, Sent::Accepted, 3_000), sends(&[("other", "false")]));
+    assert_eq!(jane.turn_of(&withdrawal, true, Effect::Accepted, 3_000), sends(&[("other", "false")]));
 }
 
 #[test]
@@ -148,24 +148,24 @@ fn what_is_accepted_late_under_a_former_document_is_repaired_under_the_mended_on
     // Both are accepted, and the worker with the former document is the first to note it.
     jane.mapped = before;
     jane.mapped.learn(after.own(), [mended]);
-    assert_eq!(jane.end(1, &older, (false, &late), Sent::Accepted, [100, 103]), Ended::default());
+    assert_eq!(jane.end(1, &older, (false, &late), Effect::Accepted, [100, 103]), Ended::default());
     jane.mapped = own;
-    assert!(jane.end(2, &newer, (false, &newest), Sent::Accepted, [101, 103]).is_repair_due);
-    assert_eq!(jane.turn_of(&newer, true, Sent::Accepted, 3_000), sends(&[("news", "false")]));
+    assert!(jane.end(2, &newer, (false, &newest), Effect::Accepted, [101, 103]).is_repair_due);
+    assert_eq!(jane.turn_of(&newer, true, Effect::Accepted, 3_000), sends(&[("news", "false")]));
 }
 
 #[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
     let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();
-    jane.turn(&offer(0, "a", &[("partners", true)]), Sent::Accepted, 0);
+    jane.turn(&offer(0, "a", &[("partners", true)]), Effect::Accepted, 0);
     jane.mapped = without.clone();
-    jane.turn(&offer(60, "b", &[("news", true)]), Sent::Accepted, 60);
+    jane.turn(&offer(60, "b", &[("news", true)]), Effect::Accepted, 60);
     jane.mapped = with;
     jane.mapped.learn(without.own(), [slot("news")]);
     let Begun::Send(to_send) = jane.begin(9, &offer(0, "a", &[("partners", true)]), false, 70) else { panic!("sent") };
     assert_eq!(to_send.unknown, [slot("partners")], "the event of 60 may have taken it back");
-    assert_eq!(jane.turn(&offer(80, "c", &[("partners", true)]), Sent::Accepted, 80), sends(&[("partners", "true")]));
+    assert_eq!(jane.turn(&offer(80, "c", &[("partners", true)]), Effect::Accepted, 80), sends(&[("partners", "true")]));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn sets_of_mappings_are_bounded_and_what_was_missed_is_not_forgotten() {
     let mut jane = Person::new();
     for second in 0..100 {
         jane.mapped = Mapped::new([slot(&format!("p{second}"))]);
-        jane.turn(&offer(second, "a", &[]), Sent::Accepted, second);
+        jane.turn(&offer(second, "a", &[]), Effect::Accepted, second);
     }
     assert_eq!(jane.record().heard.len(), 16);
     jane.mapped = mapped();
@@ -191,7 +191,7 @@ fn a_set_of_mappings_that_is_not_known_is_asked_for() {
     let (with, without) = (mapped(), Mapped::new([slot("other")]));
     let mut jane = Person::new();
     jane.mapped = without.clone();
-    jane.turn(&offer(100, "a", &[("other", true)]), Sent::Accepted, 0);
+    jane.turn(&offer(100, "a", &[("other", true)]), Effect::Accepted, 0);
     assert_eq!((without.unknown(jane.record()), with.unknown(jane.record())), (None, Some(without.own())));
     assert_eq!(with.beside(&[(without.own(), vec![slot("other")])].into()).unknown(jane.record()), None);
 }

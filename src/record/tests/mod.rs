@@ -81,10 +81,10 @@ impl Person {
         id: u64,
         offer: &Offer,
         (is_repair, carried): (bool, &Values),
-        sent: Sent,
+        effect: Effect,
         times: [i64; 2],
     ) -> Ended {
-        self.end_and_write(id, offer, (is_repair, carried), sent, times).0
+        self.end_and_write(id, offer, (is_repair, carried), effect, times).0
     }
 
     fn end_and_write(
@@ -92,18 +92,18 @@ impl Person {
         id: u64,
         offer: &Offer,
         (is_repair, carried): (bool, &Values),
-        sent: Sent,
+        effect: Effect,
         [begun, now]: [i64; 2],
     ) -> (Ended, Write) {
         let mut known = self.known.take();
-        let request = Request { carried, begun: at(begun), sent, was_resent: false, first: id + 500, next: id + 700 };
+        let request = Request { carried, begun: at(begun), effect, was_resent: false, first: id + 500, next: id + 700 };
         let ended = end(&mut known, Ask { id, offer, is_repair }, &request, &self.around(now));
         self.known = known;
         ended
     }
 
     /// One whole turn, or how it ended early.
-    fn turn_of(&mut self, offer: &Offer, is_repair: bool, sent: Sent, now: i64) -> Turn {
+    fn turn_of(&mut self, offer: &Offer, is_repair: bool, effect: Effect, now: i64) -> Turn {
         self.ids += 1;
         let id = self.ids;
         match self.begin(id, offer, is_repair, now) {
@@ -111,15 +111,15 @@ impl Person {
             Begun::TooOld => Turn::TooOld,
             Begun::Needless => Turn::Needless,
             Begun::Send(ToSend { newest, .. }) => {
-                let ended = self.end(id, offer, (is_repair, &newest), sent, [now, now]);
+                let ended = self.end(id, offer, (is_repair, &newest), effect, [now, now]);
                 assert_eq!(ended.superseded, None);
                 Turn::Sent(texts(&newest), ended.is_repair_due)
             }
         }
     }
 
-    fn turn(&mut self, offer: &Offer, sent: Sent, now: i64) -> Turn {
-        self.turn_of(offer, false, sent, now)
+    fn turn(&mut self, offer: &Offer, effect: Effect, now: i64) -> Turn {
+        self.turn_of(offer, false, effect, now)
     }
 
     fn erase(&mut self, second: Option<i64>, message: u64, now: i64) -> bool {

@@ -9,7 +9,7 @@ fn records() -> impl Strategy<Value = Record> {
     proptest::collection::vec(turn, 1..12).prop_map(|turns| {
         let mut jane = Person::new();
         for (index, (what, sent, now, property, on)) in turns.into_iter().enumerate() {
-            let sent = [Sent::Accepted, Sent::Refused, Sent::Failed, Sent::Unknown][sent];
+            let sent = [Effect::Accepted, Effect::Refused, Effect::Failed, Effect::Unknown][sent];
             let second = now - 100;
             match what {
                 0 => drop(jane.erase((index % 2 == 0).then_some(second), index as u64, now)),
@@ -53,7 +53,7 @@ fn offers() -> impl Strategy<Value = Vec<Offer>> {
 fn merged<'o>(offers: impl IntoIterator<Item = &'o Offer>) -> Vec<(Slot, Arc<Said>)> {
     let mut jane = Person::new();
     for offer in offers {
-        jane.turn(offer, Sent::Failed, 1_000);
+        jane.turn(offer, Effect::Failed, 1_000);
     }
     jane.known.iter().flat_map(Record::values).map(|(slot, newest)| (slot.clone(), Arc::clone(&newest.said))).collect()
 }

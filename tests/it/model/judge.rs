@@ -2,7 +2,7 @@
 
 use super::scenario::{Event, Subject};
 use consent_gate::mapping::{Choice, Slot};
-use consent_gate::record::{Said, Sent, Values};
+use consent_gate::record::{Effect, Said, Values};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -102,12 +102,12 @@ impl Witness {
     }
 
     /// An answer was noted.
-    pub fn answered(&mut self, sent: Sent, subject: Subject, values: &Values) {
-        match (sent, subject) {
-            (Sent::Accepted, _) => {
+    pub fn answered(&mut self, effect: Effect, subject: Subject, values: &Values) {
+        match (effect, subject) {
+            (Effect::Accepted, _) => {
                 self.noted.extend(values.iter().map(|(slot, said)| (slot.clone(), Arc::clone(said))));
             }
-            (Sent::Refused, Subject::Event(event)) => self.refused.push(event),
+            (Effect::Refused, Subject::Event(event)) => self.refused.push(event),
             _ => {}
         }
     }

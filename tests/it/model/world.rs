@@ -11,11 +11,11 @@ use consent_gate::broker::headers::{Attempt, History};
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::mapping::{Choice, Slot};
 use consent_gate::record::{
-    self, Around, Ask, Backend, Begun, Claim, Erasure, Mapped, Offer, Record, Request, Said, Sent, Values, Write,
+    self, Around, Ask, Backend, Begun, Claim, Effect, Erasure, Mapped, Offer, Record, Request, Said, Values, Write,
 };
 use consent_gate::schedule::Schedule;
 use consent_gate::verdict::Settlement;
-use consent_gate::verdict::{self, Death, Processed, Skip, too_early};
+use consent_gate::verdict::{self, DeadReason, Processed, Skip, too_early};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::sync::Arc;
@@ -380,7 +380,7 @@ impl<'s> World<'s> {
             Settlement::Recount(history) => self.queue.push(Message { subject, history, ready: self.now }),
             Settlement::Dead(reason, _) => {
                 // What was not repaired before its person was forgotten cannot be repaired.
-                let is_forgotten = !self.faults && reason == Death::OlderThanRetention.code();
+                let is_forgotten = !self.faults && reason == DeadReason::OlderThanRetention.code();
                 self.has_dead_repair |= history.is_repair || is_forgotten;
                 self.dead.push(subject);
             }
@@ -506,8 +506,7 @@ impl<'s> World<'s> {
                     self.witness.came(&slots, number);
                 }
                 self.crashes()?;
-                let (begun, opening) = (around.now, self.opening);
-                let begun = if self.without == Without::StoreClock { self.now } else { begun };
+                let (begun, opening) = (self.now, self.opening);
                 return Ok(Stage::Ask(Turn { id, begun, newest, is_repair_due: false, resends: 0, opening }));
             }
             Begun::Erased => {
@@ -571,17 +570,18 @@ impl<'s> World<'s> {
         let carries_others = newest.values().any(|said| !said.is_of(&offer));
         let [first, next] = [(); 2].map(|()| 1 + self.random.below(usize::MAX - 1) as u64);
         let without = self.without;
-        let sent = Sent::of(outcome, carries_others);
+        let effect = Effect::of(outcome, carries_others);
         let was_resent = was_resent && without != Without::FirstCopies;
         let ask = Ask { id, offer: &offer, is_repair: history.is_repair };
-        let request = Request { carried: &newest, begun, sent, was_resent, first, next };
+        let by_the_stores_clock = begun + around.now.duration_since(self.now);
+        let request = Request { carried: &newest, begun: by_the_stores_clock, effect, was_resent, first, next };
         let ended = self.update(|known| {
             if without == Without::CommitFirst {
                 record::begin(known, ask, &around);
             }
             record::end(known, ask, &request, &around)
         });
-        self.witness.answered(sent, *subject, &newest);
+        self.witness.answered(effect, *subject, &newest);
         self.crashes()?;
         if outcome == Outcome::Accepted {
             self.witness.accepted(&newest);
@@ -592,7 +592,7 @@ impl<'s> World<'s> {
             let (newest, begun, opening) = (newest.clone(), self.now, self.opening);
             return Ok(Stage::Ask(Turn { id: next, begun, newest, is_repair_due, resends: resends + 1, opening }));
         }
-        if superseded.is_some() || (resends > 0 && sent != Sent::Accepted) {
+        if superseded.is_some() || (resends > 0 && effect != Effect::Accepted) {
             return Ok(Stage::Settle(self.decided(worker, &Processed::Held, None, history, None)));
         }
         let repair = is_repair_due && without != Without::Repairs;

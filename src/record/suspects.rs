@@ -82,6 +82,13 @@ mod tests {
     }
 
     #[test]
+    fn a_note_is_old_after_a_month() {
+        let month = 30 * 24 * 60 * 60;
+        let is_old = |second| note(1, None).is_old(Timestamp::from_second(second).unwrap());
+        assert_eq!([0, month, month + 1].map(is_old), [false, false, true]);
+    }
+
+    #[test]
     fn a_note_is_read_as_it_was_written_and_damage_says_nothing() {
         for note in [note(0, Some("1a")), note(2, None)] {
             assert_eq!(Note::from_text(&note.to_text()), Some(note));

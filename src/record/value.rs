@@ -253,6 +253,27 @@ mod tests {
         all.iter().map(order).max().is_some_and(|(_, _, _, named)| named)
     }
 
+    #[test]
+    fn a_selection_is_of_an_event_only_if_nothing_in_it_is_of_another() {
+        for names in [Names::Grants, Names::Refusals] {
+            let offer = |event: &str, at: i64, withdrawn_at: i64| Offer {
+                at: Some(Timestamp::from_second(at).unwrap()),
+                withdrawn_at: Some(Timestamp::from_second(withdrawn_at).unwrap()),
+                event: Some(event.into()),
+                choices: Vec::new(),
+            };
+            let names_one = |id: &str| Choice::Selection(Selection { ids: vec![id.into()], names });
+            let own = offer("a", 10, 20);
+            let said = Said::offered(&names_one("x"), &own);
+            assert!(said.is_of(&own));
+            for other in [offer("b", 30, 5), offer("b", 5, 30)] {
+                assert!(!said.is_of(&other));
+                let joined = said.joined(&Said::offered(&names_one("y"), &other));
+                assert!(!joined.is_of(&own) && !joined.is_of(&other), "{names:?} {other:?}");
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 

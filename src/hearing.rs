@@ -55,7 +55,19 @@ impl Row {
                 | DeadReason::FutureDated
                 | DeadReason::Crashed,
             ) => None, // never compared with the document
-            Verdict::Delivered | Verdict::Retry(_) | Verdict::Hold(_) | Verdict::DeadLetter(_) => {
+            Verdict::Delivered
+            | Verdict::Retry(_)
+            | Verdict::Hold(_)
+            | Verdict::DeadLetter(
+                DeadReason::Refused
+                | DeadReason::OlderThanRetention
+                | DeadReason::AttemptsExhausted
+                | DeadReason::NotTheGate
+                | DeadReason::Misconfigured
+                | DeadReason::Rejected
+                | DeadReason::UnexpectedStatus
+                | DeadReason::RetryAfterBeyondWindow,
+            ) => {
                 *self = Row::default();
                 None
             }

@@ -11,6 +11,7 @@ pub mod claim;
 pub mod consumers;
 mod dialled;
 pub mod headers;
+pub mod letter_acks;
 pub mod letters;
 pub mod link;
 mod prefetch;

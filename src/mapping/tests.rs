@@ -145,3 +145,57 @@ fn only_a_switch_that_is_off_is_a_withdrawal_and_kinds_are_those_of_the_sources(
     assert_eq!(mapping("A", "created_at").source.kind(), Path::compile("created_at").unwrap().kind());
     assert_ne!(mapping("A", "created_at").source.kind(), Kind::Constant);
 }
+
+#[test]
+fn a_path_shows_what_kind_of_value_it_leads_to() {
+    let kind = |path: &str| Path::compile(path).unwrap().kind();
+    for (path, expected) in [
+        ("organization_user_id", Kind::Text),
+        ("created_at", Kind::Time),
+        ("regulation", Kind::Text),
+        ("user_metadata_note", Kind::Any),
+        ("metadata_source", Kind::Any),
+        ("consents_vendors_enabled", Kind::Selection),
+        ("consents_vendors_disabled_li", Kind::Selection),
+        ("consents_vendors_google_enabled", Kind::Switch),
+        ("consents_purposes_news_enabled", Kind::Switch),
+        ("consents_purposes_news_metadata_value", Kind::Any),
+        ("consents_purposes_news_preferences_topics_value", Kind::Selection),
+        ("consents_purposes_news_preferences_topics_value_sport", Kind::Switch),
+        ("consents_purposes_news_value_topics_value", Kind::Any),
+    ] {
+        assert_eq!(kind(path), expected, "{path}");
+    }
+    let kinds = [Kind::Time, Kind::Text, Kind::Switch, Kind::Selection, Kind::Constant];
+    for one in kinds {
+        assert!(Kind::Any.may_be(one) && !one.may_be(Kind::Any));
+        assert_eq!(kinds.map(|other| one.may_be(other)), kinds.map(|other| one == other));
+    }
+    assert_eq!(
+        kinds.map(|kind| kind.to_string()).join(", "),
+        "a time, a text, true or false, a list of ids, a constant"
+    );
+    assert!(Path::compile("organization_user_id").unwrap().is_organization_user_id());
+    assert!(!Path::compile("user_email").unwrap().is_organization_user_id());
+}
+
+#[test]
+fn a_path_names_the_fields_that_it_leads_through() {
+    let names = |path: &str, field: &str| Path::compile(path).unwrap().may_name(field);
+    assert!(names("consents_vendors_enabled", "vendors") && !names("consents_vendors_enabled", "channels"));
+    let through_channels = "consents_purposes_news_channel_email_enabled";
+    assert!(names(through_channels, "channels") && !names(through_channels, "vendors"));
+}
+
+#[test]
+fn metadata_are_the_events_own_before_those_of_its_user() {
+    let text = |own: Value| {
+        let user = json!({ "organization_user_id": "jane", "metadata": { "source": "app" } });
+        let entity = json!({ "id": "e", "user": user, "metadata": own, "consents": {} });
+        let body = json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes();
+        let event = event::decode(&body[..], &[]).unwrap();
+        let found = Path::compile("metadata_source").unwrap().find(&event).unwrap().unwrap();
+        found.choice().unwrap().unwrap().to_string()
+    };
+    assert_eq!([json!({ "source": "web" }), json!({}), Value::Null].map(text), ["web", "app", "app"]);
+}

@@ -274,6 +274,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_was_said_at_the_very_instant_of_an_erasure_is_erased() {
+        let second = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        for (erased, left) in [(4, vec!["1", "2"]), (5, vec!["2"]), (6, vec!["2"])] {
+            let mut known = said(&(Some(5), Some(0), 1, vec![1]), Names::Grants);
+            known.join(&said(&(Some(7), Some(1), 2, vec![2]), Names::Grants));
+            let Choice::Selection(Selection { ids, .. }) = known.after(second(erased)).unwrap().choice() else {
+                panic!("no selection")
+            };
+            assert_eq!(ids.iter().map(|id| &**id).collect::<Vec<_>>(), left, "{erased}");
+        }
+        let switch = Said::One(Choice::Switch(false), Version { at: Some(second(5)), event: None });
+        assert_eq!([4, 5, 6].map(|erased| switch.after(second(erased)).is_some()), [true, false, false]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -47,9 +47,9 @@ impl Worker {
         }
         let received = Timestamp::now();
         self.facts.heard(received);
-        let published = traceparent(&incoming.due.delivery.properties);
-        let span = self.facts.begun(published.as_deref());
-        let trace = span.as_ref().map(Span::traceparent).or(published);
+        let publishers_trace = traceparent(&incoming.due.delivery.properties);
+        let span = self.facts.begun(publishers_trace.as_deref());
+        let trace = span.as_ref().map(Span::traceparent).or(publishers_trace);
         let handling = Handling { incoming: &incoming, settler, terms, received };
         let (summary, plan) = self.read(&handling, trace.as_deref()).await;
         let handled = match plan {

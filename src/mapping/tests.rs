@@ -199,3 +199,51 @@ fn metadata_are_the_events_own_before_those_of_its_user() {
     };
     assert_eq!([json!({ "source": "web" }), json!({}), Value::Null].map(text), ["web", "app", "app"]);
 }
+
+#[test]
+fn a_value_becomes_the_choice_that_its_place_says() {
+    let choice = |path: &str, purpose: Value, metadata: Value| {
+        let user = json!({ "organization_user_id": "jane", "metadata": metadata });
+        let consents = json!({ "purposes": [purpose], "vendors": { "enabled": [7, "x"] } });
+        let entity = json!({ "id": "e", "user": user, "consents": consents });
+        let body = json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes();
+        let event = event::decode(&body[..], &[]).unwrap();
+        let found = Path::compile(path).unwrap().find(&event).unwrap().unwrap();
+        found.choice().map(|choice| choice.map(|choice| format!("{choice:?}")))
+    };
+    let purpose = |path: &str, purpose: Value| choice(path, purpose, json!({}));
+    let note = |value: Value| choice("user_metadata_note", json!({ "id": "a" }), json!({ "note": value }));
+    let switch = |on| Ok(Some(format!("{:?}", Choice::Switch(on))));
+    let text = |text: &str| Ok(Some(format!("{:?}", Choice::Text(text.into()))));
+    let ids = |ids: &[&str]| {
+        let selection = Selection::new(ids.iter().map(|id| std::borrow::Cow::Borrowed(*id)), Names::Grants);
+        Ok(Some(format!("{:?}", Choice::Selection(selection))))
+    };
+    let enabled = "consents_purposes_a_enabled";
+    assert_eq!(purpose(enabled, json!({ "id": "a", "enabled": false })), switch(false));
+    assert_eq!(purpose(enabled, json!({ "id": "a", "enabled": null })), Ok(None));
+    assert!(purpose(enabled, json!({ "id": "a", "enabled": "false" })).is_err());
+    let value = "consents_purposes_a_value";
+    assert_eq!(purpose(value, json!({ "id": "a", "value": "x,y" })), ids(&["x", "y"]));
+    assert!(purpose(value, json!({ "id": "a", "value": 3 })).is_err());
+    // What is called like a field of a consent is one only among the consents, and not in their metadata.
+    let within = "consents_purposes_a_metadata_value";
+    assert_eq!(purpose(within, json!({ "id": "a", "metadata": { "value": "x,y" } })), text("x,y"));
+    assert_eq!(choice("user_metadata_value", json!({ "id": "a" }), json!({ "value": "x,y" })), text("x,y"));
+    assert_eq!(choice("consents_vendors_enabled", json!({ "id": "a" }), json!({})), ids(&["7", "x"]));
+    assert_eq!(note(json!(["x", "y"])), text("x,y"));
+    assert_eq!(note(json!(["x", 3])), text("[\"x\",3]"));
+    assert_eq!(note(json!({ "x": 1 })), text("{\"x\":1}"));
+}
+
+#[test]
+fn a_damaged_text_is_a_defect_where_a_mapping_reads_it() {
+    for (path, body) in [
+        ("user_metadata_note", r#"{"user":{"metadata":{"note":{"x":"\ud800"}}},"consents":{}}"#),
+        ("user_metadata_note", r#"{"user":{"metadata":{"note":"\ud800"}},"consents":{}}"#),
+        ("consents_vendors_enabled", r#"{"user":{},"consents":{"vendors":{"enabled":["\ud800"]}}}"#),
+    ] {
+        let event = event::decode(body.as_bytes(), &[]).unwrap();
+        assert!(Path::compile(path).unwrap().find(&event).unwrap().unwrap().choice().is_err(), "{body}");
+    }
+}

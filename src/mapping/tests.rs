@@ -247,3 +247,39 @@ fn a_damaged_text_is_a_defect_where_a_mapping_reads_it() {
         assert!(Path::compile(path).unwrap().find(&event).unwrap().unwrap().choice().is_err(), "{body}");
     }
 }
+
+#[test]
+fn a_path_is_followed_by_the_names_and_ids_that_are_there() {
+    let body = json!({
+        "id": "e", "user": { "country": "FR" },
+        "consents": { "purposes": [
+            { "id": "a", "enabled": true, "channels": [{ "id": "mail", "enabled": false }],
+              "preferences": [{ "id": "topics", "value": "sport, news" }] },
+            { "id": "a_b", "enabled": false },
+            { "id": "c", "channel": [{ "id": "mail", "enabled": true }], "channels": [] },
+        ] },
+    });
+    let body = body.to_string().into_bytes();
+    let event = event::decode(&body[..], &[]).unwrap();
+    let told = |path: &str| {
+        let found = Path::compile(path).unwrap().find(&event).unwrap()?;
+        Some((found.place(), found.choice().unwrap().unwrap().to_string()))
+    };
+    let at = |place: &str, choice: &str| Some((place.to_owned(), choice.to_owned()));
+    let purposes = "consents_purposes";
+    assert_eq!(told(&format!("{purposes}_a_enabled")), at("consents.purposes.a.enabled", "true"));
+    assert_eq!(told(&format!("{purposes}_a_b_enabled")), at("consents.purposes.a_b.enabled", "false"));
+    for spelled in ["channel", "channels"] {
+        let path = format!("{purposes}_a_{spelled}_mail_enabled");
+        assert_eq!(told(&path), at("consents.purposes.a.channels.mail.enabled", "false"));
+    }
+    let own = at("consents.purposes.c.channel.mail.enabled", "true");
+    assert_eq!(told(&format!("{purposes}_c_channel_mail_enabled")), own, "a field that is spelled like the path");
+    for (topic, is_chosen) in [("sport", "true"), ("news", "true"), ("sports", "false")] {
+        let path = format!("{purposes}_a_preferences_topics_value_{topic}");
+        assert_eq!(told(&path), at("consents.purposes.a.preferences.topics.value", is_chosen));
+    }
+    assert_eq!(told(&format!("{purposes}_d_enabled")), None);
+    assert_eq!(told("country"), at("user.country", "FR"));
+    assert_eq!(told("id"), at("id", "e"));
+}

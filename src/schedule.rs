@@ -144,6 +144,7 @@ mod tests {
         let delays: Vec<u64> = (1..=4).map(|made| schedule.delay_after(made).as_secs()).collect();
         assert_eq!(delays, [10, 30, 60, 120]);
         assert_eq!(schedule.window(), Duration::from_secs(300));
+        assert_eq!([schedule.shortest(), schedule.longest()].map(|delay| delay.as_secs()), [10, 120]);
     }
 
     #[test]

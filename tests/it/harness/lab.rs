@@ -264,7 +264,11 @@ impl Lab {
     pub fn admin(&mut self, path: &str) -> (u16, String) {
         let url = format!("{}{path}", self.admin_address());
         self.bench.block_on(async {
-            let response = self.client.get(url).send().await.unwrap();
+            // The worker may close a connection just when a request is written to it.
+            let response = match self.client.get(&url).send().await {
+                Ok(response) => response,
+                Err(_) => self.client.get(&url).send().await.unwrap(),
+            };
             (response.status().as_u16(), response.text().await.unwrap())
         })
     }

@@ -79,7 +79,7 @@ impl Worker {
         quarantine: Quarantine,
     ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
-        // Four times the limit, so that a slot never waits for the broker's next delivery, nor for the records of the
+        // Four times the limit, so that a permit never waits for the broker's next delivery, nor for the records of the
         // next events to be durable.
         let prefetch = u16::try_from(limit * 4).unwrap_or(u16::MAX);
         // Two queues can feed the fresh lane, and the requests of a lost connection still run to their end.

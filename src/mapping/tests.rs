@@ -19,12 +19,17 @@ fn mappings() -> Mappings {
     Mappings::new(list, 1)
 }
 
+/// The message of a consent event.
+fn message(entity: Value) -> Vec<u8> {
+    json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes()
+}
+
 fn event(user: Value, enabled: Value, vendors: Value) -> Vec<u8> {
     let entity = json!({
         "id": "e", "created_at": "2026-03-01T23:30:00-02:00", "user": user,
         "consents": { "purposes": [{ "id": "newsletter", "enabled": enabled }], "vendors": { "enabled": vendors } },
     });
-    json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes()
+    message(entity)
 }
 
 fn jane() -> Value {
@@ -191,8 +196,7 @@ fn a_path_names_the_fields_that_it_leads_through() {
 fn metadata_are_the_events_own_before_those_of_its_user() {
     let text = |own: Value| {
         let user = json!({ "organization_user_id": "jane", "metadata": { "source": "app" } });
-        let entity = json!({ "id": "e", "user": user, "metadata": own, "consents": {} });
-        let body = json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes();
+        let body = message(json!({ "id": "e", "user": user, "metadata": own, "consents": {} }));
         let event = event::decode(&body[..], &[]).unwrap();
         let found = Path::compile("metadata_source").unwrap().find(&event).unwrap().unwrap();
         found.choice().unwrap().unwrap().to_string()
@@ -205,8 +209,7 @@ fn a_value_becomes_the_choice_that_its_place_says() {
     let choice = |path: &str, purpose: Value, metadata: Value| {
         let user = json!({ "organization_user_id": "jane", "metadata": metadata });
         let consents = json!({ "purposes": [purpose], "vendors": { "enabled": [7, "x"] } });
-        let entity = json!({ "id": "e", "user": user, "consents": consents });
-        let body = json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes();
+        let body = message(json!({ "id": "e", "user": user, "consents": consents }));
         let event = event::decode(&body[..], &[]).unwrap();
         let found = Path::compile(path).unwrap().find(&event).unwrap().unwrap();
         found.choice().map(|choice| choice.map(|choice| format!("{choice:?}")))

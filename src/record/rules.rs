@@ -12,7 +12,7 @@ use crate::filter::MAX_AHEAD;
 use crate::gate::Outcome;
 use crate::integration::Integration;
 use crate::mapping::Slot;
-use doubts::LONGEST_REPAIR;
+use doubts::{LONGEST_REPAIR, kept};
 use jiff::{SignedDuration, Timestamp};
 use litemap::LiteMap;
 
@@ -89,7 +89,7 @@ pub fn begin(known: &mut Option<Record>, ask: Ask<'_>, around: &Around<'_>) -> (
     if is_repair {
         let Some(record) = known else { return (Begun::Needless, Write::Nothing) };
         let Some(newest) = record.repair(offer, around) else {
-            record.let_go(around.now, around.execution_horizon);
+            record.let_go(around.now, kept(around.execution_horizon));
             return (Begun::Needless, Write::Later);
         };
         record.about_to_send(id, &newest, around);
@@ -134,8 +134,8 @@ pub fn forgotten_until(retention: SignedDuration, now: Timestamp) -> Timestamp {
 pub fn lapse(record: &Record, now: Timestamp) -> Option<Record> {
     record.mark.as_ref()?;
     let mut lapsed = record.clone();
-    // This is longer than any request is late; notes are kept for twice as long.
-    lapsed.let_go(now, LONGEST_REPAIR / 2);
+    // This is longer than any request is late.
+    lapsed.let_go(now, LONGEST_REPAIR);
     (lapsed != *record).then_some(lapsed)
 }
 
@@ -159,8 +159,8 @@ pub enum Effect {
 
 impl Effect {
     /// What an answer proves. One that is not the gate's own, or says that something behind it failed, proves nothing:
-    /// the request may still be executed. A 429 proves that it was not executed. A refusal of a request that carried other events'
-    /// values says nothing about any one of them.
+    /// the request may still be executed. A 429 proves that it was not executed. A refusal of a request that carried
+    /// other events' values says nothing about any one of them.
     #[must_use]
     pub fn of(outcome: Outcome, carries_others: bool) -> Effect {
         match outcome {
@@ -214,7 +214,7 @@ pub fn end(known: &mut Option<Record>, ask: Ask<'_>, request: &Request<'_>, arou
         // Before anything is dropped: what is owed is needed, even if the person was erased meanwhile.
         record.owe(carried, around.now);
     }
-    record.let_go(around.now, around.execution_horizon);
+    record.let_go(around.now, kept(around.execution_horizon));
     let mut ended = Ended::default();
     if effect == Effect::Accepted {
         if ask.is_repair {
@@ -281,6 +281,6 @@ pub fn erase(
     }
     record.mark = Some(mark);
     record.merged = record.merged.max(Some(now));
-    record.let_go(now, execution_horizon);
+    record.let_go(now, kept(execution_horizon));
     (was_known, Write::Durable)
 }

@@ -131,9 +131,7 @@ impl Worker {
         // Held to the end: the person's next event waits for it.
         let mut ticket = self.join(&plan.identifier, terms)?;
         let entering = async {
-            if let Some(ticket) = &mut ticket {
-                ticket.turn().await;
-            }
+            first_in_line(&mut ticket).await;
             let work = self.work_permit(terms).await;
             let turn = self.turn(plan, &incoming.history).await?;
             drop(work);
@@ -285,9 +283,7 @@ impl Worker {
         let message = [&timestamp, id.as_bytes(), &delivery.data];
         let mut ticket = self.join(identifier, terms)?;
         let turn = async {
-            if let Some(ticket) = &mut ticket {
-                ticket.turn().await;
-            }
+            first_in_line(&mut ticket).await;
             Ok(())
         };
         self.wait_in_hand(settler, turn).await?;
@@ -351,6 +347,13 @@ struct Handled {
 impl From<Processed> for Handled {
     fn from(processed: Processed) -> Handled {
         Handled { processed, attempt: None, is_repair_due: false }
+    }
+}
+
+/// Waits until every event of the person that is ahead is done.
+async fn first_in_line(ticket: &mut Option<Ticket>) {
+    if let Some(ticket) = ticket {
+        ticket.turn().await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Checks of what can only be checked once everything is read.
+//! Checks across settings and integrations.
 
 use super::Settings;
 use crate::broker::topology::Source;

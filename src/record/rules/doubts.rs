@@ -15,20 +15,20 @@ const MOST_DOUBTS: usize = 16;
 const MIXED: u64 = 0;
 const JOINED: std::ops::RangeInclusive<u64> = 1..=MOST_DOUBTS as u64;
 
-impl Doubt {
-    /// Whether the gate may still execute it at that time, or a repair for it is on its way.
-    pub(super) fn stands(&self, at: Timestamp, execution_horizon: SignedDuration) -> bool {
-        at.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { execution_horizon }
-    }
+/// For how long the note of a request is kept: also after it can be executed, as long as a request that was begun
+/// before may wait for its answer. The gate may have executed it after that one.
+pub(super) fn kept(execution_horizon: SignedDuration) -> SignedDuration {
+    execution_horizon.saturating_add(execution_horizon)
+}
 
-    /// Whether its note is needed: also after it can be executed, as long as a request that was begun before may wait
-    /// for its answer. The gate may have executed it after that one.
-    pub(super) fn is_needed(&self, now: Timestamp, execution_horizon: SignedDuration) -> bool {
-        self.stands(now, execution_horizon.saturating_add(execution_horizon))
+impl Doubt {
+    /// Whether it is no older than this at that time, or a repair for it is on its way.
+    fn stands(&self, at: Timestamp, longest: SignedDuration) -> bool {
+        at.duration_since(self.at) <= if self.is_parked { LONGEST_REPAIR } else { longest }
     }
 
     /// Joins another doubt into this one: keeps the older value of each property, and the later time.
-    pub(super) fn join(&mut self, other: Doubt) {
+    fn join(&mut self, other: Doubt) {
         take_older(&mut self.carried, other.carried);
         self.at = self.at.max(other.at);
         self.is_parked |= other.is_parked;
@@ -39,7 +39,7 @@ impl Record {
     /// Notes, before it is sent, that a request may be executed.
     pub(super) fn about_to_send(&mut self, id: u64, carried: &Values, around: &Around<'_>) {
         self.doubts.remove(&id);
-        self.let_go(around.now, around.execution_horizon);
+        self.let_go(around.now, kept(around.execution_horizon));
         if carried.is_empty() {
             return;
         }
@@ -50,7 +50,7 @@ impl Record {
     /// Joins two doubts, if there are two: two that carried the same values, else the oldest into the one that collects
     /// different values ([`MIXED`]). That one stands for as long as anything is joined into it, so everything that can
     /// be joined otherwise is. No answer to a request removes what was joined with it.
-    pub(super) fn join_two(&mut self) -> bool {
+    fn join_two(&mut self) -> bool {
         let mut others: Vec<(u64, Timestamp)> =
             self.doubts.iter().filter(|(id, _)| **id != MIXED).map(|(id, doubt)| (*id, doubt.at)).collect();
         others.sort_by_key(|(_, at)| *at);
@@ -127,7 +127,7 @@ impl Record {
 
     /// Drops notes whose requests spoil nothing any more. A grant that was never answered may be at the gate
     /// for good, if nothing was accepted since: what the gate refuses for good repairs nothing.
-    pub(super) fn drop_doubts(&mut self, ids: &[u64]) {
+    fn drop_doubts(&mut self, ids: &[u64]) {
         let dropped: Vec<Doubt> = ids.iter().filter_map(|id| self.doubts.remove(id)).collect();
         for (slot, sent) in dropped.iter().flat_map(|doubt| &doubt.carried) {
             let Some(newest) = self.values.get_mut(slot).filter(|newest| newest.accepted.is_none()) else {
@@ -142,8 +142,8 @@ impl Record {
     }
 
     /// Drops notes that lapsed, and what was erased and is not needed by a note any more.
-    pub(super) fn let_go(&mut self, now: Timestamp, execution_horizon: SignedDuration) {
-        let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.is_needed(now, execution_horizon));
+    pub(super) fn let_go(&mut self, now: Timestamp, kept: SignedDuration) {
+        let lapsed = self.doubts.iter().filter(|(_, doubt)| !doubt.stands(now, kept));
         let lapsed: Vec<u64> = lapsed.map(|(id, _)| *id).collect();
         self.drop_doubts(&lapsed);
         self.drop_erased(now);

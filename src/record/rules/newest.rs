@@ -37,7 +37,7 @@ impl Record {
         outdated
     }
 
-    pub(super) fn hear(&mut self, offer: &Offer, set: u64) {
+    fn hear(&mut self, offer: &Offer, set: u64) {
         let version = Version { at: offer.latest(), event: offer.event.clone() };
         raise(&mut self.heard, set, version);
         while self.heard.len() > MOST_HEARD {
@@ -68,12 +68,12 @@ impl Record {
     }
 
     /// Whether it is the newest value for certain, or takes back what the gate may have as granted.
-    pub(super) fn may_be_sent(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
+    fn may_be_sent(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
         self.is_known(slot, newest, mapped) || self.takes_back(slot, newest)
     }
 
     /// Whether nothing that was not recorded can be newer.
-    pub(super) fn is_known(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
+    fn is_known(&self, slot: &Slot, newest: &Newest, mapped: &Mapped) -> bool {
         mapped.missed(slot, self).is_none_or(|missed| !newest.said.may_be_outdated_by(missed))
     }
 
@@ -111,7 +111,7 @@ impl Record {
     /// Whether this takes a consent back, and nothing later is known of its property on another path, unless it is
     /// the same: once the gate accepted it, an older grant must not stay in its place, even if something newer may
     /// have been said.
-    pub(super) fn is_last_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
+    fn is_last_withdrawal(&self, slot: &Slot, said: &Said) -> bool {
         let is_other = |other: &Slot| other != slot && other.property() == slot.property();
         let mut others = self.values.iter().filter(|(other, _)| is_other(other));
         let is_before = |other: &Said| other.latest().at <= said.latest().at || other.choice() == said.choice();
@@ -171,7 +171,7 @@ impl Record {
 impl Newest {
     /// What is known once something newer was said. If that is the same value, the gate accepted it already, whatever
     /// it says about the next request.
-    pub(super) fn replaced_by(&self, said: Said) -> Newest {
+    fn replaced_by(&self, said: Said) -> Newest {
         let accepted = self.accepted.filter(|_| said.choice() == self.said.choice());
         let before = self.at_gate().filter(|_| accepted.is_none()).cloned();
         let unanswered = self.unanswered.clone().filter(|_| accepted.is_none());

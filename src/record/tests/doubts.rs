@@ -188,16 +188,12 @@ fn a_value_that_was_accepted_is_made_good_though_the_same_was_refused_later() {
 
 #[test]
 fn a_withdrawal_that_the_gate_accepted_is_put_back_though_nobody_can_know_whether_a_later_grant_is_the_newest() {
-    let (with, without) = (mapped(), Mapped::new([slot("other")]));
     let withdrawal = offer(50, "b", &[("news", false)]);
     let mut jane = Person::new();
     jane.turn(&offer(0, "a", &[("news", true)]), Effect::Unknown, 0);
     assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 50), sends_and_repairs(&[("news", "false")]));
     // A worker that does not map "news" notes nothing of what this event says about it.
-    jane.mapped = without.clone();
-    jane.turn(&offer(60, "c", &[]), Effect::Accepted, 60);
-    jane.mapped = with;
-    jane.mapped.learn(without.own(), [slot("other")]);
+    jane.turn_elsewhere(&Mapped::new([slot("other")]), &offer(60, "c", &[]), Effect::Accepted, 60);
     assert_eq!(jane.turn(&offer(60, "d", &[("news", true)]), Effect::Accepted, 61), sends_and_repairs(&[]));
     for erased in [false, true] {
         let mut jane = jane.clone();

@@ -4,12 +4,10 @@ use super::*;
 
 #[test]
 fn the_newest_event_that_was_missed_counts_in_whatever_order_they_came() {
-    let (with, without) = (mapped(), Mapped::new([slot("other")]));
+    let without = Mapped::new([slot("other")]);
     let mut jane = Person::new();
-    jane.mapped = without.clone();
-    jane.turn(&offer(100, "a", &[("other", true)]), Effect::Accepted, 0);
-    jane.turn(&offer(20, "b", &[("other", true)]), Effect::Accepted, 1);
-    jane.mapped = with.beside(&[(without.own(), vec![slot("other")])].into());
+    jane.turn_elsewhere(&without, &offer(100, "a", &[("other", true)]), Effect::Accepted, 0);
+    jane.turn_elsewhere(&without, &offer(20, "b", &[("other", true)]), Effect::Accepted, 1);
     assert_eq!(jane.turn(&offer(50, "c", &[("news", true)]), Effect::Accepted, 2), sends(&[]));
 }
 
@@ -63,30 +61,23 @@ fn what_the_gate_accepted_is_repaired_though_somebody_may_have_said_something_ne
     let withdrawal = says(50, "b", &mended, false);
     assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 50), sends_and_repairs(&[("news", "false")]));
     // A worker that has the former document notes nothing of what this event says under the mended path.
-    let (own, theirs) = (jane.mapped.clone(), Mapped::new([former]));
-    jane.mapped = theirs;
-    jane.turn(&of(60, "c", Vec::new()), Effect::Accepted, 60);
-    jane.mapped = own;
+    jane.turn_elsewhere(&before, &of(60, "c", Vec::new()), Effect::Accepted, 60);
     assert_eq!(jane.turn_of(&withdrawal, true, Effect::Accepted, 3_000), sends(&[("news", "false")]));
     assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 3_001), sends(&[]), "for itself it stays unknown");
 }
 
 #[test]
 fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may_have_said_something_newer() {
-    let (with, without) = (mapped(), Mapped::new([slot("other")]));
+    let without = Mapped::new([slot("other")]);
     let mut granted = Person::new();
-    granted.mapped = without.clone();
-    granted.turn(&offer(100, "newer", &[("other", true)]), Effect::Accepted, 0);
-    granted.mapped = with.clone().beside(&[(without.own(), vec![slot("other")])].into());
+    granted.turn_elsewhere(&without, &offer(100, "newer", &[("other", true)]), Effect::Accepted, 0);
     let withdrawal = offer(30, "w", &[("news", false)]);
     assert_eq!(granted.clone().turn(&withdrawal, Effect::Accepted, 5), sends(&[]), "nothing is granted");
     // A grant that was merged before the newer event came is known.
     let grant = |sent| {
         let mut jane = Person::new();
         jane.turn(&offer(20, "g", &[("news", true)]), sent, 0);
-        jane.mapped = without.clone();
-        jane.turn(&offer(100, "newer", &[("other", true)]), Effect::Accepted, 1);
-        jane.mapped = with.clone().beside(&[(without.own(), vec![slot("other")])].into());
+        jane.turn_elsewhere(&without, &offer(100, "newer", &[("other", true)]), Effect::Accepted, 1);
         jane
     };
     for sent in [Effect::Accepted, Effect::Unknown] {
@@ -103,11 +94,8 @@ fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may
     let former = Mapped::new([Slot::new("news", "a")]);
     for (on, sent) in [(false, sends(&[("news", "false")])), (true, sends(&[]))] {
         let mut jane = grant(Effect::Accepted);
-        let with = jane.mapped.clone();
-        jane.mapped = former.clone();
-        jane.turn(&of(50, "other path", vec![(Slot::new("news", "a"), Choice::Switch(on))]), Effect::Failed, 3);
-        jane.mapped = with.clone();
-        jane.mapped.learn(former.own(), [Slot::new("news", "a")]);
+        let other_path = of(50, "other path", vec![(Slot::new("news", "a"), Choice::Switch(on))]);
+        jane.turn_elsewhere(&former, &other_path, Effect::Failed, 3);
         assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 5), sent, "{on}");
     }
     let mut jane = grant(Effect::Accepted);
@@ -118,7 +106,6 @@ fn a_withdrawal_of_what_the_gate_may_have_as_granted_is_sent_though_somebody_may
 
 #[test]
 fn a_repair_leaves_alone_what_nothing_may_spoil_and_something_newer_may_have_changed() {
-    let (with, without) = (mapped(), Mapped::new([slot("other")]));
     let mut jane = Person::new();
     let both = offer(0, "a", &[("news", false), ("other", true)]);
     jane.turn(&both, Effect::Unknown, 0);
@@ -126,10 +113,7 @@ fn a_repair_leaves_alone_what_nothing_may_spoil_and_something_newer_may_have_cha
     let withdrawal = offer(50, "b", &[("other", false)]);
     assert_eq!(jane.turn(&withdrawal, Effect::Accepted, 50), sends_and_repairs(&[("other", "false")]));
     // A worker that does not map "news" notes nothing of what this event says about it.
-    jane.mapped = without.clone();
-    jane.turn(&offer(60, "c", &[]), Effect::Accepted, 60);
-    jane.mapped = with;
-    jane.mapped.learn(without.own(), [slot("other")]);
+    jane.turn_elsewhere(&Mapped::new([slot("other")]), &offer(60, "c", &[]), Effect::Accepted, 60);
     assert_eq!(jane.turn_of(&withdrawal, true, Effect::Accepted, 3_000), sends(&[("other", "false")]));
 }
 
@@ -156,13 +140,9 @@ fn what_is_accepted_late_under_a_former_document_is_repaired_under_the_mended_on
 
 #[test]
 fn a_mapping_that_comes_back_knows_what_it_missed() {
-    let (with, without) = (mapped(), Mapped::new([slot("news")]));
     let mut jane = Person::new();
     jane.turn(&offer(0, "a", &[("partners", true)]), Effect::Accepted, 0);
-    jane.mapped = without.clone();
-    jane.turn(&offer(60, "b", &[("news", true)]), Effect::Accepted, 60);
-    jane.mapped = with;
-    jane.mapped.learn(without.own(), [slot("news")]);
+    jane.turn_elsewhere(&Mapped::new([slot("news")]), &offer(60, "b", &[("news", true)]), Effect::Accepted, 60);
     let Begun::Send(to_send) = jane.begin(9, &offer(0, "a", &[("partners", true)]), false, 70) else { panic!("sent") };
     assert_eq!(to_send.unknown, [slot("partners")], "the event of 60 may have taken it back");
     assert_eq!(jane.turn(&offer(80, "c", &[("partners", true)]), Effect::Accepted, 80), sends(&[("partners", "true")]));

@@ -122,6 +122,14 @@ impl Person {
         self.turn_of(offer, false, effect, now)
     }
 
+    /// One whole turn at a worker with other mappings, which this worker then learns.
+    fn turn_elsewhere(&mut self, theirs: &Mapped, offer: &Offer, effect: Effect, now: i64) {
+        let own = std::mem::replace(&mut self.mapped, theirs.clone());
+        self.turn(offer, effect, now);
+        self.mapped = own;
+        self.mapped.learn(theirs.own(), theirs.slots().cloned());
+    }
+
     fn erase(&mut self, second: Option<i64>, message: u64, now: i64) -> bool {
         let erasure = Erasure { at: second.map(at), published: at(now), message };
         erase(&mut self.known, erasure, at(now), LATENESS).0

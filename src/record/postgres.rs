@@ -8,6 +8,7 @@
 mod batches;
 mod clock;
 mod notes;
+mod process;
 mod session;
 mod statements;
 mod suspects;

@@ -1,6 +1,6 @@
 //! Records in PostgreSQL behind a pooler, behind which the server is replaced.
 
-use super::harness::{Lab, PgNode, poll_until};
+use super::harness::{Folder, Lab, PgNode, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
 
 #[test]
@@ -21,6 +21,38 @@ fn records_behind_a_pooler_need_nothing_of_the_session() {
         assert!(shown.out.contains("OPTIN_NEWS"), "{}{}", shown.out, shown.err);
         lab.stop();
         assert!(!lab.worker().text().contains("cannot use the records"), "{}", lab.worker().text());
+    }
+}
+
+#[test]
+fn the_server_itself_parses_a_statement_once_and_a_pooler_is_asked_for_no_such_thing() {
+    let folder = Folder::new();
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let cert = folder.write("cert.pem", certified.cert.pem());
+    let key = folder.write("key.pem", certified.signing_key.serialize_pem());
+    let node = PgNode::start_with_tls(&cert, &key);
+    node.sql("ALTER ROLE consent_gate SET log_statement = 'all'");
+    let encrypted = format!("sslmode=verify-ca&sslrootcert={}", cert.display());
+    for (url, is_parsed_once) in [
+        (node.url.clone(), true),
+        (node.url.replace("sslmode=disable", &encrypted), true),
+        (node.pool("transaction", 2), false),
+        (node.pool("session", 8), false),
+    ] {
+        let mut lab = Lab::new();
+        lab.set("CONSENT_GATE_RECORDS__STORE", &url);
+        lab.start();
+        let before = node.log().len();
+        for minute in [-3, -2, -1] {
+            deliver(&mut lab, news(JANE, minute, true), 1);
+        }
+        lab.stop();
+        let log = node.log().split_off(before);
+        let reads: Vec<&str> = log.lines().filter(|line| line.contains("execute ")).collect();
+        let (unnamed, named): (Vec<&str>, Vec<&str>) =
+            reads.iter().partition(|line| line.contains("execute <unnamed>"));
+        assert!(if is_parsed_once { named.len() >= 3 } else { unnamed.len() >= 3 }, "{url}: {log}");
+        assert!(is_parsed_once || named.is_empty(), "{url}: {log}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What counts as the gate's answer, and what may come in its place.
 
+use super::super::MAX_ANSWER;
 use super::*;
 use reqwest::header::HeaderName;
 
@@ -162,8 +163,66 @@ fn an_empty_error_of_any_type_is_none() {
 }
 
 #[test]
+fn the_longest_answer_that_is_read_is_still_the_gates() {
+    let envelope = br#"{"IsSuccess":true}"#.to_vec();
+    let filled = |length| [&envelope[..], &vec![b' '; length - envelope.len()]].concat();
+    let longest = filled(MAX_ANSWER);
+    assert_eq!(classify(200, &longest).outcome, Outcome::Accepted);
+    let too_long = filled(MAX_ANSWER + 1);
+    assert_eq!(classify(200, &too_long).outcome, Outcome::NotTheGate);
+    // What is packed counts by what it unpacks to.
+    let none = HeaderMap::new();
+    for (body, outcome) in [(longest, Outcome::Accepted), (too_long, Outcome::NotTheGate)] {
+        let mut packer = flate2::read::GzEncoder::new(&body[..], flate2::Compression::best());
+        let mut small = Vec::new();
+        std::io::Read::read_to_end(&mut packer, &mut small).unwrap();
+        assert!(small.len() < 1_000);
+        assert_eq!(answer(SYNC, 200, &none, &small).outcome, outcome);
+    }
+}
+
+#[test]
+fn what_came_in_the_gates_place_is_named() {
+    for (body, what) in [
+        ("<html>sign in</html>", "a page"),
+        ("\n\t <!DOCTYPE html>", "a page"),
+        ("sign in <here>", "no object with IsSuccess, Error or Result"),
+    ] {
+        let answer = classify(200, body.as_bytes());
+        assert_eq!(answer.told(), Some(format!("not_the_gate: status 200, not the gate's answer: {what}")));
+        assert_eq!(answer.status, Some(200));
+    }
+    assert_eq!(classify(201, b"").told().unwrap(), "not_the_gate: status 201, not the gate's answer: an empty body");
+    let damaged = classify(200, b"\x00\xff\xfe\x80").told().unwrap();
+    assert!(damaged.ends_with("nothing that can be read as text"), "{damaged}");
+}
+
+#[test]
+fn an_accepted_answer_has_its_status_and_nothing_wrong() {
+    let accepted = classify(204, b"");
+    assert_eq!((accepted.outcome, accepted.status), (Outcome::Accepted, Some(204)));
+    assert_eq!((accepted.error.as_ref(), accepted.said.as_ref(), accepted.told()), (None, None, None));
+}
+
+#[test]
+fn each_class_has_a_label_of_its_own() {
+    let labels: Vec<&str> = Outcome::ALL.iter().map(|outcome| outcome.label()).collect();
+    let expected = [
+        "accepted",
+        "rejected",
+        "refused",
+        "not_the_gate",
+        "misconfigured",
+        "unavailable",
+        "throttled",
+        "unexpected_status",
+    ];
+    assert_eq!(labels, expected);
+}
+
+#[test]
 fn an_endless_answer_is_not_the_gates() {
-    let body = vec![b' '; super::super::MAX_ANSWER + 1];
+    let body = vec![b' '; MAX_ANSWER + 1];
     for status in [200, 400] {
         let answer = classify(status, &body);
         assert_eq!(answer.outcome, Outcome::NotTheGate);

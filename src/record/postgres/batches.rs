@@ -1,10 +1,12 @@
 //! Reads and writes of records that come close together, as one statement.
 
 use super::session::{OWN, Param, Session, column, system_time};
-use super::statements::{READ, SWEPT};
+use super::statements::READ;
+use crate::bytes::hex;
 use crate::record::Failed;
 use crate::record::kept::Seen;
 use crate::record::keys::{Key, Prefix, prefix_of};
+use crate::record::writer::SWEPT;
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -37,26 +39,31 @@ pub(super) async fn serve_reads(session: Session, mut asked: mpsc::UnboundedRece
     while asked.recv_many(&mut round, ROUND).await > 0 {
         let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        let rows = session.ask(READ, &[(&keys, Type::BYTEA_ARRAY)]).await;
-        // Read afterwards: a person who is not on record may just be being forgotten.
-        let swept = match &rows {
-            Ok(rows) if rows.len() < keys.len() => session.ask(SWEPT, &[]).await,
-            _ => Ok(Vec::new()),
-        };
-        let found = rows.and_then(|rows| rows.iter().map(seen).collect::<Result<HashMap<Key, Seen>, Failed>>());
-        let swept =
-            swept.and_then(|rows| rows.iter().map(mark).collect::<Result<HashMap<Prefix, Timestamp>, Failed>>());
-        let found = found.and_then(|found| Ok((found, swept?)));
+        let marks: HashSet<Prefix> = keys.iter().map(|key| prefix_of(key)).collect();
+        let marks: Vec<String> = marks.iter().map(|prefix| format!("{SWEPT}{}", hex(prefix))).collect();
+        let rows = session.ask(READ, &[(&keys, Type::BYTEA_ARRAY), (&marks, Type::TEXT_ARRAY)]).await;
+        let found = rows.and_then(|rows| found(&rows));
         session.has_failed.fetch_or(found.is_err(), Ordering::Relaxed);
         for Asked { key, answer } in round.drain(..) {
-            let seen = found.as_ref().map(|(found, swept)| {
+            let seen = found.as_ref().map(|(records, swept)| {
                 let unknown = || Seen { swept: swept.get(&prefix_of(&key)).copied(), ..Seen::default() };
-                found.get(&key).cloned().unwrap_or_else(unknown)
+                records.get(&key).cloned().unwrap_or_else(unknown)
             });
             // The caller may have gone away meanwhile.
             let _ = answer.send(seen.map_err(Clone::clone));
         }
     }
+}
+
+type Found = (HashMap<Key, Seen>, HashMap<Prefix, Timestamp>);
+
+fn found(rows: &[Row]) -> Result<Found, Failed> {
+    let (records, marks): (Vec<&Row>, Vec<&Row>) =
+        rows.iter().partition(|row| matches!(row.try_get::<_, Option<i64>>(OWN + 1), Ok(Some(_))));
+    Ok((
+        records.into_iter().map(seen).collect::<Result<_, _>>()?,
+        marks.into_iter().map(mark).collect::<Result<_, _>>()?,
+    ))
 }
 
 pub(super) fn seen(row: &Row) -> Result<(Key, Seen), Failed> {
@@ -69,7 +76,7 @@ pub(super) fn seen(row: &Row) -> Result<(Key, Seen), Failed> {
 
 /// The time up to which persons of an integration's records were forgotten.
 fn mark(row: &Row) -> Result<(Prefix, Timestamp), Failed> {
-    let (prefix, until): (&[u8], &str) = (column(row, OWN)?, column(row, OWN + 1)?);
+    let (prefix, until): (&[u8], &str) = (column(row, OWN)?, column(row, OWN + 2)?);
     let until = until.parse().map_err(|_| Failed::new("consent_gate_notes: up to when was swept is damaged"))?;
     Ok((prefix_of(prefix), until))
 }

@@ -1,16 +1,18 @@
 //! One connection, and how a statement is run on it.
 
+use super::process::named_process;
 use super::statements::whole;
 use crate::record::Failed;
 use crate::record::address::{Address, CALL_TIMEOUT, describe};
 use jiff::Timestamp;
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement};
 
 /// The server that was opened, and the schema of its tables.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Session {
     connection: JoinHandle<()>,
     home: Home,
     pub(super) has_failed: Arc<AtomicBool>,
+    /// The statements that the server has parsed for this connection; none are kept behind a pooler.
+    prepared: Option<Mutex<HashMap<&'static str, Statement>>>,
 }
 
 impl Session {
@@ -33,23 +37,28 @@ impl Session {
     /// which a pooler in session mode may not allow.
     pub(super) async fn open(address: &Address, home: &Home, has_failed: &Arc<AtomicBool>) -> Result<Session, Failed> {
         let (client, connection) = address.connect().await?;
+        let named = named_process(&client).await;
         let (home, has_failed) = (home.clone(), Arc::clone(has_failed));
-        let session = Session { client, connection, home, has_failed };
-        session.ask("SELECT true", &[]).await.map_err(|failed| {
+        let mut session = Session { client, connection, home, has_failed, prepared: None };
+        let rows = session.ask("SELECT pg_backend_pid()", &[]).await.map_err(|failed| {
             let pooler = "a pooler in session mode needs room for four connections of each worker, or transaction mode";
             Failed::new(format!("{failed} ({pooler})"))
         })?;
+        let serving: Option<i32> = rows.first().map(|row| column(row, OWN)).transpose()?;
+        if named.is_some() && named == serving {
+            // A plan that is kept may be older than the table's growth: it must not read all of it.
+            call(session.client.batch_execute("SET enable_seqscan = off")).await?;
+            session.prepared = Some(Mutex::default());
+        }
         Ok(session)
     }
 
-    /// Runs a statement and returns its rows, whose own columns begin at [`OWN`]. It uses no named prepared
-    /// statement, so that each statement may use another server connection of a pooler.
-    pub(super) async fn ask(&self, body: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
-        let tables = format!("{}.consent_gate_", self.home.schema);
-        let statement = whole(body).replace("consent_gate_", &tables);
+    /// Runs a statement and returns its rows, whose own columns begin at [`OWN`]. Behind a pooler no statement is
+    /// prepared by name, so that each may use another of its connections.
+    pub(super) async fn ask(&self, body: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
         let started: Param<'_> = (&self.home.started, Type::TIMESTAMPTZ);
         let params: Vec<Param<'_>> = std::iter::once(started).chain(params.iter().cloned()).collect();
-        let mut rows = call(self.client.query_typed(&statement, &params)).await?;
+        let mut rows = call(Box::pin(self.run(body, &params))).await?;
         let is_same = rows.first().map(|row| column::<bool>(row, 0)).transpose()?.unwrap_or(false);
         if !is_same {
             self.has_failed.store(true, Ordering::Relaxed);
@@ -57,6 +66,24 @@ impl Session {
         }
         rows.retain(|row| matches!(row.try_get::<_, Option<bool>>(1), Ok(Some(true))));
         Ok(rows)
+    }
+
+    async fn run(&self, body: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let tables = format!("{}.consent_gate_", self.home.schema);
+        let text = || whole(body).replace("consent_gate_", &tables);
+        let Some(prepared) = &self.prepared else { return self.client.query_typed(&text(), params).await };
+        let known = prepared.lock().unwrap_or_else(PoisonError::into_inner).get(body).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                let types: Vec<Type> = params.iter().map(|(_, of)| of.clone()).collect();
+                let statement = self.client.prepare_typed(&text(), &types).await?;
+                prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(body, statement.clone());
+                statement
+            }
+        };
+        let values: Vec<&(dyn ToSql + Sync)> = params.iter().map(|(value, _)| *value).collect();
+        self.client.query(&statement, &values).await
     }
 }
 

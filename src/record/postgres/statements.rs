@@ -10,7 +10,11 @@ pub(super) fn whole(body: &str) -> String {
     )
 }
 
-pub(super) const READ: &str = "SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($2)";
+/// Records, and of the integrations up to when their persons were forgotten: a row without a revision. Both are of
+/// one moment, so whoever has just been forgotten is found in one of them.
+pub(super) const READ: &str = "
+    SELECT key, revision, record FROM consent_gate_records WHERE key = ANY($2)
+    UNION ALL SELECT decode(substring(name FROM 7), 'hex'), NULL, value FROM consent_gate_notes WHERE name = ANY($3)";
 /// Writes the records that nobody else has written since they were read, and returns which those were.
 pub(super) const WRITE: &str = "
     INSERT INTO consent_gate_records AS known (key, revision, merged, record)
@@ -69,9 +73,6 @@ pub(super) const MARK_SWEPT: &str = "
     SELECT DISTINCT 'swept ' || encode(substring(key FROM 1 FOR 4), 'hex'), $3 FROM consent_gate_records
     WHERE merged < $2 AND (SELECT is_same FROM server)
     ON CONFLICT (name) DO UPDATE SET value = greatest(consent_gate_notes.value, excluded.value) RETURNING name";
-pub(super) const SWEPT: &str = "
-    SELECT decode(substring(name FROM 7), 'hex'), value FROM consent_gate_notes
-    WHERE name LIKE 'swept %'";
 pub(super) const SWEEP: &str = "
     DELETE FROM consent_gate_records WHERE (SELECT is_same FROM server) AND key IN
         (SELECT key FROM consent_gate_records WHERE merged < $2 LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING key";

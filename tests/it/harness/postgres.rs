@@ -126,6 +126,11 @@ impl Node {
         run(&mut psql(self.script("sql"), &[statement]))
     }
 
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.place().join("log")).unwrap()
+    }
+
     /// Copies the data of a stopped node.
     pub fn save(&self, name: &str) {
         let data = self.data();

@@ -286,3 +286,26 @@ fn a_path_is_followed_by_the_names_and_ids_that_are_there() {
     assert_eq!(told("country"), at("user.country", "FR"));
     assert_eq!(told("id"), at("id", "e"));
 }
+
+#[test]
+fn an_element_of_a_list_without_a_readable_id_is_told_by_its_kind() {
+    for (element, found) in [
+        (json!({ "enabled": true }), "one without an id"),
+        (json!({ "id": null, "enabled": true }), "one without an id"),
+        (json!({ "id": 7, "enabled": true }), "a number"),
+        (json!("a"), "a string"),
+    ] {
+        let body = json!({ "user": {}, "consents": { "purposes": [element] } }).to_string().into_bytes();
+        let event = event::decode(&body[..], &[]).unwrap();
+        let defect = Path::compile("consents_purposes_a_enabled").unwrap().find(&event).unwrap_err().to_string();
+        assert!(defect.contains("consents.purposes[0]") && defect.contains(found), "{defect}");
+    }
+}
+
+#[test]
+fn a_slot_is_the_same_after_it_was_written_to_a_store() {
+    let slot = Slot::new("NEWS", "consents_purposes_a_enabled");
+    let read = Slot::from_text(slot.as_text());
+    assert_eq!((read.property(), read.path()), ("NEWS", "consents_purposes_a_enabled"));
+    assert_eq!(read, slot);
+}

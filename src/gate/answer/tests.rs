@@ -103,6 +103,9 @@ fn the_envelope_can_contradict_a_2xx_in_any_case() {
         r#"{"isSuccess":true,"ISSUCCESS":false}"#,
         r#"{"IsSuccess":true,"Error":"no such field"}"#,
         r#"{"ERROR":{"code":7}}"#,
+        r#"{"IsSuccess":true,"Error":["no such field"]}"#,
+        r#"{"IsSuccess":true,"Error":7}"#,
+        r#"{"IsSuccess":true,"Error":true}"#,
     ] {
         assert_eq!(classify(200, body.as_bytes()).outcome, Outcome::Rejected, "{body}");
     }

@@ -267,8 +267,8 @@ impl Witness {
 }
 
 fn offered(event: &Event, slot: &Slot) -> Option<Said> {
-    let offer = event.offer([slot.clone()]);
-    offer.choices.first().map(|(_, choice)| Said::offered(choice, &offer))
+    let (_, choice) = event.choices.iter().find(|(path, _)| *path == slot.path())?;
+    Some(Said::offered(choice, &event.offer([])))
 }
 
 /// Whether one value is later than another, on any path.

@@ -309,3 +309,33 @@ fn a_slot_is_the_same_after_it_was_written_to_a_store() {
     assert_eq!((read.property(), read.path()), ("NEWS", "consents_purposes_a_enabled"));
     assert_eq!(read, slot);
 }
+
+#[test]
+fn a_vendor_is_switched_by_the_list_that_names_it() {
+    let body = json!({ "user": {}, "consents": { "vendors": {
+        "enabled": ["google", "both", 755, "last"], "disabled": ["first", "criteo", "both", 28],
+        "enabled_li": ["google"], "disabled_li": null,
+    } } });
+    let body = body.to_string().into_bytes();
+    let event = event::decode(&body[..], &[]).unwrap();
+    let told = |vendor: &str| {
+        let found = Path::compile(&format!("consents_vendors_{vendor}")).unwrap().find(&event).unwrap()?;
+        found.choice().unwrap()
+    };
+    for on in ["google", "google_enabled", "google_enabled_li", "755", "last_enabled"] {
+        assert_eq!(told(on), Some(Choice::Switch(true)), "{on}");
+    }
+    for off in ["criteo", "first_enabled", "28_enabled", "both", "both_enabled"] {
+        assert_eq!(told(off), Some(Choice::Switch(false)), "{off}");
+    }
+    for absent in ["other", "criteo_enabled_li", "75", "7550_enabled", "enabled_other"] {
+        assert_eq!(told(absent), None, "{absent}");
+    }
+    for (list, place) in [(json!([true]), "consents.vendors.disabled"), (json!("google"), "consents.vendors.disabled")]
+    {
+        let body = json!({ "user": {}, "consents": { "vendors": { "disabled": list } } }).to_string().into_bytes();
+        let event = event::decode(&body[..], &[]).unwrap();
+        let defect = Path::compile("consents_vendors_google").unwrap().find(&event).unwrap_err().to_string();
+        assert!(defect.contains(place), "{defect}");
+    }
+}

@@ -316,3 +316,6 @@ pub fn too_early(history: &History, schedule: &Schedule, now: Timestamp) -> Opti
         left.is_positive() && Duration::try_from(left).is_ok_and(|left| left <= schedule.window())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,20 @@ fn a_pause_decides_only_where_it_is_longer_than_the_delay() {
 }
 
 #[test]
+fn the_last_attempt_and_one_that_cannot_be_counted_end_the_series() {
+    let after = |attempts, is_uncountable| {
+        let history = History { attempts, is_uncountable, ..History::default() };
+        decide(&Processed::Answered(answer(Outcome::Unavailable)), &history, &schedule(), at(0))
+    };
+    let exhausted = Verdict::DeadLetter(DeadReason::AttemptsExhausted);
+    assert_eq!(
+        (after(4, false), after(u32::MAX, false), after(0, true)),
+        (exhausted.clone(), exhausted.clone(), exhausted)
+    );
+    assert!(matches!(after(3, false), Verdict::Retry(NextAttempt { attempts: 4, .. })));
+}
+
+#[test]
 fn what_is_published_says_what_was_learned() {
     let failed = Processed::Answered(answer(Outcome::Unavailable));
     let history = History { attempts: 1, not_before: Some(at(7)), is_repair: true, ..History::default() };
@@ -131,4 +145,16 @@ fn what_is_published_says_what_was_learned() {
     let parked = settle(&Verdict::Delivered, &accepted, None, &crowded, Some(at(60)));
     assert_eq!(parked, Settlement::Park(Duration::from_secs(40), repair));
     assert_eq!(settle(&Verdict::Delivered, &accepted, None, &crowded, None), Settlement::Done);
+}
+
+#[test]
+fn a_time_that_this_worker_may_have_written_is_waited_for() {
+    let waits = |not_before| {
+        let history = History { not_before, ..History::default() };
+        too_early(&history, &schedule(), at(0))
+    };
+    for (second, is_waited_for) in [(-1, false), (0, false), (1, true), (299, true), (300, true), (301, false)] {
+        assert_eq!(waits(Some(at(second))), is_waited_for.then(|| at(second)), "{second}");
+    }
+    assert_eq!(waits(None), None);
 }

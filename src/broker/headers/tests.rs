@@ -1,5 +1,8 @@
 use super::history::MAX_ENTRIES;
-use super::names::{ATTEMPTS, FIRST_ATTEMPT, HISTORY, LAST_ERROR, NOT_BEFORE, PREFIX};
+use super::names::{
+    ATTEMPTS, DEATH, DELIVERY_COUNT, FIRST_ATTEMPT, HISTORY, LAST_ANSWER, LAST_ERROR, NOT_BEFORE, PREFIX, REASON,
+    REPAIR, REPORT_TO, is_count, is_impersonal, is_own,
+};
 use super::values::ROOM;
 use super::*;
 use crate::gate::Outcome;
@@ -141,4 +144,57 @@ fn huge_headers_of_a_publisher_are_kept_and_ours_left_out() {
     assert_eq!(keys(&letter(headers(2 * MAX_HEADERS))), ["big"]);
     assert!(History::none(&received(headers(MAX_HEADERS - ROOM))).is_uncountable);
     assert!(!History::none(&received(headers(MAX_HEADERS - 2 * ROOM))).is_uncountable);
+}
+
+#[test]
+fn what_the_broker_says_about_a_message_is_read() {
+    let death = |reason: &str, queue: &str| {
+        let told = |text: &str| AMQPValue::LongString(text.into());
+        AMQPValue::FieldTable(table(vec![("reason", told(reason)), ("queue", told(queue))]))
+    };
+    let deaths = AMQPValue::FieldArray(vec![death("expired", "first"), death("rejected", "second")].into());
+    let headers = table(vec![(DEATH, deaths), (DELIVERY_COUNT, AMQPValue::LongLongInt(3))]);
+    let properties = received(headers).with_content_encoding("gzip".into());
+    assert_eq!(moved(&properties).unwrap().to_string(), "expired, from first");
+    assert_eq!(returns(&properties), 3);
+    assert_eq!(encoding(&properties), Some("gzip"));
+    let silent = BasicProperties::default();
+    assert_eq!((moved(&silent), returns(&silent), encoding(&silent)), (None, 0, None));
+}
+
+#[test]
+fn only_what_is_the_workers_own_and_about_nobody_is_shown() {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let queue = format!("{}x", crate::broker::report::PREFIX);
+    for (name, value, is_impersonal_too) in [
+        (ATTEMPTS, AMQPValue::LongLongInt(1), true),
+        (ATTEMPTS, text("jane@example.com"), false),
+        (REPAIR, AMQPValue::Boolean(true), true),
+        (REPAIR, text("jane@example.com"), false),
+        (LAST_ERROR, text("status 503"), true),
+        (LAST_ERROR, AMQPValue::LongLongInt(4_915_112_345_678), false),
+        (REPORT_TO, text(&queue), true),
+        (REPORT_TO, text("jane@example.com"), false),
+        (LAST_ANSWER, text("no such contact: jane@example.com"), false),
+        (REASON, text("jane@example.com"), false),
+    ] {
+        assert!(is_own(name), "{name}");
+        assert_eq!(is_impersonal(name, &value), is_impersonal_too, "{name} {value:?}");
+    }
+    for name in ["consent-gate-other", "tenant", DELIVERY_COUNT] {
+        assert!(!is_own(name) && !is_impersonal(name, &AMQPValue::LongLongInt(1)), "{name}");
+    }
+}
+
+#[test]
+fn what_was_answered_travels_with_a_retry() {
+    let read = History::read(&for_publish(&received(FieldTable::default()), &history(), None));
+    assert_eq!(read.last_answer.as_deref(), Some("try later"));
+    assert_eq!(read, history());
+}
+
+#[test]
+fn what_changes_with_each_look_is_a_count() {
+    let counts = [DELIVERY_COUNT, "x-acquired-count", DEATH, "x-delivery", ATTEMPTS, "tenant"].map(is_count);
+    assert_eq!(counts, [true, true, false, false, false, false]);
 }

@@ -198,3 +198,23 @@ fn what_changes_with_each_look_is_a_count() {
     let counts = [DELIVERY_COUNT, "x-acquired-count", DEATH, "x-delivery", ATTEMPTS, "tenant"].map(is_count);
     assert_eq!(counts, [true, true, false, false, false, false]);
 }
+
+#[test]
+fn room_is_counted_to_the_byte() {
+    let filled = |bytes: usize| table(vec![("tenant", AMQPValue::LongString("x".repeat(bytes).into()))]);
+    let own = History { attempts: 1, ..History::default() };
+    let first = for_publish(&BasicProperties::default(), &own, None).headers().as_ref().map_or(0, table_size);
+    // What a table of one header takes without its value; the 4 bytes of a table's length are counted in both.
+    let exact = MAX_HEADERS - (first - 4) - table_size(&filled(0));
+    for (bytes, is_counted) in [(exact - 1, true), (exact, true), (exact + 1, false)] {
+        let published = for_publish(&received(filled(bytes)), &own, None);
+        assert_eq!(keys(&published).contains(&ATTEMPTS.to_owned()), is_counted, "{bytes}");
+    }
+    let room = MAX_HEADERS - ROOM - table_size(&filled(0));
+    for (bytes, is_uncountable) in [(room, false), (room + 1, true)] {
+        assert_eq!(History::none(&received(filled(bytes))).is_uncountable, is_uncountable, "{bytes}");
+    }
+    // What is not passed on takes no room.
+    let told = AMQPValue::LongString("x".repeat(MAX_HEADERS).into());
+    assert!(!History::none(&received(table(vec![(DEATH, told)]))).is_uncountable);
+}

@@ -51,3 +51,42 @@ pub(super) fn value_size(value: &AMQPValue) -> usize {
         _ => 8,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_every_type_are_integers_and_texts_are_of_two_types() {
+        for value in [
+            AMQPValue::ShortShortInt(7),
+            AMQPValue::ShortShortUInt(7),
+            AMQPValue::ShortInt(7),
+            AMQPValue::ShortUInt(7),
+            AMQPValue::LongInt(7),
+            AMQPValue::LongUInt(7),
+            AMQPValue::LongLongInt(7),
+        ] {
+            assert_eq!((integer(&value), text(&value)), (Some(7), None), "{value:?}");
+        }
+        for value in [AMQPValue::LongString("7".into()), AMQPValue::ShortString("7".into())] {
+            assert_eq!((integer(&value), text(&value)), (None, Some("7")), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn each_type_takes_its_bytes_on_the_wire() {
+        let mut table = FieldTable::default();
+        table.insert("abc".into(), AMQPValue::LongString("12345".into()));
+        for (value, bytes) in [
+            (AMQPValue::LongString("12345".into()), 1 + 4 + 5),
+            (AMQPValue::ShortString("12345".into()), 1 + 1 + 5),
+            (AMQPValue::ByteArray(vec![1, 2, 3].into()), 1 + 4 + 3),
+            (AMQPValue::FieldArray(vec![AMQPValue::LongLongInt(1); 3].into()), 1 + 4 + 3 * 9),
+            (AMQPValue::FieldTable(table), 1 + 4 + (1 + 3) + (1 + 4 + 5)),
+            (AMQPValue::Timestamp(1), 1 + 8),
+        ] {
+            assert_eq!(value_size(&value), bytes, "{value:?}");
+        }
+    }
+}

@@ -24,6 +24,13 @@ fn message(entity: Value) -> Vec<u8> {
     json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes()
 }
 
+/// What is wrong on a path into these consents.
+fn defect(path: &str, consents: Value) -> String {
+    let body = message(json!({ "user": {}, "consents": consents }));
+    let event = event::decode(&body[..], &[]).unwrap();
+    Path::compile(path).unwrap().find(&event).unwrap_err().to_string()
+}
+
 fn event(user: Value, enabled: Value, vendors: Value) -> Vec<u8> {
     let entity = json!({
         "id": "e", "created_at": "2026-03-01T23:30:00-02:00", "user": user,
@@ -295,9 +302,7 @@ fn an_element_of_a_list_without_a_readable_id_is_told_by_its_kind() {
         (json!({ "id": 7, "enabled": true }), "a number"),
         (json!("a"), "a string"),
     ] {
-        let body = json!({ "user": {}, "consents": { "purposes": [element] } }).to_string().into_bytes();
-        let event = event::decode(&body[..], &[]).unwrap();
-        let defect = Path::compile("consents_purposes_a_enabled").unwrap().find(&event).unwrap_err().to_string();
+        let defect = defect("consents_purposes_a_enabled", json!({ "purposes": [element] }));
         assert!(defect.contains("consents.purposes[0]") && defect.contains(found), "{defect}");
     }
 }
@@ -312,11 +317,10 @@ fn a_slot_is_the_same_after_it_was_written_to_a_store() {
 
 #[test]
 fn a_vendor_is_switched_by_the_list_that_names_it() {
-    let body = json!({ "user": {}, "consents": { "vendors": {
+    let body = message(json!({ "user": {}, "consents": { "vendors": {
         "enabled": ["google", "both", 755, "last"], "disabled": ["first", "criteo", "both", 28],
         "enabled_li": ["google"], "disabled_li": null,
-    } } });
-    let body = body.to_string().into_bytes();
+    } } }));
     let event = event::decode(&body[..], &[]).unwrap();
     let told = |vendor: &str| {
         let found = Path::compile(&format!("consents_vendors_{vendor}")).unwrap().find(&event).unwrap()?;
@@ -331,11 +335,8 @@ fn a_vendor_is_switched_by_the_list_that_names_it() {
     for absent in ["other", "criteo_enabled_li", "75", "7550_enabled", "enabled_other"] {
         assert_eq!(told(absent), None, "{absent}");
     }
-    for (list, place) in [(json!([true]), "consents.vendors.disabled"), (json!("google"), "consents.vendors.disabled")]
-    {
-        let body = json!({ "user": {}, "consents": { "vendors": { "disabled": list } } }).to_string().into_bytes();
-        let event = event::decode(&body[..], &[]).unwrap();
-        let defect = Path::compile("consents_vendors_google").unwrap().find(&event).unwrap_err().to_string();
-        assert!(defect.contains(place), "{defect}");
+    for list in [json!([true]), json!("google")] {
+        let defect = defect("consents_vendors_google", json!({ "vendors": { "disabled": list } }));
+        assert!(defect.contains("consents.vendors.disabled"), "{defect}");
     }
 }

@@ -1,6 +1,6 @@
 //! Records in PostgreSQL behind a pooler, behind which the server is replaced.
 
-use super::harness::{Folder, Lab, PgNode, poll_until};
+use super::harness::{Lab, PgNode, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
 
 #[test]
@@ -26,11 +26,7 @@ fn records_behind_a_pooler_need_nothing_of_the_session() {
 
 #[test]
 fn the_server_itself_parses_a_statement_once_and_a_pooler_is_asked_for_no_such_thing() {
-    let folder = Folder::new();
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let cert = folder.write("cert.pem", certified.cert.pem());
-    let key = folder.write("key.pem", certified.signing_key.serialize_pem());
-    let node = PgNode::start_with_tls(&cert, &key);
+    let (node, cert) = PgNode::start_with_tls();
     node.sql("ALTER ROLE consent_gate SET log_statement = 'all'");
     let encrypted = format!("sslmode=verify-ca&sslrootcert={}", cert.display());
     for (url, is_parsed_once) in [

@@ -1,6 +1,6 @@
 //! The records as a whole: lost, replaced, shared, queried by commands while a worker holds them.
 
-use super::harness::{Bench, Finished, Folder, Lab, Message, PgNode, Running, Schema, choice, note, poll_until};
+use super::harness::{Bench, Finished, Lab, Message, PgNode, Running, Schema, choice, note, poll_until};
 use super::newest::{JANE, at_gate, copy, deliver, news, quiet, shuffled};
 use serde_json::{Value, json};
 use std::fs;
@@ -521,11 +521,7 @@ fn a_role_that_may_only_read_and_write_rows_is_enough_once_the_tables_are_there(
 
 #[test]
 fn a_database_is_verified_before_anything_is_told() {
-    let folder = Folder::new();
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let cert = folder.write("cert.pem", certified.cert.pem());
-    let key = folder.write("key.pem", certified.signing_key.serialize_pem());
-    let node = PgNode::start_with_tls(&cert, &key);
+    let (node, cert) = PgNode::start_with_tls();
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RECORDS__STORE", &node.url);
     lab.start();

@@ -69,8 +69,7 @@ impl Session {
     }
 
     async fn run(&self, body: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let tables = format!("{}.consent_gate_", self.home.schema);
-        let text = || whole(body).replace("consent_gate_", &tables);
+        let text = || whole(body).replace("consent_gate_", &format!("{}.consent_gate_", self.home.schema));
         let Some(prepared) = &self.prepared else { return self.client.query_typed(&text(), params).await };
         let known = prepared.lock().unwrap_or_else(PoisonError::into_inner).get(body).cloned();
         let statement = match known {

@@ -3,7 +3,7 @@
 use super::Folder;
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The URL of the tests' database.
@@ -59,17 +59,25 @@ pub struct Node {
 impl Node {
     /// Starts a node.
     pub fn start() -> Node {
-        Node::with(Vec::new())
+        Node::with(Folder::new(), Vec::new())
     }
 
-    /// Starts a node that also accepts TLS, with a certificate and its key in PEM files. Its URL still says
-    /// `sslmode=disable`.
-    pub fn start_with_tls(cert: &Path, key: &Path) -> Node {
-        Node::with(vec![("CONSENT_GATE_POSTGRES_TLS_CERT", cert.into()), ("CONSENT_GATE_POSTGRES_TLS_KEY", key.into())])
+    /// Starts a node that also accepts TLS, and returns the certificate that it shows, for localhost. Its URL
+    /// still says `sslmode=disable`.
+    pub fn start_with_tls() -> (Node, PathBuf) {
+        let folder = Folder::new();
+        let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let cert = folder.write("cert.pem", certified.cert.pem());
+        let key = folder.write("key.pem", certified.signing_key.serialize_pem());
+        let tls = vec![
+            ("CONSENT_GATE_POSTGRES_TLS_CERT", cert.clone().into()),
+            ("CONSENT_GATE_POSTGRES_TLS_KEY", key.into()),
+        ];
+        (Node::with(folder, tls), cert)
     }
 
-    fn with(environment: Vec<(&'static str, OsString)>) -> Node {
-        let mut node = Node { folder: Folder::new(), environment, url: String::new() };
+    fn with(folder: Folder, environment: Vec<(&'static str, OsString)>) -> Node {
+        let mut node = Node { folder, environment, url: String::new() };
         node.url = run(&mut node.script("start"));
         node
     }

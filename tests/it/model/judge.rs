@@ -267,8 +267,7 @@ impl Witness {
 }
 
 fn offered(event: &Event, slot: &Slot) -> Option<Said> {
-    let (_, choice) = event.choices.iter().find(|(path, _)| *path == slot.path())?;
-    Some(Said::offered(choice, &event.offer([])))
+    event.choice(slot).map(|choice| Said::offered(choice, &event.offer([])))
 }
 
 /// Whether one value is later than another, on any path.

@@ -40,12 +40,14 @@ pub struct Event {
 }
 
 impl Event {
+    /// What it says about a slot.
+    pub fn choice(&self, slot: &Slot) -> Option<&Choice> {
+        self.choices.iter().find(|(path, _)| *path == slot.path()).map(|(_, choice)| choice)
+    }
+
     /// What it says about these slots.
     pub fn offer(&self, slots: impl IntoIterator<Item = Slot>) -> Offer {
-        let said = |slot: Slot| {
-            let (_, choice) = self.choices.iter().find(|(path, _)| *path == slot.path())?;
-            Some((slot, choice.clone()))
-        };
+        let said = |slot: Slot| self.choice(&slot).cloned().map(|choice| (slot, choice));
         let choices = slots.into_iter().filter_map(said).collect();
         Offer { at: self.at, withdrawn_at: self.withdrawn_at, event: Some(Arc::clone(&self.id)), choices }
     }

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -88,13 +89,14 @@ impl Sign {
         }
     }
 
-    /// What is wrong with its gate. This shows here, in metrics and in alerts, and does not make the worker
+    /// What is known of its gate, `unknown` before its first proper answer. This shows here, in metrics and in alerts, and does not make the worker
     /// unready.
     fn gate(&self) -> &'static str {
         match self.state() {
-            State { is_misconfigured: true, .. } => "misconfigured",
+            State { is_misconfigured: Some(true), .. } => "misconfigured",
             State { is_breaker_open: true, .. } => "down",
-            _ => "ok",
+            State { is_misconfigured: Some(false), .. } => "ok",
+            State { is_misconfigured: None, .. } => "unknown",
         }
     }
 }
@@ -114,9 +116,13 @@ struct Known {
 }
 
 impl Known {
-    fn those(&self, wanted: ConnectionState) -> Vec<&str> {
-        let those = self.signs.iter().filter(|(_, sign)| sign.connection_state == wanted);
-        those.map(|(name, _)| name.as_str()).collect()
+    fn those(&self, wanted: impl Fn(&Sign) -> bool) -> Vec<&str> {
+        self.signs.iter().filter(|(_, sign)| wanted(sign)).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// What is to be said of each integration, where there is something.
+    fn of_each<'k, T>(&'k self, said: impl Fn(&'k Sign) -> Option<T>) -> BTreeMap<&'k str, T> {
+        self.signs.iter().filter_map(|(name, sign)| Some((name.as_str(), said(sign)?))).collect()
     }
 
     fn has(&self, wanted: ConnectionState) -> bool {
@@ -134,6 +140,17 @@ impl Known {
 
     fn holds_store(&self) -> bool {
         !self.has(ConnectionState::StandingBy) && !self.has(ConnectionState::WithoutRecords)
+    }
+
+    /// The connection to the broker, in words.
+    fn broker(&self) -> &'static str {
+        if self.has(ConnectionState::Disconnected) {
+            "not connected"
+        } else if self.holds_store() {
+            "connected"
+        } else {
+            "not used without the records"
+        }
     }
 
     /// The overall state, in a word.
@@ -227,23 +244,26 @@ impl Health {
     fn ready(&self) -> (StatusCode, String) {
         let known = self.known();
         let ready = known.all_consume() && !known.is_stopping;
-        let gates: BTreeMap<&str, &str> = known.signs.iter().map(|(name, sign)| (name.as_str(), sign.gate())).collect();
-        let reasons: BTreeMap<&str, &str> =
-            known.signs.iter().filter_map(|(name, sign)| Some((name.as_str(), sign.why.as_deref()?))).collect();
+        let now = Timestamp::now();
+        let vanished = |sign: &Sign| {
+            let (messages, at) = sign.seen.vanished()?;
+            Some(json!({ "messages": messages, "at": at }))
+        };
         let records = if known.holds_store() { "held" } else { "not available" };
-        let broker = if known.is_connected() { "connected" } else { "not connected" };
         let configuration = if known.is_configuration_refused { "refused" } else { "in force" };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": ready,
             "state": known.state(),
-            "broker": broker,
+            "broker": known.broker(),
             "records": records,
             "configuration": configuration,
-            "refused": known.those(ConnectionState::Refused),
-            "faulted": known.those(ConnectionState::Faulted),
-            "reasons": reasons,
-            "gates": gates,
+            "refused": known.those(|sign| sign.connection_state == ConnectionState::Refused),
+            "faulted": known.those(|sign| sign.connection_state == ConnectionState::Faulted),
+            "unsettled": known.those(|sign| sign.seen.cannot_settle(now)),
+            "vanished": known.of_each(vanished),
+            "reasons": known.of_each(|sign| sign.why.as_deref()),
+            "gates": known.of_each(|sign| Some(sign.gate())),
         });
         (status, body.to_string())
     }
@@ -258,9 +278,7 @@ impl Health {
     /// supervisor without a sign of life is.
     fn alive(&self) -> (StatusCode, String) {
         let known = self.known();
-        let is_silent = |sign: &Sign| sign.at.elapsed() > LONGEST_SILENCE;
-        let silent: Vec<&str> =
-            known.signs.iter().filter(|(_, sign)| is_silent(sign)).map(|(name, _)| name.as_str()).collect();
+        let silent = known.those(|sign| sign.at.elapsed() > LONGEST_SILENCE);
         let status = if silent.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, json!({ "alive": silent.is_empty(), "silent": silent }).to_string())
     }

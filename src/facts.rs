@@ -2,6 +2,7 @@
 //! disagree.
 
 mod delivered;
+mod queues;
 mod seen;
 mod series;
 
@@ -15,7 +16,7 @@ use crate::broker::consumers::QueueKind;
 use crate::gate::{Answer, Change, Lane, Outcome};
 use crate::hearing::{Row, Silence, WithoutValue};
 use crate::integration::Integration;
-use crate::metrics::{LATE_AFTER_SECONDS, Metrics, QUEUES};
+use crate::metrics::{LATE_AFTER_SECONDS, Metrics};
 use crate::plan::EventSummary;
 use crate::record;
 use crate::traces::{Ending, Kind, Span, Tracer};
@@ -276,19 +277,24 @@ impl Facts {
     }
 
     /// An answer of the gate changed what is consumed.
-    pub fn gate_changed(&self, change: Change) {
+    pub fn gate_changed(&self, change: Change, answer: &Answer) {
         let name = self.integration.as_str();
+        let (result, status) = (answer.outcome.label(), answer.status);
         match change {
             Change::Paused(pause) => {
-                tracing::warn!(integration = name, ?pause, "the gate asks for a pause; pausing");
+                tracing::warn!(integration = name, result, status, ?pause, "the gate asks for a pause; pausing");
             }
             Change::Opened => {
                 tracing::warn!(
                     integration = name,
+                    result,
+                    status,
                     "the gate is down; no more events are taken, and probes check whether it is back"
                 );
             }
-            Change::ProbeFailed(next) => tracing::warn!(integration = name, ?next, "the gate is still down"),
+            Change::ProbeFailed(next) => {
+                tracing::warn!(integration = name, result, status, ?next, "the gate is still down");
+            }
             Change::Closed => tracing::info!(integration = name, "the gate is back; consuming again"),
         }
     }
@@ -313,35 +319,13 @@ impl Facts {
     }
 
     /// A publish or an ack failed; the event stays with the broker.
-    pub fn settle_failed(&self, error: &broker::Error) {
+    pub fn settle_failed(&self, error: &broker::Error, now: Timestamp) {
+        self.seen.unsettled.store(now.as_second(), Ordering::Relaxed);
         self.metrics.settle_failures.with_label_values(&[&self.integration]).inc();
-        tracing::warn!(integration = self.integration, %error, "could not settle; the event stays with the broker");
-    }
-
-    /// The exchange was absent, and was declared and bound again.
-    pub fn exchange_missing(&self) {
-        self.metrics.exchange_missing.with_label_values(&[&self.integration]).inc();
-        tracing::error!(
+        tracing::warn!(
             integration = self.integration,
-            "the exchange was missing, and so was the binding; both were declared again, but messages published meanwhile did not reach the queue"
-        );
-    }
-
-    /// The broker no longer remembers the records, although it once did.
-    pub fn records_unknown(&self) {
-        tracing::error!(
-            integration = self.integration,
-            "the broker no longer remembers these records: a policy removed the message from .store, or the queue or broker is new; it was recorded again, but whether these are an older copy could not be checked"
-        );
-    }
-
-    /// Dead letters are gone, and no command of this program took them.
-    pub fn letters_vanished(&self, letters: u64) {
-        self.metrics.letters_vanished.with_label_values(&[&self.integration]).inc_by(letters);
-        tracing::error!(
-            integration = self.integration,
-            letters,
-            "dead letters left their queues without a command of this program: a policy of the broker deletes them, or somebody removed them by other means"
+            %error,
+            "could not settle; the event stays with the broker. If this goes on, a policy limits a queue (rabbitmqctl list_policies) or an alarm blocks publishers (rabbitmqctl status)"
         );
     }
 
@@ -357,11 +341,5 @@ impl Facts {
                 "the audit queue contained an entry that this version cannot read; it was dropped"
             ),
         }
-    }
-
-    /// How many messages wait in one of the [`QUEUES`].
-    pub fn depth(&self, queue: &str, messages: u32) {
-        let waiting = QUEUES.iter().zip(&self.seen.waiting).filter(|(each, _)| **each == queue);
-        waiting.for_each(|(_, waiting)| waiting.store(messages, Ordering::Relaxed));
     }
 }

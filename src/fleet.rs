@@ -94,7 +94,7 @@ impl Fleet {
                 }
                 None => {
                     // At once, so that the worker is not ready without it.
-                    self.context.health.show(name.as_str(), ConnectionState::Disconnected);
+                    self.context.health.show_trouble(name.as_str(), ConnectionState::Disconnected, "connecting");
                     let (sender, orders) = watch::channel(Some(order));
                     self.tasks.spawn(serve_until_removed(self.context.clone(), name.clone(), orders));
                     self.orders.insert(name, sender);
@@ -157,7 +157,7 @@ async fn follow(
     while !context.shutdown.is_stopping() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
-            context.health.show(name.as_str(), ConnectionState::Disconnected);
+            context.health.show_trouble(name.as_str(), ConnectionState::Disconnected, "connecting");
             known = serve(&context, &order, &unsettled, &mut orders, known).await;
         } else {
             known = None;

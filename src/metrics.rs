@@ -63,13 +63,12 @@ pub struct Metrics {
 }
 
 /// The state of one integration at the moment of a scrape.
-#[expect(clippy::struct_excessive_bools, reason = "each is a gauge of its own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct State {
     pub in_flight: usize,
     pub concurrency_limit: usize,
     pub is_breaker_open: bool,
-    pub is_misconfigured: bool,
+    pub is_misconfigured: Option<bool>,
     pub is_consuming: bool,
     pub skips_everything: bool,
     pub properties_without_value: usize,
@@ -174,7 +173,7 @@ impl States {
             (&self.in_flight, |state| count(state.in_flight)),
             (&self.concurrency_limit, |state| count(state.concurrency_limit)),
             (&self.breaker_open, |state| state.is_breaker_open.into()),
-            (&self.misconfigured, |state| state.is_misconfigured.into()),
+            (&self.misconfigured, |state| (state.is_misconfigured == Some(true)).into()),
             (&self.consuming, |state| state.is_consuming.into()),
             (&self.skips_everything, |state| state.skips_everything.into()),
             (&self.properties_without_value, |state| count(state.properties_without_value)),

@@ -200,9 +200,9 @@ impl Supervisor {
         claiming.await.unwrap_or_else(|_| Err(Trouble::Broker(Error::consumer_gone())))
     }
 
-    /// Tells the broker the final epoch of records in a folder, which nobody else may hold: a copy of the
+    /// Tells the broker the latest epoch of records in a folder, which nobody else may hold: a copy of the
     /// folder made a moment ago must not be taken for them. If this fails, the next start makes up for it.
-    async fn claim_at_the_end(&self) {
+    async fn claim_while_stopping(&self) {
         if !self.worker.keeps_folder() {
             return;
         }
@@ -232,8 +232,7 @@ impl Supervisor {
         }
     }
 
-    /// Declares the exchange and its bindings again from time to time, in case somebody deleted them. A
-    /// failure is retried the next time and does not stop consuming.
+    /// Declares the exchange and its bindings again from time to time; a failure does not stop consuming.
     async fn keep_bound(&self) {
         let Settings { broker, source, .. } = &*self.settings;
         loop {
@@ -280,6 +279,8 @@ impl Supervisor {
         };
         if lost.is_none() {
             self.health.show_trouble(self.name(), ConnectionState::Draining, "finishing what is in hand");
+            // While it still consumes: without a consumer, nothing but the epoch tells a copy of the folder.
+            self.claim_while_stopping().await;
             // Deliveries that were not looked at yet go back to their queue with the end of the connection.
             for incoming in consumers.stop().await.unwrap_or_default() {
                 // Otherwise many reloads in a row would bring it to the broker's own delivery limit.
@@ -289,7 +290,7 @@ impl Supervisor {
             }
             worker.at_rest().await;
             let _ = consumers.acked().await;
-            self.claim_at_the_end().await;
+            self.claim_while_stopping().await;
         }
         link.close().await;
         lost
@@ -344,8 +345,8 @@ impl Supervisor {
         facts.depth("dead", seen.dead);
         facts.depth("aside", seen.aside);
         facts.depth("unreadable", seen.unreadable);
-        if let Some(letters) = watch.judge(seen, &self.settings.broker, &queues).await {
-            facts.letters_vanished(letters);
+        if let Some(gone) = watch.judge(seen, &self.settings.broker, &queues).await {
+            facts.vanished(&gone, Timestamp::now());
         }
         Ok(())
     }
@@ -362,7 +363,9 @@ async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connecti
     let is_elsewhere = worker.is_first_claim() && look.consumers().await? > 0;
     let verified = if is_elsewhere {
         let compared = records.compare(name, known.as_ref()).await;
-        compared.and(Err(record::Failed::elsewhere(name, records.place())))
+        compared
+            .map_err(|failed| failed.while_consumed(name))
+            .and(Err(record::Failed::elsewhere(name, records.place())))
     } else {
         worker.verify(known.as_ref()).await
     };

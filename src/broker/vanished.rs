@@ -1,4 +1,5 @@
-//! Dead letters that leave their queues without one of the program's commands.
+//! Messages that leave the queues of an operator without one of the program's commands: dead letters, and what the
+//! broker itself put into `.unreadable`.
 //!
 //! A policy can delete a letter silently: AMQP does not show policies, and a deleted message leaves no trace.
 //! So the letters are counted. If `.dead` and `.aside` together hold fewer letters than at an earlier look
@@ -95,6 +96,15 @@ impl Seen {
     }
 }
 
+/// How many messages are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// From `.dead` and `.aside` together.
+    pub letters: u64,
+    /// From `.unreadable`.
+    pub unreadable: u64,
+}
+
 /// What is known about an integration's letters.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -130,9 +140,9 @@ impl Watch {
         see(channel, queues, &self.put).await
     }
 
-    /// Compares what was seen with the looks before it, and returns how many letters are gone without a
-    /// command.
-    pub async fn judge(&mut self, seen: Seen, settings: &link::Settings, queues: &Queues) -> Option<u64> {
+    /// Compares what was seen with the looks before it, and returns how many messages are gone without
+    /// a command.
+    pub async fn judge(&mut self, seen: Seen, settings: &link::Settings, queues: &Queues) -> Option<Gone> {
         if !self.are_missing(&seen) {
             return None;
         }
@@ -151,25 +161,26 @@ impl Watch {
     fn are_missing(&mut self, seen: &Seen) -> bool {
         let is_far = self.last.is_none_or(|last| seen.at.duration_since(last) > FURTHEST);
         self.last = Some(seen.at);
-        let is_missing = !is_far && self.missing(seen) > 0;
+        let is_missing = !is_far && self.missing(seen).is_some();
         if !is_missing {
             self.begin(seen);
         }
         is_missing
     }
 
-    /// How many of the letters that should be there are not.
-    fn missing(&self, seen: &Seen) -> u64 {
-        let Some(base) = self.base.filter(|_| !seen.is_marked) else { return 0 };
+    /// How many of the messages that should be there are not, if any.
+    fn missing(&self, seen: &Seen) -> Option<Gone> {
+        let base = self.base.filter(|_| !seen.is_marked)?;
         let surely_new = seen.confirmed.saturating_sub(base.begun);
-        let unreadable = base.unreadable.saturating_sub(seen.unreadable);
-        (base.letters + surely_new).saturating_sub(seen.letters()) + u64::from(unreadable)
+        let letters = (base.letters + surely_new).saturating_sub(seen.letters());
+        let unreadable = base.unreadable.saturating_sub(seen.unreadable).into();
+        Some(Gone { letters, unreadable }).filter(|gone| *gone != Gone::default())
     }
 
-    /// How many letters are gone, when no command can be at work.
-    fn gone(&mut self, alone: &Seen) -> Option<u64> {
+    /// How many messages are gone, when no command can be at work.
+    fn gone(&mut self, alone: &Seen) -> Option<Gone> {
         let missing = self.missing(alone);
-        let Some(base) = self.base.as_mut().filter(|_| missing > 0) else {
+        let Some(base) = self.base.as_mut().filter(|_| missing.is_some()) else {
             self.begin(alone);
             return None;
         };
@@ -183,7 +194,7 @@ impl Watch {
             return None;
         }
         self.begin(alone);
-        Some(missing)
+        missing
     }
 
     /// Begins the count of looks again: this one proves nothing.
@@ -244,8 +255,13 @@ mod tests {
     }
 
     /// The result of a look while no command is at work.
-    fn look(watch: &mut Watch, seen: Seen) -> Option<u64> {
+    fn look(watch: &mut Watch, seen: Seen) -> Option<Gone> {
         if watch.are_missing(&seen) { watch.gone(&seen) } else { None }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "it stands for the result of a look")]
+    fn letters(letters: u64) -> Option<Gone> {
+        Some(Gone { letters, unreadable: 0 })
     }
 
     #[test]
@@ -253,8 +269,8 @@ mod tests {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let told: Vec<_> =
             [9, 9, 4, 4, 4, 6].iter().zip(0..).map(|(n, at)| look(&mut watch, seen(start, at * 5, *n))).collect();
-        assert_eq!(told, [None, None, None, Some(5), None, None]);
-        assert_eq!([look(&mut watch, seen(start, 30, 0)), look(&mut watch, seen(start, 35, 0))], [None, Some(6)]);
+        assert_eq!(told, [None, None, None, letters(5), None, None]);
+        assert_eq!([look(&mut watch, seen(start, 30, 0)), look(&mut watch, seen(start, 35, 0))], [None, letters(6)]);
     }
 
     #[test]
@@ -267,7 +283,7 @@ mod tests {
                 look(&mut watch, Seen { unreadable: *unreadable, ..seen(start, at * 5, *dead) })
             })
             .collect();
-        assert_eq!(told, [None, None, None, Some(4), None]);
+        assert_eq!(told, [None, None, None, Some(Gone { letters: 0, unreadable: 4 }), None]);
     }
 
     #[test]
@@ -305,7 +321,11 @@ mod tests {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let steady = |at: u64, count: u64| Seen { confirmed: count, begun: count + 1, ..seen(start, at, 10) };
         let told: Vec<_> = (0..4).map(|n| look(&mut watch, steady(n * 5, n * 3))).collect();
-        assert_eq!(told, [None, None, Some(5), None], "one that was under way at the first look may be counted by it");
+        assert_eq!(
+            told,
+            [None, None, letters(5), None],
+            "one that was under way at the first look may be counted by it"
+        );
     }
 
     #[test]
@@ -314,8 +334,8 @@ mod tests {
         let mut told = Vec::new();
         for at in (0..2_200).step_by(5) {
             let seen = Seen { has_consumers: true, ..seen(start, at, if at == 0 { 9 } else { 2 }) };
-            told.extend(look(&mut watch, seen).map(|letters| (at, letters)));
+            told.extend(look(&mut watch, seen).map(|gone| (at, gone)));
         }
-        assert_eq!(told, [(2_110, 7)]);
+        assert_eq!(told, [(2_110, Gone { letters: 7, unreadable: 0 })]);
     }
 }

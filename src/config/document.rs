@@ -1,8 +1,9 @@
 //! An integration document: the form that Didomi's documentation shows, its older form, and the optional
 //! keys.
 
-use super::fields::{At, Fields, Problems};
+use super::fields::{At, Fields};
 use super::node::{Node, Value};
+use super::problems::Problems;
 use super::{Environment, Settings, mappings, secrets, settings};
 use crate::event::{REGULATIONS, TYPES};
 use crate::filter::Filter;

@@ -1,71 +1,11 @@
 //! Reads typed values out of a tree and collects every problem on the way.
 
 use super::node::{Location, Node, Value, from_toml};
-use crate::shown::{self, quoted};
+use super::problems::Problems;
+use crate::shown::quoted;
 use crate::suggest::{did_you_mean, nearest};
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
-
-/// One problem: where it is, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub place: Location,
-    pub text: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What it quotes may contain anything.
-        write!(f, "{}: {}", self.place, shown::value(&self.text))
-    }
-}
-
-/// All problems of one run, so that a user can fix everything at once; and the warnings.
-#[derive(Debug, Default)]
-pub struct Problems {
-    list: RefCell<Vec<Problem>>,
-    warnings: RefCell<Vec<String>>,
-    /// The name of every table that was read, with every key that it may have.
-    known: RefCell<Vec<(String, &'static str)>>,
-}
-
-impl Problems {
-    /// Records a problem.
-    pub fn add(&self, place: &Location, text: impl Into<String>) {
-        self.list.borrow_mut().push(Problem { place: place.clone(), text: text.into() });
-    }
-
-    /// How many problems there are so far.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.list.borrow().len()
-    }
-
-    /// All problems, in the order found.
-    #[must_use]
-    pub fn into_list(self) -> Vec<Problem> {
-        self.list.into_inner()
-    }
-
-    /// Records a warning: something that works but may surprise.
-    pub fn warn(&self, place: &Location, text: impl fmt::Display) {
-        self.warnings.borrow_mut().push(shown::value(&format!("{place}: {text}")).into_owned());
-    }
-
-    /// All warnings so far, in the order found.
-    #[must_use]
-    pub fn take_warnings(&self) -> Vec<String> {
-        self.warnings.take()
-    }
-
-    /// Every key of every table that was read, whether it is written or not.
-    #[must_use]
-    pub fn take_known(&self) -> Vec<(String, &'static str)> {
-        self.known.take()
-    }
-}
 
 /// A typed value and where it was written.
 #[derive(Clone, Debug)]
@@ -128,7 +68,9 @@ impl<'p> Fields<'p> {
     fn report_missing(&self) {
         let is_misspelt = |key| self.entries.iter().any(|(written, _)| nearest(written, self.known()) == Some(key));
         for (key, remedy) in self.missing.iter().filter(|(key, _)| !is_misspelt(*key)) {
-            self.problems.add(&self.place, format!("{} is missing; {remedy}", self.name(key)));
+            let begun = self.entries.iter().map(|(written, _)| written).find(|written| is_beginning(written, key));
+            let renamed = begun.map_or_else(String::new, |written| format!("rename {}, or ", quoted(written)));
+            self.problems.add(&self.place, format!("{} is missing; {renamed}{remedy}", self.name(key)));
         }
     }
 
@@ -182,10 +124,7 @@ impl<'p> Fields<'p> {
 
     /// A string.
     pub fn text(&mut self, key: &'static str) -> Option<At<String>> {
-        self.typed(key, "a string", |value| match value {
-            Value::Text(text) => Some(text.clone()),
-            _ => None,
-        })
+        self.typed(key, "a string", as_string)
     }
 
     /// A string that is not blank.
@@ -239,7 +178,7 @@ impl<'p> Fields<'p> {
 
     /// A duration such as `"10s"`.
     pub fn duration(&mut self, key: &'static str) -> Option<At<Duration>> {
-        let text = self.text(key)?;
+        let text = self.typed(key, "a duration with its unit, such as \"10s\"", as_string)?;
         match parse_duration(&text.value) {
             Ok(value) => Some(At { value, place: text.place }),
             Err(why) => {
@@ -258,7 +197,7 @@ impl<'p> Fields<'p> {
             other => other,
         };
         let strings = match &value {
-            Value::List(items) => items.iter().map(as_text).collect::<Option<Vec<String>>>(),
+            Value::List(items) => items.iter().map(|item| as_string(&item.value)).collect::<Option<Vec<String>>>(),
             _ => None,
         };
         if strings.is_none() {
@@ -286,7 +225,7 @@ impl<'p> Fields<'p> {
     /// Reports every key that was not read.
     pub fn finish(self) {
         self.report_missing();
-        self.problems.known.borrow_mut().extend(self.known.iter().map(|key| (self.path.clone(), *key)));
+        self.problems.learn(&self.path, &self.known);
         for (key, node) in &self.entries {
             let remedy = remedy(key, &self.known);
             self.problems.add(&node.place, format!("{} is unknown{remedy}", self.name(&quoted(key))));
@@ -305,6 +244,11 @@ impl<'p> Fields<'p> {
             }
         }
     }
+}
+
+/// Whether a key was probably meant as this one, of which it is only the beginning.
+fn is_beginning(written: &str, key: &str) -> bool {
+    written.len() >= 4 && key.starts_with(written)
 }
 
 /// What to do about a word that is not one of the known ones.
@@ -327,8 +271,8 @@ fn prefix(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("{path}: ") }
 }
 
-fn as_text(node: &Node) -> Option<String> {
-    match &node.value {
+fn as_string(value: &Value) -> Option<String> {
+    match value {
         Value::Text(text) => Some(text.clone()),
         _ => None,
     }
@@ -367,26 +311,6 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_complaint_quotes_begins_no_line_of_its_own() {
-        let problems = Problems::default();
-        let place = Location::File("acme.json".into());
-        problems.add(&place, "path \"a\nerror: b\u{202e}\" does not begin with a known root");
-        problems.warn(&place, "gate \"a\r\nok\"");
-        let told = problems
-            .take_warnings()
-            .into_iter()
-            .chain(problems.into_list().into_iter().map(|problem| problem.to_string()));
-        let told: Vec<String> = told.collect();
-        assert_eq!(
-            told,
-            [
-                "acme.json: gate \"a\\u000d\\u000aok\"",
-                "acme.json: path \"a\\u000aerror: b\\u202e\" does not begin with a known root"
-            ]
-        );
-    }
 
     #[test]
     fn durations_have_a_number_and_a_unit() {

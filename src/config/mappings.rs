@@ -1,7 +1,8 @@
 //! The mappings of an integration document, with warnings about what is valid but unlikely to be intended.
 
-use super::fields::{At, Fields, Problems};
+use super::fields::{At, Fields};
 use super::node::{Location, Node, Value};
+use super::problems::Problems;
 use crate::mapping::{Kind, Mapping, Mappings, Path, Source, format_time};
 use crate::shown::{is_like_address, quoted};
 use crate::suggest::did_you_mean;

@@ -8,17 +8,19 @@ mod document;
 mod fields;
 mod mappings;
 mod node;
+mod problems;
 mod secrets;
 mod settings;
 
-pub use fields::{Problem, parse_duration};
+pub use fields::parse_duration;
+pub use problems::Problem;
 pub use settings::{Settings, place};
 
 use crate::integration::{Integration, Name};
 use crate::shown::quoted;
 use crate::suggest;
-use fields::Problems;
 use node::{Location, Node, Value};
+use problems::Problems;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -55,28 +57,30 @@ pub struct Config {
 /// # Errors
 /// Every problem found, each with its file, its key or line, and a remedy.
 pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Vec<Problem>> {
-    let problems = Problems::default();
-    let mut warnings = Vec::new();
-    let settings = read_settings(file, environment, &problems, &mut warnings);
-    let integrations = load_directory(&settings, environment, &problems, &mut warnings);
-    settings::check_together(&settings, &integrations, &problems, &mut warnings);
-    warnings.extend(problems.take_warnings());
-    finish(Config { settings, integrations, warnings }, problems)
+    let (config, problems, _) = load_all(file, environment);
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// Loads the settings and those integrations that can be loaded, with the problems of the others: what is
 /// wrong with one document keeps nobody from looking at the rest.
 ///
 /// # Errors
-/// Every problem of the settings.
-pub fn load_readable(
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<(Settings, Vec<Integration>, Vec<Problem>), Vec<Problem>> {
-    let settings = load_settings(file, environment)?;
+/// Every problem, if one is of the settings.
+pub fn load_readable(file: Option<&Path>, environment: &Environment) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    let (config, problems, are_settings_right) = load_all(file, environment);
+    if are_settings_right { Ok((config, problems)) } else { Err(problems) }
+}
+
+/// What could be loaded, every problem, and whether none is of the settings.
+fn load_all(file: Option<&Path>, environment: &Environment) -> (Config, Vec<Problem>, bool) {
     let problems = Problems::default();
-    let integrations = load_directory(&settings, environment, &problems, &mut Vec::new());
-    Ok((settings, integrations, problems.into_list()))
+    let mut warnings = Vec::new();
+    let settings = read_settings(file, environment, &problems, &mut warnings);
+    let are_settings_right = problems.count() == 0;
+    let integrations = load_directory(&settings, environment, &problems, &mut warnings);
+    settings::check_together(&settings, &integrations, &problems, &mut warnings);
+    warnings.extend(problems.take_warnings());
+    (Config { settings, integrations, warnings }, problems.into_list(), are_settings_right)
 }
 
 /// One integration, or the names of those that exist.

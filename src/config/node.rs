@@ -18,6 +18,26 @@ pub enum Location {
     Variable(String),
 }
 
+impl Location {
+    /// The file, if it is in one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Arc<str>> {
+        match self {
+            Location::Line(file, _) | Location::File(file) => Some(file),
+            Location::Variable(_) => None,
+        }
+    }
+
+    /// The line, if it is known.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Location::Line(_, line) => Some(*line),
+            Location::File(_) | Location::Variable(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -132,11 +152,24 @@ pub fn from_json(text: &str, file: &str) -> Result<Node, (Location, String)> {
         allow_extended_string_escapes: false,
     };
     let parsed = jsonc_parser::parse_to_ast(text, &jsonc_parser::CollectOptions::default(), &options)
-        .map_err(|e| (lines.at(e.range().start), format!("not JSON: {}", e.kind())))?;
+        .map_err(|e| (lines.at(e.range().start), format!("not JSON: {}{}", e.kind(), unquoted(&e))))?;
     match parsed.value {
         Some(value) => Ok(json_node(&value, &lines)),
         None => Err((Location::File(lines.file.clone()), "is empty; write an integration document".to_owned())),
     }
+}
+
+/// What to do about a word where a value must be.
+fn unquoted(error: &jsonc_parser::errors::ParseError) -> &'static str {
+    use jsonc_parser::errors::ParseErrorKind as Kind;
+    let is_unquoted = matches!(
+        error.kind(),
+        Kind::UnexpectedWord
+            | Kind::UnexpectedToken
+            | Kind::UnexpectedTokenInObject
+            | Kind::ExpectedStringObjectProperty
+    );
+    if is_unquoted { "; texts and keys need double quotes, and keys a colon after them" } else { "" }
 }
 
 fn json_node(value: &ast::Value<'_>, lines: &Lines<'_>) -> Node {

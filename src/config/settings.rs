@@ -15,8 +15,9 @@ pub(super) use source::binding_keys;
 pub(super) use together::check_together;
 pub(super) use variables::overlay;
 
-use super::fields::{Fields, Problems};
+use super::fields::Fields;
 use super::node::Node;
+use super::problems::Problems;
 use super::{Environment, secrets};
 use crate::broker::link;
 use crate::broker::topology::Source;

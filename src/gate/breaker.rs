@@ -45,7 +45,7 @@ pub struct Breaker {
     failures: u32,
     paused_until: Option<Instant>,
     open: Option<Open>,
-    is_misconfigured: bool,
+    is_misconfigured: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Breaker {
     /// time it is asked again.
     #[must_use]
     pub fn new(on_outage: OnOutage, longest_pause: Duration) -> Breaker {
-        Breaker { on_outage, longest_pause, failures: 0, paused_until: None, open: None, is_misconfigured: false }
+        Breaker { on_outage, longest_pause, failures: 0, paused_until: None, open: None, is_misconfigured: None }
     }
 
     /// Takes over the state of the same gate's former breaker after a reload: what the answers showed still
@@ -82,10 +82,10 @@ impl Breaker {
         }
     }
 
-    /// Whether the gate refuses the integration, as far as its answers show; an improper answer shows nothing
-    /// about that.
+    /// Whether the gate refuses the integration, as its last answer shows; `None` before the first one. An
+    /// improper answer shows nothing about that.
     #[must_use]
-    pub fn is_misconfigured(&self) -> bool {
+    pub fn is_misconfigured(&self) -> Option<bool> {
         self.is_misconfigured
     }
 
@@ -93,8 +93,8 @@ impl Breaker {
     pub fn answered(&mut self, answer: &Answer, pass: Pass, now: Instant) -> Option<Change> {
         let outage = if answer.outcome.blames_endpoint() { self.failed(pass, now) } else { self.worked() };
         match answer.outcome {
-            Outcome::Accepted | Outcome::Rejected | Outcome::Refused => self.is_misconfigured = false,
-            Outcome::Misconfigured => self.is_misconfigured = true,
+            Outcome::Accepted | Outcome::Rejected | Outcome::Refused => self.is_misconfigured = Some(false),
+            Outcome::Misconfigured => self.is_misconfigured = Some(true),
             Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate | Outcome::UnexpectedStatus => {}
         }
         let pause = answer.retry_after.map(|wait| wait.min(self.longest_pause));
@@ -169,9 +169,9 @@ mod tests {
         assert_eq!(breaker.answered(&answer(Outcome::Misconfigured), Pass::Usual, now), None);
         let mut mended = Breaker::new(OnOutage::DeadLetter, Duration::from_secs(300));
         mended.follow(&breaker, now);
-        assert_eq!((mended.state(now), mended.is_misconfigured()), (State::Closed, true));
+        assert_eq!((mended.state(now), mended.is_misconfigured()), (State::Closed, Some(true)));
         mended.answered(&answer(Outcome::Accepted), Pass::Usual, now);
-        assert!(!mended.is_misconfigured());
+        assert_eq!(mended.is_misconfigured(), Some(false));
     }
 
     #[test]
@@ -215,16 +215,17 @@ mod tests {
     #[test]
     fn only_a_proper_answer_ends_a_refusal_of_the_integration() {
         let (mut breaker, now) = breaker(OnOutage::DeadLetter);
-        assert!(!breaker.is_misconfigured(), "nobody was asked yet");
+        breaker.answered(&down(), Pass::Usual, now);
+        assert_eq!(breaker.is_misconfigured(), None, "no proper answer came yet");
         breaker.answered(&answer(Outcome::Misconfigured), Pass::Usual, now);
         for outcome in [Outcome::Unavailable, Outcome::Throttled, Outcome::NotTheGate, Outcome::UnexpectedStatus] {
             breaker.answered(&answer(outcome), Pass::Usual, now);
-            assert!(breaker.is_misconfigured());
+            assert_eq!(breaker.is_misconfigured(), Some(true));
         }
         for outcome in [Outcome::Accepted, Outcome::Rejected, Outcome::Refused] {
             breaker.answered(&answer(Outcome::Misconfigured), Pass::Usual, now);
             breaker.answered(&answer(outcome), Pass::Usual, now);
-            assert!(!breaker.is_misconfigured());
+            assert_eq!(breaker.is_misconfigured(), Some(false));
         }
     }
 

@@ -262,9 +262,9 @@ impl Gate {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// Whether the gate refuses the integration, as far as its answers show.
+    /// Whether the gate refuses the integration, as its last proper answer shows; `None` before the first one.
     #[must_use]
-    pub fn is_misconfigured(&self) -> bool {
+    pub fn is_misconfigured(&self) -> Option<bool> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured()
     }
 

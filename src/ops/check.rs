@@ -25,7 +25,12 @@ pub async fn check(
     connect: bool,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let config = config::load(file, environment)?;
+    // What is wrong with one document keeps nobody from looking at the rest, and is told at the end.
+    let (config, problems) = if connect {
+        config::load_readable(file, environment)?
+    } else {
+        (config::load(file, environment)?, Vec::new())
+    };
     let mut findings: Vec<Finding> = config.integrations.iter().map(described).collect();
     if connect {
         let broker = broker(&config).await;
@@ -44,6 +49,9 @@ pub async fn check(
         }
     }
     report(&config, &findings, as_json)?;
+    if !problems.is_empty() {
+        return Err(problems.into());
+    }
     let failed = findings.iter().filter(|finding| finding.result.is_err()).count();
     if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} of {} checks failed", findings.len()))) }
 }

@@ -1,6 +1,7 @@
 //! What `check` finds out.
 
 /// The result of one check.
+#[derive(Debug)]
 pub(super) struct Finding {
     pub what: String,
     pub result: Result<String, String>,

@@ -21,7 +21,7 @@ use std::path::Path;
 /// Problems of configuration, even if the rest was shown (exit code 2); the broker knows other records, or
 /// records or broker cannot be reached (1).
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
-    let (settings, integrations, problems) = config::load_readable(file, environment)?;
+    let (Config { settings, integrations, .. }, problems) = config::load_readable(file, environment)?;
     let place = &settings.records.place;
     let (own, count, is_free) = match place {
         Backend::Off => (Claim::off(), 0, false),
@@ -43,7 +43,7 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
             None => Ok(()),
             Some(known) => own.follows(known, place),
         };
-        let judgement = judgement.and(in_place(is_free && is_consumed, integration, place));
+        let judgement = in_place(judgement, is_free, is_consumed, integration, place);
         wrong += u32::from(judgement.is_err());
         text.push_str(&shown(integration, known.as_ref(), judgement.err().map(|failed| failed.to_string()), as_json));
     }
@@ -160,8 +160,8 @@ pub(super) async fn compared(settings: &config::Settings, integration: &Integrat
     let access = Access::open(&settings.records).await?;
     let Told { known, is_consumed } = told(look(settings, integration).await?).await?;
     let place = &settings.records.place;
-    access.compare(&integration.name, known.as_ref(), place).await?;
-    in_place(is_free(&access, place) && is_consumed, integration, place)?;
+    let compared = access.compare(&integration.name, known.as_ref(), place).await;
+    in_place(compared, is_free(&access, place), is_consumed, integration, place)?;
     Ok(access)
 }
 
@@ -182,8 +182,20 @@ fn is_free(access: &Access, place: &Backend) -> bool {
     matches!((access, place), (Access::Direct(_), Backend::Directory(_)))
 }
 
-fn in_place(is_elsewhere: bool, integration: &Integration, place: &Backend) -> Result<(), Failed> {
-    if is_elsewhere { Err(Failed::elsewhere(&integration.name, place)) } else { Ok(()) }
+/// Whether these records are the right ones: as `judged` against what the broker knows, and not used by a worker
+/// that has others.
+fn in_place(
+    judged: Result<(), Failed>,
+    is_free: bool,
+    is_consumed: bool,
+    integration: &Integration,
+    place: &Backend,
+) -> Result<(), Failed> {
+    match judged {
+        Err(failed) if is_consumed => Err(failed.while_consumed(&integration.name)),
+        Ok(()) if is_consumed && is_free => Err(Failed::elsewhere(&integration.name, place)),
+        judged => judged,
+    }
 }
 
 /// What the broker knows of an integration's records, locked against everybody else.
@@ -212,8 +224,7 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
             )),
             Ok(Told { known, is_consumed }) if !matches!(place, Backend::Off) => {
                 let judged = known.map_or(Ok(()), |known| judged(own.as_ref(), &known, place));
-                let elsewhere = || in_place(is_free && is_consumed, integration, place);
-                let judged = judged.and_then(|()| elsewhere().map_err(|failed| failed.to_string()));
+                let judged = in_place(judged, is_free, is_consumed, integration, place);
                 refused.extend(judged.err().map(|why| format!("{name}: {why}")));
             }
             Ok(_) => {}
@@ -265,13 +276,10 @@ async fn known(settings: &config::Settings, integration: &Integration) -> Result
 }
 
 /// What `run` would say of these records, or of new ones if there are none.
-fn judged(own: Option<&Claim>, known: &Claim, place: &Backend) -> Result<(), String> {
+fn judged(own: Option<&Claim>, known: &Claim, place: &Backend) -> Result<(), Failed> {
     match own {
-        Some(own) => own.follows(known, place).map_err(|failed| failed.to_string()),
-        None if *known == Claim::off() => known.follows(known, place).map_err(|failed| failed.to_string()),
-        None => Err(format!(
-            "the broker knows store {}, epoch {}, and new records would be refused; check whether [records] store names the right place, and bring those back, or if they were to move here, copy them: consent-gate store copy",
-            known.store, known.epoch
-        )),
+        Some(own) => own.follows(known, place),
+        None if *known == Claim::off() => known.follows(known, place),
+        None => Err(Failed::no_records(known)),
     }
 }

@@ -6,7 +6,7 @@ use super::healthcheck;
 use crate::broker::topology::{self, Queues};
 use crate::broker::{self, link};
 use crate::config::Config;
-use crate::integration::Integration;
+use crate::integration::{Integration, Name};
 use serde_json::Value;
 
 /// One finding for each integration of the local worker, or one that there is none.
@@ -19,12 +19,12 @@ pub(super) async fn local(config: &Config) -> Vec<Finding> {
     let found =
         |result, is_doubtful| vec![Finding { is_doubtful, ..Finding::new(format!("worker at {admin}"), result) }];
     let Ok((_, body)) = healthcheck::ask(admin).await else {
-        return found(Ok("none answers here".to_owned()), false);
+        return found(Ok("none answers here, so nothing is known of one".to_owned()), false);
     };
     match serde_json::from_slice::<Value>(&body) {
         Ok(told) if told.get("ready").is_some() => {
             let names = config.integrations.iter().map(|integration| integration.name.as_str());
-            names.map(|name| judged(name, &told)).collect()
+            names.flat_map(|name| std::iter::once(judged(name, &told)).chain(vanished(name, &told))).collect()
         }
         _ => found(Ok("another program answers there; a worker needs a different [admin] listen".to_owned()), true),
     }
@@ -34,48 +34,91 @@ pub(super) async fn local(config: &Config) -> Vec<Finding> {
 fn judged(name: &str, told: &Value) -> Finding {
     let text = |key: &str| told.get(key).and_then(|of| of.get(name)).and_then(Value::as_str);
     let state = told.get("state").and_then(Value::as_str);
+    let unsettled = told.get("unsettled").and_then(Value::as_array);
+    let is_unsettled = unsettled.is_some_and(|names| names.iter().any(|unsettled| unsettled == name));
     let (result, is_doubtful) = match (text("gates"), text("reasons"), state) {
         (None, ..) => (Ok("runs, and does not serve it: are these its settings?".to_owned()), true),
         (_, reason, Some(state @ ("standby" | "stopping"))) => (Ok(with_reason(state, reason)), true),
         (_, Some(reason), _) => (Err(format!("does not consume: {reason}")), false),
+        _ if is_unsettled => (
+            Err("cannot publish or ack: a policy limits a queue (rabbitmqctl list_policies), or an alarm blocks \
+                 publishers (rabbitmqctl status); its log has the reason, \"could not settle\""
+                .to_owned()),
+            false,
+        ),
         (Some("misconfigured"), ..) => (
             Err("its gate refuses it (401, 403, 404, 407 or a redirect): check the API user's name, key and rights, \
                  the gate's name and the url; after a fix, send proves it"
                 .to_owned()),
             false,
         ),
-        (Some("ok"), ..) if told["ready"] == true => (Ok("runs, and knows nothing against its gate".to_owned()), false),
-        (Some("ok"), ..) => (Ok("runs, and is not ready".to_owned()), true),
+        (Some("ok"), ..) if told["ready"] == true => (Ok("runs, and its gate accepts what it sends".to_owned()), false),
+        (Some("unknown"), ..) if told["ready"] == true => (
+            Ok("runs, and has had no proper answer from its gate since it started; send proves the key and the \
+                gate's name"
+                .to_owned()),
+            false,
+        ),
+        (Some("ok" | "unknown"), ..) => (Ok("runs, and is not ready".to_owned()), true),
         (Some(other), ..) => (Err(format!("says that its gate is {other}")), false),
     };
     Finding { is_doubtful, ..Finding::new(format!("worker of {name}"), result) }
+}
+
+/// Whether messages left an integration's queues without a command, as far as the worker has seen.
+fn vanished(name: &str, told: &Value) -> Option<Finding> {
+    let of = told.get("vanished")?.get(name)?;
+    let (messages, at) = (of.get("messages")?.as_u64()?, of.get("at")?.as_str()?);
+    let told = format!(
+        "{messages} left .dead, .aside or .unreadable without a command since the worker started, the last at {at}: \
+         look for a policy that deletes them (rabbitmqctl list_policies) before any dead command; \
+         docs/runbook.md, ConsentGateLettersVanished"
+    );
+    Some(Finding { is_doubtful: true, ..Finding::new(format!("queues of {name}"), Ok(told)) })
 }
 
 fn with_reason(state: &str, reason: Option<&str>) -> String {
     reason.map_or_else(|| state.to_owned(), |reason| format!("{state}: {reason}"))
 }
 
-/// How many dead letters an integration has, wherever its worker runs.
+/// How many messages wait for an operator, wherever the integration's worker runs: dead letters, and those that the
+/// broker itself moved away.
 pub(super) async fn letters(config: &Config, integration: &Integration) -> Finding {
     let name = &integration.name;
-    let Queues { dead, aside, .. } = Queues::of(name);
-    let aside = depth(config, &aside).await.ok().flatten().unwrap_or_default();
-    let (told, is_doubtful) = match depth(config, &dead).await {
-        Ok(Some(0)) if aside == 0 => ("none".to_owned(), false),
-        Ok(Some(count)) if aside == 0 => {
-            (format!("{count}; consent-gate dead list --integration {name} --group shows why"), true)
+    let Queues { dead, aside, unreadable, .. } = Queues::of(name);
+    let told = match depth(config, &dead).await {
+        Ok(Some(dead)) => {
+            let aside = depth(config, &aside).await.ok().flatten().unwrap_or_default();
+            waiting(name, dead, aside, depth(config, &unreadable).await.ok().flatten().unwrap_or_default())
         }
-        Ok(Some(count)) => {
-            let put =
-                "that the broker put aside because of a policy: remove it first, then consent-gate dead list --aside";
-            (format!("{count}, and {aside} {put} --integration {name}"), true)
-        }
-        Ok(None) => {
-            ("its queues are not declared yet, so nothing is kept for it: consent-gate declare".to_owned(), true)
-        }
-        Err(error) => (format!("cannot be counted: {error}"), true),
+        Ok(None) => Some("its queues are not declared yet, so nothing is kept for it: consent-gate declare".to_owned()),
+        Err(error) => Some(format!("cannot be counted: {error}")),
     };
+    let is_doubtful = told.is_some();
+    let told = told.unwrap_or_else(|| "none".to_owned());
     Finding { is_doubtful, ..Finding::new(format!("dead letters of {name}"), Ok(told)) }
+}
+
+/// What waits for an operator, if anything, and where to look.
+fn waiting(name: &Name, dead: u32, aside: u32, unreadable: u32) -> Option<String> {
+    let parts = [
+        (dead, format!("consent-gate dead list --integration {name} --group shows why")),
+        (
+            aside,
+            format!(
+                "that the broker moved to .aside because of a policy: remove it first (rabbitmqctl list_policies), \
+                 then consent-gate dead list --aside --integration {name}"
+            ),
+        ),
+        (
+            unreadable,
+            "undelivered that the broker moved to .unreadable: docs/runbook.md, ConsentGateUnreadableMessages"
+                .to_owned(),
+        ),
+    ];
+    let told: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, look)| format!("{count}: {look}")).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 async fn depth(config: &Config, queue: &str) -> Result<Option<u32>, broker::Error> {
@@ -97,6 +140,9 @@ mod tests {
             (json!({ "ready": true, "gates": { "acme": "misconfigured" }, "reasons": {} }), false, false),
             (json!({ "ready": true, "gates": { "acme": "down" } }), false, false),
             (json!({ "ready": true, "gates": { "other": "ok" }, "reasons": {} }), true, true),
+            (json!({ "ready": true, "gates": { "acme": "unknown" }, "reasons": {} }), true, false),
+            (json!({ "ready": true, "gates": { "acme": "ok" }, "unsettled": ["acme"] }), false, false),
+            (json!({ "ready": true, "gates": { "acme": "ok" }, "unsettled": ["other"] }), true, false),
             (json!({ "ready": false, "gates": { "acme": "ok" }, "reasons": { "acme": "no route" } }), false, false),
             (json!({ "ready": false, "gates": { "acme": "ok" }, "reasons": { "other": "no route" } }), true, true),
             (
@@ -108,5 +154,25 @@ mod tests {
             let judged = judged("acme", &told);
             assert_eq!((judged.result.is_ok(), judged.is_doubtful), (is_ok, is_doubtful), "{told}");
         }
+    }
+
+    #[test]
+    fn what_left_its_queue_and_what_waits_is_told_with_where_to_look() {
+        let told = json!({ "vanished": { "acme": { "messages": 4, "at": "2026-11-28T06:00:00Z" } } });
+        let found = vanished("acme", &told).unwrap();
+        assert!(
+            found.is_doubtful && found.result.as_ref().is_ok_and(|told| told.contains("list_policies")),
+            "{found:?}"
+        );
+        assert!(vanished("shop", &told).is_none() && vanished("acme", &json!({})).is_none());
+        let name = Name::new("acme").unwrap();
+        assert_eq!(waiting(&name, 0, 0, 0), None);
+        for (counts, parts) in
+            [((3, 0, 0), ["3: ", "--group"]), ((0, 2, 0), ["2: ", "--aside"]), ((0, 0, 1), ["1: ", ".unreadable"])]
+        {
+            let told = waiting(&name, counts.0, counts.1, counts.2).unwrap();
+            assert!(parts.iter().all(|part| told.contains(part)) && !told.contains("; "), "{told}");
+        }
+        assert_eq!(waiting(&name, 3, 2, 1).unwrap().matches("; ").count(), 2);
     }
 }

@@ -78,17 +78,23 @@ impl fmt::Display for Backend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     why: String,
+    /// What to do, where that depends on whether another worker consumes.
+    remedy: Option<String>,
     is_held: bool,
 }
 
 impl Failed {
     pub(super) fn new(why: impl Into<String>) -> Failed {
-        Failed { why: why.into(), is_held: false }
+        Failed { why: why.into(), remedy: None, is_held: false }
+    }
+
+    fn with_remedy(self, remedy: String) -> Failed {
+        Failed { remedy: Some(remedy), ..self }
     }
 
     /// Another process holds the store.
     pub(super) fn held(why: String) -> Failed {
-        Failed { why, is_held: true }
+        Failed { why, remedy: None, is_held: true }
     }
 
     /// Another process holds the lock on what the broker remembers of an integration's records.
@@ -108,6 +114,30 @@ impl Failed {
             "another worker consumes events of {integration} with records in a place other than {place}: {what}; \
              {remedy} (docs/postgresql.md)"
         ))
+    }
+
+    /// The same failure while another worker consumes the integration's events: then its records are the right
+    /// ones, and must not be given up for these.
+    #[must_use]
+    pub(crate) fn while_consumed(self, integration: &Name) -> Failed {
+        if self.remedy.is_none() {
+            return self;
+        }
+        self.with_remedy(format!(
+            "another worker consumes events of {integration} now, so its records are the right ones: use those, or \
+             stop that worker first; several workers need PostgreSQL (docs/postgresql.md)"
+        ))
+    }
+
+    /// There are no records here, and the broker knows some.
+    pub(crate) fn no_records(known: &Claim) -> Failed {
+        let Claim { store, epoch } = known;
+        Failed::new(format!("the broker knows store {store}, epoch {epoch}, and new records would be refused"))
+            .with_remedy(
+                "check whether [records] store names the right place, and bring those back, or if they were to move \
+                 here, copy them: consent-gate store copy"
+                    .to_owned(),
+            )
     }
 
     /// The disk neither works nor reports an error.
@@ -134,7 +164,8 @@ impl Failed {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
+        f.write_str(&self.why)?;
+        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
     }
 }
 
@@ -167,19 +198,20 @@ impl Claim {
         let moved = "if they were to move here, consent-gate store copy --from their former place";
         if *known == Claim::off() {
             let why = "the latest events were delivered without records ([records] store was \"off\")";
-            return Err(Failed::new(format!(
-                "{why}, so the records in {place} do not contain them; to accept that: consent-gate store adopt"
-            )));
+            let why = format!("{why}, so the records in {place} do not contain them");
+            return Err(Failed::new(why).with_remedy("to accept that: consent-gate store adopt".to_owned()));
         }
         if store != &self.store {
             let why = format!("the records in {place} are not those of this integration's earlier events");
             let which = format!("those are store {store}, epoch {epoch}; these are store {}", self.store);
-            return Err(Failed::new(format!("{why} ({which}); {look}; bring those back, {moved}, {adopt}")));
+            return Err(Failed::new(format!("{why} ({which})"))
+                .with_remedy(format!("{look}; bring those back, {moved}, {adopt}")));
         }
         if *epoch > self.epoch {
             let why = format!("the records in {place} are older than those of this integration's earlier events");
             let which = format!("epoch {}, but it reached {epoch}", self.epoch);
-            return Err(Failed::new(format!("{why} ({which}); {look}; bring the newer one back, {adopt}")));
+            return Err(Failed::new(format!("{why} ({which})"))
+                .with_remedy(format!("{look}; bring the newer one back, {adopt}")));
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use lapin::types::ShortString;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 /// The longest that an event waits in hand for its turn.
@@ -36,7 +37,7 @@ impl Worker {
             }
             self.gate.expect_retries(MARGIN);
         }
-        let failed = |error: &_| self.facts.settle_failed(error);
+        let failed = |error: &_| self.facts.settle_failed(error, Timestamp::now());
         if incoming.redelivery == Redelivery::Recount {
             let Incoming { due, history, .. } = incoming;
             let is_settled = settler.settle(due, &Settlement::Recount(history), failed).await.is_ok();
@@ -130,14 +131,14 @@ impl Worker {
         let lane = lane(incoming.queue_kind);
         // Held to the end: the person's next event waits for it.
         let mut ticket = self.join(&plan.identifier, terms)?;
-        let entering = async {
+        let entering = pin!(async {
             first_in_line(&mut ticket).await;
             let work = self.work_permit(terms).await;
             let turn = self.turn(plan, &incoming.history).await?;
             drop(work);
             let permit = self.enter(lane, terms).await?;
             Ok((turn, permit))
-        };
+        });
         let (turn, permit) = self.wait_in_hand(settler, entering).await?;
         if !settler.holds(&incoming.due.delivery) {
             return Err(Stop::Unsettled);
@@ -168,7 +169,7 @@ impl Worker {
     async fn wait_in_hand<T>(
         &self,
         settler: &Settler,
-        waiting: impl Future<Output = Result<T, Stop>>,
+        waiting: Pin<&mut impl Future<Output = Result<T, Stop>>>,
     ) -> Result<T, Stop> {
         let held = || Err(Processed::Held.into());
         tokio::select! {
@@ -203,7 +204,6 @@ impl Worker {
             Some(turn) => Some(entered(self.or_unsettled(turn.looked_again(Timestamp::now()).await)?)?),
             None => None,
         };
-        let carries_others = turn.as_ref().is_some_and(|turn| turn.carries_others());
         let (mut exchange, mut superseded) = self.send_once(plan, turn, permit, terms).await?;
         for _ in 0..MOST_FOLLOW_UPS {
             let Some(turn) = superseded.take() else { break };
@@ -220,7 +220,7 @@ impl Worker {
         if superseded.is_some() {
             return Err(Processed::Held.into());
         }
-        let Exchange { answer, at, is_down, is_repair_due } = exchange;
+        let Exchange { answer, at, is_down, carries_others, is_repair_due } = exchange;
         let attempt = Attempt {
             at,
             result: answer.outcome,
@@ -256,16 +256,17 @@ impl Worker {
         self.facts.attempted(&answer, span);
         let Noted { change, is_down } = self.gate.note(&answer, terms.pass);
         if let Some(change) = change {
-            self.facts.gate_changed(change);
+            self.facts.gate_changed(change, &answer);
         }
+        let carries_others = turn.as_ref().is_some_and(|turn| turn.carries_others());
         let answered = match turn {
             Some(turn) => {
-                let effect = record::Effect::of(answer.outcome, turn.carries_others());
+                let effect = record::Effect::of(answer.outcome, carries_others);
                 self.or_unsettled(turn.answered(effect, answer.was_resent, Timestamp::now()).await)?
             }
             None => Answered::default(),
         };
-        let exchange = Exchange { answer, at, is_down, is_repair_due: answered.is_repair_due };
+        let exchange = Exchange { answer, at, is_down, carries_others, is_repair_due: answered.is_repair_due };
         Ok((exchange, answered.superseded))
     }
 
@@ -282,10 +283,10 @@ impl Worker {
         let id = properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
         let message = [&timestamp, id.as_bytes(), &delivery.data];
         let mut ticket = self.join(identifier, terms)?;
-        let turn = async {
+        let turn = pin!(async {
             first_in_line(&mut ticket).await;
             Ok(())
-        };
+        });
         self.wait_in_hand(settler, turn).await?;
         let _work = self.work_permit(terms).await;
         if let Some(verified) = self.verified() {
@@ -333,6 +334,8 @@ struct Exchange {
     at: Timestamp,
     /// The gate is known to be down.
     is_down: bool,
+    /// The request carried another event's newer values.
+    carries_others: bool,
     is_repair_due: bool,
 }
 
@@ -368,8 +371,10 @@ fn entered(turn: Turn) -> Result<Box<Taken>, Stop> {
 }
 
 /// A panic becomes the result of the one event that caused it.
-async fn guarded(deliver: impl Future<Output = Result<Handled, Stop>>) -> Result<Handled, Stop> {
-    AssertUnwindSafe(deliver).catch_unwind().await.unwrap_or_else(|_| Err(Processed::Panicked.into()))
+// Not an async function: its future would have room for the delivery's twice.
+fn guarded(deliver: impl Future<Output = Result<Handled, Stop>>) -> impl Future<Output = Result<Handled, Stop>> {
+    let handled = AssertUnwindSafe(deliver).catch_unwind();
+    handled.map(|handled| handled.unwrap_or_else(|_| Err(Processed::Panicked.into())))
 }
 
 /// The report of a verdict, for an operator who watches a replay.

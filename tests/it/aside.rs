@@ -131,7 +131,7 @@ fn letters_that_a_policy_moves_show_aside_and_those_that_it_deletes_are_missed()
         lab.bench.publish("", &lab.queue(queue), letters(queue, 1));
     }
     poll_until("the missing to be told", || (vanished(&mut lab) > 0.0).then_some(()));
-    lab.worker().line_with("dead letters left their queues without a command of this program");
+    lab.worker().line_with("dead letters left .dead or .aside without a command of this program");
     let left = lab.bench.depth(&lab.queue(".dead")) + lab.bench.depth(&lab.queue(".aside"));
     poll_until("each of them", || (vanished(&mut lab) >= f64::from(10 - left)).then_some(()));
 }
@@ -155,9 +155,16 @@ fn what_a_policy_deletes_of_the_unreadable_is_missed() {
     lab.start();
     lab.bench.publish("", &lab.queue(".unreadable"), broken(3));
     poll_until("them to show", || (in_queue(&mut lab, "unreadable") == 3.0).then_some(()));
+    lab.worker().line_with("the broker itself moved undelivered events to .unreadable");
+    let checked = lab.run(&["check", "--connect"], b"");
+    assert!(checked.out.contains("3: undelivered that the broker moved to .unreadable"), "{}", checked.out);
     let _deleting = Policy::set(&lab, "[.]unreadable", r#"{"max-length":1,"overflow":"drop-head"}"#);
     lab.bench.publish("", &lab.queue(".unreadable"), broken(1));
     poll_until("the loss to be told", || (vanished(&mut lab) > 0.0).then_some(()));
+    let told = lab.worker().line_with("undelivered events left .unreadable");
+    assert!(told.contains("list_policies"), "{told}");
+    let ready: serde_json::Value = serde_json::from_str(&lab.admin("/readyz").1).unwrap();
+    assert!(ready["vanished"][lab.integration()]["messages"].as_u64() >= Some(2), "{ready}");
 }
 
 #[test]

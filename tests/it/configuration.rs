@@ -313,6 +313,44 @@ fn check_reaches_out_only_when_asked() {
 }
 
 #[test]
+fn one_broken_document_keeps_nobody_from_looking_at_the_rest() {
+    let lab = super::harness::Lab::new();
+    lab.folder.write("integrations/broken.json", "{ \"name\": broken }");
+    let checked = lab.run(&["check", "--connect"], b"");
+    assert_eq!(checked.code, 2, "{}{}", checked.out, checked.err);
+    for part in ["ok       broker", "ok       records", "ok       gate's host"] {
+        assert!(checked.out.contains(part), "{part}: {}", checked.out);
+    }
+    assert!(
+        checked.err.contains("broken.json:1: not JSON") && checked.err.contains("double quotes"),
+        "{}",
+        checked.err
+    );
+}
+
+#[test]
+fn a_key_that_is_only_the_beginning_of_a_required_one_is_to_be_renamed() {
+    let mut document = document();
+    document["authentication"] = json!({ "user": "api_user", "password": "access_key" });
+    let checked = check_document(&document);
+    assert!(checked.err.contains("authentication.username is missing; rename user, or write"), "{}", checked.err);
+}
+
+#[test]
+fn what_is_wrong_is_told_from_top_to_bottom_with_what_would_be_right() {
+    let folder = Folder::new();
+    folder
+        .write("wrong.toml", "[shutdown]\ndeadline = 30\n[gate]\ntimeout = 10\nmax_in_flight = 0\n[broker]\nbad = 1\n");
+    let checked = run(&folder, &[], &["check", "--config", "wrong.toml"], b"");
+    let lines: Vec<&str> = checked.err.lines().filter(|line| line.contains("wrong.toml:")).collect();
+    let at: Vec<usize> =
+        (2..8).filter(|line| lines.iter().any(|told| told.contains(&format!("wrong.toml:{line}:")))).collect();
+    assert_eq!(at, [2, 4, 5, 7], "{}", checked.err);
+    assert!(lines.is_sorted(), "{}", checked.err);
+    assert!(lines[0].contains("a duration with its unit, such as \"10s\""), "{}", checked.err);
+}
+
+#[test]
 fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     let mut lab = super::harness::Lab::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -328,10 +366,17 @@ fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     lab.start();
     let well = check(&lab);
     assert_eq!(well.code, 0, "{}{}", well.out, well.err);
-    assert!(well.out.contains("knows nothing against its gate") && well.out.contains(": none\n"), "{}", well.out);
+    assert!(
+        well.out.contains("no proper answer from its gate since it started") && well.out.contains(": none\n"),
+        "{}",
+        well.out
+    );
+    lab.publish(super::harness::events("well", 1));
+    lab.settled(1);
+    assert!(check(&lab).out.contains("its gate accepts what it sends"));
     lab.gate(0).faults(json!([{ "status": 401 }]));
     lab.publish(super::harness::events("refused", 1));
-    lab.settled(1);
+    lab.settled(2);
     let refused = check(&lab);
     assert_eq!(refused.code, 1, "{}", refused.out);
     assert!(refused.out.contains("its gate refuses it (401"), "{}", refused.out);

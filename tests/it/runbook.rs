@@ -213,6 +213,27 @@ fn typed(lab: &Lab, node: &Node, line: &str) {
 }
 
 #[test]
+fn what_expired_before_it_was_handled_is_moved_back_as_the_page_says_and_is_delivered() {
+    let node = Node::with_shovel();
+    let mut lab = Lab::at(&node.url, &[&|_| {}]);
+    lab.declare();
+    let mut expiring = events("late", 5);
+    for event in &mut expiring {
+        event.properties = event.properties.clone().with_expiration("1".into());
+    }
+    lab.publish(expiring);
+    let unreadable = lab.queue(".unreadable");
+    poll_until("them to expire", || (lab.bench.depth(&unreadable) == 5).then_some(()));
+    lab.start();
+    let page = page("docs/runbook.md");
+    let moving = page.lines().find(|line| line.starts_with("rabbitmqctl set_parameter shovel acme-again")).unwrap();
+    typed(&lab, &node, moving);
+    deliver(&mut lab, choice("new@example.com", true), 6);
+    assert_eq!(lab.bench.depth(&unreadable), 0);
+    poll_until("the shovel's end", || (!node.ctl(&["list_parameters"]).contains("-again")).then_some(()));
+}
+
+#[test]
 fn a_queue_with_other_arguments_is_exchanged_as_the_page_says_and_nothing_is_lost() {
     let node = Node::with_shovel();
     let mut lab = Lab::at(&node.url, &[&|_| {}]);

@@ -137,6 +137,8 @@ impl Watched {
             "configuration": words.configuration,
             "refused": [],
             "faulted": [],
+            "unsettled": [],
+            "vanished": {},
             "gates": gates,
         });
         let right = (if words.state == "ready" { 200 } else { 503 }, ready);
@@ -265,7 +267,7 @@ fn stopping(watched: &mut Watched) {
     watched.lab.worker().signal("TERM");
     let words = Words { state: "stopping", ..READY };
     // The other integration had nothing in hand, so no worker serves it any more.
-    let over = Truth { is_consuming: false, limit: 0, ..AT_REST };
+    let over = Truth { is_consuming: false, gate: "unknown", limit: 0, ..AT_REST };
     watched.says("while it drains", words, &[(0, Truth { is_consuming: false, ..busy }), (1, over)]);
     assert_eq!(watched.lab.worker().ended(), Some(0));
     assert_eq!(watched.lab.gate(0).outcome("accepted"), delivered + 1, "all of them, each once");
@@ -292,6 +294,8 @@ fn a_key_that_is_mended_while_the_breaker_is_open_ends_what_is_said_of_the_old_o
     lab.publish(events("p", 20));
     lab.worker().line_with("the gate is down");
     assert_eq!(gate(&mut lab), (1.0, 1.0, "misconfigured".to_owned()));
+    let told = lab.worker().line_with("the gate is down");
+    assert!(told.contains("misconfigured") && told.contains("401"), "{told}");
     fs::write(&path, right).unwrap();
     lab.worker().signal("HUP");
     lab.settled(20);
@@ -324,6 +328,7 @@ fn a_mapping_that_is_changed_while_the_breaker_is_open_ends_what_is_said_of_the_
     let mut lab = lab_at(&super::harness::url(), 1);
     lab.gate(0).faults(json!([{ "status": 503 }]));
     lab.start();
+    assert_eq!(gate(&mut lab), (0.0, 0.0, "unknown".to_owned()), "it was not asked yet");
     lab.publish(events("p", 20));
     lab.worker().line_with("the gate is down");
     assert_eq!(gate(&mut lab), (1.0, 0.0, "down".to_owned()));

@@ -1,11 +1,12 @@
 //! The records as a whole: lost, replaced, shared, queried by commands while a worker holds them.
 
-use super::harness::{Bench, Finished, Lab, Message, PgNode, Running, Schema, choice, note, poll_until};
+use super::harness::{Bench, Finished, Lab, Message, PgNode, Running, Schema, choice, note, poll_until, project};
 use super::newest::{JANE, at_gate, copy, deliver, news, quiet, shuffled};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Runs a command with the worker's environment.
 fn command(lab: &Lab, arguments: &[&str]) -> Finished {
@@ -121,7 +122,14 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     deliver(&mut lab, news(JANE, -1, false), 1);
     let first = lab.worker.take();
     lab.set("CONSENT_GATE_RECORDS__STORE", "second");
-    refused(&mut lab, "not those of this integration's earlier events");
+    let checked = command(&lab, &["check", "--connect"]);
+    lab.spawn();
+    let line = lab.worker().line_with("cannot use the records");
+    assert!(line.contains("not those of this integration's earlier events"), "{line}");
+    // Nobody is told to adopt them: those of the running worker are the right ones.
+    for said in [checked.out, line, lab.admin("/readyz").1, command(&lab, &["store", "show"]).out] {
+        assert!(said.contains("its records are the right ones") && !said.contains("store adopt"), "{said}");
+    }
     assert!(lab.admin("/readyz").1.contains("\"not ready\""), "it does not even stand by");
     // They cannot be adopted by mistake, whatever is typed: a worker is running with the right ones.
     let unmeant = command(&lab, &["store", "adopt", "--yes", "--lose-records"]);
@@ -292,23 +300,29 @@ fn a_copy_of_the_records_is_not_used_beside_the_worker() {
     assert_eq!(second.ended(), Some(0));
 }
 
+/// Types the line of docs/operating.md that begins like this, for the schema of a test.
+fn typed(lab: &Lab, schema: &Schema, begins: &str) {
+    let page = fs::read_to_string(project().join("docs/operating.md")).unwrap();
+    let line = page.lines().find(|line| line.starts_with(begins)).unwrap();
+    let line = line.replace("--schema=consent_gate", &format!("--schema={}", schema.name));
+    let typed =
+        Command::new("bash").args(["-ec", &line]).env("STORE", schema.url()).current_dir(&lab.folder.0).output();
+    let typed = typed.unwrap();
+    assert!(typed.status.success(), "{line}: {}", String::from_utf8_lossy(&typed.stderr));
+}
+
 #[test]
 fn a_restored_database_is_refused_until_it_is_adopted() {
     let (mut lab, schema) = shared();
     lab.start();
     deliver(&mut lab, news(JANE, -60, true), 1);
-    let tables = ["records", "notes", "suspects"];
-    let each = |sql: &dyn Fn(&str) -> String| schema.sql(&format!("BEGIN; {} COMMIT", tables.map(sql).concat()));
-    // While the worker runs, as pg_dump would do it: a state of one instant.
-    each(&|table| format!("CREATE TABLE backup_{table} AS TABLE consent_gate_{table};"));
+    // While the worker runs, as docs/operating.md says.
+    typed(&lab, &schema, "pg_dump ");
     lab.stop();
     lab.start();
     deliver(&mut lab, news(JANE, -1, false), 1);
     lab.stop();
-    let restore = |table: &str| {
-        format!("DELETE FROM consent_gate_{table}; INSERT INTO consent_gate_{table} TABLE backup_{table};")
-    };
-    each(&restore);
+    typed(&lab, &schema, "pg_restore ");
     refused(&mut lab, "are older than those of");
     lab.stop();
     assert_eq!(lines(&lab, &["store", "adopt", "--yes", "--json"]).len(), 1);

@@ -28,7 +28,7 @@ pub struct Cli {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
     pub listen: String,
 
-    /// Integration documents: credentials, gate, identifier and properties are taken from them
+    /// Integration documents: credentials, gate, identifier and properties are taken from them, at its start
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub integration: Vec<PathBuf>,
 

@@ -2,8 +2,8 @@
 
 use super::Settings;
 use crate::broker::topology::Source;
-use crate::config::fields::Problems;
 use crate::config::node;
+use crate::config::problems::Problems;
 use crate::gate::Mode;
 use crate::integration::{Integration, Name};
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! The environment, which overrides the file.
 
 use crate::config::Environment;
-use crate::config::fields::{Problems, bare, remedy};
+use crate::config::fields::{bare, remedy};
 use crate::config::node::{self, Node, Value};
+use crate::config::problems::Problems;
 use crate::shown::quoted;
 use crate::suggest::{asked, nearest};
 

@@ -29,11 +29,15 @@ pub(super) async fn sweep(address: &Address, home: &Home, retention: SignedDurat
             // In a format in which a later time is a greater text.
             let until = forgotten_until(retention, Timestamp::now()).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let marked: [Param<'_>; 2] = [(&system_time(before), Type::TIMESTAMPTZ), (&until, Type::TEXT)];
-            if session.ask(MARK_SWEPT, &marked).await.is_err() {
-                tokio::time::sleep(SWEEP_AGAIN).await;
-                continue;
+            // Each of these reads the whole table: where nobody is to be forgotten, once is enough.
+            match session.ask(MARK_SWEPT, &marked).await {
+                Ok(marks) if marks.is_empty() => {}
+                Ok(_) => while session.ask(SWEEP, &oldest).await.is_ok_and(|deleted| !deleted.is_empty()) {},
+                Err(_) => {
+                    tokio::time::sleep(SWEEP_AGAIN).await;
+                    continue;
+                }
             }
-            while session.ask(SWEEP, &oldest).await.is_ok_and(|deleted| !deleted.is_empty()) {}
             if let Ok(before) = Timestamp::now().checked_sub(FORGOTTEN_AFTER) {
                 let _ = session.ask(SWEEP_SUSPECTS, &[(&system_time(before), Type::TIMESTAMPTZ)]).await;
             }

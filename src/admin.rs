@@ -89,8 +89,8 @@ impl Sign {
         }
     }
 
-    /// What is known of its gate, `unknown` before its first proper answer. This shows here, in metrics and in alerts, and does not make the worker
-    /// unready.
+    /// What is known of its gate, `unknown` before its first proper answer. This shows here, in metrics and in
+    /// alerts, and does not make the worker unready.
     fn gate(&self) -> &'static str {
         match self.state() {
             State { is_misconfigured: Some(true), .. } => "misconfigured",

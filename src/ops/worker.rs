@@ -85,12 +85,8 @@ fn with_reason(state: &str, reason: Option<&str>) -> String {
 /// broker itself moved away.
 pub(super) async fn letters(config: &Config, integration: &Integration) -> Finding {
     let name = &integration.name;
-    let Queues { dead, aside, unreadable, .. } = Queues::of(name);
-    let told = match depth(config, &dead).await {
-        Ok(Some(dead)) => {
-            let aside = depth(config, &aside).await.ok().flatten().unwrap_or_default();
-            waiting(name, dead, aside, depth(config, &unreadable).await.ok().flatten().unwrap_or_default())
-        }
+    let told = match depths(config, &Queues::of(name)).await {
+        Ok(Some([dead, aside, unreadable])) => waiting(name, dead, aside, unreadable),
         Ok(None) => Some("its queues are not declared yet, so nothing is kept for it: consent-gate declare".to_owned()),
         Err(error) => Some(format!("cannot be counted: {error}")),
     };
@@ -121,11 +117,18 @@ fn waiting(name: &Name, dead: u32, aside: u32, unreadable: u32) -> Option<String
     (!told.is_empty()).then(|| told.join("; "))
 }
 
-async fn depth(config: &Config, queue: &str) -> Result<Option<u32>, broker::Error> {
+/// How many messages wait in `.dead`, `.aside` and `.unreadable`, by one connection; `None` before they are declared.
+async fn depths(config: &Config, queues: &Queues) -> Result<Option<[u32; 3]>, broker::Error> {
     let connection = link::dial_to_declare(&config.settings.broker).await?;
-    let depth = topology::depth_if_there(&connection, queue).await;
+    let depths = async {
+        let Some(dead) = topology::depth_if_there(&connection, &queues.dead).await? else { return Ok(None) };
+        let aside = topology::depth_if_there(&connection, &queues.aside).await?.unwrap_or_default();
+        let unreadable = topology::depth_if_there(&connection, &queues.unreadable).await?.unwrap_or_default();
+        Ok(Some([dead, aside, unreadable]))
+    };
+    let depths = depths.await;
     topology::close(&connection).await;
-    depth
+    depths
 }
 
 #[cfg(test)]

@@ -92,11 +92,12 @@ impl Sign {
     /// What is known of its gate, `unknown` before its first proper answer. This shows here, in metrics and in
     /// alerts, and does not make the worker unready.
     fn gate(&self) -> &'static str {
-        match self.state() {
-            State { is_misconfigured: Some(true), .. } => "misconfigured",
-            State { is_breaker_open: true, .. } => "down",
-            State { is_misconfigured: Some(false), .. } => "ok",
-            State { is_misconfigured: None, .. } => "unknown",
+        let Some(worker) = self.workers.last().and_then(Weak::upgrade) else { return "unknown" };
+        match worker.gate().is_misconfigured() {
+            Some(true) => "misconfigured",
+            _ if worker.gate().is_down() => "down",
+            Some(false) => "ok",
+            None => "unknown",
         }
     }
 }

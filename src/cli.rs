@@ -159,7 +159,7 @@ pub struct StoreAdoptArgs {
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Also reach the broker and the gates' hosts, triggering nothing
+    /// Also reach the broker, the records, the gates' hosts and the worker here, and count dead letters; triggers nothing
     #[arg(long)]
     pub connect: bool,
 }

@@ -238,7 +238,7 @@ impl Metrics {
             letters_vanished: counters(
                 &r,
                 "letters_vanished_total",
-                "Dead letters that left their queues without a command of this program.",
+                "Messages that left the queues of an operator, or .store, without a command of this program.",
                 &one,
             )?,
             audit_entries: counters(

@@ -372,7 +372,7 @@ async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connecti
     match verified {
         Ok(Some(claim)) => {
             if known.is_none() && records.was_claimed(name).await.map_err(Trouble::Records)? {
-                worker.facts().records_unknown();
+                worker.facts().records_unknown(Timestamp::now());
             }
             look.replace(&claim).await?;
             records.set_claimed(name).await.map_err(Trouble::Records)

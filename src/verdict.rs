@@ -165,6 +165,12 @@ impl Processed {
             Processed::Defective(defect) | Processed::TooLarge(defect) => {
                 Some(defect.to_string().chars().take(MAX_CHARS).collect())
             }
+            Processed::FutureDated => Some("dated more than five minutes ahead of the worker's clock".to_owned()),
+            Processed::OlderThanRetention => Some(
+                "no record of the person, and not dated within [records] retention: something newer may have been \
+                 forgotten"
+                    .to_owned(),
+            ),
             _ => self.answer().and_then(Answer::told),
         }
     }

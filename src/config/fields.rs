@@ -201,7 +201,10 @@ impl<'p> Fields<'p> {
             _ => None,
         };
         if strings.is_none() {
-            let example = "expected a list of strings such as [\"a\", \"b\"]";
+            let example = format!(
+                "expected a list of strings such as {}",
+                if key == "delays" { "[\"10s\", \"30s\"]" } else { "[\"a\", \"b\"]" }
+            );
             self.problems.add(&place, format!("{}: {example}, found {}", self.name(key), value.type_name()));
         }
         strings.map(|value| At { value, place })

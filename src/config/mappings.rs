@@ -91,6 +91,11 @@ fn switch_texts(fields: &mut Fields<'_>, kind: Option<Kind>) -> (Arc<str>, Arc<s
     }
     let on = on.map_or_else(|| DEFAULTS.0.to_owned(), |at| at.value);
     let off = off.map_or_else(|| DEFAULTS.1.to_owned(), |at| at.value);
+    let says = |text: &str, words: [&str; 6]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if says(&on, ["0", "n", "no", "false", "off", "out"]) || says(&off, ["1", "y", "yes", "true", "on", "in"]) {
+        let told = "look exchanged: a consent is sent as";
+        fields.problems().warn(fields.place(), format!("mappings: true and false {told} \"{}\"", quoted(&on)));
+    }
     if on == off {
         fields.problems().add(
             fields.place(),
@@ -124,6 +129,13 @@ fn date_format(fields: &mut Fields<'_>, kind: Option<Kind>) -> Option<String> {
 fn check_format(format: &str) -> Result<(), String> {
     if let Some(unknown) = directives(format).find(|directive| shown_at(0, directive).is_none()) {
         return Err(format!("\"{}\" is not a strftime directive", quoted(unknown)));
+    }
+    let has = |letters: &str| directives(format).any(|directive| directive.ends_with(|last| letters.contains(last)));
+    if has("M") && !has("HIklRTcXrsN+") {
+        return Err(format!("\"{}\" has minutes (%M) and no hour; the month is %m", quoted(format)));
+    }
+    if has("m") && has("HIklRT") && !has("deDFjxcs+") {
+        return Err(format!("\"{}\" has an hour and a month (%m), and no day; minutes are %M", quoted(format)));
     }
     // Two times that differ in everything but the zone.
     if shown_at(0, format) == shown_at(1_781_962_448, format) {

@@ -16,20 +16,26 @@ impl Facts {
         );
     }
 
-    /// The broker no longer remembers the records, although it once did.
-    pub fn records_unknown(&self) {
+    /// The broker no longer remembers the records, although it once did: their message left `.store`. What
+    /// removed it may remove others, too.
+    pub fn records_unknown(&self, now: Timestamp) {
+        self.have_vanished(1, now);
         tracing::error!(
             integration = self.integration,
             "the broker no longer remembers these records: a policy removed the message from .store, or the queue or broker is new; it was recorded again, but whether these are an older copy could not be checked"
         );
     }
 
+    fn have_vanished(&self, messages: u64, now: Timestamp) {
+        self.metrics.letters_vanished.with_label_values(&[&self.integration]).inc_by(messages);
+        self.seen.vanished.fetch_add(messages, Ordering::Relaxed);
+        self.seen.vanished_at.store(now.as_second(), Ordering::Relaxed);
+    }
+
     /// Messages are gone, and no command of this program took them.
     pub fn vanished(&self, gone: &Gone, now: Timestamp) {
         let &Gone { letters, unreadable } = gone;
-        self.metrics.letters_vanished.with_label_values(&[&self.integration]).inc_by(letters + unreadable);
-        self.seen.vanished.fetch_add(letters + unreadable, Ordering::Relaxed);
-        self.seen.vanished_at.store(now.as_second(), Ordering::Relaxed);
+        self.have_vanished(letters + unreadable, now);
         if letters > 0 {
             tracing::error!(
                 integration = self.integration,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// This many consecutive failures, of any events, are an outage.
-const RUN: u32 = 10;
+pub const RUN: u32 = 10;
 /// The pause before the first probe; doubled after each probe that fails.
 const FIRST_PROBE: Duration = Duration::from_secs(5);
 /// The longest pause between two probes.
@@ -87,6 +87,12 @@ impl Breaker {
     #[must_use]
     pub fn is_misconfigured(&self) -> Option<bool> {
         self.is_misconfigured
+    }
+
+    /// Whether the last answers show an outage, also where events are not held during one.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.open.is_some() || self.failures >= RUN
     }
 
     /// Takes note of an answer.

@@ -268,6 +268,11 @@ impl Gate {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).is_misconfigured()
     }
 
+    /// Whether the last answers show an outage.
+    pub fn is_down(&self) -> bool {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).is_down()
+    }
+
     /// Tells the gate that retries are expected within this time, so that permits are kept for them.
     pub fn expect_retries(&self, within: Duration) {
         self.limit.expect_retries(within);
@@ -292,7 +297,9 @@ impl Gate {
             let authorization = String::from_utf8_lossy(authorization.as_bytes());
             let secrets = self.endpoint.secrets().chain(authorization.split([' ', ':']));
             let secrets = secrets.chain(proxys.iter().map(String::as_str));
-            redact::redact(said, request.values().chain(secrets))
+            // The gate's name tells nothing about a person, and may be what is wrong.
+            let values = request.values().filter(|value| !value.eq_ignore_ascii_case(self.endpoint.gate()));
+            redact::redact(said, values.chain(secrets))
         };
         let post = || {
             self.connections.send(|client| {

@@ -43,9 +43,11 @@ pub async fn check(
         for integration in &config.integrations {
             findings.push(gate(integration).await);
         }
-        findings.extend(worker::local(&config).await);
-        for integration in config.integrations.iter().filter(|_| is_broker_reached) {
-            findings.push(worker::letters(&config, integration).await);
+        let (workers, others) = worker::local(&config, !problems.is_empty()).await;
+        findings.extend(workers);
+        let names = config.integrations.iter().map(|integration| &integration.name).chain(&others);
+        for name in names.filter(|_| is_broker_reached) {
+            findings.push(worker::letters(&config, name).await);
         }
     }
     report(&config, &findings, as_json)?;

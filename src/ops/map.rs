@@ -12,7 +12,7 @@ use crate::gate::GateRequest;
 use crate::integration::Integration;
 use crate::mapping::{Mapping, Property, Source};
 use crate::plan::{EventSummary, Plan, plan};
-use crate::record::ToSend;
+use crate::record::{Record, ToSend};
 use crate::verdict::Processed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -26,6 +26,9 @@ const UNKNOWN: &str =
 /// Why a property is left out if the gate refused its newest value.
 const REFUSED: &str = "a newer value than this one was refused for good by the gate";
 
+/// Why a property is left out if its person was erased after the event.
+const ERASED: &str = "the person was erased after this event; only what takes back a granted consent is sent";
+
 /// Shows the request for one event. The values are the operator's own and are shown in clear; the signature and
 /// the password never are.
 ///
@@ -37,12 +40,14 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
     let body = read_event(&args.event)?;
     let now = Timestamp::now();
     let (summary, planned) = plan(Body::of_file(&body), &integration, now);
-    let mut to_send = None;
+    let (mut to_send, mut is_erased) = (None, false);
     let planned = match planned {
         Ok(Plan::Send(send)) if args.recorded => {
             let access = compared(&settings, &integration).await?;
             let recorded = access.person(&integration.records, &send.identifier).await?;
             audit(&settings, &integration.name, Command::PersonShow, persons(1)).await;
+            let erased = recorded.record.as_ref().and_then(Record::erased);
+            is_erased = erased.is_some() && send.offer.latest() <= erased;
             begun(&send, &recorded, &integration, retention(&settings), now).map(|(known, _)| {
                 let request = send.request(&integration, &known.newest);
                 to_send = Some(known);
@@ -59,6 +64,7 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
         outcome: planned.as_ref().map(|_| ()).map_err(Clone::clone),
         properties: integration.mappings.iter().zip(properties.unwrap_or_default()).collect(),
         to_send,
+        is_erased,
         request: planned.ok(),
     };
     print(&if as_json { format!("{}\n", shown.json()) } else { shown.text() })?;
@@ -78,6 +84,8 @@ struct Shown<'i> {
     properties: Vec<(&'i Mapping, Property<'i>)>,
     /// What is to be sent according to the person's record, if that was read.
     to_send: Option<ToSend>,
+    /// According to the record, the person was erased after the event.
+    is_erased: bool,
     request: Option<GateRequest>,
 }
 
@@ -87,6 +95,8 @@ enum Told {
     Own(Arc<str>),
     /// Sent with a newer text than the event's.
     Recorded(Arc<str>),
+    /// Sent with a text that takes a granted consent back, since the person was erased.
+    TakenBack(Arc<str>),
     LeftOut(&'static str),
 }
 
@@ -106,7 +116,9 @@ impl Shown<'_> {
         let newest = to_send.newest.get(slot).and_then(|said| mapping.text(&said.choice()).ok().flatten());
         match (newest, &property.text) {
             (Some(newest), Ok(own)) if newest == *own => Told::Own(newest),
+            (Some(newest), _) if self.is_erased => Told::TakenBack(newest),
             (Some(newest), _) => Told::Recorded(newest),
+            (None, _) if self.is_erased => Told::LeftOut(ERASED),
             (None, _) => Told::LeftOut(REFUSED),
         }
     }
@@ -199,7 +211,7 @@ fn origin(mapping: &Mapping) -> &str {
 fn property_json(mapping: &Mapping, property: &Property<'_>, told: Told) -> Value {
     let (key, text, is_recorded) = match told {
         Told::Own(text) => ("value", text, false),
-        Told::Recorded(text) => ("value", text, true),
+        Told::Recorded(text) | Told::TakenBack(text) => ("value", text, true),
         Told::LeftOut(why) => ("left_out", why.into(), false),
     };
     let mut line = json!({ "id": mapping.id, "mapping": origin(mapping), key: text, "found_at": property.place });
@@ -214,6 +226,7 @@ fn property_text(mapping: &Mapping, property: &Property<'_>, told: Told) -> Stri
     match told {
         Told::Own(text) => format!("{text:?}  from {place}"),
         Told::Recorded(text) => format!("{text:?}  recorded, newer than {place}"),
+        Told::TakenBack(text) => format!("{text:?}  takes back what was granted: the person was erased after {place}"),
         Told::LeftOut(why) => format!("left out  ({place}: {why})"),
     }
 }

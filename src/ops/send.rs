@@ -1,11 +1,13 @@
 //! `send`: triggers the real gate once. Nothing else proves that the key and the gate's name are right.
 
-use super::{Failure, agreed, integration, print, read_event, verdict_of};
-use crate::config::Environment;
+use super::dead::preview::begun;
+use super::store::compared;
+use super::{Failure, agreed, integration, print, read_event, retention, talk, verdict_of};
+use crate::config::{Environment, Settings};
 use crate::event::Body;
 use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
-use crate::plan::plan;
+use crate::plan::{self, Plan, plan};
 use crate::shown;
 use crate::verdict::Processed;
 use jiff::Timestamp;
@@ -13,11 +15,11 @@ use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 
-/// Sends the request for one event, after asking for confirmation unless `yes`.
+/// Sends the request for one event, after asking for confirmation unless `yes`. The records learn nothing of it.
 ///
 /// # Errors
-/// Problems of configuration or usage (exit code 2); the event is not to be sent, or the gate did
-/// not accept it (1).
+/// Problems of configuration or usage (exit code 2); the event is not to be sent, the records know something
+/// newer of its person, or the gate did not accept it (1).
 pub async fn send(
     name: &str,
     event: &Path,
@@ -26,11 +28,22 @@ pub async fn send(
     environment: &Environment,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let (_, integration) = integration(name, file, environment)?;
+    let (settings, integration) = integration(name, file, environment)?;
     let body = read_event(event)?;
-    let (_, planned) = plan(Body::of_file(&body), &integration, Timestamp::now());
-    let request = planned.and_then(|plan| plan.own_request(&integration));
-    let request = request.map_err(|processed| Failure::Failed(not_sent(&processed, &integration)))?;
+    let now = Timestamp::now();
+    let not_sent = |processed: Processed| Failure::Failed(not_sent(&processed, &integration));
+    let (_, planned) = plan(Body::of_file(&body), &integration, now);
+    let planned = planned.map_err(not_sent)?;
+    let newer = match &planned {
+        Plan::Send(send) => what_is_newer(send, &settings, &integration, now).await,
+        Plan::Erase { .. } => None,
+    };
+    let request = planned.own_request(&integration).map_err(not_sent)?;
+    if let Some(newer) = newer {
+        return Err(Failure::Failed(format!(
+            "not sent: {newer}; use a test person of whom nothing is on record, or date the event now"
+        )));
+    }
     announce(&integration, &request);
     if !yes && !agreed("trigger the real campaign for this person now?", "this triggers the real campaign")? {
         return Err(Failure::Failed("not sent".to_owned()));
@@ -40,6 +53,38 @@ pub async fn send(
     let answer = gate.send(&request, Timestamp::now()).await;
     report(&answer, &integration, as_json)?;
     if answer.outcome == Outcome::Accepted { Ok(()) } else { Err(Failure::Failed(remedy(&answer).to_owned())) }
+}
+
+/// What the records know of the person that this event would undo.
+async fn what_is_newer(
+    send: &plan::Send,
+    settings: &Settings,
+    integration: &Integration,
+    now: Timestamp,
+) -> Option<String> {
+    let recorded = match compared(settings, integration).await {
+        Ok(access) => access.person(&integration.records, &send.identifier).await.map_err(Failure::from),
+        Err(why) => Err(why),
+    };
+    let recorded = match recorded {
+        Ok(recorded) => recorded,
+        Err(why) => {
+            let why = why.why();
+            talk(&format!("the records cannot be asked whether something newer is known of this person ({why})"));
+            return None;
+        }
+    };
+    match begun(send, &recorded, integration, retention(settings), now) {
+        Ok((to_send, _)) if to_send.outdated > 0 || !to_send.unknown.is_empty() => Some(
+            "newer choices of this person are on record, and this event would undo them at the gate (consent-gate map --recorded shows them)"
+                .to_owned(),
+        ),
+        Err(processed @ Processed::NotWanted(_)) => {
+            let (outcome, code) = verdict_of(&processed, integration);
+            Some(format!("according to the records, this event would be {outcome} ({code})"))
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 fn not_sent(processed: &Processed, integration: &Integration) -> String {
@@ -53,7 +98,7 @@ fn announce(integration: &Integration, request: &GateRequest) {
     let names: Vec<&str> = request.names().collect();
     let endpoint = &integration.endpoint;
     let text = format!(
-        "POST {}\nAuthorization: {}\ngate {}, properties {} (values masked)\n",
+        "POST {}\nAuthorization: {}\ngate {}, properties {} (values masked)\nthe records learn nothing of it: use a test person\n",
         endpoint.url(),
         endpoint.masked_authorization(),
         endpoint.gate(),

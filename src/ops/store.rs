@@ -7,13 +7,17 @@ use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::{self, link};
 use crate::cli::StoreAdoptArgs;
 use crate::config::{self, Config, Environment};
-use crate::integration::Integration;
+use crate::integration::{Integration, Name};
 use crate::record::control_socket::Access;
 use crate::record::{Backend, Claim, Failed};
 use crate::remedy;
 use nix::unistd::{AccessFlags, access};
 use serde_json::json;
 use std::path::Path;
+
+/// What is said of records that the broker once knew.
+const FORGOTTEN: &str = "the broker has forgotten these records, so nobody can know whether they are the newest: a \
+                         policy removed the message from .store (rabbitmqctl list_policies), or the queue or broker is new";
 
 /// Shows the records, and what the broker remembers of them for each integration whose document can be read.
 ///
@@ -23,13 +27,14 @@ use std::path::Path;
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let (Config { settings, integrations, .. }, problems) = config::load_readable(file, environment)?;
     let place = &settings.records.place;
-    let (own, count, is_free) = match place {
-        Backend::Off => (Claim::off(), 0, false),
+    let (own, count, access) = match place {
+        Backend::Off => (Claim::off(), 0, None),
         _ => {
             let access = Access::open(&settings.records).await?;
-            (access.claim().await?, access.count().await?, is_free(&access, place))
+            (access.claim().await?, access.count().await?, Some(access))
         }
     };
+    let is_free = access.as_ref().is_some_and(|access| is_free(access, place));
     let mut text = if as_json {
         let records = json!({ "records": place.to_string(), "store": own.store, "epoch": own.epoch, "persons": count });
         format!("{records}\n")
@@ -39,13 +44,14 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     let mut wrong = 0;
     for integration in &integrations {
         let Told { known, is_consumed } = told(look(&settings, integration).await?).await?;
-        let judgement = match &known {
-            None => Ok(()),
-            Some(known) => own.follows(known, place),
+        let judged = match (&access, &known) {
+            (Some(access), known) => access.compare(&integration.name, known.as_ref(), place).await,
+            (None, Some(known)) => own.follows(known, place).map(|()| false),
+            (None, None) => Ok(false),
         };
-        let judgement = in_place(judgement, is_free, is_consumed, integration, place);
-        wrong += u32::from(judgement.is_err());
-        text.push_str(&shown(integration, known.as_ref(), judgement.err().map(|failed| failed.to_string()), as_json));
+        let judged = in_place(judged, is_free, is_consumed, integration, place);
+        wrong += u32::from(judged.is_err());
+        text.push_str(&shown(integration, known.as_ref(), judged.map_err(|failed| failed.to_string()), as_json));
     }
     print(&text)?;
     if !problems.is_empty() {
@@ -57,21 +63,31 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     }
 }
 
-fn shown(integration: &Integration, known: Option<&Claim>, refused: Option<String>, as_json: bool) -> String {
+/// A line for an integration: whether these are its records, and the broker has only forgotten that.
+fn shown(
+    integration: &Integration,
+    known: Option<&Claim>,
+    is_forgotten: Result<bool, String>,
+    as_json: bool,
+) -> String {
     let name = &integration.name;
     if as_json {
+        let (is_forgotten, refused) = (is_forgotten == Ok(true), is_forgotten.err());
         let (store, epoch) = (known.map(|known| &known.store), known.map(|known| known.epoch));
         return format!(
             "{}\n",
-            json!({ "integration": name.as_str(), "store": store, "epoch": epoch, "ok": refused.is_none(), "refused": refused })
+            json!({ "integration": name.as_str(), "store": store, "epoch": epoch, "ok": refused.is_none(), "refused": refused, "forgotten": is_forgotten })
         );
     }
     let known = known.map_or_else(
         || "the broker knows of no records yet".to_owned(),
         |known| format!("the broker knows store {}, epoch {}", known.store, known.epoch),
     );
-    let judgement = refused.map_or_else(|| "right".to_owned(), |why| format!("refused: {why}"));
-    format!("{name}: {known}: {judgement}\n")
+    match is_forgotten {
+        Err(why) => format!("{name}: {known}: refused: {why}\n"),
+        Ok(true) => format!("{name}: {FORGOTTEN}\n"),
+        Ok(false) => format!("{name}: {known}: right\n"),
+    }
 }
 
 /// Makes the broker remember these records as the right ones, after asking for confirmation unless `yes`.
@@ -185,15 +201,15 @@ fn is_free(access: &Access, place: &Backend) -> bool {
 /// Whether these records are the right ones: as `judged` against what the broker knows, and not used by a worker
 /// that has others.
 fn in_place(
-    judged: Result<(), Failed>,
+    judged: Result<bool, Failed>,
     is_free: bool,
     is_consumed: bool,
     integration: &Integration,
     place: &Backend,
-) -> Result<(), Failed> {
+) -> Result<bool, Failed> {
     match judged {
         Err(failed) if is_consumed => Err(failed.while_consumed(&integration.name)),
-        Ok(()) if is_consumed && is_free => Err(Failed::elsewhere(&integration.name, place)),
+        Ok(_) if is_consumed && is_free => Err(Failed::elsewhere(&integration.name, place)),
         judged => judged,
     }
 }
@@ -209,12 +225,13 @@ pub(super) async fn look(settings: &config::Settings, integration: &Integration)
 pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     let place = &config.settings.records.place;
     let what = format!("records {place}");
-    let (told, own, is_free) = match held(&config.settings).await {
+    let (told, access) = match held(&config.settings).await {
         Ok(found) => found,
         Err(failed) => return Finding::new(what, Err(remedy::told(&failed.to_string()))),
     };
+    let is_free = access.as_ref().is_some_and(|access| is_free(access, place));
     let (mut refused, mut doubts) = (Vec::new(), Vec::new());
-    doubts.extend(own.is_none().then(|| unmakeable(place)).flatten());
+    doubts.extend(access.is_none().then(|| unmakeable(place)).flatten());
     for integration in config.integrations.iter().filter(|_| is_broker_reached) {
         let name = &integration.name;
         match known(&config.settings, integration).await {
@@ -223,9 +240,12 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
                 known.store, known.epoch
             )),
             Ok(Told { known, is_consumed }) if !matches!(place, Backend::Off) => {
-                let judged = known.map_or(Ok(()), |known| judged(own.as_ref(), &known, place));
-                let judged = in_place(judged, is_free, is_consumed, integration, place);
-                refused.extend(judged.err().map(|why| format!("{name}: {why}")));
+                let judged = judged(access.as_ref(), known.as_ref(), name, place).await;
+                match in_place(judged, is_free, is_consumed, integration, place) {
+                    Ok(true) => doubts.push(format!("{name}: {FORGOTTEN}")),
+                    Ok(false) => {}
+                    Err(why) => refused.push(format!("{name}: {why}")),
+                }
             }
             Ok(_) => {}
             Err(error) => doubts.push(format!("{name}: not compared with what the broker knows: {error}")),
@@ -248,20 +268,19 @@ fn unmakeable(place: &Backend) -> Option<String> {
     Some(format!("this user cannot write to {} ({}); {remedy}", there.display(), why.desc()))
 }
 
-/// What records there are, for people; which store they are; and whether a worker could take them.
-async fn held(settings: &config::Settings) -> Result<(String, Option<Claim>, bool), Failed> {
+/// What records there are, for people, and how to reach them.
+async fn held(settings: &config::Settings) -> Result<(String, Option<Access>), Failed> {
     let place = &settings.records.place;
     if matches!(place, Backend::Off) {
-        return Ok(("none are kept".to_owned(), None, false));
+        return Ok(("none are kept".to_owned(), None));
     }
     if !place.exists().await? {
-        return Ok(("none yet: the worker's first start creates them".to_owned(), None, false));
+        return Ok(("none yet: the worker's first start creates them".to_owned(), None));
     }
     let access = Access::open(&settings.records).await?;
     let held = if matches!(access, Access::Socket(_)) { "held by a running worker, " } else { "" };
     let claim = access.claim().await?;
-    let is_free = is_free(&access, place);
-    Ok((format!("{held}store {}, epoch {}", claim.store, claim.epoch), Some(claim), is_free))
+    Ok((format!("{held}store {}, epoch {}", claim.store, claim.epoch), Some(access)))
 }
 
 /// What the broker knows of an integration's records, without declaring a queue for it.
@@ -275,11 +294,17 @@ async fn known(settings: &config::Settings, integration: &Integration) -> Result
     told(ClaimGuard::take(&settings.broker, connection, &integration.name).await?).await
 }
 
-/// What `run` would say of these records, or of new ones if there are none.
-fn judged(own: Option<&Claim>, known: &Claim, place: &Backend) -> Result<(), Failed> {
-    match own {
-        Some(own) => own.follows(known, place),
-        None if *known == Claim::off() => known.follows(known, place),
-        None => Err(Failed::no_records(known)),
+/// What `run` would say of these records, or of new ones if there are none; and whether the broker has forgotten them.
+async fn judged(
+    access: Option<&Access>,
+    known: Option<&Claim>,
+    integration: &Name,
+    place: &Backend,
+) -> Result<bool, Failed> {
+    match (access, known) {
+        (Some(access), known) => access.compare(integration, known, place).await,
+        (None, None) => Ok(false),
+        (None, Some(known)) if *known == Claim::off() => known.follows(known, place).map(|()| false),
+        (None, Some(known)) => Err(Failed::no_records(known)),
     }
 }

@@ -6,25 +6,33 @@ use super::healthcheck;
 use crate::broker::topology::{self, Queues};
 use crate::broker::{self, link};
 use crate::config::Config;
-use crate::integration::{Integration, Name};
+use crate::gate::breaker::RUN;
+use crate::integration::Name;
 use serde_json::Value;
 
-/// One finding for each integration of the local worker, or one that there is none.
-pub(super) async fn local(config: &Config) -> Vec<Finding> {
+/// One finding for each integration of the local worker, or one that there is none. With `others`, also for those
+/// that it serves and whose documents cannot be read; returns their names, too.
+pub(super) async fn local(config: &Config, others: bool) -> (Vec<Finding>, Vec<Name>) {
     let admin = config.settings.admin;
     if admin.port() == 0 {
         // The system chooses the port, so nobody can know where a worker listens.
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     }
-    let found =
-        |result, is_doubtful| vec![Finding { is_doubtful, ..Finding::new(format!("worker at {admin}"), result) }];
+    let found = |result, is_doubtful| {
+        (vec![Finding { is_doubtful, ..Finding::new(format!("worker at {admin}"), result) }], Vec::new())
+    };
     let Ok((_, body)) = healthcheck::ask(admin).await else {
         return found(Ok("none answers here, so nothing is known of one".to_owned()), false);
     };
     match serde_json::from_slice::<Value>(&body) {
         Ok(told) if told.get("ready").is_some() => {
-            let names = config.integrations.iter().map(|integration| integration.name.as_str());
-            names.flat_map(|name| std::iter::once(judged(name, &told)).chain(vanished(name, &told))).collect()
+            let readable: Vec<&Name> = config.integrations.iter().map(|integration| &integration.name).collect();
+            let served = told.get("gates").and_then(Value::as_object).into_iter().flat_map(|gates| gates.keys());
+            let served = served.filter(|_| others).filter_map(|name| Name::new(name).ok());
+            let others: Vec<Name> = served.filter(|name| !readable.contains(&name)).collect();
+            let names = readable.into_iter().chain(&others).map(Name::as_str);
+            let findings = names.flat_map(|name| std::iter::once(judged(name, &told)).chain(vanished(name, &told)));
+            (findings.collect(), others)
         }
         _ => found(Ok("another program answers there; a worker needs a different [admin] listen".to_owned()), true),
     }
@@ -52,6 +60,13 @@ fn judged(name: &str, told: &Value) -> Finding {
                 .to_owned()),
             false,
         ),
+        (Some("down"), ..) => (
+            Err(format!(
+                "its gate is down: the last {RUN} requests or more had no proper answer; the log has their results, and \
+                 send shows what the gate answers now"
+            )),
+            false,
+        ),
         (Some("ok"), ..) if told["ready"] == true => (Ok("runs, and its gate accepts what it sends".to_owned()), false),
         (Some("unknown"), ..) if told["ready"] == true => (
             Ok("runs, and has had no proper answer from its gate since it started; send proves the key and the \
@@ -70,7 +85,7 @@ fn vanished(name: &str, told: &Value) -> Option<Finding> {
     let of = told.get("vanished")?.get(name)?;
     let (messages, at) = (of.get("messages")?.as_u64()?, of.get("at")?.as_str()?);
     let told = format!(
-        "{messages} left .dead, .aside or .unreadable without a command since the worker started, the last at {at}: \
+        "{messages} left .dead, .aside, .unreadable or .store without a command since the worker started, the last at {at}: \
          look for a policy that deletes them (rabbitmqctl list_policies) before any dead command; \
          docs/runbook.md, ConsentGateLettersVanished"
     );
@@ -83,8 +98,7 @@ fn with_reason(state: &str, reason: Option<&str>) -> String {
 
 /// How many messages wait for an operator, wherever the integration's worker runs: dead letters, and those that the
 /// broker itself moved away.
-pub(super) async fn letters(config: &Config, integration: &Integration) -> Finding {
-    let name = &integration.name;
+pub(super) async fn letters(config: &Config, name: &Name) -> Finding {
     let told = match depths(config, &Queues::of(name)).await {
         Ok(Some([dead, aside, unreadable])) => waiting(name, dead, aside, unreadable),
         Ok(None) => Some("its queues are not declared yet, so nothing is kept for it: consent-gate declare".to_owned()),

@@ -33,6 +33,8 @@ pub enum Question {
     Claim,
     /// How many persons are on record.
     Count,
+    /// Whether the broker ever knew these records as those of an integration, now that it knows none.
+    WasClaimed { integration: Name },
     /// What is recorded of a person.
     Person { records: Name, identifier: String },
     /// Forget a person: everything up to now.
@@ -45,6 +47,7 @@ pub enum Question {
 pub enum Reply {
     Claim(Claim),
     Count(u64),
+    WasClaimed(bool),
     Person(Box<Recorded>),
     /// Whether anything was known about the person.
     Erased(bool),
@@ -81,15 +84,19 @@ impl Access {
         }
     }
 
-    /// Checks that these are the records that the broker remembers, and not an older state of them.
+    /// Checks that these are the records that the broker remembers, and not an older state of them. Returns whether
+    /// the broker has forgotten them, so that nobody can know.
     ///
     /// # Errors
     /// They are not; or as for [`Access::ask`].
-    pub async fn compare(&self, integration: &Name, known: Option<&Claim>, place: &Backend) -> Result<(), Failed> {
+    pub async fn compare(&self, integration: &Name, known: Option<&Claim>, place: &Backend) -> Result<bool, Failed> {
         match (self, known) {
-            (Access::Direct(records), known) => records.compare(integration, known).await,
-            (Access::Socket(_), Some(known)) => self.claim().await?.follows(known, place),
-            (Access::Socket(_), None) => Ok(()),
+            (Access::Direct(records), Some(_)) => records.compare(integration, known).await.map(|()| false),
+            (Access::Socket(_), Some(known)) => self.claim().await?.follows(known, place).map(|()| false),
+            (_, None) => match self.ask(Question::WasClaimed { integration: integration.clone() }).await? {
+                Reply::WasClaimed(was_claimed) => Ok(was_claimed),
+                other => Err(unfit(&other)),
+            },
         }
     }
 
@@ -173,6 +180,10 @@ async fn answer(records: &Records, question: Question) -> Reply {
     let answered = match question {
         Question::Claim => records.claim().await.map(Reply::Claim),
         Question::Count => records.count().await.map(Reply::Count),
+        Question::WasClaimed { integration } => match records.compare(&integration, None).await {
+            Ok(()) => records.was_claimed(&integration).await.map(Reply::WasClaimed),
+            Err(failed) => Err(failed),
+        },
         Question::Person { records: name, identifier } => {
             records.person(&name, &identifier).await.map(|recorded| Reply::Person(Box::new(recorded)))
         }

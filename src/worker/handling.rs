@@ -32,7 +32,9 @@ impl Worker {
     /// Handles a delivery to its end, and returns whether it was settled.
     pub(super) async fn handle(&self, incoming: Incoming, settler: &Settler, terms: Terms) -> bool {
         if incoming.queue_kind == QueueKind::Retry {
-            if !incoming.due.delivery.redelivered {
+            // A letter that is replayed comes into this queue as well, and out of no delay.
+            let is_back = || headers::moved(&incoming.due.delivery.properties).is_some();
+            if !incoming.due.delivery.redelivered && is_back() {
                 self.facts.returned();
             }
             self.gate.expect_retries(MARGIN);

@@ -249,7 +249,13 @@ fn a_broker_that_forgot_the_records_is_told_them_again_and_says_so() {
     lab.stop();
     poll_until("the message to be gone", || (lab.bench.depth(&lab.queue(".store")) == 0).then_some(()));
     drop(policy);
+    let shown = lab.run(&["store", "show"], b"");
+    assert!(shown.out.contains("the broker has forgotten these records"), "{}{}", shown.out, shown.err);
+    let checked = lab.run(&["check", "--connect"], b"");
+    assert!(checked.out.contains("the broker has forgotten these records"), "{}{}", checked.out, checked.err);
     lab.start();
+    let vanished = format!("consent_gate_letters_vanished_total{{integration=\"{}\"}}", lab.integration());
+    assert_eq!(lab.metric(&vanished), 1.0, "what removed it may remove more");
     assert!(lab.worker().text().contains(forgotten), "{}", lab.worker().text());
     assert_eq!(lab.bench.depth(&lab.queue(".store")), 1);
     let shown = lab.run(&["store", "show"], b"");

@@ -1,6 +1,7 @@
 //! The command line: help, misspellings, pipes, exit codes.
 
 use super::harness::{Folder, Lab, Schema, choice, golden, run};
+use super::newest::{JANE, at_gate, deliver, news};
 use super::tls::{address, certificates, in_front_of};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -227,6 +228,32 @@ fn send_asks_and_without_anybody_to_ask_wants_yes() {
     assert_eq!(unasked.code, 2);
     assert!(unasked.err.contains("add --yes"), "{}", unasked.err);
     assert_eq!(lab.gate(0).outcome("accepted"), 0);
+}
+
+#[test]
+fn send_undoes_nothing_that_is_on_record() {
+    let mut lab = Lab::new();
+    let arguments = ["send", "--yes", "--integration", lab.integration(), "-"].map(str::to_owned);
+    let send = |lab: &Lab, event: serde_json::Value| {
+        lab.run(&arguments.each_ref().map(String::as_str), event.to_string().as_bytes())
+    };
+    lab.start();
+    deliver(&mut lab, news(JANE, -10, false), 1);
+    for is_running in [true, false] {
+        if !is_running {
+            lab.stop();
+        }
+        let older = send(&lab, news(JANE, -60, true));
+        assert!(older.code == 1 && older.err.contains("newer choices of this person are on record"), "{}", older.err);
+        assert!(older.err.contains("use a test person"), "{}", older.err);
+        assert_eq!(at_gate(&lab, JANE), "0");
+    }
+    assert_eq!(send(&lab, news("test@example.com", -60, true)).code, 0, "nothing is on record of a test person");
+    let forget = ["person", "forget", "--yes", "--integration", lab.integration(), JANE];
+    assert_eq!(lab.run(&forget, b"").code, 0);
+    let erased = send(&lab, news(JANE, -5, true));
+    assert!(erased.code == 1 && erased.err.contains("would be skipped (erased)"), "{}", erased.err);
+    assert_eq!(lab.gate(0).outcome("accepted"), 2);
 }
 
 #[test]

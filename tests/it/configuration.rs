@@ -381,6 +381,15 @@ fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     assert_eq!(refused.code, 1, "{}", refused.out);
     assert!(refused.out.contains("its gate refuses it (401"), "{}", refused.out);
     assert!(refused.out.contains("dead list --integration"), "{}", refused.out);
+    // The worker goes on with the former document, and is looked at all the same.
+    let file = lab.file(0);
+    let right = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, right.replacen("\"mappings\"", "\"mapings\"", 1)).unwrap();
+    let broken = check(&lab);
+    assert_eq!(broken.code, 2, "{}", broken.out);
+    assert!(broken.out.contains("its gate refuses it (401"), "{}", broken.out);
+    assert!(broken.out.contains("dead list --integration"), "{}", broken.out);
+    std::fs::write(&file, right).unwrap();
     lab.stop();
     // Other records, as after the loss of a disk: check refuses what run refuses.
     std::fs::rename(lab.folder.0.join("records"), lab.folder.0.join("away")).unwrap();

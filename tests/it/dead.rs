@@ -461,6 +461,9 @@ fn a_replay_moves_everything_and_tells_what_became_of_it() {
         "{left:?}"
     );
     assert_eq!(left[2]["attempts"], 1, "it began anew");
+    let name = lab.integration().to_owned();
+    let mut count = |metric: &str| lab.metric(&format!("consent_gate_{metric}{{integration=\"{name}\"}}"));
+    assert_eq!((count("parked_total"), count("returned_total")), (1.0, 1.0), "replayed letters were not parked");
     let again = dead(&lab, "replay", &["--yes", "--reason", "crashed"]);
     assert_eq!((again.code, again.out.as_str()), (0, "no letter matches; nothing to replay\n"));
 }

@@ -173,6 +173,13 @@ fn what_is_older_than_the_memory_is_for_an_operator_to_judge() {
     lab.set("CONSENT_GATE_RECORDS__RETENTION", "1h");
     lab.start();
     deliver(&mut lab, news(JANE, -7_200, true), 1);
+    let dead =
+        |lab: &Lab, more: &[&str]| lab.run(&[&["dead"], more, &["--integration", lab.integration()]].concat(), b"");
+    let listed = dead(&lab, &["list"]);
+    assert!(listed.out.contains("no record of the person"), "{}", listed.out);
+    let replayed = dead(&lab, &["replay", "--yes"]);
+    assert!(replayed.out.contains("sent        0"), "it would die again at once: {}{}", replayed.out, replayed.err);
+    assert!(replayed.out.contains("1 older_than_retention"), "{}", replayed.out);
     assert_eq!(lab.dead()[0].header("consent-gate-reason").as_deref(), Some("older_than_retention"));
     deliver(&mut lab, news(JANE, -1, false), 2);
     deliver(&mut lab, news(JANE, -7_200, true), 3);

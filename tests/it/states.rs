@@ -339,6 +339,25 @@ fn a_mapping_that_is_changed_while_the_breaker_is_open_ends_what_is_said_of_the_
 }
 
 #[test]
+fn a_gate_that_is_down_is_said_to_be_down_also_where_events_are_not_held() {
+    let mut lab = Lab::new();
+    lab.set_delays(&DELAYS);
+    lab.start();
+    lab.publish(events("before", 1));
+    lab.settled(1);
+    assert_eq!(gate(&mut lab), (0.0, 0.0, "ok".to_owned()));
+    lab.gate(0).faults(json!([{ "status": 503 }]));
+    lab.publish(events("during", 1));
+    lab.settled(2);
+    assert_eq!(lab.dead().len(), 1, "after ten attempts");
+    assert_eq!(gate(&mut lab), (0.0, 0.0, "down".to_owned()), "nothing is held, so no breaker is open");
+    lab.gate(0).faults(json!([]));
+    lab.publish(events("after", 1));
+    lab.settled(3);
+    assert_eq!(gate(&mut lab), (0.0, 0.0, "ok".to_owned()));
+}
+
+#[test]
 fn who_skips_everything_says_so_once_until_the_document_is_mended() {
     let mut lab = Lab::with(&[&|document| document["events"] = json!({ "regulations": ["cpra"] })]);
     lab.start();

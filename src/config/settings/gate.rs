@@ -24,6 +24,12 @@ pub(in crate::config) fn limits(
         requests_per_second: fields.rate("requests_per_second").map(|at| at.value).or(defaults.requests_per_second),
         way: way(&mut fields, &defaults.way, folder, environment),
     };
+    if let Some(place) = fields.place_of("connect_timeout").filter(|_| limits.connect_timeout > limits.timeout) {
+        let name = fields.name("connect_timeout");
+        fields
+            .problems()
+            .warn(&place, format!("{name} is longer than the timeout, {:?}, which counts", limits.timeout));
+    }
     fields.finish();
     limits
 }

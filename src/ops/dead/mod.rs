@@ -4,6 +4,7 @@
 //! browse, which changes nothing; a command that moves or removes letters goes through them once more, and
 //! publishes and acks through [`crate::broker::settler`].
 
+mod asking;
 mod discard;
 mod export;
 pub mod file;

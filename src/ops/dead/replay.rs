@@ -1,11 +1,11 @@
 //! `dead replay`: shows what would happen, asks, moves the letters, watches them, and reports what was done.
 
+use super::asking::Asking;
 use super::filter::{self, Filter};
 use super::letter::Letter;
 use super::preview::Preview;
 use super::rate_limit::{Rate, share};
-use super::run::{Ended, Options, Run, by_mapping};
-use super::show::Asking;
+use super::run::{Ended, Options, Run};
 use super::{CommandContext, Session, letters};
 use crate::audit::Command;
 use crate::cli::ReplayArgs;
@@ -47,10 +47,11 @@ pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(
     let now = Timestamp::now();
     let options = Options::read(args, now)?;
     let mut session = Session::open(&args.integration, args.pile.pile(), context).await?;
+    let asking = Asking::new(&session.settings, &session.integration);
     let forecast = if args.dry_run {
-        dry_run(&session, &options, now, context.as_json).await?
+        dry_run(&session, &asking, &options, now, context.as_json).await?
     } else {
-        forecast(&session, &options, now).await?
+        forecast(&session, &asking, &options, now).await?
     };
     if args.dry_run || forecast.asked == 0 {
         session.letters.close().await;
@@ -63,7 +64,7 @@ pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(
     }
     session.audit(Command::DeadReplay, args.pile.pile(), &options.filter, Some(forecast.asked.into())).await;
     session.letters.begin_to_remove().await?;
-    let ended = Run::begin(&session, &options, now).await?.finish().await;
+    let ended = Run::begin(&session, &asking, &options, now).await?.finish().await;
     session.letters.close().await;
     tell(&ended, forecast.asked, &options, context.as_json)
 }
@@ -107,8 +108,12 @@ impl Forecast {
     }
 }
 
-/// By the mapping alone: the worker asks the records anyway.
-async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Result<Forecast, Failure> {
+async fn forecast(
+    session: &Session,
+    asking: &Asking<'_>,
+    options: &Options,
+    now: Timestamp,
+) -> Result<Forecast, Failure> {
     let mut forecast = Forecast::default();
     let mut taking = options.filter.taking();
     session
@@ -116,7 +121,7 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
             if !taking.takes(&letter) {
                 return Ok(false);
             }
-            let preview = by_mapping(&letter, session, now);
+            let preview = asking.quick(&letter, now).await;
             forecast.add(preview);
             Ok(!preview.stays())
         })
@@ -125,8 +130,14 @@ async fn forecast(session: &Session, options: &Options, now: Timestamp) -> Resul
 }
 
 /// A row for each letter, then the counts.
-async fn dry_run(session: &Session, options: &Options, now: Timestamp, as_json: bool) -> Result<Forecast, Failure> {
-    let asking = Asking::open(session).await;
+async fn dry_run(
+    session: &Session,
+    asking: &Asking<'_>,
+    options: &Options,
+    now: Timestamp,
+    as_json: bool,
+) -> Result<Forecast, Failure> {
+    asking.records().await;
     let mut forecast = Forecast::default();
     let mut taking = options.filter.taking();
     session

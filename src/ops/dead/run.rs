@@ -8,8 +8,8 @@ mod stop;
 
 pub use stop::Stop;
 
-use super::filter::Filter;
-use super::filter::Taking;
+use super::asking::Asking;
+use super::filter::{Filter, Taking};
 use super::letter::Letter;
 use super::preview::Preview;
 use super::rate_limit::Rate;
@@ -22,7 +22,6 @@ use crate::broker::report::Report;
 use crate::broker::settler::Publishers;
 use crate::broker::topology::Queues;
 use crate::broker::{self, link};
-use crate::plan::plan;
 use crate::shutdown::{self, Shutdown};
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -78,6 +77,7 @@ struct Published {
 /// A replay.
 pub struct Run<'r> {
     session: &'r Session,
+    asking: &'r Asking<'r>,
     options: &'r Options,
     now: Timestamp,
     retry: String,
@@ -96,13 +96,19 @@ pub struct Run<'r> {
 
 impl<'r> Run<'r> {
     /// Prepares a replay; nothing moves yet.
-    pub async fn begin(session: &'r Session, options: &'r Options, now: Timestamp) -> Result<Run<'r>, broker::Error> {
+    pub async fn begin(
+        session: &'r Session,
+        asking: &'r Asking<'r>,
+        options: &'r Options,
+        now: Timestamp,
+    ) -> Result<Run<'r>, broker::Error> {
         let (report_to, reports) = session.letters.reports().await?;
         let tally = Arc::new(Mutex::new(Tally::default()));
         tokio::spawn(listen(reports, Arc::clone(&tally)));
         let connection = link::dial(&session.settings.broker, "replaying").await?;
         Ok(Run {
             session,
+            asking,
             options,
             now,
             retry: Queues::of(&session.integration.name).retry,
@@ -162,7 +168,7 @@ impl<'r> Run<'r> {
     async fn send_some(&mut self, chunk: &Chunk) -> Result<(), Stop> {
         for (index, delivery) in chunk.letters.iter().enumerate() {
             let letter = Letter::new(delivery, &self.session.integration);
-            if !self.is_to_go(&letter) {
+            if !self.is_to_go(&letter).await {
                 continue;
             }
             self.may_go().await?;
@@ -179,12 +185,12 @@ impl<'r> Run<'r> {
     }
 
     /// Whether a letter is selected and would not die again at once.
-    fn is_to_go(&mut self, letter: &Letter<'_>) -> bool {
+    async fn is_to_go(&mut self, letter: &Letter<'_>) -> bool {
         let died_meanwhile = report_to(letter.properties) == Some(&self.report_to);
         if died_meanwhile || !self.taking.takes(letter) {
             return false;
         }
-        match by_mapping(letter, self.session, self.now) {
+        match self.asking.quick(letter, self.now).await {
             Preview::Invalid(code) => {
                 *self.invalid.entry(code).or_default() += 1;
                 false
@@ -373,11 +379,4 @@ fn interruption() -> Shutdown {
         trigger.stop();
     });
     interrupted
-}
-
-/// What would become of a letter according to the mapping alone.
-pub fn by_mapping(letter: &Letter<'_>, session: &Session, now: Timestamp) -> Preview {
-    let (_, planned) = plan(letter.whole(), &session.integration, now);
-    let known = super::preview::Known::Untold;
-    super::preview::would(&planned, &known, &session.integration, jiff::SignedDuration::MAX, now)
 }

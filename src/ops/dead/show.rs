@@ -1,15 +1,15 @@
 //! `dead show`: shows one letter in full.
 
+use super::asking::Asking;
 use super::filter::Filter;
 use super::letter::Letter;
-use super::preview::{Known, Preview, would};
+use super::preview::Preview;
 use super::{CommandContext, Session, size, when};
 use crate::audit::Command;
 use crate::broker::headers::{self, Moved};
 use crate::cli::{Selection, ShowArgs};
-use crate::ops::{Failure, print, retention, table, usage};
-use crate::plan::{EventSummary, Plan, plan};
-use crate::record::control_socket::Access;
+use crate::ops::{Failure, print, table, usage};
+use crate::plan::{EventSummary, Plan};
 use crate::verdict::Processed;
 use jiff::Timestamp;
 use lapin::types::{AMQPValue, FieldTable};
@@ -30,7 +30,8 @@ pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), F
     let by_event = Selection { event_id: vec![args.id.clone()], ..Selection::default() };
     let by_event = Filter::new(&by_event, now).map_err(usage)?;
     let session = Session::open(&args.integration, args.pile.pile(), context).await?;
-    let asking = Asking::open(&session).await;
+    let asking = Asking::new(&session.settings, &session.integration);
+    asking.records().await;
     let id = args.id.to_lowercase();
     let (mut shown, mut ids) = (Vec::new(), BTreeSet::new());
     let all = session
@@ -77,47 +78,6 @@ fn several(letters: usize, ids: usize) -> Option<String> {
         }
     };
     (letters > 1).then(|| format!("{letters} letters fit this id: {apart}"))
-}
-
-/// Finds out what a letter would do today.
-pub struct Asking<'s> {
-    session: &'s Session,
-    records: Option<Access>,
-}
-
-impl Asking<'_> {
-    /// Opens the records, and says so if they cannot be asked.
-    pub async fn open(session: &Session) -> Asking<'_> {
-        let records = crate::ops::store::compared(&session.settings, &session.integration).await;
-        if let Err(why) = &records {
-            super::talk(&format!(
-                "the records cannot be asked what is newest ({}); the mapping alone decides",
-                why.why()
-            ));
-        }
-        Asking { session, records: records.ok() }
-    }
-
-    /// What the mapping makes of a letter today, and what would become of it.
-    ///
-    /// # Errors
-    /// The records failed (exit code 1).
-    pub async fn preview(
-        &self,
-        letter: &Letter<'_>,
-        now: Timestamp,
-    ) -> Result<(Result<Plan, Processed>, Preview), Failure> {
-        let integration = &self.session.integration;
-        let (_, planned) = plan(letter.whole(), integration, now);
-        let known = match (&self.records, &planned) {
-            (Some(records), Ok(Plan::Send(send))) => {
-                Known::Told(Box::new(records.person(&integration.records, &send.identifier).await?))
-            }
-            _ => Known::Untold,
-        };
-        let preview = would(&planned, &known, integration, retention(&self.session.settings), now);
-        Ok((planned, preview))
-    }
 }
 
 /// Everything about one letter.

@@ -1,5 +1,7 @@
 //! What libpq allows in an address: several hosts, and its parameters, as far as they are supported.
 
+use crate::suggest::did_you_mean;
+
 /// The placeholder for the hosts; in a user name or password it would be percent-encoded.
 pub(super) const ONE_HOST: &str = "[::1]";
 
@@ -58,8 +60,13 @@ pub(super) fn understood(pairs: &[(String, String)]) -> Result<(), String> {
             ("sslnegotiation", _) => return Err("sslnegotiation can be postgres only; leave it out".to_owned()),
             (known, _) if KNOWN.contains(&known) => {}
             (word, _) if REFUSED.contains(&word) => return Err(format!("{word} is not supported; leave it out")),
-            // Not quoted: it could be a part of the password.
-            _ => return Err("names something that is not supported".to_owned()),
+            (word, _) => {
+                // Anything else is not quoted: it could be a part of the password.
+                let known = KNOWN.iter().chain(&REFUSED).chain(&["sslmode", "sslrootcert", "options"]);
+                let meant = did_you_mean(word, known.copied());
+                let meant = if meant.is_empty() { ", which is not quoted here" } else { &meant };
+                return Err(format!("names a parameter that is not supported{meant}"));
+            }
         }
     }
     Ok(())

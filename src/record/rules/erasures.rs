@@ -33,6 +33,11 @@ impl Mark {
         self.granted.get(slot.property()).is_some_and(|granted| granted.at <= version.at)
     }
 
+    /// Whether it was this very event that opted the contact in.
+    pub(super) fn is_granted_by(&self, slot: &Slot, version: &Version) -> bool {
+        version.event.is_some() && self.granted.get(slot.property()) == Some(version)
+    }
+
     /// Notes what the gate has now.
     pub(super) fn accepted(&mut self, slot: &Slot, said: &Said) {
         let Some(granted) = self.granted.get(slot.property()) else { return };
@@ -65,7 +70,9 @@ impl Record {
                     known.said.grant().is_none() || known.said.joined(&said).choice() != known.said.choice()
                 };
                 let known = self.values.get(slot);
-                let passes = known.is_none_or(takes_back) && mark.is_granted_before(slot, said.latest());
+                let passes = known.is_none_or(takes_back)
+                    && mark.is_granted_before(slot, said.latest())
+                    && !(is_granting(choice) && mark.is_granted_by(slot, said.latest()));
                 // What was accepted may be spoiled, and its repair may be lost in a crash.
                 let covers = |known: &Newest| known.accepted.is_some() && said.covers(&known.said);
                 let is_in_danger = || known.is_some_and(covers) && self.is_in_danger(slot, around);
@@ -124,6 +131,11 @@ impl Newest {
         let said = self.before.filter(|before| before.grant().is_none())?;
         Some(Newest { said, is_refused: false, accepted: Some(now), before: None, unanswered: None })
     }
+}
+
+/// Whether it is a selection that names what is granted.
+fn is_granting(choice: &Choice) -> bool {
+    matches!(choice, Choice::Selection(Selection { names: Names::Grants, ids }) if !ids.is_empty())
 }
 
 /// The part of a choice that takes a consent back. For a selection, that is all of it: which of its ids the gate has

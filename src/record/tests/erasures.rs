@@ -147,6 +147,20 @@ fn an_emptied_selection_passes_an_erasure_and_names_nothing() {
 }
 
 #[test]
+fn the_event_that_granted_a_selection_takes_nothing_back_when_it_comes_again_after_an_erasure() {
+    let granting = topics(0, "a", &["a", "b"]);
+    let mut jane = Person::new();
+    jane.turn(&granting, Effect::Accepted, 0);
+    jane.erase(Some(10), 1, 10);
+    assert_eq!(jane.turn(&granting, Effect::Accepted, 20), Turn::Erased);
+    // Its withdrawals may be those of an update, which are later than its grants.
+    let updated = Offer { withdrawn_at: Some(at(5)), ..topics(0, "a", &["b"]) };
+    assert_eq!(jane.clone().turn(&updated, Effect::Accepted, 20), sends(&[("topics", "")]));
+    // Under a corrected mapping, it may have granted nothing.
+    assert_eq!(jane.turn(&topics(0, "a", &[]), Effect::Accepted, 20), sends(&[("topics", "")]));
+}
+
+#[test]
 fn a_record_shows_what_it_knows_and_nothing_that_was_erased() {
     assert!(Record::default().is_empty() && Record::default().is_older_than(YEAR, at(0)));
     let mut jane = Person::new();

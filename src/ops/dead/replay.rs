@@ -195,7 +195,7 @@ fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(
             codes(&tally.dead),
             tally.open(),
             untouched + left_invalid,
-            why_left(&ended.invalid, untouched),
+            why_left(&ended.invalid, untouched, options.filter.limit.is_some()),
         ))?;
     }
     match stopped {
@@ -237,8 +237,9 @@ fn codes<K: AsRef<str>>(codes: &BTreeMap<K, u32>) -> String {
     if parts.is_empty() { String::new() } else { format!("  ({})", parts.join(", ")) }
 }
 
-fn why_left(invalid: &BTreeMap<&'static str, u32>, untouched: u32) -> String {
+fn why_left(invalid: &BTreeMap<&'static str, u32>, untouched: u32, is_limited: bool) -> String {
     match (invalid.is_empty(), untouched) {
+        (true, 0) if is_limited => "  of those asked for: --limit leaves others".to_owned(),
         (true, _) => String::new(),
         (false, 0) => format!("{}: they would die again at once", codes(invalid)),
         (false, _) => format!("{}: they would die again at once; {untouched} not reached", codes(invalid)),

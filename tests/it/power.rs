@@ -73,7 +73,7 @@ fn opted_in_by_older_grants(lab: &mut Lab, people: usize) -> usize {
 fn what_was_acked_is_known_after_the_power_was_cut() {
     let mut lab = lab();
     let mut random = Random::new(11);
-    let (cuts, people) = (6, 300);
+    let (cuts, people) = (4, 300);
     let executed = |lab: &Lab| lab.gate(0).requests()["executed"].as_u64().unwrap();
     for number in 0..cuts {
         let power = start(&mut lab);

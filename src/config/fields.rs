@@ -190,6 +190,11 @@ impl<'p> Fields<'p> {
 
     /// A list of strings; in the environment, written as in TOML.
     pub fn texts(&mut self, key: &'static str) -> Option<At<Vec<String>>> {
+        self.texts_like(key, "[\"a\", \"b\"]")
+    }
+
+    /// The same, with an example of what is expected.
+    pub fn texts_like(&mut self, key: &'static str, example: &str) -> Option<At<Vec<String>>> {
         let node = self.node(key)?;
         let place = node.place.clone();
         let value = match node.value {
@@ -201,11 +206,8 @@ impl<'p> Fields<'p> {
             _ => None,
         };
         if strings.is_none() {
-            let example = format!(
-                "expected a list of strings such as {}",
-                if key == "delays" { "[\"10s\", \"30s\"]" } else { "[\"a\", \"b\"]" }
-            );
-            self.problems.add(&place, format!("{}: {example}, found {}", self.name(key), value.type_name()));
+            let expected = format!("expected a list of strings such as {example}");
+            self.problems.add(&place, format!("{}: {expected}, found {}", self.name(key), value.type_name()));
         }
         strings.map(|value| At { value, place })
     }

@@ -28,7 +28,7 @@ pub(in crate::config) fn retry(mut fields: Fields<'_>, defaults: &Retry) -> Retr
 }
 
 fn delays(fields: &mut Fields<'_>) -> Option<Vec<Duration>> {
-    let written = fields.texts("delays")?;
+    let written = fields.texts_like("delays", "[\"10s\", \"30s\"]")?;
     let mut delays = Vec::with_capacity(written.value.len());
     for delay in &written.value {
         match parse_duration(delay) {

@@ -47,17 +47,21 @@ impl Asking<'_> {
         letter: &Letter<'_>,
         now: Timestamp,
     ) -> Result<(Result<Plan, Processed>, Preview), Failure> {
-        let (integration, retention) = (self.integration, retention(self.settings));
-        let (_, planned) = plan(letter.whole(), integration, now);
-        let known = match &planned {
+        let (_, planned) = plan(letter.whole(), self.integration, now);
+        let preview = self.preview_of(&planned, now).await?;
+        Ok((planned, preview))
+    }
+
+    async fn preview_of(&self, planned: &Result<Plan, Processed>, now: Timestamp) -> Result<Preview, Failure> {
+        let integration = self.integration;
+        let known = match planned {
             Ok(Plan::Send(send)) => match self.records().await {
                 Some(records) => Known::Told(Box::new(records.person(&integration.records, &send.identifier).await?)),
                 None => Known::Untold,
             },
             _ => Known::Untold,
         };
-        let preview = would(&planned, &known, integration, retention, now);
-        Ok((planned, preview))
+        Ok(would(planned, &known, integration, retention(self.settings), now))
     }
 
     /// What would become of a letter that is replayed. The mapping alone tells; the worker asks the records anyway. They
@@ -68,7 +72,7 @@ impl Asking<'_> {
         let is_old = |at: Timestamp| now.duration_since(at) > retention;
         if let Ok(Plan::Send(send)) = &planned
             && (letter.reason == Some(DeadReason::OlderThanRetention) || send.offer.latest().is_some_and(is_old))
-            && let Ok((_, preview)) = self.preview(letter, now).await
+            && let Ok(preview) = self.preview_of(&planned, now).await
         {
             return preview;
         }

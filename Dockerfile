@@ -3,22 +3,28 @@
 
 FROM rust:1.95-slim-bookworm AS worker-build
 WORKDIR /src
+# jemalloc is built with make; any version does.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends make \
+ && rm -rf /var/lib/apt/lists/*
 # The dependencies first, around empty programs: this layer stays while only src/ changes.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir -p src/bin/gate-simulator \
  && touch src/lib.rs \
  && echo 'fn main() {}' > src/main.rs \
  && cp src/main.rs src/bin/gate-simulator/main.rs \
- && cargo build --release --locked --bin consent-gate
+ && cargo build --release --locked --features jemalloc --bin consent-gate
 COPY src src
 # cargo compares times, and a copied file may be older than the empty one that it replaces.
 RUN find src -name '*.rs' -exec touch {} + \
- && cargo build --release --locked --bin consent-gate \
+ && cargo build --release --locked --features jemalloc --bin consent-gate \
  && mkdir /records \
  && cp /lib/*-linux-gnu/libgcc_s.so.1 /
 
 FROM worker-build AS simulator-build
-RUN cargo build --release --locked --bin gate-simulator
+RUN cargo build --release --locked --features jemalloc --bin gate-simulator
 
 # glibc, certificates and time zones, and no shell, no OpenSSL, no C++. What Rust's own
 # unwinding needs beside them is one library; /usr/lib is among the places where it is looked for.
@@ -44,12 +50,9 @@ COPY --from=worker-build /src/target/release/consent-gate /usr/local/bin/consent
 COPY event.example.json /usr/local/share/consent-gate/event.example.json
 # What is newest of each person: mount a volume there that outlives the container.
 COPY --from=worker-build --chown=65532:65532 --chmod=700 /records /var/lib/consent-gate
-# The threshold keeps the broker client's buffers (megabytes for each connection) apart from the heap,
-# so that what nobody writes into takes no memory after a reconnect either.
 # STATE_DIRECTORY is where records are kept and copies of dead letters are written, unless settings say
 # otherwise.
-ENV STATE_DIRECTORY=/var/lib/consent-gate \
-    MALLOC_MMAP_THRESHOLD_=1048576
+ENV STATE_DIRECTORY=/var/lib/consent-gate
 VOLUME /var/lib/consent-gate
 # A number, so that Kubernetes can see that it is not root.
 USER 65532:65532

@@ -11,6 +11,10 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// How long a helper thread of the runtime waits for work. The worker checks for changed files more often, so one is
 /// always there, and a machine that has no thread left is not a fault: work waits.
 const HELPERS_STAY: Duration = Duration::from_secs(60);

@@ -23,7 +23,6 @@ pub mod topology;
 pub mod vanished;
 mod wire;
 
-use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -31,24 +30,29 @@ use std::time::Duration;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why an operation at the broker failed: what was tried, and what the broker said.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
 pub struct Error {
     what: String,
     cause: Cause,
 }
 
-#[derive(Debug)]
+// The texts contain the client's errors, so these are not given as sources: a chain would print them twice.
+#[derive(Debug, thiserror::Error)]
 enum Cause {
     /// Connecting or logging in failed.
-    Dial {
-        error: lapin::Error,
-        is_plain: bool,
-    },
+    #[error("{}", dialled::explained(error, *is_plain))]
+    Dial { error: lapin::Error, is_plain: bool },
     /// The broker did not answer while a connection was being opened.
+    #[error("no answer within {CALL_TIMEOUT:?}; {}", dialled::SILENT)]
     Silent,
+    #[error("{0}")]
     Client(lapin::Error),
+    #[error("no answer within {CALL_TIMEOUT:?}")]
     TimedOut,
+    #[error("{0}")]
     Refused(String),
+    #[error("more than {} MiB in hand; taking fewer messages at a time", .0 / (1024 * 1024))]
     TooManyBytes(usize),
 }
 
@@ -117,24 +121,6 @@ impl Error {
         }
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.what)?;
-        match &self.cause {
-            Cause::Dial { error, is_plain } => f.write_str(&dialled::explained(error, *is_plain)),
-            Cause::Silent => write!(f, "no answer within {CALL_TIMEOUT:?}; {}", dialled::SILENT),
-            Cause::Client(error) => write!(f, "{error}"),
-            Cause::TimedOut => write!(f, "no answer within {CALL_TIMEOUT:?}"),
-            Cause::Refused(why) => f.write_str(why),
-            Cause::TooManyBytes(most) => {
-                write!(f, "more than {} MiB in hand; taking fewer messages at a time", most / (1024 * 1024))
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// Awaits one call to the broker, bounded in time.
 async fn call<T>(what: &str, future: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {

@@ -75,7 +75,8 @@ impl fmt::Display for Backend {
 }
 
 /// The store failed: nothing that depends on it may be acked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}{}", remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default())]
 pub struct Failed {
     why: String,
     /// What to do, where that depends on whether another worker consumes.
@@ -161,15 +162,6 @@ impl Failed {
         self.is_held
     }
 }
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)?;
-        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
-    }
-}
-
-impl std::error::Error for Failed {}
 
 /// The identity of a store and how far it got; the broker remembers this, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -190,7 +190,7 @@ fn port(url: &str) -> u16 {
 #[test]
 fn a_hundred_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     let mut lab = Lab::new();
-    // As it is deployed: without this, buffers are reused that have been written to.
+    // What docs/configuration.md advises for glibc: without this, buffers are reused that have been written to.
     lab.set("MALLOC_MMAP_THRESHOLD_", "1048576");
     lab.gate(0).faults(json!([{ "latency_ms": 20 }]));
     lab.start();

@@ -1,4 +1,4 @@
-//! Random bytes, and bytes as text.
+//! Random bytes, and bytes as a number.
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -16,11 +16,4 @@ pub fn random<const N: usize>() -> Result<[u8; N], &'static str> {
 #[must_use]
 pub fn number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-/// Bytes as lower-case hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }

@@ -12,7 +12,6 @@ use crate::integration::{Integration, Name};
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::record::Records;
-use crate::shutdown::{self, Shutdown};
 use crate::supervisor::Supervisor;
 use crate::task;
 use crate::traces::Tracer;
@@ -24,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// How long an integration that cannot be served waits before it is tried again.
 const CANNOT_SERVE_PAUSE: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub struct Context {
     pub health: Health,
     pub records: Arc<Records>,
     pub quarantine: Quarantine,
-    pub shutdown: Shutdown,
+    pub shutdown: CancellationToken,
 }
 
 /// What an integration's task must serve.
@@ -133,14 +133,14 @@ async fn serve_until_removed(context: Context, name: Name, orders: watch::Receiv
 
 async fn serve_in_spite_of_faults(
     health: &Health,
-    shutdown: &Shutdown,
+    shutdown: &CancellationToken,
     name: &str,
     mut serve: impl FnMut() -> BoxFuture<'static, ()>,
 ) {
     while task::watched("supervisor", Some(name), serve()).await.is_none() {
         health.show_trouble(name, ConnectionState::Faulted, "its task ended because of a bug in the worker");
         tokio::select! {
-            () = shutdown.wait() => {}
+            () = shutdown.cancelled() => {}
             () = tokio::time::sleep(task::PAUSE) => {}
         }
     }
@@ -154,7 +154,7 @@ async fn follow(
 ) {
     // What was learned about the gate under one document is kept under the next one.
     let mut known = None;
-    while !context.shutdown.is_stopping() {
+    while !context.shutdown.is_cancelled() {
         let order = orders.borrow_and_update().clone();
         if let Some(order) = order {
             context.health.show_trouble(name.as_str(), ConnectionState::Disconnected, "connecting");
@@ -163,7 +163,7 @@ async fn follow(
             known = None;
             context.health.forget(name.as_str());
             tokio::select! {
-                () = context.shutdown.wait() => {}
+                () = context.shutdown.cancelled() => {}
                 _ = orders.changed() => {}
             }
         }
@@ -180,12 +180,12 @@ async fn serve(
     known: Option<gate::Learned>,
 ) -> Option<gate::Learned> {
     let Assignment { settings, integration } = order;
-    let (in_a_hurry, hurry) = shutdown::channel();
-    let (stop, stopping) = shutdown::channel();
+    let (hurry, stopping) = (CancellationToken::new(), CancellationToken::new());
+    let _ended = [&hurry, &stopping].map(|token| token.clone().drop_guard());
     let name = integration.name.as_str();
     let facts = Facts::of(integration, &context.metrics, &context.tracer, context.health.seen(name));
     let (records, quarantine) = (Arc::clone(&context.records), context.quarantine.clone());
-    let stops = Stops { stopping: stopping.clone(), hurry };
+    let stops = Stops { stopping: stopping.clone(), hurry: hurry.clone() };
     let supervisor = match Worker::new(integration.clone(), facts, records, stops, Arc::clone(unsettled), quarantine) {
         Ok(worker) => {
             let (settings, worker) = (Arc::clone(settings), Arc::new(worker));
@@ -193,7 +193,7 @@ async fn serve(
                 worker.gate().follow(known);
             }
             context.health.served_by(name, &worker);
-            Supervisor { settings, worker, health: context.health.clone(), shutdown: stopping }
+            Supervisor { settings, worker, health: context.health.clone(), shutdown: stopping.clone() }
         }
         Err(error) => {
             let error = format!("{error:#}");
@@ -201,7 +201,7 @@ async fn serve(
             context.health.show_trouble(name, ConnectionState::Disconnected, &error);
             // Its document may change, and so may the machine's certificates.
             tokio::select! {
-                () = context.shutdown.wait() => {}
+                () = context.shutdown.cancelled() => {}
                 _ = orders.changed() => {}
                 () = tokio::time::sleep(CANNOT_SERVE_PAUSE) => {}
             }
@@ -210,12 +210,12 @@ async fn serve(
     };
     let ending = async {
         tokio::select! {
-            () = context.shutdown.wait() => {}
+            () = context.shutdown.cancelled() => {}
             _ = orders.changed() => {}
         }
-        stop.stop();
+        stopping.cancel();
         tokio::time::sleep(settings.shutdown_deadline / 2).await;
-        in_a_hurry.stop();
+        hurry.cancel();
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -233,7 +233,7 @@ mod tests {
     async fn a_fault_takes_down_its_own_integration_until_it_is_served_anew() {
         let metrics = Metrics::new(|| 0).unwrap();
         let health = Health::new(metrics);
-        let (_trigger, shutdown) = shutdown::channel();
+        let shutdown = CancellationToken::new();
         health.show("shop", ConnectionState::Consuming);
         let consumes = |health: &Health, name: &str| {
             health.page().contains(&format!("consent_gate_consuming{{integration=\"{name}\"}} 1\n"))

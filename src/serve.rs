@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 /// How often the content of files and mounted secrets is checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -40,7 +41,7 @@ pub async fn run(
     let listener = admin::bind(settings.admin).await?;
     let admin = listener.local_addr()?;
     let records = Arc::new(Records::new(settings.records.clone()));
-    let (trigger, shutdown) = shutdown::channel();
+    let shutdown = CancellationToken::new();
     let quarantine = Quarantine::default();
     let names: Vec<&str> = integrations.iter().map(|integration| integration.name.as_str()).collect();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), integrations = names.join(","), %admin, "starting");
@@ -50,8 +51,15 @@ pub async fn run(
     let (exporter, tracer) = exporter.unzip();
     let tracer = tracer.unwrap_or_default();
     serve_beside(listener, &health, &records);
-    let context = Context { metrics: metrics.clone(), tracer, health: health.clone(), records, quarantine, shutdown };
-    let mut fleet = Fleet::new(context);
+    let mut fleet = Fleet::new(Context {
+        metrics: metrics.clone(),
+        tracer,
+        health: health.clone(),
+        records,
+        quarantine,
+        shutdown: shutdown.clone(),
+    });
+
     fleet.serve(&settings, integrations);
     let (file, environment) = (file.map(Path::to_owned), environment.clone());
     let mut reload = Reload {
@@ -84,7 +92,7 @@ pub async fn run(
     }
     health.stop();
     systemd::notify(sd_notify::NotifyState::Stopping);
-    trigger.stop();
+    shutdown.cancel();
     match tokio::time::timeout(deadline, fleet.drained()).await {
         Ok(()) => tracing::info!("stopped; nothing was left in hand"),
         Err(_) => tracing::warn!(?deadline, "stopped with events in hand; the broker delivers them again"),

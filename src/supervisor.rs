@@ -15,7 +15,6 @@ use crate::broker::{self, Error};
 use crate::config::Settings;
 use crate::gate::Pass;
 use crate::intake::Intake;
-use crate::shutdown::{self, Shutdown};
 use crate::systemd::notify;
 use crate::worker::Worker;
 use crate::{record, remedy};
@@ -24,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_retry::strategy::{ExponentialBackoff, FixedInterval, jitter};
+use tokio_util::sync::CancellationToken;
 
 /// The longest pause between two tries to connect to the broker.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ pub struct Supervisor {
     pub settings: Arc<Settings>,
     pub worker: Arc<Worker>,
     pub health: Health,
-    pub shutdown: Shutdown,
+    pub shutdown: CancellationToken,
 }
 
 impl Supervisor {
@@ -108,7 +108,7 @@ impl Supervisor {
         loop {
             let connected = tokio::select! {
                 biased;
-                () = self.shutdown.wait() => return,
+                () = self.shutdown.cancelled() => return,
                 connected = Box::pin(self.connect(is_silent, was_bound)) => connected,
             };
             is_silent = matches!(&connected, Err(Trouble::Broker(error)) if error.is_silence());
@@ -154,7 +154,7 @@ impl Supervisor {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause.unwrap_or(LONGEST_PAUSE)) => {}
-                () = self.shutdown.wait() => return,
+                () = self.shutdown.cancelled() => return,
             }
         }
     }
@@ -248,10 +248,10 @@ impl Supervisor {
     /// Consumes. Returns why the connection was lost, or `None` after a drain.
     async fn consume(&self, link: Link, mut consumers: Consumers, is_careful: bool, watch: &mut Watch) -> Option<Lost> {
         let worker = &self.worker;
-        // Dropped at the end of this function, so that the settler ends with its connections.
-        let (_trigger, over) = shutdown::channel();
-        let missing = Arc::new(Notify::new());
-        let publishing = Arc::clone(&link.publishing);
+        // Cancelled at the end of this function, so that the settler ends with its connections.
+        let over = CancellationToken::new();
+        let _ended = over.clone().drop_guard();
+        let (missing, publishing) = (Arc::new(Notify::new()), Arc::clone(&link.publishing));
         let settler =
             Arc::new(Settler::new(publishing, &worker.integration().name, over, Arc::clone(&missing), watch.put()));
         tracing::info!(integration = self.name(), "consuming");
@@ -259,7 +259,7 @@ impl Supervisor {
         let intake = Intake { worker, consumers: &mut consumers, settler: &settler, is_careful };
         let lost = tokio::select! {
             biased;
-            () = self.shutdown.wait() => None,
+            () = self.shutdown.cancelled() => None,
             why = link.lost() => Some(why.into()),
             error = intake.run() => {
                 if error.is_flood() {

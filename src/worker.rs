@@ -17,12 +17,12 @@ use crate::integration::Integration;
 use crate::quarantine::{Quarantine, Share};
 use crate::record::{self, Claim, Records, Verified};
 use crate::sequencer::Sequencer;
-use crate::shutdown::Shutdown;
 use crate::task;
 use futures_util::FutureExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// How a delivery is handled.
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +59,9 @@ pub struct Worker {
 #[derive(Clone, Debug)]
 pub struct Stops {
     /// Nothing new is begun.
-    pub stopping: Shutdown,
+    pub stopping: CancellationToken,
     /// What still waits for its turn goes back to the broker.
-    pub hurry: Shutdown,
+    pub hurry: CancellationToken,
 }
 
 impl Worker {

@@ -13,7 +13,6 @@ use super::vanished::Put;
 use super::wire::{self, Published, publish};
 use super::{Error, call};
 use crate::integration::Name;
-use crate::shutdown::Shutdown;
 use crate::task;
 use crate::verdict::Settlement;
 use jiff::Timestamp;
@@ -24,6 +23,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_retry::strategy::{ExponentialBackoff, jitter};
+use tokio_util::sync::CancellationToken;
 
 /// The most channels on which one integration publishes at once.
 const PUBLISHERS: usize = 8;
@@ -46,7 +46,7 @@ pub struct Settler {
     queues: Queues,
     publishers: Publishers,
     reports: OnceLock<mpsc::Sender<(String, Report)>>,
-    over: Shutdown,
+    over: CancellationToken,
     missing: Arc<Notify>,
     letters: Arc<Put>,
 }
@@ -59,7 +59,7 @@ impl Settler {
     pub fn new(
         connection: Arc<Connection>,
         integration: &Name,
-        over: Shutdown,
+        over: CancellationToken,
         missing: Arc<Notify>,
         letters: Arc<Put>,
     ) -> Settler {
@@ -77,12 +77,12 @@ impl Settler {
     /// its deliveries are gone, so the end of the settler counts as well.
     #[must_use]
     pub fn holds(&self, delivery: &Delivery) -> bool {
-        delivery.acker.usable() && !self.over.is_stopping()
+        delivery.acker.usable() && !self.over.is_cancelled()
     }
 
     /// Returns once no delivery can be settled any more.
     pub async fn over(&self) {
-        self.over.wait().await;
+        self.over.cancelled().await;
     }
 
     /// Carries a verdict out. Takes the delivery by value, so that each is settled once, and returns its
@@ -135,7 +135,7 @@ impl Settler {
             }
             tokio::select! {
                 () = tokio::time::sleep(pauses.next().unwrap_or_default()) => {}
-                () = self.over.wait() => {}
+                () = self.over.cancelled() => {}
             }
         }
         Err(Gone)

@@ -1,6 +1,5 @@
 //! What the facts of a delivery need to know about it.
 
-use crate::bytes::hex;
 use crate::gate::Lane;
 use crate::plan::EventSummary;
 use jiff::Timestamp;
@@ -28,6 +27,6 @@ pub struct Fingerprint<'b>(pub &'b [u8]);
 
 impl fmt::Display for Fingerprint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&Sha256::digest(self.0)[..6]))
+        f.write_str(&hex::encode(&Sha256::digest(self.0)[..6]))
     }
 }

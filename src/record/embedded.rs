@@ -13,7 +13,7 @@ use super::keys::{IDENTITY_BYTES, Key, SECRET_BYTES, prefix_of};
 use super::rules::Write;
 use super::writer::{SUSPECT, SWEPT, Swept, Writer, sound};
 use super::{Claim, Failed, Note, Record, SuspectState, codec};
-use crate::bytes::{hex, random};
+use crate::bytes::random;
 use directory::{make, sync_names};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::{SignedDuration, Timestamp};
@@ -197,7 +197,7 @@ impl Embedded {
     /// The store failed.
     pub fn claim(&self) -> Result<Claim, Failed> {
         let epoch = self.note(EPOCH)?.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-        Ok(Claim { store: hex(&self.identity), epoch })
+        Ok(Claim { store: hex::encode(self.identity), epoch })
     }
 
     /// Begins another epoch; durable on return.
@@ -348,5 +348,5 @@ fn swept(notes: &Keyspace) -> Result<Swept, String> {
 }
 
 fn suspect_name(key: Key) -> String {
-    format!("{SUSPECT}{}", hex(&key))
+    format!("{SUSPECT}{}", hex::encode(key))
 }

@@ -2,7 +2,6 @@
 
 use super::Record;
 use super::keys::{IDENTITY_BYTES, SECRET_BYTES};
-use crate::bytes::hex;
 use jiff::Timestamp;
 
 /// The state of a record as last read from or written to a store, so that the next change need not read it
@@ -35,6 +34,6 @@ pub(super) struct Origin {
 impl Origin {
     /// The note that marks a copy from its beginning.
     pub fn mark(&self) -> (&'static str, String) {
-        (UNFINISHED, hex(&self.identity))
+        (UNFINISHED, hex::encode(self.identity))
     }
 }

@@ -22,7 +22,6 @@ use super::kept::{EPOCH, OWN_NOTES, Origin, Seen};
 use super::keys::{IDENTITY_BYTES, Key, SECRET_BYTES};
 use super::rules::Write;
 use super::{Claim, Failed, Record};
-use crate::bytes::hex;
 use crate::task;
 use batches::{Asked, Written, seen, serve_reads, serve_writes};
 use clock::{Clock, keep_time};
@@ -227,7 +226,7 @@ impl Postgres {
     /// The database failed.
     pub async fn claim(&self) -> Result<Claim, Failed> {
         let epoch = self.note(EPOCH).await?;
-        Ok(Claim { store: hex(&self.identity), epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0) })
+        Ok(Claim { store: hex::encode(self.identity), epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0) })
     }
 
     /// Begins another epoch; durable on return.
@@ -237,7 +236,7 @@ impl Postgres {
     pub async fn advance(&self) -> Result<Claim, Failed> {
         let rows = self.notes.ask(ADVANCE, &[]).await?;
         let epoch: String = rows.first().map(|row| column(row, OWN)).transpose()?.unwrap_or_default();
-        Ok(Claim { store: hex(&self.identity), epoch: epoch.parse().unwrap_or(0) })
+        Ok(Claim { store: hex::encode(self.identity), epoch: epoch.parse().unwrap_or(0) })
     }
 
     /// The number of records written since it was opened.

@@ -3,7 +3,6 @@
 use super::keys::{Key, Prefix, prefix_of};
 use super::rules::{forgotten_until, lapse};
 use super::{Failed, Note, codec};
-use crate::bytes::hex;
 use fjall::{Database, Keyspace, PersistMode};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
@@ -111,7 +110,7 @@ impl Writer {
             for prefix in prefixes {
                 let known = swept.entry(prefix).or_insert(until);
                 *known = until.max(*known);
-                batch.insert(&self.notes, format!("{SWEPT}{}", hex(&prefix)), known.to_string());
+                batch.insert(&self.notes, format!("{SWEPT}{}", hex::encode(prefix)), known.to_string());
             }
         }
         for key in keys {

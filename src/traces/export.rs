@@ -7,11 +7,11 @@ use super::{Ended, Tracer, request};
 use crate::gate::connections::Connections;
 use crate::gate::{describe, read_bounded};
 use crate::metrics::Metrics;
-use crate::shutdown::{self, Shutdown, Trigger};
 use crate::task;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// The most spans in one request.
 const MOST_IN_BATCH: usize = 512;
@@ -27,7 +27,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A running exporter.
 #[derive(Debug)]
 pub struct Exporter {
-    stop: Trigger,
+    stopping: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -39,29 +39,30 @@ impl Exporter {
     pub fn start(endpoint: &str, metrics: &Metrics) -> anyhow::Result<(Exporter, Tracer)> {
         let connections = Connections::new(None, |client| client.timeout(TIMEOUT))?;
         let (tracer, spans) = Tracer::new(metrics);
-        let (stop, stopping) = shutdown::channel();
+        let stopping = CancellationToken::new();
+        let stopped = stopping.clone();
         let mut collector =
             Collector { connections, endpoint: endpoint.to_owned(), metrics: metrics.clone(), told: None };
         let mut spans = spans;
-        let task = task::kept("span exporter", async move || run(&mut collector, &mut spans, &stopping).await);
-        Ok((Exporter { stop, task: tokio::spawn(task) }, tracer))
+        let task = task::kept("span exporter", async move || run(&mut collector, &mut spans, &stopped).await);
+        Ok((Exporter { stopping, task: tokio::spawn(task) }, tracer))
     }
 
     /// Sends the spans that wait, for two seconds at most.
     pub async fn finish(self) {
-        self.stop.stop();
+        self.stopping.cancel();
         if tokio::time::timeout(FLUSH, self.task).await.is_err() {
             tracing::warn!("the collector did not accept the last spans in time");
         }
     }
 }
 
-async fn run(collector: &mut Collector, spans: &mut mpsc::Receiver<Ended>, stopping: &Shutdown) {
+async fn run(collector: &mut Collector, spans: &mut mpsc::Receiver<Ended>, stopping: &CancellationToken) {
     let mut batch = Vec::new();
     loop {
         tokio::select! {
             biased;
-            () = stopping.wait() => break,
+            () = stopping.cancelled() => break,
             () = gather(spans, &mut batch) => collector.export(&std::mem::take(&mut batch)).await,
         }
     }

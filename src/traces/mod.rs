@@ -14,7 +14,7 @@ mod otlp;
 pub use export::Exporter;
 pub use otlp::request;
 
-use crate::bytes::{hex, random};
+use crate::bytes::random;
 use crate::metrics::Metrics;
 use std::time::SystemTime;
 use tokio::sync::mpsc;
@@ -138,9 +138,9 @@ impl Tracer {
         }
         let (trace, parent) = match parent {
             Some(parent) => (parent.trace, Some(parent.span)),
-            None => (hex(&random::<16>().ok()?), None),
+            None => (hex::encode(random::<16>().ok()?), None),
         };
-        Some(Span { trace, id: hex(&random::<8>().ok()?), parent, began: SystemTime::now() })
+        Some(Span { trace, id: hex::encode(random::<8>().ok()?), parent, began: SystemTime::now() })
     }
 
     /// Ends a span, and hands it to the exporter if there is room.

@@ -179,7 +179,7 @@ impl Worker {
             // If there is nothing to wait for, as without records, the other branches need not be polled either.
             waited = tokio::time::timeout(LONGEST_WAIT, waiting) => waited.unwrap_or_else(|_| held()),
             () = settler.over() => Err(Stop::Unsettled),
-            () = self.stops.hurry.wait() => held(),
+            () = self.stops.hurry.cancelled() => held(),
         }
     }
 

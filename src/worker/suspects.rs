@@ -21,13 +21,13 @@ impl Worker {
     pub async fn suspect(self: Arc<Self>, mut incoming: Incoming, settler: Arc<Settler>, pass: Pass) {
         let admitted = tokio::select! {
             biased;
-            () = self.stops.stopping.wait() => return,
+            () = self.stops.stopping.cancelled() => return,
             () = settler.over() => return,
             admitted = self.admit(&incoming) => admitted,
         };
         let Some((_part, admitted, suspect)) = admitted else { return };
         let _hand = self.suspects_in_hand.acquire().await;
-        if self.stops.stopping.is_stopping() || !settler.holds(&incoming.due.delivery) {
+        if self.stops.stopping.is_cancelled() || !settler.holds(&incoming.due.delivery) {
             return;
         }
         let deaths = suspect.as_ref().map(Suspect::deaths);

@@ -5,7 +5,6 @@
 //! number of the line, before anything is imported.
 
 use super::value;
-use crate::bytes::hex;
 use crate::ops::counted;
 use crate::shown;
 use jiff::Timestamp;
@@ -35,7 +34,7 @@ impl Exported {
     fn encode(body: &[u8], properties: &BasicProperties) -> Value {
         let body = match std::str::from_utf8(body) {
             Ok(text) => json!(["text", text]),
-            Err(_) => json!(["hex", hex(body)]),
+            Err(_) => json!(["hex", hex::encode(body)]),
         };
         json!({ "body": body, "properties": value::encode_properties(properties) })
     }
@@ -67,7 +66,7 @@ impl Chain {
     /// Adds one more line, without its checksum and closing bracket, and returns the checksum.
     fn add(&mut self, line: &[u8]) -> &str {
         let digest = Sha256::new().chain_update(&self.0).chain_update(line).finalize();
-        self.0 = hex(&digest[..SUM_DIGITS / 2]);
+        self.0 = hex::encode(&digest[..SUM_DIGITS / 2]);
         &self.0
     }
 }

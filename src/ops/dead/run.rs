@@ -22,7 +22,7 @@ use crate::broker::report::Report;
 use crate::broker::settler::Publishers;
 use crate::broker::topology::Queues;
 use crate::broker::{self, link};
-use crate::shutdown::{self, Shutdown};
+use crate::shutdown;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use lapin::Consumer;
@@ -32,6 +32,7 @@ use std::time::Duration;
 use stop::broken;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The fewest first attempts for which a share of failures means something.
 const LEAST: usize = 10;
@@ -87,7 +88,7 @@ pub struct Run<'r> {
     taking: Taking<'r>,
     under_way: JoinSet<Published>,
     acks: Option<LetterAcks>,
-    interrupted: Shutdown,
+    interrupted: CancellationToken,
     invalid: BTreeMap<&'static str, u32>,
     begun: Instant,
     paced: f64,
@@ -254,7 +255,7 @@ impl<'r> Run<'r> {
     }
 
     fn judge(&self, least: usize) -> Result<(), Stop> {
-        if self.interrupted.is_stopping() {
+        if self.interrupted.is_cancelled() {
             return Err(Stop::Interrupted);
         }
         match self.tally().too_many(self.options.abort_above, least) {
@@ -314,7 +315,7 @@ impl<'r> Run<'r> {
                 progress.end();
                 return Ok(());
             }
-            if self.interrupted.is_stopping() {
+            if self.interrupted.is_cancelled() {
                 return Err(Stop::Interrupted);
             }
             quiet.look(self)?;
@@ -369,14 +370,15 @@ async fn listen(mut reports: Consumer, tally: Arc<Mutex<Tally>>) {
 }
 
 /// Becomes ready when the operator interrupts the command.
-fn interruption() -> Shutdown {
-    let (trigger, interrupted) = shutdown::channel();
+fn interruption() -> CancellationToken {
+    let interrupted = CancellationToken::new();
+    let trigger = interrupted.clone();
     tokio::spawn(async move {
         if shutdown::signalled().await.is_err() {
             // Then a signal has its default action, which loses nothing either.
             std::future::pending::<()>().await;
         }
-        trigger.stop();
+        trigger.cancel();
     });
     interrupted
 }

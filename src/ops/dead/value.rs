@@ -3,7 +3,6 @@
 //! Each header is a pair of its AMQP type and its value. Floats are written as their bits, and bytes that are not
 //! text as hexadecimal digits.
 
-use crate::bytes::hex;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 use serde_json::{Map, Value, json};
@@ -28,12 +27,12 @@ pub fn encode(value: &AMQPValue) -> Value {
         AMQPValue::ShortString(text) => json!(["short", text.as_str()]),
         AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
             Ok(text) => json!(["text", text]),
-            Err(_) => json!(["text_hex", hex(text.as_bytes())]),
+            Err(_) => json!(["text_hex", hex::encode(text.as_bytes())]),
         },
         AMQPValue::FieldArray(values) => json!(["array", values.as_slice().iter().map(encode).collect::<Vec<_>>()]),
         AMQPValue::Timestamp(seconds) => json!(["timestamp", seconds]),
         AMQPValue::FieldTable(table) => json!(["table", encode_table(table)]),
-        AMQPValue::ByteArray(bytes) => json!(["bytes", hex(bytes.as_slice())]),
+        AMQPValue::ByteArray(bytes) => json!(["bytes", hex::encode(bytes.as_slice())]),
         AMQPValue::Void => json!(["void", null]),
     }
 }
@@ -166,14 +165,7 @@ pub fn decode_properties(value: &Value) -> Result<BasicProperties, Wrong> {
 /// # Errors
 /// The text does not consist of pairs of hexadecimal digits.
 pub fn unhex(text: &str) -> Result<Vec<u8>, Wrong> {
-    let pairs = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| match pair {
-        [high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-            u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()
-        }
-        _ => None,
-    };
-    pairs.map(byte).collect::<Option<_>>().ok_or_else(|| "bytes are not hexadecimal digits".to_owned())
+    hex::decode(text).map_err(|_| "bytes are not hexadecimal digits".to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! What libpq allows in an address: several hosts, and its parameters, as far as they are supported.
 
 use crate::suggest::did_you_mean;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// All but what RFC 3986 calls unreserved.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The placeholder for the hosts; in a user name or password it would be percent-encoded.
 pub(super) const ONE_HOST: &str = "[::1]";
@@ -87,6 +91,5 @@ pub(super) fn schema_of(options: &str) -> Result<String, String> {
 }
 
 pub(super) fn percent_encoded(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    utf8_percent_encode(text, ENCODED).to_string()
 }

@@ -2,7 +2,6 @@
 
 use super::session::{OWN, Param, Session, column, system_time};
 use super::statements::READ;
-use crate::bytes::hex;
 use crate::record::Failed;
 use crate::record::kept::Seen;
 use crate::record::keys::{Key, Prefix, prefix_of};
@@ -40,7 +39,7 @@ pub(super) async fn serve_reads(session: Session, mut asked: mpsc::UnboundedRece
         let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
         let keys: Vec<&[u8]> = keys.into_iter().collect();
         let marks: HashSet<Prefix> = keys.iter().map(|key| prefix_of(key)).collect();
-        let marks: Vec<String> = marks.iter().map(|prefix| format!("{SWEPT}{}", hex(prefix))).collect();
+        let marks: Vec<String> = marks.iter().map(|prefix| format!("{SWEPT}{}", hex::encode(prefix))).collect();
         let rows = session.ask(READ, &[(&keys, Type::BYTEA_ARRAY), (&marks, Type::TEXT_ARRAY)]).await;
         let found = rows.and_then(|rows| found(&rows));
         session.has_failed.fetch_or(found.is_err(), Ordering::Relaxed);

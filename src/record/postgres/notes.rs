@@ -2,7 +2,7 @@
 
 use super::session::{OWN, Session, column};
 use super::statements::{KEEP_NOTE, NOTE, TAKE_OVER};
-use crate::bytes::{hex, random};
+use crate::bytes::random;
 use crate::record::Failed;
 use crate::record::address::Address;
 use crate::record::kept::Origin;
@@ -15,7 +15,7 @@ pub(super) async fn note(session: &Session, name: &str) -> Result<Option<String>
 
 /// Random bytes that the store keeps under a name; created by the first process that asks for them.
 pub(super) async fn kept<const N: usize>(session: &Session, name: &str) -> Result<[u8; N], Failed> {
-    let made = hex(&random::<N>().map_err(Failed::new)?);
+    let made = hex::encode(random::<N>().map_err(Failed::new)?);
     if note(session, name).await?.is_none() {
         session.ask(KEEP_NOTE, &[(&name, Type::TEXT), (&made, Type::TEXT)]).await?;
     }
@@ -30,12 +30,12 @@ pub(super) async fn kept<const N: usize>(session: &Session, name: &str) -> Resul
 
 /// Makes an empty store the copy of another.
 pub(super) async fn take_over(session: &Session, origin: &Origin, address: &Address) -> Result<(), Failed> {
-    let identity = hex(&origin.identity);
+    let identity = hex::encode(origin.identity);
     if note(session, "identity").await?.as_ref() == Some(&identity) {
         return Ok(());
     }
     let (mark, of) = origin.mark();
-    let (names, texts) = (vec!["secret", "identity", mark], vec![hex(&origin.secret), identity, of]);
+    let (names, texts) = (vec!["secret", "identity", mark], vec![hex::encode(origin.secret), identity, of]);
     let taken = session.ask(TAKE_OVER, &[(&names, Type::TEXT_ARRAY), (&texts, Type::TEXT_ARRAY)]).await?;
     if taken.is_empty() {
         let at = address.shown();

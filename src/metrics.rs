@@ -197,6 +197,7 @@ impl Metrics {
         let described = IntCounter::with_opts(lines.clone())?;
         r.register(Box::new(Asked { opts: lines, described, count: log_lines_dropped }))?;
         let (one, by_reason) = (["integration"], ["integration", "reason"]);
+        let each = |name, help| counters(&r, name, help, &one);
         Ok(Metrics {
             events: counters(&r, "events_total", "Events settled, by outcome.", &["integration", "outcome"])?,
             skipped: counters(&r, "skipped_total", "Events skipped, by reason.", &by_reason)?,
@@ -217,29 +218,23 @@ impl Metrics {
                 &["integration", "path"],
                 &LATENCY_BUCKETS,
             )?,
-            late_events: counters(&r, "late_events_total", "Accepted events over an hour old at receipt.", &one)?,
-            parked: counters(&r, "parked_total", "Messages published to a delay queue.", &one)?,
-            returned: counters(&r, "returned_total", "Messages that came back after their delay.", &one)?,
+            late_events: each("late_events_total", "Accepted events over an hour old at receipt.")?,
+            parked: each("parked_total", "Messages published to a delay queue.")?,
+            returned: each("returned_total", "Messages that came back after their delay.")?,
             states: States::new(&r)?,
-            stale_values: counters(&r, "stale_values_total", "Values not sent because a newer one is known.", &one)?,
-            unknown_values: counters(
-                &r,
+            stale_values: each("stale_values_total", "Values not sent because a newer one is known.")?,
+            unknown_values: each(
                 "unknown_values_total",
                 "Values not sent because their newest value cannot be known.",
-                &one,
             )?,
-            settle_failures: counters(&r, "settle_failures_total", "Publishes or acks that failed.", &one)?,
-            exchange_missing: counters(
-                &r,
+            settle_failures: each("settle_failures_total", "Publishes or acks that failed.")?,
+            exchange_missing: each(
                 "exchange_missing_total",
                 "Checks that found the exchange, and so the binding, missing.",
-                &one,
             )?,
-            letters_vanished: counters(
-                &r,
+            letters_vanished: each(
                 "letters_vanished_total",
                 "Messages that left the queues of an operator, or .store, without a command of this program.",
-                &one,
             )?,
             audit_entries: counters(
                 &r,

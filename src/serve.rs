@@ -62,17 +62,7 @@ pub async fn run(
 
     fleet.serve(&settings, integrations);
     let (file, environment) = (file.map(Path::to_owned), environment.clone());
-    let mut reload = Reload {
-        settings,
-        file,
-        environment,
-        warnings,
-        health: health.clone(),
-        refused: None,
-        postponed: None,
-        look: None,
-        is_asked: false,
-    };
+    let mut reload = Reload::new(settings, (file, environment), warnings, health.clone());
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,6 +140,16 @@ struct Look {
 }
 
 impl Reload {
+    fn new(
+        settings: Arc<Settings>,
+        (file, environment): (Option<PathBuf>, Environment),
+        warnings: Vec<String>,
+        health: Health,
+    ) -> Reload {
+        let (refused, postponed, look) = (None, None, None);
+        Reload { settings, file, environment, warnings, health, refused, postponed, look, is_asked: false }
+    }
+
     /// Checks at once, or as soon as the check that is under way has ended: that one may have begun before the
     /// change.
     fn ask(&mut self) {

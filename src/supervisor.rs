@@ -3,6 +3,8 @@
 //! Each integration has connections and a supervisor of its own: a problem of one integration (a message that
 //! kills the client's connection, a queue that is refused) does not affect the others.
 
+mod pauses;
+
 use crate::admin::{ConnectionState, Health};
 use crate::broker::claim::ClaimGuard;
 use crate::broker::consumers::Consumers;
@@ -19,25 +21,12 @@ use crate::systemd::notify;
 use crate::worker::Worker;
 use crate::{record, remedy};
 use jiff::Timestamp;
+use pauses::Pauses;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio_retry::strategy::{ExponentialBackoff, FixedInterval, jitter};
 use tokio_util::sync::CancellationToken;
 
-/// The longest pause between two tries to connect to the broker.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// After a connection that lasted this long, the count of losses begins again.
-const GOOD_WHILE: Duration = Duration::from_secs(30);
-/// After this many consecutive lost connections, a message may be the cause.
-const LOSSES: u32 = 2;
-/// The longest pause, in milliseconds, after each of the first connections that were lost.
-const QUICK_PAUSE_MS: u64 = 100;
-/// How many pauses are this short: the broker gives up on a message that kills connections at its 21st
-/// return, and until then the messages beside it wait.
-const QUICK_PAUSES: usize = 25;
-/// The longest pause between two tries to open the records: a standby takes over within seconds.
-const RECORDS_PAUSE: Duration = Duration::from_secs(2);
 /// How often the broker is told the epoch of the records: they may be a minute ahead at most.
 const CLAIM_EVERY: Duration = Duration::from_secs(30);
 /// The longest that a stop waits for the broker to be told the epoch a last time.
@@ -98,12 +87,8 @@ impl Supervisor {
     /// Connects, and reconnects whenever the connection is lost, until the process must stop.
     pub async fn run(&self) {
         let integration = self.name();
-        let mut after_failure = after_failure();
-        let mut after_loss = after_loss();
-        let mut losses = 0;
-        let mut is_silent = false;
-        let mut was_bound = false;
-        let mut told = None;
+        let mut pauses = Pauses::new();
+        let (mut is_silent, mut was_bound, mut told) = (false, false, None);
         let mut watch = Watch::default();
         loop {
             let connected = tokio::select! {
@@ -114,26 +99,17 @@ impl Supervisor {
             is_silent = matches!(&connected, Err(Trouble::Broker(error)) if error.is_silence());
             let pause = match connected {
                 Ok((link, consumers)) => {
-                    was_bound = true;
-                    told = None;
-                    after_failure = self::after_failure();
+                    (was_bound, told) = (true, None);
+                    pauses.connected();
                     let since = Instant::now();
-                    let Some(Lost { why, standing }) =
-                        Box::pin(self.consume(link, consumers, losses >= LOSSES, &mut watch)).await
-                    else {
-                        return;
-                    };
+                    let lost = Box::pin(self.consume(link, consumers, pauses.is_careful(), &mut watch)).await;
+                    let Some(Lost { why, standing }) = lost else { return };
                     match standing {
                         ConnectionState::WithoutRecords => tracing::warn!(integration, why, "stopped consuming"),
                         _ => tracing::warn!(integration, why, "lost the broker; connecting again"),
                     }
-                    losses += 1;
-                    if since.elapsed() > GOOD_WHILE {
-                        after_loss = self::after_loss();
-                        losses = 1;
-                    }
                     self.health.show_trouble(integration, standing, &why);
-                    after_loss.next()
+                    pauses.after_loss(since.elapsed())
                 }
                 Err(Trouble::Records(error)) => {
                     let why = error.to_string();
@@ -142,18 +118,18 @@ impl Supervisor {
                         if error.is_held() { ConnectionState::StandingBy } else { ConnectionState::WithoutRecords };
                     self.health.show_trouble(integration, standing, &why);
                     told = Some(why);
-                    after_failure.next().map(|pause| pause.min(RECORDS_PAUSE))
+                    pauses.without_records()
                 }
                 Err(Trouble::Broker(error)) => {
                     tracing::error!(integration, %error, "cannot use the broker; trying again");
                     let standing =
                         if error.is_refusal() { ConnectionState::Refused } else { ConnectionState::Disconnected };
                     self.health.show_trouble(integration, standing, &error.to_string());
-                    after_failure.next()
+                    pauses.after_failure()
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(pause.unwrap_or(LONGEST_PAUSE)) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => return,
             }
         }
@@ -386,15 +362,4 @@ async fn claim(settings: &Settings, worker: &Worker, connection: lapin::Connecti
             Err(Trouble::Records(failed))
         }
     }
-}
-
-/// The pauses between tries to reach a broker that is down.
-fn after_failure() -> impl Iterator<Item = Duration> {
-    ExponentialBackoff::from_millis(2).factor(125).max_delay(LONGEST_PAUSE).map(jitter)
-}
-
-/// The pauses after connections that were lost although the broker is up.
-fn after_loss() -> impl Iterator<Item = Duration> {
-    let quick = FixedInterval::from_millis(QUICK_PAUSE_MS).take(QUICK_PAUSES);
-    quick.map(jitter).chain(after_failure())
 }

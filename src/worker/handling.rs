@@ -4,7 +4,6 @@ use super::{Terms, Worker, lane};
 use crate::broker::consumers::{Incoming, QueueKind};
 use crate::broker::headers::{self, Attempt, History, traceparent};
 use crate::broker::redelivery::Redelivery;
-use crate::broker::report::Report;
 use crate::broker::settler::Settler;
 use crate::event::Body;
 use crate::facts::{Fingerprint, Receipt};
@@ -28,6 +27,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const MARGIN: Duration = Duration::from_secs(5);
 /// How many times newer values are sent after an accepted request, if they came meanwhile, before the event waits.
 const MOST_FOLLOW_UPS: usize = 2;
+
 impl Worker {
     /// Handles a delivery to its end, and returns whether it was settled.
     pub(super) async fn handle(&self, incoming: Incoming, settler: &Settler, terms: Terms) -> bool {
@@ -39,14 +39,8 @@ impl Worker {
             }
             self.gate.expect_retries(MARGIN);
         }
-        let failed = |error: &_| self.facts.settle_failed(error, Timestamp::now());
         if incoming.redelivery == Redelivery::Recount {
-            let Incoming { due, history, .. } = incoming;
-            let is_settled = settler.settle(due, &Settlement::Recount(history), failed).await.is_ok();
-            if is_settled {
-                self.facts.came_back();
-            }
-            return is_settled;
+            return self.recount(incoming, settler).await;
         }
         let received = Timestamp::now();
         self.facts.heard(received);
@@ -73,11 +67,10 @@ impl Worker {
         let attempts = history.attempts.saturating_add(attempt.is_some().into());
         let answer = attempt.as_ref().map(|attempt| (attempt.result, attempt.status));
         let watcher = headers::report_to(&due.delivery.properties).filter(|_| !is_repair).map(str::to_owned);
-        let repair_at =
-            || Timestamp::now().checked_add(record::execution_horizon(&self.integration)).unwrap_or(Timestamp::MAX);
-        let repair_at = is_repair_due.then(repair_at);
+        let repair_at = is_repair_due.then(|| self.repair_at());
         let settlement =
             verdict::settlement(&verdict, &processed, attempt, history, &self.integration.schedule, repair_at);
+        let failed = |error: &_| self.facts.settle_failed(error, Timestamp::now());
         let settled = settler.settle(due, &settlement, failed).await;
         self.facts.handled(span, queue_kind, attempts, &summary, settled.is_ok().then_some(&verdict));
         let Ok(body) = settled else { return false };
@@ -94,9 +87,25 @@ impl Worker {
             self.facts.settled(&verdict, &processed, &receipt, Timestamp::now());
         }
         if let Some(queue) = watcher {
-            settler.report(queue, report(&verdict, receipt.body, attempts, answer));
+            settler.report(queue, receipt.report(&verdict, attempts, answer));
         }
         true
+    }
+
+    /// When nothing older can be executed by the gate any more.
+    fn repair_at(&self) -> Timestamp {
+        Timestamp::now().checked_add(record::execution_horizon(&self.integration)).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Counts a return with a lost connection.
+    async fn recount(&self, incoming: Incoming, settler: &Settler) -> bool {
+        let Incoming { due, history, .. } = incoming;
+        let failed = |error: &_| self.facts.settle_failed(error, Timestamp::now());
+        let is_settled = settler.settle(due, &Settlement::Recount(history), failed).await.is_ok();
+        if is_settled {
+            self.facts.came_back();
+        }
+        is_settled
     }
 
     /// Steps 2 and 3: what the event says, and what is to be done about it.
@@ -377,14 +386,6 @@ fn entered(turn: Turn) -> Result<Box<Taken>, Stop> {
 fn guarded(deliver: impl Future<Output = Result<Handled, Stop>>) -> impl Future<Output = Result<Handled, Stop>> {
     let handled = AssertUnwindSafe(deliver).catch_unwind();
     handled.map(|handled| handled.unwrap_or_else(|_| Err(Processed::Panicked.into())))
-}
-
-/// The report of a verdict, for an operator who watches a replay.
-fn report(verdict: &Verdict, body: Fingerprint<'_>, attempt: u32, answer: Option<(Outcome, Option<u16>)>) -> Report {
-    let (outcome, code) = (verdict.word().to_owned(), verdict.code().to_owned());
-    let (result, status) = answer.unzip();
-    let result = result.map(|result| result.label().to_owned());
-    Report { outcome, code, body: body.to_string(), attempt, result, status: status.flatten() }
 }
 
 #[cfg(test)]

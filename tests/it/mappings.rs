@@ -188,6 +188,22 @@ fn nested_values_of_a_customers_own_fields_are_sent_as_escaped_text() {
     }
 }
 
+/// Paths into every part of an event that a mapping can name.
+const DEEP_PATHS: [&str; 12] = [
+    "consents_purposes_cookies_metadata_b_x_vendors",
+    "consents_purposes_cookies_propagation_b_x_enabled",
+    "consents_purposes_cookies_channel_email_enabled",
+    "consents_purposes_cookies_preferences_weekly_channels_sms_enabled",
+    "consents_purposes_cookies_values_topics_value_art",
+    "metadata_b_x_enabled",
+    "metadata_values_c",
+    "user_metadata_values_c",
+    "user_delegate_b_x_vendors",
+    "user_source",
+    "user_consents_vendors_enabled",
+    "user_proofs_id",
+];
+
 /// Fields that a mapping does not read change neither its value nor the event's time.
 #[test]
 fn a_mapping_alone_finds_what_it_finds_beside_all_others() {
@@ -217,22 +233,8 @@ fn a_mapping_alone_finds_what_it_finds_beside_all_others() {
         .collect();
     bodies.extend([&full, &updated, &revoked].map(|event| event.to_string().into_bytes()));
     let document = document();
-    let mut paths: Vec<&str> =
-        document["mappings"].as_array().unwrap().iter().filter_map(|mapping| mapping["value"].as_str()).collect();
-    paths.extend([
-        "consents_purposes_cookies_metadata_b_x_vendors",
-        "consents_purposes_cookies_propagation_b_x_enabled",
-        "consents_purposes_cookies_channel_email_enabled",
-        "consents_purposes_cookies_preferences_weekly_channels_sms_enabled",
-        "consents_purposes_cookies_values_topics_value_art",
-        "metadata_b_x_enabled",
-        "metadata_values_c",
-        "user_metadata_values_c",
-        "user_delegate_b_x_vendors",
-        "user_source",
-        "user_consents_vendors_enabled",
-        "user_proofs_id",
-    ]);
+    let of_document = document["mappings"].as_array().unwrap().iter().filter_map(|mapping| mapping["value"].as_str());
+    let paths = of_document.chain(DEEP_PATHS);
     let mut found = 0;
     for path in paths {
         let source = Source::Path(Path::compile(path).unwrap());

@@ -480,14 +480,8 @@ impl<'s> World<'s> {
         let mut record = self.memory.record.clone();
         let (begun, write) = record::begin(&mut record, ask, &around);
         self.tell(|| {
-            format!(
-                "worker {worker} begins {subject:?}{}: {}",
-                if history.is_repair { " as a repair" } else { "" },
-                match &begun {
-                    Begun::Send(to_send) => shown(&to_send.newest),
-                    other => format!("{other:?}"),
-                }
-            )
+            let what = if let Begun::Send(to_send) = &begun { shown(&to_send.newest) } else { format!("{begun:?}") };
+            format!("worker {worker} begins {subject:?}{}: {what}", if history.is_repair { " as a repair" } else { "" })
         });
         let processed = match begun {
             Begun::Send(to_send) => {

@@ -87,6 +87,12 @@ impl DeadLetters {
     pub async fn hold(settings: &link::Settings, name: &Name, pile: Pile) -> Result<DeadLetters, Error> {
         let queues = Queues::of(name);
         let (connection, channel) = lock(settings, name, &queues.letters_lock).await?;
+        // A look must not make a broker seem in use where nobody declared anything.
+        if topology::depth_if_there(&connection, &queues.dead).await?.is_none() {
+            topology::close(&connection).await;
+            let remedy = "check whether broker.url is the worker's; its first start and consent-gate declare make them";
+            return Err(Error::refused(format!("the queues of {name} are not declared at this broker"), remedy));
+        }
         topology::declare_letters(&channel, &queues).await?;
         let mut letters = DeadLetters {
             connection: Arc::new(connection),

@@ -5,6 +5,7 @@ use super::problems::Problems;
 use crate::shown::quoted;
 use crate::suggest::{did_you_mean, nearest};
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::time::Duration;
 
 /// A typed value and where it was written.
@@ -153,27 +154,33 @@ impl<'p> Fields<'p> {
 
     /// A whole number from 1 to `most`.
     pub fn count(&mut self, key: &'static str, most: i64) -> Option<At<usize>> {
-        self.typed(key, &format!("a whole number from 1 to {most}"), |value| {
-            let number = match value {
-                Value::Integer(number) => *number,
-                Value::Text(text) => text.parse().ok()?,
-                _ => return None,
-            };
-            (1..=most).contains(&number).then(|| usize::try_from(number).ok())?
-        })
+        let number = self.typed(key, &format!("a whole number from 1 to {most}"), |value| match value {
+            Value::Integer(number) => Some(*number),
+            Value::Text(text) => text.parse().ok(),
+            _ => None,
+        });
+        let At { value, place } = self.within(key, number?, 1, most)?;
+        usize::try_from(value).ok().map(|value| At { value, place })
     }
 
     /// A rate, from 0.001 to a million.
     pub fn rate(&mut self, key: &'static str) -> Option<At<f64>> {
-        self.typed(key, "a number from 0.001 to 1000000", |value| {
-            let number = match value {
-                Value::Integer(number) => *number as f64,
-                Value::Float(number) => *number,
-                Value::Text(text) => text.parse().ok()?,
-                _ => return None,
-            };
-            (0.001..=1e6).contains(&number).then_some(number)
-        })
+        let number = self.typed(key, "a number from 0.001 to 1000000", |value| match value {
+            Value::Integer(number) => Some(*number as f64),
+            Value::Float(number) => Some(*number),
+            Value::Text(text) => text.parse().ok(),
+            _ => None,
+        });
+        self.within(key, number?, 0.001, 1e6)
+    }
+
+    fn within<T: PartialOrd + Display>(&self, key: &str, number: At<T>, least: T, most: T) -> Option<At<T>> {
+        let At { value, place } = &number;
+        if *value >= least && *value <= most {
+            return Some(number);
+        }
+        self.problems.add(place, format!("{} is {value}; it must be from {least} to {most}", self.name(key)));
+        None
     }
 
     /// A duration such as `"10s"`.

@@ -137,6 +137,9 @@ fn check_format(format: &str) -> Result<(), String> {
     if has("m") && has("HIklRT") && !has("deDFjxcs+") {
         return Err(format!("\"{}\" has an hour and a month (%m), and no day; minutes are %M", quoted(format)));
     }
+    if has("HIkl") && has("m") && !has("M") && format.rfind("%m") > format.find(['H', 'I', 'k', 'l']) {
+        return Err(format!("\"{}\" has a month (%m) behind the hour, and no minutes, which are %M", quoted(format)));
+    }
     // Two times that differ in everything but the zone.
     if shown_at(0, format) == shown_at(1_781_962_448, format) {
         let format = quoted(format);
@@ -194,11 +197,14 @@ fn identifier_index(
     if let Some(wanted) = wanted {
         let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
         if found.is_none() {
-            let meant = did_you_mean(&wanted.value, mappings.iter().map(|mapping| &*mapping.id));
-            problems.add(
-                &wanted.place,
-                format!("identifier: \"{}\" is not a mapped property{meant}", quoted(&wanted.value)),
-            );
+            let why = if mappings.iter().any(|mapping| *mapping.id == *wanted.value) {
+                "is a constant, which cannot identify a person".to_owned()
+            } else {
+                let paths = mappings.iter().filter(|mapping| matches!(mapping.source, Source::Path(_)));
+                let meant = did_you_mean(&wanted.value, paths.map(|mapping| &*mapping.id));
+                format!("is not a mapped property{meant}")
+            };
+            problems.add(&wanted.place, format!("identifier: \"{}\" {why}", quoted(&wanted.value)));
         }
         let switch = found.and_then(|index| mappings.get(index)).is_some_and(|m| m.source.kind() == Kind::Switch);
         if switch {

@@ -5,7 +5,7 @@
 
 use super::audit::{audit, persons};
 use super::dead::OfPersons;
-use super::store::compared;
+use super::store::{compared, none_known};
 use super::{Failure, Progress, agreed, counted, integration, is_somebody, print, talk, usage};
 use crate::audit::Command;
 use crate::cli::PersonForgetArgs;
@@ -44,7 +44,10 @@ pub async fn forget(
     let (settings, integration) = integration(&args.integration, file, environment)?;
     // Before anything is counted or asked: an answer from the wrong records would be worthless.
     let access = match settings.records.place {
-        Backend::Off => None,
+        Backend::Off => {
+            none_known(&settings, &integration).await?;
+            None
+        }
         _ => Some(compared(&settings, &integration).await?),
     };
     if access.is_none() {

@@ -1,7 +1,7 @@
 //! `store`: which records are these, and does the broker know them?
 
 use super::finding::Finding;
-use super::{Failure, agreed, counted, print};
+use super::{Failure, agreed, counted, print, talk};
 use crate::broker::claim::ClaimGuard;
 use crate::broker::topology::{self, Declared, Queues};
 use crate::broker::{self, link};
@@ -17,7 +17,8 @@ use std::path::Path;
 
 /// What is said of records that the broker once knew.
 const FORGOTTEN: &str = "the broker has forgotten these records, so nobody can know whether they are the newest: a \
-                         policy removed the message from .store (rabbitmqctl list_policies), or the queue or broker is new";
+                         policy removed the message from .store (rabbitmqctl list_policies), or the queue or broker is new; \
+                         once no policy does, the worker's next event or restart tells the broker again";
 
 /// Shows the records, and what the broker remembers of them for each integration whose document can be read.
 ///
@@ -27,13 +28,8 @@ const FORGOTTEN: &str = "the broker has forgotten these records, so nobody can k
 pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let (Config { settings, integrations, .. }, problems) = config::load_readable(file, environment)?;
     let place = &settings.records.place;
-    let (own, count, access) = match place {
-        Backend::Off => (Claim::off(), 0, None),
-        _ => {
-            let access = Access::open(&settings.records).await?;
-            (access.claim().await?, access.count().await?, Some(access))
-        }
-    };
+    let (own, access) = opened(&settings).await?;
+    let count = count(access.as_ref()).await?;
     let is_free = access.as_ref().is_some_and(|access| is_free(access, place));
     let mut text = if as_json {
         let records = json!({ "records": place.to_string(), "store": own.store, "epoch": own.epoch, "persons": count });
@@ -43,12 +39,8 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     };
     let mut wrong = 0;
     for integration in &integrations {
-        let Told { known, is_consumed } = told(look(&settings, integration).await?).await?;
-        let judged = match (&access, &known) {
-            (Some(access), known) => access.compare(&integration.name, known.as_ref(), place).await,
-            (None, Some(known)) => own.follows(known, place).map(|()| false),
-            (None, None) => Ok(false),
-        };
+        let Told { known, is_consumed } = known(&settings, integration).await?;
+        let judged = judged(access.as_ref(), known.as_ref(), &integration.name, place).await;
         let judged = in_place(judged, is_free, is_consumed, integration, place);
         wrong += u32::from(judged.is_err());
         text.push_str(&shown(integration, known.as_ref(), judged.map_err(|failed| failed.to_string()), as_json));
@@ -107,12 +99,14 @@ pub async fn adopt(
         None => integrations.iter().collect(),
         Some(name) => vec![super::named(&integrations, name)?],
     };
-    let access = Access::open(&settings.records).await?;
-    let own = access.claim().await?;
+    let (own, access) = opened(&settings).await?;
     let mut refused = Vec::new();
     let mut lost = Vec::new();
     for integration in adopting {
-        let Told { known, is_consumed } = told(look(&settings, integration).await?).await?;
+        let Told { known, is_consumed } = known(&settings, integration).await?;
+        if access.is_none() && known.is_none() {
+            continue; // what was never known need not be given up
+        }
         if known.as_ref().is_some_and(|known| own.follows(known, place).is_ok()) {
             continue;
         }
@@ -124,17 +118,19 @@ pub async fn adopt(
             lost.push(format!("{} (store {}, epoch {})", integration.name, known.store, known.epoch));
         }
     }
-    let names: Vec<&str> = refused.iter().map(|integration| integration.name.as_str()).collect();
     if refused.is_empty() {
         return if as_json { Ok(()) } else { print("nothing to adopt: these are the records that the broker knows\n") };
     }
-    if !lost.is_empty() && !args.lose_records && access.count().await? == 0 {
+    if !lost.is_empty() && !args.lose_records && count(access.as_ref()).await? == 0 {
         return Err(Failure::Usage(would_lose(place, &lost)));
     }
-    let question = format!(
-        "take {place} as the records of {}? What the former ones knew is lost: an old retry or letter can win once",
-        names.join(", ")
-    );
+    let names: Vec<&str> = refused.iter().map(|integration| integration.name.as_str()).collect();
+    let names = names.join(", ");
+    let what = match place {
+        Backend::Off => format!("keep no records of {names} from now on"),
+        _ => format!("take {place} as the records of {names}"),
+    };
+    let question = format!("{what}? What the former ones knew is lost: an old retry or letter can win");
     if !args.yes && !agreed(&question, "this changes which consents are known as the newest")? {
         return Err(Failure::Failed("nothing was adopted".to_owned()));
     }
@@ -150,17 +146,24 @@ pub async fn adopt(
 
 /// Why nothing is adopted while a worker uses other records.
 fn in_use(integration: &Integration, place: &Backend) -> String {
+    let others = match place {
+        Backend::Off => "with records".to_owned(),
+        _ => format!("with records other than those in {place}"),
+    };
     format!(
-        "a worker consumes events of {} with records other than those in {place}, and the broker knows that worker's: \
-         those are the right ones. Use them, or stop that worker first; several workers need PostgreSQL (docs/postgresql.md)",
+        "a worker consumes events of {} {others}, and the broker knows that worker's: those are the right ones. Use them, or stop that worker first; several workers need PostgreSQL (docs/postgresql.md)",
         integration.name
     )
 }
 
 /// What is lost if empty records take the place of others.
 fn would_lose(place: &Backend, lost: &[String]) -> String {
+    let these = match place {
+        Backend::Off => "no records would be kept".to_owned(),
+        _ => format!("the records in {place} are empty"),
+    };
     format!(
-        "the records in {place} are empty, and the broker knows others: {}. With these, it is no longer known which \
+        "{these}, and the broker knows others: {}. Then it is no longer known which \
          consents are the newest, which requests are in doubt and who was erased: an old retry, a late event or a \
          replayed letter can bring back what was withdrawn or deleted since. Bring the others back (first \
          check whether [records] store names the right place), or add --lose-records",
@@ -174,11 +177,42 @@ fn would_lose(place: &Backend, lost: &[String]) -> String {
 /// They are not those that the broker knows, or records or broker cannot be reached (exit code 1).
 pub(super) async fn compared(settings: &config::Settings, integration: &Integration) -> Result<Access, Failure> {
     let access = Access::open(&settings.records).await?;
-    let Told { known, is_consumed } = told(look(settings, integration).await?).await?;
+    let Told { known, is_consumed } = known(settings, integration).await?;
     let place = &settings.records.place;
     let compared = access.compare(&integration.name, known.as_ref(), place).await;
-    in_place(compared, is_free(&access, place), is_consumed, integration, place)?;
+    if in_place(compared, is_free(&access, place), is_consumed, integration, place)? {
+        talk(&format!("{}: {FORGOTTEN}", integration.name));
+    }
     Ok(access)
+}
+
+/// Checks, where no records are kept, that the broker knows none either.
+///
+/// # Errors
+/// It knows some, or it cannot be reached (exit code 1).
+pub(super) async fn none_known(settings: &config::Settings, integration: &Integration) -> Result<(), Failure> {
+    let Told { known, is_consumed } = known(settings, integration).await?;
+    let place = &settings.records.place;
+    let judged = known.map_or(Ok(()), |known| Claim::off().follows(&known, place)).map(|()| false);
+    in_place(judged, false, is_consumed, integration, place)?;
+    Ok(())
+}
+
+/// Opens records that exist; none are kept if the settings say so.
+async fn opened(settings: &config::Settings) -> Result<(Claim, Option<Access>), Failed> {
+    if let Backend::Off = settings.records.place {
+        return Ok((Claim::off(), None));
+    }
+    let access = Access::open(&settings.records).await?;
+    Ok((access.claim().await?, Some(access)))
+}
+
+/// How many persons these records are about.
+async fn count(access: Option<&Access>) -> Result<u64, Failed> {
+    match access {
+        Some(access) => access.count().await,
+        None => Ok(0),
+    }
 }
 
 /// What the broker knows of an integration's records, and whether a worker consumes its events.
@@ -190,7 +224,12 @@ struct Told {
 async fn told(look: ClaimGuard) -> Result<Told, broker::Error> {
     let (known, consumers) = (look.known(), look.consumers().await);
     look.leave().await;
-    Ok(Told { known, is_consumed: consumers? > 0 })
+    let is_consumed = match consumers {
+        Ok(consumers) => consumers > 0,
+        Err(error) if error.code() == Some(404) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(Told { known, is_consumed })
 }
 
 /// Whether these records are for one worker only, and none holds them.
@@ -235,11 +274,7 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     for integration in config.integrations.iter().filter(|_| is_broker_reached) {
         let name = &integration.name;
         match known(&config.settings, integration).await {
-            Ok(Told { known: Some(known), .. }) if matches!(place, Backend::Off) && known != Claim::off() => doubts.push(format!(
-                "the broker knows records of {name}, store {}, epoch {}, which no worker may use again after a worker without records",
-                known.store, known.epoch
-            )),
-            Ok(Told { known, is_consumed }) if !matches!(place, Backend::Off) => {
+            Ok(Told { known, is_consumed }) => {
                 let judged = judged(access.as_ref(), known.as_ref(), name, place).await;
                 match in_place(judged, is_free, is_consumed, integration, place) {
                     Ok(true) => doubts.push(format!("{name}: {FORGOTTEN}")),
@@ -247,7 +282,6 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
                     Err(why) => refused.push(format!("{name}: {why}")),
                 }
             }
-            Ok(_) => {}
             Err(error) => doubts.push(format!("{name}: not compared with what the broker knows: {error}")),
         }
     }
@@ -304,7 +338,8 @@ async fn judged(
     match (access, known) {
         (Some(access), known) => access.compare(integration, known, place).await,
         (None, None) => Ok(false),
-        (None, Some(known)) if *known == Claim::off() => known.follows(known, place).map(|()| false),
+        (None, Some(known)) if matches!(place, Backend::Off) => Claim::off().follows(known, place).map(|()| false),
+        (None, Some(known)) if *known == Claim::off() => Err(Failed::after_none(place)),
         (None, Some(known)) => Err(Failed::no_records(known)),
     }
 }

@@ -101,7 +101,7 @@ fn with_reason(state: &str, reason: Option<&str>) -> String {
 pub(super) async fn letters(config: &Config, name: &Name) -> Finding {
     let told = match depths(config, &Queues::of(name)).await {
         Ok(Some([dead, aside, unreadable])) => waiting(name, dead, aside, unreadable),
-        Ok(None) => Some("its queues are not declared yet, so nothing is kept for it: consent-gate declare".to_owned()),
+        Ok(None) => Some("its queues are not declared, so nothing is kept for it: consent-gate declare".to_owned()),
         Err(error) => Some(format!("cannot be counted: {error}")),
     };
     let is_doubtful = told.is_some();
@@ -131,10 +131,14 @@ fn waiting(name: &Name, dead: u32, aside: u32, unreadable: u32) -> Option<String
     (!told.is_empty()).then(|| told.join("; "))
 }
 
-/// How many messages wait in `.dead`, `.aside` and `.unreadable`, by one connection; `None` before they are declared.
+/// How many messages wait in `.dead`, `.aside` and `.unreadable`, by one connection; `None` if the queue for events or
+/// that for dead letters is missing.
 async fn depths(config: &Config, queues: &Queues) -> Result<Option<[u32; 3]>, broker::Error> {
     let connection = link::dial_to_declare(&config.settings.broker).await?;
     let depths = async {
+        if topology::depth_if_there(&connection, &queues.work).await?.is_none() {
+            return Ok(None);
+        }
         let Some(dead) = topology::depth_if_there(&connection, &queues.dead).await? else { return Ok(None) };
         let aside = topology::depth_if_there(&connection, &queues.aside).await?.unwrap_or_default();
         let unreadable = topology::depth_if_there(&connection, &queues.unreadable).await?.unwrap_or_default();

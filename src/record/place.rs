@@ -141,6 +141,22 @@ impl Failed {
             )
     }
 
+    /// Events went to the gate, or may have gone, while no records were kept.
+    pub(crate) fn after_none(place: &Backend) -> Failed {
+        let why = "records were given up ([records] store was \"off\")";
+        Failed::new(format!("{why}, so those in {place} do not contain the latest events"))
+            .with_remedy("to accept that: consent-gate store adopt".to_owned())
+    }
+
+    /// No records are to be kept, and the broker knows some.
+    fn given_up(known: &Claim) -> Failed {
+        let Claim { store, epoch } = known;
+        let why = "[records] store is \"off\", and without them a late retry of an older consent can win";
+        Failed::new(format!("the broker knows records, store {store}, epoch {epoch}, but {why}")).with_remedy(
+            "check whether [records] store is meant to be that, or give them up: consent-gate store adopt".to_owned(),
+        )
+    }
+
     /// The disk neither works nor reports an error.
     pub(super) fn silent() -> Failed {
         let longest = super::group_commit::LONGEST_WRITE;
@@ -185,14 +201,15 @@ impl Claim {
     /// Why not, and what to do.
     pub fn follows(&self, known: &Claim, place: &Backend) -> Result<(), Failed> {
         let Claim { store, epoch } = known;
+        match (*self == Claim::off(), *known == Claim::off()) {
+            (true, true) => return Ok(()),
+            (true, false) => return Err(Failed::given_up(known)),
+            (false, true) => return Err(Failed::after_none(place)),
+            (false, false) => {}
+        }
         let look = "first check whether [records] store names the right place";
         let adopt = "or accept that what those knew is lost: consent-gate store adopt";
         let moved = "if they were to move here, consent-gate store copy --from their former place";
-        if *known == Claim::off() {
-            let why = "the latest events were delivered without records ([records] store was \"off\")";
-            let why = format!("{why}, so the records in {place} do not contain them");
-            return Err(Failed::new(why).with_remedy("to accept that: consent-gate store adopt".to_owned()));
-        }
         if store != &self.store {
             let why = format!("the records in {place} are not those of this integration's earlier events");
             let which = format!("those are store {store}, epoch {epoch}; these are store {}", self.store);

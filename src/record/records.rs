@@ -189,7 +189,8 @@ impl Records {
     ) -> Result<(Option<Arc<Verified>>, Option<Claim>), Failed> {
         if let Backend::Off = self.settings.place {
             // If no records were ever kept, the broker need not remember that.
-            return Ok((None, known.filter(|known| **known != Claim::off()).map(|_| Claim::off())));
+            known.map_or(Ok(()), |known| Claim::off().follows(known, &self.settings.place))?;
+            return Ok((None, None));
         }
         let store = self.compared(&integration.name, known).await?;
         let claim = store.advance().await?;

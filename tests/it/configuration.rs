@@ -358,11 +358,11 @@ fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     let check = |lab: &super::harness::Lab| lab.run(&["check", "--connect"], b"");
     let before = check(&lab);
     assert_eq!(before.code, 0, "{}{}", before.out, before.err);
-    for told in ["none answers here", "none yet: the worker's first start", "its queues are not declared yet"] {
+    for told in ["none answers here", "none yet: the worker's first start", "its queues are not declared"] {
         assert!(before.out.contains(told), "{told}: {}", before.out);
     }
     assert!(!lab.folder.0.join("records").exists(), "a look makes no records");
-    assert!(check(&lab).out.contains("not declared yet"), "nor queues");
+    assert!(check(&lab).out.contains("are not declared"), "nor queues");
     lab.start();
     let well = check(&lab);
     assert_eq!(well.code, 0, "{}{}", well.out, well.err);
@@ -401,7 +401,43 @@ fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     assert!(!check(&lab).out.contains("failed   records"));
     lab.set("CONSENT_GATE_RECORDS__STORE", "off");
     let off = check(&lab);
-    assert!(off.out.contains("the broker knows records of"), "{}", off.out);
+    assert!(off.out.contains("the broker knows records, store "), "{}", off.out);
+}
+
+#[test]
+fn what_has_the_right_type_and_cannot_be_meant_is_told() {
+    let folder = Folder::new();
+    let document = |identifier: &str, format: &str| {
+        json!({
+            "type_id": "selligent", "authentication": { "username": "u", "password": "key" },
+            "properties": { "url": "gate.example.net", "gate": "g" }, "identifier": identifier,
+            "mappings": [
+                { "id": "MAIL", "value": "organization_user_id" },
+                { "id": "SOURCE", "constant": "didomi" },
+                { "id": "AT", "value": "created_at", "date_format": format },
+            ],
+        })
+    };
+    folder.write("integrations/acme.json", document("MAIL", "%Y-%m-%d %H:%m").to_string());
+    folder.write("integrations/shop.json", document("SOURCE", "%Y").to_string());
+    folder.write("consent-gate.toml", "[gate]\nmax_in_flight = 0\nrequests_per_second = 0\n");
+    let checked = run(&folder, &[], &["check"], b"");
+    for told in [
+        "gate.max_in_flight is 0; it must be from 1 to 10000",
+        "gate.requests_per_second is 0; it must be from 0.001 to 1000000",
+        "\"SOURCE\" is a constant, which cannot identify a person",
+        "\"%Y-%m-%d %H:%m\" has a month (%m) behind the hour, and no minutes, which are %M",
+    ] {
+        assert!(checked.code == 2 && checked.err.contains(told), "{told}: {}", checked.err);
+    }
+    for name in ["acme", "shop"] {
+        folder.write(&format!("integrations/{name}.json"), document("MAIL", "%H:%M %d.%m.%Y").to_string());
+    }
+    folder.write("consent-gate.toml", "[gate]\ntimeout = \"10s\"\nconnect_timeout = \"20s\"\n");
+    let checked = run(&folder, &[], &["check"], b"");
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    let told = checked.out + &checked.err;
+    assert!(told.contains("gate.connect_timeout is longer than the timeout, 10s, which counts"), "{told}");
 }
 
 #[test]
@@ -416,7 +452,7 @@ fn what_could_not_work_is_refused_before_the_start() {
     let long = "x".repeat(256);
     for (toml, why) in [
         ("[source]\nqueue = \"consent-gate.acme.dead\"", "source.queue names one of the worker's own queues"),
-        ("[gate]\nrequests_per_second = 1e-20", "gate.requests_per_second: expected a number from 0.001"),
+        ("[gate]\nrequests_per_second = 1e-20", "requests_per_second is 0.00000000000000000001; it must be from 0.001"),
         (&format!("[source]\nexchange = \"{long}\""), "source.exchange is longer than 255 bytes"),
         (&format!("[source]\nbinding_keys = [\"{long}\"]"), "source.binding_keys is longer than 255 bytes"),
         ("[broker]\nca_file = \"not.pem\"", "broker.ca_file contains no certificate"),

@@ -238,9 +238,54 @@ fn a_command_makes_no_records_and_believes_none_but_those_that_the_broker_knows(
     }
     assert!(!lab.folder.0.join("elsewhere").exists());
     lab.set("CONSENT_GATE_RECORDS__STORE", "off");
-    let forgotten = command(&lab, &forget);
+    for arguments in [&forget[..], &["store", "show"]] {
+        let refused = command(&lab, arguments);
+        let told = refused.out + &refused.err;
+        assert!(refused.code == 1 && told.contains("the broker knows records, store "), "{told}");
+    }
+    let shown = command(&lab, &["person", "show", "--integration", &name, JANE]);
+    assert!(shown.code == 1 && shown.err.contains("no records are kept"), "{}", shown.err);
+}
+
+#[test]
+fn without_records_a_person_is_forgotten_as_far_as_that_goes() {
+    let mut lab = Lab::new();
+    lab.set("CONSENT_GATE_RECORDS__STORE", "off");
+    lab.declare();
+    let name = lab.integration().to_owned();
+    let forgotten = command(&lab, &["person", "forget", "--integration", &name, JANE, "--yes"]);
     assert!(forgotten.code == 0 && forgotten.err.contains("can bring the person back"), "{}", forgotten.err);
     assert!(!forgotten.out.contains("will be skipped"), "{}", forgotten.out);
+}
+
+/// A wrong address of the broker must not look like a right one, neither now nor at the next look.
+#[test]
+fn a_command_that_looks_declares_nothing() {
+    let mut lab = Lab::new();
+    lab.start();
+    deliver(&mut lab, news(JANE, -60, true), 1);
+    lab.stop();
+    let name = lab.integration().to_owned();
+    let queues = ["", ".dead", ".aside", ".dead.marks", ".audit", ".store"].map(|suffix| lab.queue(suffix));
+    for queue in &queues {
+        lab.bench.delete_queue(queue);
+    }
+    for arguments in [
+        &["store", "show"][..],
+        &["person", "show", "--integration", &name, JANE],
+        &["person", "forget", "--integration", &name, JANE, "--yes"],
+        &["dead", "list", "--integration", &name],
+        &["dead", "replay", "--dry-run", "--integration", &name],
+    ] {
+        let looked = command(&lab, arguments);
+        let told = looked.out + &looked.err;
+        let is_told = told.contains("has forgotten these records") || told.contains("are not declared at this broker");
+        assert!(is_told, "{arguments:?}: {told}");
+    }
+    let there: Vec<_> = queues.iter().filter(|queue| lab.bench.has_queue(queue)).collect();
+    assert!(there.is_empty(), "{there:?}");
+    let checked = command(&lab, &["check", "--connect"]);
+    assert!(checked.out.contains("its queues are not declared"), "{}", checked.out);
 }
 
 #[test]
@@ -338,7 +383,7 @@ fn a_restored_database_is_refused_until_it_is_adopted() {
 }
 
 #[test]
-fn what_was_delivered_without_records_is_noticed() {
+fn records_are_given_up_only_on_purpose_and_what_was_delivered_without_them_is_noticed() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RECORDS__STORE", "off");
     lab.start();
@@ -347,10 +392,22 @@ fn what_was_delivered_without_records_is_noticed() {
     lab.start();
     lab.stop();
     lab.set("CONSENT_GATE_RECORDS__STORE", "off");
+    refused(&mut lab, "a late retry of an older consent can win");
+    let name = lab.integration().to_owned();
+    let adopt = ["store", "adopt", "--yes", "--json", "--integration", &name];
+    let checked = command(&lab, &["check", "--connect"]);
+    assert!(checked.code == 1 && checked.out.contains("the broker knows records, store "), "{}", checked.out);
+    lab.stop();
+    let asked = command(&lab, &adopt);
+    assert!(asked.code == 2 && asked.err.contains("--lose-records"), "{}", asked.err);
+    assert_eq!(lines(&lab, &[&adopt[..], &["--lose-records"]].concat()).len(), 1);
+    assert_eq!(lines(&lab, &adopt).len(), 0, "nothing is left to give up");
     lab.start();
+    let shown = command(&lab, &["store", "show"]);
+    assert!(shown.code == 0 && shown.out.contains(": right"), "{}", shown.out);
     lab.stop();
     lab.set("CONSENT_GATE_RECORDS__STORE", "records");
-    refused(&mut lab, "delivered without records");
+    refused(&mut lab, "do not contain the latest events");
 }
 
 #[test]

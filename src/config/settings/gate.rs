@@ -16,6 +16,7 @@ pub(in crate::config) fn limits(
     folder: &Path,
     environment: &Environment,
 ) -> Limits {
+    let connect = fields.place_of("connect_timeout");
     let limits = Limits {
         timeout: not_zero(&mut fields, "timeout").unwrap_or(defaults.timeout),
         connect_timeout: not_zero(&mut fields, "connect_timeout").unwrap_or(defaults.connect_timeout),
@@ -24,7 +25,7 @@ pub(in crate::config) fn limits(
         requests_per_second: fields.rate("requests_per_second").map(|at| at.value).or(defaults.requests_per_second),
         way: way(&mut fields, &defaults.way, folder, environment),
     };
-    if let Some(place) = fields.place_of("connect_timeout").filter(|_| limits.connect_timeout > limits.timeout) {
+    if let Some(place) = connect.filter(|_| limits.connect_timeout > limits.timeout) {
         let name = fields.name("connect_timeout");
         fields
             .problems()

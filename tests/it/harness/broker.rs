@@ -282,6 +282,15 @@ impl Bench {
         self.block_on(async { self.depth_on(&self.channel().await, queue).await })
     }
 
+    /// Whether there is such a queue.
+    pub fn has_queue(&self, queue: &str) -> bool {
+        self.block_on(async {
+            let channel = self.channel().await;
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.into(), passive, FieldTable::default()).await.is_ok()
+        })
+    }
+
     /// Declares somebody else's queue.
     pub fn declare_queue(&self, queue: &str, arguments: FieldTable) {
         self.block_on(async {

@@ -79,6 +79,7 @@ impl Fleet {
             let stays = integrations.iter().any(|integration| integration.name == *name);
             if !stays && order.borrow().is_some() {
                 order.send_replace(None);
+                tracing::info!(integration = name.as_str(), "its document is gone; finishing what is in hand");
                 changes.removed += 1;
             }
         }

@@ -269,7 +269,7 @@ pub fn decide(processed: &Processed, history: &History, schedule: &Schedule, now
 /// Another attempt, unless this was the last one.
 fn again(answer: &Answer, death: DeadReason, history: &History, schedule: &Schedule, now: Timestamp) -> Verdict {
     let attempts = history.attempts.saturating_add(1);
-    // Without room for its history, the next attempt could not be counted.
+    // Whatever the gate asks for: no attempt is left. Without room for its history, the next could not be counted.
     if attempts >= schedule.attempts() || history.is_uncountable {
         return Verdict::DeadLetter(death);
     }

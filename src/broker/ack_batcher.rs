@@ -118,8 +118,8 @@ pub struct Due {
 }
 
 impl Due {
-    /// Marks a delivery as settled, which acks it soon, and returns its body.
-    pub(super) fn settle(self) -> Vec<u8> {
+    /// Gives the delivery to the batcher, which acks it soon, and returns its body.
+    pub(super) fn ack(self) -> Vec<u8> {
         self.ack_batcher.settled(self.delivery.delivery_tag, self.received);
         drop(self.weight);
         self.delivery.data

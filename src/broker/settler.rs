@@ -104,7 +104,7 @@ impl Settler {
         if !self.holds(&due.delivery) {
             return Err(Gone);
         }
-        Ok(due.settle())
+        Ok(due.ack())
     }
 
     /// What to publish and where, if anything.

@@ -235,7 +235,7 @@ impl Gate {
         until.saturating_duration_since(tokio::time::Instant::now()) <= self.patience
     }
 
-    /// Takes note of an answer, and returns what it changed.
+    /// Takes note of an answer, which may open or close the breaker, or pause the gate for all (`Retry-After`).
     pub fn note(&self, answer: &Answer, pass: Pass) -> Noted {
         let now = tokio::time::Instant::now();
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);

@@ -137,8 +137,9 @@ fn check_format(format: &str) -> Result<(), String> {
     if has("m") && has("HIklRT") && !has("deDFjxcs+") {
         return Err(format!("\"{}\" has an hour and a month (%m), and no day; minutes are %M", quoted(format)));
     }
-    if has("HIkl") && has("m") && !has("M") && format.rfind("%m") > format.find(['H', 'I', 'k', 'l']) {
-        return Err(format!("\"{}\" has a month (%m) behind the hour, and no minutes, which are %M", quoted(format)));
+    let months = directives(format).filter(|directive| directive.ends_with('m')).count();
+    if has("HIkl") && !has("M") && months > 1 {
+        return Err(format!("\"{}\" has an hour, the month (%m) twice, and no minutes, which are %M", quoted(format)));
     }
     // Two times that differ in everything but the zone.
     if shown_at(0, format) == shown_at(1_781_962_448, format) {

@@ -426,12 +426,12 @@ fn what_has_the_right_type_and_cannot_be_meant_is_told() {
         "gate.max_in_flight is 0; it must be from 1 to 10000",
         "gate.requests_per_second is 0; it must be from 0.001 to 1000000",
         "\"SOURCE\" is a constant, which cannot identify a person",
-        "\"%Y-%m-%d %H:%m\" has a month (%m) behind the hour, and no minutes, which are %M",
+        "\"%Y-%m-%d %H:%m\" has an hour, the month (%m) twice, and no minutes, which are %M",
     ] {
         assert!(checked.code == 2 && checked.err.contains(told), "{told}: {}", checked.err);
     }
-    for name in ["acme", "shop"] {
-        folder.write(&format!("integrations/{name}.json"), document("MAIL", "%H:%M %d.%m.%Y").to_string());
+    for (name, format) in [("acme", "%H:%M %d.%m.%Y"), ("shop", "%Hh %d.%m.%Y"), ("news", "Id %d.%m. %Hh")] {
+        folder.write(&format!("integrations/{name}.json"), document("MAIL", format).to_string());
     }
     folder.write("consent-gate.toml", "[gate]\ntimeout = \"10s\"\nconnect_timeout = \"20s\"\n");
     let checked = run(&folder, &[], &["check"], b"");

@@ -1,4 +1,5 @@
-# Sourced by scripts/broker and scripts/postgres: messages, and servers from the system's packages.
+# Sourced by scripts/broker, scripts/postgres and scripts/cargo-release: messages, and programs from the system's
+# packages.
 #
 # Debian's packages make servers of the system's own and start them. Both are prevented, and so is their start
 # with the system, unless they were there before. The script that sources this defines

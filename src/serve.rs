@@ -62,7 +62,7 @@ pub async fn run(
 
     fleet.serve(&settings, integrations);
     let (file, environment) = (file.map(Path::to_owned), environment.clone());
-    let mut reload = Reload::new(settings, (file, environment), warnings, health.clone());
+    let mut reload = Reload::new(settings, file, environment, warnings, health.clone());
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -142,7 +142,8 @@ struct Look {
 impl Reload {
     fn new(
         settings: Arc<Settings>,
-        (file, environment): (Option<PathBuf>, Environment),
+        file: Option<PathBuf>,
+        environment: Environment,
         warnings: Vec<String>,
         health: Health,
     ) -> Reload {

@@ -104,10 +104,9 @@ pub async fn adopt(
     let mut lost = Vec::new();
     for integration in adopting {
         let Told { known, is_consumed } = known(&settings, integration).await?;
-        if access.is_none() && known.is_none() {
-            continue; // what was never known need not be given up
-        }
-        if known.as_ref().is_some_and(|known| own.follows(known, place).is_ok()) {
+        // Where none are kept, there is nothing to give up unless the broker knows some.
+        let is_right = known.as_ref().map_or(access.is_none(), |known| own.follows(known, place).is_ok());
+        if is_right {
             continue;
         }
         if is_consumed {
@@ -193,7 +192,7 @@ pub(super) async fn compared(settings: &config::Settings, integration: &Integrat
 pub(super) async fn none_known(settings: &config::Settings, integration: &Integration) -> Result<(), Failure> {
     let Told { known, is_consumed } = known(settings, integration).await?;
     let place = &settings.records.place;
-    let judged = known.map_or(Ok(()), |known| Claim::off().follows(&known, place)).map(|()| false);
+    let judged = judged(None, known.as_ref(), &integration.name, place).await;
     in_place(judged, false, is_consumed, integration, place)?;
     Ok(())
 }

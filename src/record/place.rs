@@ -149,7 +149,7 @@ impl Failed {
     }
 
     /// No records are to be kept, and the broker knows some.
-    fn given_up(known: &Claim) -> Failed {
+    fn not_given_up(known: &Claim) -> Failed {
         let Claim { store, epoch } = known;
         let why = "[records] store is \"off\", and without them a late retry of an older consent can win";
         Failed::new(format!("the broker knows records, store {store}, epoch {epoch}, but {why}")).with_remedy(
@@ -203,7 +203,7 @@ impl Claim {
         let Claim { store, epoch } = known;
         match (*self == Claim::off(), *known == Claim::off()) {
             (true, true) => return Ok(()),
-            (true, false) => return Err(Failed::given_up(known)),
+            (true, false) => return Err(Failed::not_given_up(known)),
             (false, true) => return Err(Failed::after_none(place)),
             (false, false) => {}
         }

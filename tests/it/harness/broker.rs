@@ -8,7 +8,7 @@ use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind, Queue};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -184,6 +184,12 @@ impl Letter {
     }
 }
 
+/// Looks for a queue, without declaring it.
+async fn look(channel: &Channel, queue: &str) -> lapin::Result<Queue> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.into(), passive, FieldTable::default()).await
+}
+
 /// Takes a message out of its queue.
 async fn take(message: Delivery) -> Letter {
     message.acker.ack(BasicAckOptions::default()).await.unwrap();
@@ -273,8 +279,7 @@ impl Bench {
     }
 
     pub async fn depth_on(&self, channel: &Channel, queue: &str) -> u32 {
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
+        look(channel, queue).await.unwrap().message_count()
     }
 
     /// How many messages are ready in a queue.
@@ -284,11 +289,7 @@ impl Bench {
 
     /// Whether there is such a queue.
     pub fn has_queue(&self, queue: &str) -> bool {
-        self.block_on(async {
-            let channel = self.channel().await;
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(queue.into(), passive, FieldTable::default()).await.is_ok()
-        })
+        self.block_on(async { look(&self.channel().await, queue).await.is_ok() })
     }
 
     /// Declares somebody else's queue.

@@ -1,10 +1,10 @@
 //! Parse, load, dispatch, exit code.
 
 use clap::Parser;
-use consent_gate::cli::{Cli, Command, Person, Store};
-use consent_gate::metrics::Metrics;
+use consent_gate::cli::{Cli, CliCommand, PersonCommand, StoreCommand};
+use consent_gate::observe::metrics::Metrics;
+use consent_gate::observe::telemetry::{self, LogLines};
 use consent_gate::ops::{self, Failure};
-use consent_gate::telemetry::{self, Lines};
 use consent_gate::{config, serve};
 use nix::sys::stat::{Mode, umask};
 use std::io::Write;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     // Records, copies and sockets are for their owner alone; manual pages are for everybody. The mask holds for the
     // whole process, so it is not set where the records are created: other users of the library create files of
     // their own.
-    if !matches!(cli.command, Command::Man { .. }) {
+    if !matches!(cli.command, CliCommand::Man { .. }) {
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
     }
     let mut lines = None;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 /// Says why it failed, after every line of the log, and returns the exit code.
-fn end(ended: Result<(), Failure>, lines: Option<Lines>) -> ExitCode {
+fn end(ended: Result<(), Failure>, lines: Option<LogLines>) -> ExitCode {
     let (last_words, code) = match ended {
         Ok(()) => (String::new(), ExitCode::SUCCESS),
         Err(failure @ Failure::Failed(_)) => (format!("{failure}\n"), ExitCode::FAILURE),
@@ -60,36 +60,38 @@ fn end(ended: Result<(), Failure>, lines: Option<Lines>) -> ExitCode {
     code
 }
 
-async fn dispatch(cli: Cli, lines: &mut Option<Lines>) -> Result<(), Failure> {
+async fn dispatch(cli: Cli, lines: &mut Option<LogLines>) -> Result<(), Failure> {
     // Variables that are not UTF-8 cannot be ours.
     let environment =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     let file = cli.config.as_deref();
     match &cli.command {
-        Command::Run => {
+        CliCommand::Run => {
             let config = config::load(file, &environment)?;
             let lines = lines.insert(telemetry::start_detached(config.settings.log));
             let metrics = Metrics::new(lines.dropped()).map_err(|error| Failure::Failed(error.to_string()))?;
             let served = serve::run(config, metrics, file, &environment).await;
             served.map_err(|error| Failure::Failed(format!("{error:#}")))
         }
-        Command::Check(args) => ops::check::check(file, &environment, args.connect, cli.json).await,
-        Command::Declare => ops::declare::declare(file, &environment, cli.json).await,
-        Command::Map(args) => ops::map::map(args, file, &environment, cli.json).await,
-        Command::Send(args) => {
+        CliCommand::Check(args) => ops::check::check(file, &environment, args.connect, cli.json).await,
+        CliCommand::Declare => ops::declare::declare(file, &environment, cli.json).await,
+        CliCommand::Map(args) => ops::map::map(args, file, &environment, cli.json).await,
+        CliCommand::Send(args) => {
             ops::send::send(&args.integration, &args.event, args.yes, file, &environment, cli.json).await
         }
-        Command::Dead(command) => ops::dead::run(command, file, &environment, cli.json).await,
-        Command::Person(Person::Show(args)) => {
+        CliCommand::Dead(command) => ops::dead::run(command, file, &environment, cli.json).await,
+        CliCommand::Person(PersonCommand::Show(args)) => {
             let (name, identifier) = (&args.integration, &args.identifier);
             ops::person::show(name, identifier, args.reveal, file, &environment, cli.json).await
         }
-        Command::Person(Person::Forget(args)) => ops::forget::forget(args, file, &environment, cli.json).await,
-        Command::Store(Store::Show) => ops::store::show(file, &environment, cli.json).await,
-        Command::Store(Store::Copy(args)) => ops::copy::copy(args, file, &environment, cli.json).await,
-        Command::Store(Store::Adopt(args)) => ops::store::adopt(args, file, &environment, cli.json).await,
-        Command::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
-        Command::Completions { shell } => ops::shell::completions(*shell),
-        Command::Man { directory } => ops::shell::man(directory),
+        CliCommand::Person(PersonCommand::Forget(args)) => {
+            ops::forget::forget(args, file, &environment, cli.json).await
+        }
+        CliCommand::Store(StoreCommand::Show) => ops::store::show(file, &environment, cli.json).await,
+        CliCommand::Store(StoreCommand::Copy(args)) => ops::copy::copy(args, file, &environment, cli.json).await,
+        CliCommand::Store(StoreCommand::Adopt(args)) => ops::store::adopt(args, file, &environment, cli.json).await,
+        CliCommand::Healthcheck => ops::healthcheck::healthcheck(file, &environment).await,
+        CliCommand::Completions { shell } => ops::shell::completions(*shell),
+        CliCommand::Man { directory } => ops::shell::man(directory),
     }
 }

@@ -38,7 +38,7 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
     let integration = Arc::new(integration()?);
     let now: Timestamp = "2026-11-25T12:00:00Z".parse()?;
     let decoded = event::decode(EVENT, &[]).map_err(|defect| anyhow::anyhow!("{defect}"))?;
-    let (_, Ok(Plan::Send(send))) = plan::plan(EVENT, &integration, now) else {
+    let (_, Ok(Plan::Trigger(send))) = plan::plan(EVENT, &integration, now) else {
         anyhow::bail!("the event of the benchmark asks for no request");
     };
 

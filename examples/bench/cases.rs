@@ -7,7 +7,7 @@ use crate::queue::Bench;
 use crate::size;
 use crate::table::{Page, Series};
 use anyhow::Context;
-use consent_gate::record::{Backend, Settings};
+use consent_gate::record::{Backend, RecordsSettings};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -390,7 +390,7 @@ impl Cases {
             let directory = home.join("records");
             let place = Backend::Directory(directory.clone());
             let begun = Instant::now();
-            size::fill(&home, Settings { place, ..Settings::default() }, people)?;
+            size::fill(&home, RecordsSettings { place, ..RecordsSettings::default() }, people)?;
             let us = begun.elapsed().as_secs_f64() * 1e6 / people as f64;
             let bytes = size::on_disk(&directory)?;
             let each = bytes / people;

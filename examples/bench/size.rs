@@ -3,7 +3,7 @@
 use anyhow::Context;
 use consent_gate::config::{self, Environment};
 use consent_gate::mapping::{Choice, Slot};
-use consent_gate::record::{Effect, Offer, Records, Settings, Turn};
+use consent_gate::record::{Effect, Offer, Records, RecordsSettings, Turn};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use std::fs;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 const AT_ONCE: usize = 256;
 
 /// Records this many people, each with one event of three choices that was accepted.
-pub fn fill(home: &Path, settings: Settings, people: u64) -> anyhow::Result<()> {
+pub fn fill(home: &Path, settings: RecordsSettings, people: u64) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let told = |problems: Vec<config::Problem>| anyhow::anyhow!("{problems:?}");
     let all = config::load_settings(None, &Environment::new()).map_err(told)?;

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use consent_gate::gate::answer::{Belief, Manner, Reply, classify};
+use consent_gate::gate::answer::{Belief, HttpReply, Manner, classify};
 use consent_gate::gate::redact::{self, MAX_CHARS};
 use consent_gate::gate::{Mode, Outcome};
 use libfuzzer_sys::fuzz_target;
@@ -23,7 +23,7 @@ fuzz_target!(|told: (u16, u8, u8, bool, bool, &[u8])| {
         belief: if by_status { Belief::Status } else { Belief::Envelope },
     };
     let redact = |said: &str| redact::redact(said, [PERSON].into_iter());
-    let answer = classify(Reply { status, headers: &names, body }, manner, &redact);
+    let answer = classify(HttpReply { status, headers: &names, body }, manner, &redact);
     assert!(answer.outcome != Outcome::Accepted || (200..300).contains(&status), "{status} is accepted");
     if let Some(said) = &answer.said {
         assert!(said.chars().count() <= MAX_CHARS + 1, "{} characters are kept", said.chars().count());

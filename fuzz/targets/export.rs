@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use consent_gate::ops::dead::file::{Reader, Writer};
+use consent_gate::ops::dead::file::{ExportReader, ExportWriter};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
@@ -10,15 +10,15 @@ use sha2::{Digest, Sha256};
 fuzz_target!(|lines: &[u8]| {
     let whole = sealed(lines);
     for text in [lines, &whole] {
-        let Ok(mut reader) = Reader::begin(text) else { continue };
-        let mut writer = Writer::begin(Vec::new(), "acme", Timestamp::UNIX_EPOCH).unwrap();
+        let Ok(mut reader) = ExportReader::begin(text) else { continue };
+        let mut writer = ExportWriter::begin(Vec::new(), "acme", Timestamp::UNIX_EPOCH).unwrap();
         let mut letters = Vec::new();
         while let Ok(Some(letter)) = reader.letter() {
             writer.letter(&letter.body, &letter.properties).unwrap();
             letters.push(letter);
         }
         let written = writer.end().unwrap();
-        let mut again = Reader::begin(&written[..]).expect("ours");
+        let mut again = ExportReader::begin(&written[..]).expect("ours");
         for letter in letters {
             assert_eq!(again.letter().expect("whole"), Some(letter));
         }

@@ -3,7 +3,8 @@
 #![no_main]
 
 use amq_protocol_types::parsing::parse_field_table;
-use consent_gate::broker::headers::{self, History};
+use consent_gate::broker::headers;
+use consent_gate::verdict::history::History;
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use libfuzzer_sys::fuzz_target;

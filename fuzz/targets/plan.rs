@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
     let encoding = bytes.starts_with(b"\x1f\x8b").then_some("gzip");
     let (_, planned) = plan::plan(Body { bytes, encoding }, &INTEGRATION, NOW);
     match planned {
-        Ok(Plan::Send(send)) => {
+        Ok(Plan::Trigger(send)) => {
             assert!(!send.identifier.trim().is_empty(), "a person without a name");
             let is_too_late = |at: Option<Timestamp>| at.is_some_and(|at| at.duration_since(NOW).as_secs() > 300);
             assert!(!is_too_late(send.offer.latest()), "dated ahead");

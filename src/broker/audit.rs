@@ -26,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The queue is full or absent, or the broker does not take the entry in time.
-pub async fn put(settings: &link::Settings, name: &Name, entry: &[u8]) -> Result<(), Error> {
+pub async fn put(settings: &link::BrokerSettings, name: &Name, entry: &[u8]) -> Result<(), Error> {
     let queue = Queues::of(name).audit;
     let putting = async {
         let publishers = Publishers::new(Arc::new(link::dial(settings, "audit").await?), 1);

@@ -44,7 +44,11 @@ impl ClaimGuard {
     ///
     /// # Errors
     /// The broker refuses or is gone, or somebody else keeps the lock.
-    pub async fn take(settings: &link::Settings, mut connection: Connection, name: &Name) -> Result<ClaimGuard, Error> {
+    pub async fn take(
+        settings: &link::BrokerSettings,
+        mut connection: Connection,
+        name: &Name,
+    ) -> Result<ClaimGuard, Error> {
         let Queues { work, store, lock, .. } = Queues::of(name);
         let mut pauses = FixedInterval::from_millis(PAUSE_MS).map(jitter).take(TRIES);
         let channel = loop {

@@ -84,7 +84,7 @@ impl DeadLetters {
     /// # Errors
     /// Another command works with them, their queue has other arguments than it must have, or the broker
     /// refuses or is gone.
-    pub async fn hold(settings: &link::Settings, name: &Name, pile: Pile) -> Result<DeadLetters, Error> {
+    pub async fn hold(settings: &link::BrokerSettings, name: &Name, pile: Pile) -> Result<DeadLetters, Error> {
         let queues = Queues::of(name);
         let (connection, channel) = lock(settings, name, &queues.letters_lock).await?;
         // A look must not make a broker seem in use where nobody declared anything.
@@ -102,7 +102,7 @@ impl DeadLetters {
             is_shared: false,
             is_removing: false,
         };
-        letters.is_shared = letters.settle_down().await?;
+        letters.is_shared = letters.is_still_consumed().await?;
         Ok(letters)
     }
 
@@ -112,7 +112,7 @@ impl DeadLetters {
     /// The queue or the broker is gone.
     pub async fn turn_to(&mut self, pile: Pile) -> Result<(), Error> {
         pile.queue(&self.queues).clone_into(&mut self.queue);
-        self.is_shared = self.settle_down().await?;
+        self.is_shared = self.is_still_consumed().await?;
         Ok(())
     }
 
@@ -133,7 +133,7 @@ impl DeadLetters {
 
     /// Waits until the consumer of a command that was killed is gone from the queue, and returns whether
     /// somebody else still consumes it.
-    async fn settle_down(&self) -> Result<bool, Error> {
+    async fn is_still_consumed(&self) -> Result<bool, Error> {
         let deadline = Instant::now() + PATIENCE;
         while topology::consumers(&self.channel, &self.queue).await? > 0 {
             if Instant::now() > deadline {
@@ -199,7 +199,7 @@ impl DeadLetters {
 
 /// Takes the lock. A worker holds it for a moment when it misses letters; a command holds it for as long as
 /// it works.
-async fn lock(settings: &link::Settings, name: &Name, lock: &str) -> Result<(Connection, Channel), Error> {
+async fn lock(settings: &link::BrokerSettings, name: &Name, lock: &str) -> Result<(Connection, Channel), Error> {
     let deadline = Instant::now() + LOCKED;
     loop {
         let connection = link::dial(settings, "dead letters").await?;

@@ -31,7 +31,7 @@ const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
 /// A checked `[broker]` section; neither the password nor the client's key can be printed.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct BrokerSettings {
     url: SecretString,
     shown: String,
     is_plain: bool,
@@ -42,9 +42,9 @@ pub struct Settings {
     pub identity: Option<(String, SecretString)>,
 }
 
-impl PartialEq for Settings {
-    fn eq(&self, other: &Settings) -> bool {
-        let identity = |settings: &Settings| {
+impl PartialEq for BrokerSettings {
+    fn eq(&self, other: &BrokerSettings) -> bool {
+        let identity = |settings: &BrokerSettings| {
             settings.identity.as_ref().map(|(pem, key)| (pem.clone(), key.expose_secret().to_owned()))
         };
         self.url.expose_secret() == other.url.expose_secret()
@@ -53,9 +53,9 @@ impl PartialEq for Settings {
     }
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
+impl Default for BrokerSettings {
+    fn default() -> BrokerSettings {
+        BrokerSettings {
             url: DEFAULT_URL.into(),
             shown: "localhost:5672".to_owned(),
             is_plain: true,
@@ -66,7 +66,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl BrokerSettings {
     /// Checks a broker's URL.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Settings {
         url: &SecretString,
         ca: Option<String>,
         identity: Option<(String, SecretString)>,
-    ) -> Result<Settings, String> {
+    ) -> Result<BrokerSettings, String> {
         let text = url.expose_secret().trim();
         let form = "write amqp://user:password@host:5672/%2f or amqps://…";
         let parsed = reqwest::Url::parse(text).map_err(|e| format!("is not an address ({e}); {form}"))?;
@@ -105,7 +105,7 @@ impl Settings {
             );
         }
         let uri: AMQPUri = text.parse().map_err(|_| format!("cannot be read; {form}"))?;
-        Ok(Settings {
+        Ok(BrokerSettings {
             url: url.clone(),
             shown: format!("{}:{}", uri.authority.host, uri.authority.port),
             is_plain: uri.scheme == AMQPScheme::AMQP,
@@ -151,7 +151,7 @@ pub fn holds_certificate(pem: &str) -> bool {
 ///
 /// # Errors
 /// Why the broker cannot be reached.
-pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Error> {
+pub async fn dial(settings: &BrokerSettings, purpose: &str) -> Result<Connection, Error> {
     Ok(connect(settings, purpose, FRAME_MAX).await?.0)
 }
 
@@ -159,14 +159,14 @@ pub async fn dial(settings: &Settings, purpose: &str) -> Result<Connection, Erro
 ///
 /// # Errors
 /// Why the broker cannot be reached.
-pub async fn dial_to_declare(settings: &Settings) -> Result<Connection, Error> {
+pub async fn dial_to_declare(settings: &BrokerSettings) -> Result<Connection, Error> {
     Ok(connect(settings, "declaring", BRIEF_FRAME_MAX).await?.0)
 }
 
 /// A connection's socket, through which it can be ended at once.
 type Socket = Arc<OnceLock<TcpStream>>;
 
-async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<(Connection, Socket), Error> {
+async fn connect(settings: &BrokerSettings, purpose: &str, frame_max: u32) -> Result<(Connection, Socket), Error> {
     let what = format!("connect to the broker at {}", settings.shown);
     let mut uri: AMQPUri =
         settings.url.expose_secret().trim().parse().map_err(|_| Error::refused(what.clone(), "unreadable URL"))?;
@@ -200,7 +200,7 @@ async fn connect(settings: &Settings, purpose: &str, frame_max: u32) -> Result<(
 ///
 /// # Errors
 /// It does not answer.
-pub async fn knock(settings: &Settings) -> Result<(), Error> {
+pub async fn knock(settings: &BrokerSettings) -> Result<(), Error> {
     let what = format!("check the broker at {}", settings.shown);
     let knocked = async {
         let (host, port) = settings.shown.rsplit_once(':').unwrap_or((&settings.shown, ""));
@@ -228,7 +228,7 @@ impl Link {
     ///
     /// # Errors
     /// Why the broker cannot be reached.
-    pub async fn open(settings: &Settings) -> Result<Link, Error> {
+    pub async fn open(settings: &BrokerSettings) -> Result<Link, Error> {
         let (consuming, socket) = connect(settings, "consuming", FRAME_MAX).await?;
         let publishing = dial(settings, "publishing").await?;
         Ok(Link { consuming, socket, publishing: Arc::new(publishing) })

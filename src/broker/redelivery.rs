@@ -2,7 +2,7 @@
 //!
 //! The broker counts every return of a message, and a lost connection returns all that were in hand, so
 //! innocent messages have a count, too. A message that came back twice is therefore only a suspect; it is
-//! convicted by a note in the records ([`crate::quarantine`]), or, without records, by its count. A
+//! convicted by a note in the records ([`crate::worker::quarantine`]), or, without records, by its count. A
 //! connection that was merely lost makes no suspect: this process is alive, and knows what it had in hand.
 
 use lapin::message::Delivery;

@@ -7,15 +7,11 @@ use serde::{Deserialize, Serialize};
 
 /// Reports go only to queues with this prefix: a message must not choose where else the worker publishes.
 pub const PREFIX: &str = "consent-gate.report.";
-/// The outcome of an event for which another attempt follows.
-pub const RETRY: &str = "retry";
-/// The outcome of an event that waits without spending an attempt.
-pub const HOLD: &str = "hold";
 
 /// What became of one message, once its verdict was carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// As in `events_total`, else [`RETRY`] or [`HOLD`].
+    /// [`Verdict::word`](crate::verdict::Verdict::word).
     pub outcome: String,
     /// The reason's code; empty for events that are delivered or not finished yet.
     pub code: String,

@@ -6,15 +6,16 @@
 //! way on one channel.
 
 use super::ack_batcher::Due;
-use super::headers::{History, for_publish};
+use super::headers::for_publish;
 use super::report::Report;
 use super::topology::Queues;
 use super::vanished::Put;
-use super::wire::{self, Published, publish};
+use super::wire::{self, PublishOutcome, publish};
 use super::{Error, call};
 use crate::integration::Name;
 use crate::task;
 use crate::verdict::Settlement;
+use crate::verdict::history::History;
 use jiff::Timestamp;
 use lapin::message::Delivery;
 use lapin::options::ConfirmSelectOptions;
@@ -38,7 +39,7 @@ const LONGEST_PAUSE_MS: u64 = 5_000;
 
 /// The delivery's channel is gone: the broker delivers its message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
+pub struct ChannelGone;
 
 /// Settles the deliveries of one integration over one pair of connections.
 #[derive(Debug)]
@@ -90,8 +91,13 @@ impl Settler {
     /// `failed` is called with each refusal.
     ///
     /// # Errors
-    /// [`Gone`] if the delivery's channel is gone; nothing is lost then.
-    pub async fn settle(&self, due: Due, settlement: &Settlement, failed: impl Fn(&Error)) -> Result<Vec<u8>, Gone> {
+    /// [`ChannelGone`] if the delivery's channel is gone; nothing is lost then.
+    pub async fn settle(
+        &self,
+        due: Due,
+        settlement: &Settlement,
+        failed: impl Fn(&Error),
+    ) -> Result<Vec<u8>, ChannelGone> {
         if let Some((queue, history, reason)) = self.publication(settlement) {
             let death = reason.map(|reason| (reason, Timestamp::now()));
             let properties = for_publish(&due.delivery.properties, history, death);
@@ -102,7 +108,7 @@ impl Settler {
             }
         }
         if !self.holds(&due.delivery) {
-            return Err(Gone);
+            return Err(ChannelGone);
         }
         Ok(due.ack())
     }
@@ -123,7 +129,7 @@ impl Settler {
         queue: &str,
         properties: &BasicProperties,
         failed: &impl Fn(&Error),
-    ) -> Result<(), Gone> {
+    ) -> Result<(), ChannelGone> {
         let mut pauses = ExponentialBackoff::from_millis(2)
             .factor(FIRST_PAUSE_MS / 2)
             .max_delay(Duration::from_millis(LONGEST_PAUSE_MS))
@@ -138,12 +144,12 @@ impl Settler {
                 () = self.over.cancelled() => {}
             }
         }
-        Err(Gone)
+        Err(ChannelGone)
     }
 
     async fn publish(&self, queue: &str, body: &[u8], properties: &BasicProperties) -> Result<(), Error> {
         let published = self.publishers.publish(queue, body, properties.clone()).await?;
-        if published == Published::Returned {
+        if published == PublishOutcome::Returned {
             self.missing.notify_one();
         }
         published.or_refused(queue)
@@ -211,7 +217,7 @@ impl Publishers {
 
     /// One publish and its confirm. A channel goes back to the idle ones only after the broker answered and
     /// did not refuse.
-    async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Published, Error> {
+    async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<PublishOutcome, Error> {
         // The semaphores are never closed, so these are always permits.
         let _turn = self.turns.acquire().await;
         let kib = (body.len() / 1024).min(MOST_KIB);
@@ -219,7 +225,7 @@ impl Publishers {
         let channel = self.channel().await?;
         let published = publish(&channel, queue, body, properties).await?;
         // A channel on which a full queue refused a publish once may be refused forever (docs/rabbitmq.md).
-        if published != Published::Refused {
+        if published != PublishOutcome::Refused {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         }
         Ok(published)

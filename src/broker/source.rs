@@ -17,7 +17,7 @@ const TYPE: &str = "x-queue-type";
 
 /// What happens to a message in somebody else's queue that no client can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
+pub enum UnreadableFate {
     /// It is dead-lettered, as the queue's arguments say.
     Kept,
     /// A quorum queue without a dead-letter exchange: the message is deleted at the delivery limit, by
@@ -33,22 +33,22 @@ pub enum Unreadable {
 ///
 /// # Errors
 /// There is no such queue, or the broker is gone.
-pub async fn unreadable(settings: &link::Settings, queue: &str) -> Result<Unreadable, Error> {
+pub async fn unreadable(settings: &link::BrokerSettings, queue: &str) -> Result<UnreadableFate, Error> {
     let connection = link::dial_to_declare(settings).await?;
     super::topology::find_queue(&connection, queue).await?;
     let told = ask(settings, queue, TARGET, AMQPValue::LongInt(1)).await?;
     match difference(&told, TARGET) {
-        Some(Difference::Has(_)) => Ok(Unreadable::Kept),
+        Some(Difference::Has(_)) => Ok(UnreadableFate::Kept),
         Some(Difference::HasNone) => {
             let told = ask(settings, queue, TYPE, AMQPValue::LongString("consent-gate asks".into())).await?;
             Ok(of_type(difference(&told, TYPE)))
         }
-        None => Ok(Unreadable::Unknown),
+        None => Ok(UnreadableFate::Unknown),
     }
 }
 
 /// Declares a queue with an argument that no queue can have, and returns the broker's answer.
-async fn ask(settings: &link::Settings, queue: &str, argument: &str, value: AMQPValue) -> Result<String, Error> {
+async fn ask(settings: &link::BrokerSettings, queue: &str, argument: &str, value: AMQPValue) -> Result<String, Error> {
     let connection: Connection = link::dial_to_declare(settings).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
     let mut arguments = FieldTable::default();
@@ -80,12 +80,12 @@ fn difference<'t>(told: &'t str, argument: &str) -> Option<Difference<'t>> {
 }
 
 /// A queue without a type is a classic one.
-fn of_type(difference: Option<Difference<'_>>) -> Unreadable {
+fn of_type(difference: Option<Difference<'_>>) -> UnreadableFate {
     match difference {
-        Some(Difference::HasNone) => Unreadable::Returned,
-        Some(Difference::Has(current)) if current.contains("'classic'") => Unreadable::Returned,
-        Some(Difference::Has(current)) if current.contains("'quorum'") => Unreadable::Deleted,
-        Some(Difference::Has(_)) | None => Unreadable::Unknown,
+        Some(Difference::HasNone) => UnreadableFate::Returned,
+        Some(Difference::Has(current)) if current.contains("'classic'") => UnreadableFate::Returned,
+        Some(Difference::Has(current)) if current.contains("'quorum'") => UnreadableFate::Deleted,
+        Some(Difference::Has(_)) | None => UnreadableFate::Unknown,
     }
 }
 
@@ -114,8 +114,8 @@ mod tests {
     #[test]
     fn types_as_each_version_tells_them() {
         let of = |current| of_type(Some(Difference::Has(current)));
-        assert_eq!([of("'quorum'"), of("the value 'quorum' of type 'longstr'")], [Unreadable::Deleted; 2]);
-        assert_eq!([of("'classic'"), of_type(Some(Difference::HasNone))], [Unreadable::Returned; 2]);
-        assert_eq!([of("'stream'"), of_type(None)], [Unreadable::Unknown; 2]);
+        assert_eq!([of("'quorum'"), of("the value 'quorum' of type 'longstr'")], [UnreadableFate::Deleted; 2]);
+        assert_eq!([of("'classic'"), of_type(Some(Difference::HasNone))], [UnreadableFate::Returned; 2]);
+        assert_eq!([of("'stream'"), of_type(None)], [UnreadableFate::Unknown; 2]);
     }
 }

@@ -13,16 +13,16 @@ use std::time::Duration;
 
 /// Where events come from: `[source]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum EventSource {
     /// An exchange, declared as a durable topic exchange if it is absent.
     Exchange { name: String, binding_keys: Vec<String> },
     /// A queue that somebody else declared.
     Queue(String),
 }
 
-impl Default for Source {
-    fn default() -> Source {
-        Source::Exchange { name: "consents".to_owned(), binding_keys: vec!["#".to_owned()] }
+impl Default for EventSource {
+    fn default() -> EventSource {
+        EventSource::Exchange { name: "consents".to_owned(), binding_keys: vec!["#".to_owned()] }
     }
 }
 
@@ -198,11 +198,15 @@ pub struct Declared {
 ///
 /// # Errors
 /// The broker cannot be reached, or it refuses ([`Error::is_refusal`]).
-pub async fn declare(settings: &link::Settings, source: &Source, integration: &Integration) -> Result<Declared, Error> {
+pub async fn declare(
+    settings: &link::BrokerSettings,
+    source: &EventSource,
+    integration: &Integration,
+) -> Result<Declared, Error> {
     let connection = link::dial_to_declare(settings).await?;
     let declared = match source {
-        Source::Exchange { name, .. } => declare_exchange(settings, connection, name).await?,
-        Source::Queue(queue) => {
+        EventSource::Exchange { name, .. } => declare_exchange(settings, connection, name).await?,
+        EventSource::Queue(queue) => {
             find_queue(&connection, queue).await?;
             // After a refusal the connection may not be usable.
             close(&connection).await;
@@ -221,8 +225,12 @@ pub async fn declare(settings: &link::Settings, source: &Source, integration: &I
 ///
 /// # Errors
 /// The broker cannot be reached, or it refuses.
-pub async fn keep_bound(settings: &link::Settings, source: &Source, integration: &Integration) -> Result<bool, Error> {
-    let Source::Exchange { name, .. } = source else { return Ok(false) };
+pub async fn keep_bound(
+    settings: &link::BrokerSettings,
+    source: &EventSource,
+    integration: &Integration,
+) -> Result<bool, Error> {
+    let EventSource::Exchange { name, .. } = source else { return Ok(false) };
     let connection = link::dial_to_declare(settings).await?;
     let Declared { connection, was_missing } = declare_exchange(settings, connection, name).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
@@ -253,7 +261,11 @@ pub(super) async fn find_queue(connection: &Connection, queue: &str) -> Result<(
 /// Uses the exchange as it is, whatever its type, and declares it only if it is absent. Without the
 /// permission to look (4.2.6 and 4.3.0 ask for the right to configure), it is taken as found: binding will
 /// show whether it exists.
-async fn declare_exchange(settings: &link::Settings, connection: Connection, name: &str) -> Result<Declared, Error> {
+async fn declare_exchange(
+    settings: &link::BrokerSettings,
+    connection: Connection,
+    name: &str,
+) -> Result<Declared, Error> {
     let what = format!("check the exchange \"{name}\"");
     let channel = call("open a channel", connection.create_channel()).await?;
     let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
@@ -283,9 +295,9 @@ async fn declare_queues(channel: &Channel, integration: &Integration) -> Result<
 }
 
 /// Binds the work queue; an existing binding stays as it is.
-async fn bind(channel: &Channel, source: &Source, integration: &Integration) -> Result<(), Error> {
+async fn bind(channel: &Channel, source: &EventSource, integration: &Integration) -> Result<(), Error> {
     let queues = Queues::of(&integration.name);
-    let Source::Exchange { name, binding_keys } = source else { return Ok(()) };
+    let EventSource::Exchange { name, binding_keys } = source else { return Ok(()) };
     for key in integration.binding_keys.as_ref().unwrap_or(binding_keys) {
         let what = format!("bind queue \"{}\" to exchange \"{name}\" with key \"{key}\"", queues.work);
         let bound = channel.queue_bind(

@@ -73,7 +73,7 @@ impl Drop for Putting {
 
 /// What one look saw.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub struct QueueCounts {
     at: Instant,
     /// In `.dead`.
     pub dead: u32,
@@ -90,7 +90,7 @@ pub struct Seen {
     begun: u64,
 }
 
-impl Seen {
+impl QueueCounts {
     fn letters(&self) -> u64 {
         u64::from(self.dead) + u64::from(self.aside)
     }
@@ -98,7 +98,7 @@ impl Seen {
 
 /// How many messages are gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gone {
+pub struct Vanished {
     /// From `.dead` and `.aside` together.
     pub letters: u64,
     /// From `.unreadable`.
@@ -136,13 +136,18 @@ impl Watch {
     ///
     /// # Errors
     /// A queue or the broker is gone.
-    pub async fn see(&self, channel: &Channel, queues: &Queues) -> Result<Seen, Error> {
+    pub async fn see(&self, channel: &Channel, queues: &Queues) -> Result<QueueCounts, Error> {
         see(channel, queues, &self.put).await
     }
 
     /// Compares what was seen with the looks before it, and returns how many messages are gone without
     /// a command.
-    pub async fn judge(&mut self, seen: Seen, settings: &link::Settings, queues: &Queues) -> Option<Gone> {
+    pub async fn judge(
+        &mut self,
+        seen: QueueCounts,
+        settings: &link::BrokerSettings,
+        queues: &Queues,
+    ) -> Option<Vanished> {
         if !self.are_missing(&seen) {
             return None;
         }
@@ -158,7 +163,7 @@ impl Watch {
     }
 
     /// Whether letters are missing; if not, the next look is compared with this one.
-    fn are_missing(&mut self, seen: &Seen) -> bool {
+    fn are_missing(&mut self, seen: &QueueCounts) -> bool {
         let is_far = self.last.is_none_or(|last| seen.at.duration_since(last) > FURTHEST);
         self.last = Some(seen.at);
         let is_missing = !is_far && self.missing(seen).is_some();
@@ -169,16 +174,16 @@ impl Watch {
     }
 
     /// How many of the messages that should be there are not, if any.
-    fn missing(&self, seen: &Seen) -> Option<Gone> {
+    fn missing(&self, seen: &QueueCounts) -> Option<Vanished> {
         let base = self.base.filter(|_| !seen.is_marked)?;
         let surely_new = seen.confirmed.saturating_sub(base.begun);
         let letters = (base.letters + surely_new).saturating_sub(seen.letters());
         let unreadable = base.unreadable.saturating_sub(seen.unreadable).into();
-        Some(Gone { letters, unreadable }).filter(|gone| *gone != Gone::default())
+        Some(Vanished { letters, unreadable }).filter(|gone| *gone != Vanished::default())
     }
 
     /// How many messages are gone, when no command can be at work.
-    fn gone(&mut self, alone: &Seen) -> Option<Gone> {
+    fn gone(&mut self, alone: &QueueCounts) -> Option<Vanished> {
         let missing = self.missing(alone);
         let Some(base) = self.base.as_mut().filter(|_| missing.is_some()) else {
             self.begin(alone);
@@ -204,19 +209,19 @@ impl Watch {
         }
     }
 
-    fn begin(&mut self, seen: &Seen) {
+    fn begin(&mut self, seen: &QueueCounts) {
         let (letters, unreadable) = (seen.letters(), seen.unreadable);
         self.base = Some(Base { letters, unreadable, begun: seen.begun, missing_since: None, gone: 0 });
     }
 }
 
-async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<Seen, Error> {
+async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<QueueCounts, Error> {
     let confirmed = put.confirmed.load(Ordering::SeqCst);
     let dead = topology::look(channel, &queues.dead).await?;
     let aside = topology::look(channel, &queues.aside).await?;
     let unreadable = topology::look(channel, &queues.unreadable).await?;
     let marks = topology::depth(channel, &queues.marks).await?;
-    Ok(Seen {
+    Ok(QueueCounts {
         at: Instant::now(),
         dead: dead.message_count(),
         aside: aside.message_count(),
@@ -229,7 +234,7 @@ async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<Seen, Erro
 }
 
 /// Looks while holding the commands' lock; `None` if a command is at work.
-async fn see_alone(settings: &link::Settings, queues: &Queues, put: &Put) -> Result<Option<Seen>, Error> {
+async fn see_alone(settings: &link::BrokerSettings, queues: &Queues, put: &Put) -> Result<Option<QueueCounts>, Error> {
     let connection = link::dial_to_declare(settings).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
     let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
@@ -248,20 +253,29 @@ mod tests {
     use super::*;
 
     /// A look `seconds` after the first, with this many letters; the worker has put none.
-    fn seen(start: Instant, seconds: u64, letters: u64) -> Seen {
+    fn seen(start: Instant, seconds: u64, letters: u64) -> QueueCounts {
         let dead = u32::try_from(letters).unwrap();
         let at = start + Duration::from_secs(seconds);
-        Seen { at, dead, aside: 0, unreadable: 0, is_marked: false, has_consumers: false, confirmed: 0, begun: 0 }
+        QueueCounts {
+            at,
+            dead,
+            aside: 0,
+            unreadable: 0,
+            is_marked: false,
+            has_consumers: false,
+            confirmed: 0,
+            begun: 0,
+        }
     }
 
     /// The result of a look while no command is at work.
-    fn look(watch: &mut Watch, seen: Seen) -> Option<Gone> {
+    fn look(watch: &mut Watch, seen: QueueCounts) -> Option<Vanished> {
         if watch.are_missing(&seen) { watch.gone(&seen) } else { None }
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "it stands for the result of a look")]
-    fn letters(letters: u64) -> Option<Gone> {
-        Some(Gone { letters, unreadable: 0 })
+    fn letters(letters: u64) -> Option<Vanished> {
+        Some(Vanished { letters, unreadable: 0 })
     }
 
     #[test]
@@ -280,10 +294,10 @@ mod tests {
             .iter()
             .zip(0..)
             .map(|((dead, unreadable), at)| {
-                look(&mut watch, Seen { unreadable: *unreadable, ..seen(start, at * 5, *dead) })
+                look(&mut watch, QueueCounts { unreadable: *unreadable, ..seen(start, at * 5, *dead) })
             })
             .collect();
-        assert_eq!(told, [None, None, None, Some(Gone { letters: 0, unreadable: 4 }), None]);
+        assert_eq!(told, [None, None, None, Some(Vanished { letters: 0, unreadable: 4 }), None]);
     }
 
     #[test]
@@ -304,7 +318,7 @@ mod tests {
     fn what_a_command_removed_is_not_missed() {
         let (mut watch, start) = (Watch::default(), Instant::now());
         for (at, letters, is_marked) in [(0, 9, false), (5, 3, true), (10, 0, true), (15, 0, false), (20, 0, false)] {
-            assert_eq!(look(&mut watch, Seen { is_marked, ..seen(start, at, letters) }), None, "{at}");
+            assert_eq!(look(&mut watch, QueueCounts { is_marked, ..seen(start, at, letters) }), None, "{at}");
         }
     }
 
@@ -319,7 +333,7 @@ mod tests {
     #[test]
     fn letters_that_go_as_fast_as_others_come_are_missed() {
         let (mut watch, start) = (Watch::default(), Instant::now());
-        let steady = |at: u64, count: u64| Seen { confirmed: count, begun: count + 1, ..seen(start, at, 10) };
+        let steady = |at: u64, count: u64| QueueCounts { confirmed: count, begun: count + 1, ..seen(start, at, 10) };
         let told: Vec<_> = (0..4).map(|n| look(&mut watch, steady(n * 5, n * 3))).collect();
         assert_eq!(
             told,
@@ -333,9 +347,9 @@ mod tests {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let mut told = Vec::new();
         for at in (0..2_200).step_by(5) {
-            let seen = Seen { has_consumers: true, ..seen(start, at, if at == 0 { 9 } else { 2 }) };
+            let seen = QueueCounts { has_consumers: true, ..seen(start, at, if at == 0 { 9 } else { 2 }) };
             told.extend(look(&mut watch, seen).map(|gone| (at, gone)));
         }
-        assert_eq!(told, [(2_110, Gone { letters: 7, unreadable: 0 })]);
+        assert_eq!(told, [(2_110, Vanished { letters: 7, unreadable: 0 })]);
     }
 }

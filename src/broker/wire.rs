@@ -10,7 +10,7 @@ use lapin::{BasicProperties, Channel, Confirmation};
 
 /// How the broker answered a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Published {
+pub(super) enum PublishOutcome {
     Confirmed,
     /// No such queue.
     Returned,
@@ -18,12 +18,12 @@ pub(super) enum Published {
     Refused,
 }
 
-impl Published {
+impl PublishOutcome {
     pub(super) fn or_refused(self, queue: &str) -> Result<(), Error> {
         let why = match self {
-            Published::Confirmed => return Ok(()),
-            Published::Returned => "returned: the queue does not exist",
-            Published::Refused => "refused by the broker: the queue is full or not available",
+            PublishOutcome::Confirmed => return Ok(()),
+            PublishOutcome::Returned => "returned: the queue does not exist",
+            PublishOutcome::Refused => "refused by the broker: the queue is full or not available",
         };
         Err(Error::refused(format!("publish to \"{queue}\""), why))
     }
@@ -40,14 +40,14 @@ pub(super) async fn publish(
     queue: &str,
     body: &[u8],
     properties: BasicProperties,
-) -> Result<Published, Error> {
+) -> Result<PublishOutcome, Error> {
     let what = format!("publish to \"{queue}\"");
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let published = async { channel.basic_publish("".into(), queue.into(), options, body, properties).await?.await };
     match call(&what, published).await? {
-        Confirmation::Ack(None) => Ok(Published::Confirmed),
-        Confirmation::Ack(Some(_)) => Ok(Published::Returned),
-        Confirmation::Nack(_) => Ok(Published::Refused),
+        Confirmation::Ack(None) => Ok(PublishOutcome::Confirmed),
+        Confirmation::Ack(Some(_)) => Ok(PublishOutcome::Returned),
+        Confirmation::Nack(_) => Ok(PublishOutcome::Refused),
         Confirmation::NotRequested => Err(Error::refused(what, "the channel does not confirm")),
     }
 }

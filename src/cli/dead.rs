@@ -38,7 +38,7 @@ pub enum Dead {
 /// Which letters; without any of them all.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Which letters (all, unless narrowed)")]
-pub struct Selection {
+pub struct LetterSelection {
     /// Died for this reason; "none" for those that name none; may be repeated
     #[arg(long, value_name = "CODE")]
     pub reason: Vec<String>,
@@ -73,13 +73,13 @@ pub struct Selection {
 
 /// Which queue of letters.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub struct Which {
+pub struct PileChoice {
     /// The letters that the broker itself put aside, as somebody's policy told it
     #[arg(long)]
     pub aside: bool,
 }
 
-impl Which {
+impl PileChoice {
     /// The same as commands know it.
     #[must_use]
     pub fn pile(self) -> Pile {
@@ -94,7 +94,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "NAME")]
     pub integration: String,
     #[command(flatten)]
-    pub pile: Which,
+    pub pile: PileChoice,
     /// Only count, by reason
     #[arg(long)]
     pub group: bool,
@@ -102,7 +102,7 @@ pub struct ListArgs {
     #[arg(long)]
     pub reveal: bool,
     #[command(flatten)]
-    pub selection: Selection,
+    pub selection: LetterSelection,
 }
 
 /// Arguments of `dead show`.
@@ -112,7 +112,7 @@ pub struct ShowArgs {
     #[arg(long, value_name = "NAME")]
     pub integration: String,
     #[command(flatten)]
-    pub pile: Which,
+    pub pile: PileChoice,
     /// The event's id, or the letter's as list shows it
     #[arg(value_name = "ID")]
     pub id: String,
@@ -128,7 +128,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "NAME")]
     pub integration: String,
     #[command(flatten)]
-    pub pile: Which,
+    pub pile: PileChoice,
     /// Only say for every letter what would happen today
     #[arg(long)]
     pub dry_run: bool,
@@ -151,7 +151,7 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub yes: bool,
     #[command(flatten)]
-    pub selection: Selection,
+    pub selection: LetterSelection,
 }
 
 /// Arguments of `dead discard`.
@@ -161,7 +161,7 @@ pub struct DiscardArgs {
     #[arg(long, value_name = "NAME")]
     pub integration: String,
     #[command(flatten)]
-    pub pile: Which,
+    pub pile: PileChoice,
     /// Where the copy goes, - for standard output; without it dead-NAME-TIME.jsonl, in the state
     /// directory of the service or image, else in the working directory
     #[arg(long, value_name = "FILE", conflicts_with = "no_export")]
@@ -173,7 +173,7 @@ pub struct DiscardArgs {
     #[arg(long)]
     pub yes: bool,
     #[command(flatten)]
-    pub selection: Selection,
+    pub selection: LetterSelection,
 }
 
 /// Arguments of `dead export`.
@@ -183,12 +183,12 @@ pub struct ExportArgs {
     #[arg(long, value_name = "NAME")]
     pub integration: String,
     #[command(flatten)]
-    pub pile: Which,
+    pub pile: PileChoice,
     /// A file that does not exist yet, or - for standard output
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
     #[command(flatten)]
-    pub selection: Selection,
+    pub selection: LetterSelection,
 }
 
 /// Arguments of `dead import`.

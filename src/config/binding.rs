@@ -3,11 +3,11 @@
 //! A routing key consists of words separated by dots. In a binding key `*` stands for one word and `#` for
 //! any number of words, but only if it is a word by itself; within a word both are ordinary characters.
 
-use crate::shown::quoted;
+use crate::text::shown::quoted;
 
 /// Why a key matches nothing, or less than it seems to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub(super) enum KeyDoubt {
     /// It cannot be intended.
     Never(String),
     /// It is unlikely, but there may be such routing keys.
@@ -15,17 +15,17 @@ pub(super) enum Doubt {
 }
 
 /// What is suspicious about a binding key.
-pub(super) fn doubt(key: &str) -> Option<Doubt> {
+pub(super) fn doubt(key: &str) -> Option<KeyDoubt> {
     let shown = quoted(key);
     let words: Vec<&str> = key.split('.').collect();
     if words.iter().any(|word| word.len() > 1 && word.contains(['*', '#'])) {
-        return Some(Doubt::Never(format!(
+        return Some(KeyDoubt::Never(format!(
             "\"{shown}\" has a star or hash within a word, where it is an ordinary character; make it a word of its own, as in \"{}\"",
             spaced(&words)
         )));
     }
     if key != key.trim() {
-        return Some(Doubt::Never(format!(
+        return Some(KeyDoubt::Never(format!(
             "\"{shown}\" has whitespace around it, which would have to be in the routing key"
         )));
     }
@@ -42,7 +42,7 @@ pub(super) fn doubt(key: &str) -> Option<Doubt> {
     } else {
         return None;
     };
-    Some(Doubt::Hardly(format!("\"{shown}\" {why}")))
+    Some(KeyDoubt::Hardly(format!("\"{shown}\" {why}")))
 }
 
 /// The same words with every star and hash as a word of its own.
@@ -76,7 +76,7 @@ mod tests {
             ("acme.**", "acme.*"),
             ("acme_*_x", "acme.*.x"),
         ] {
-            let Some(Doubt::Never(why)) = doubt(key) else { panic!("{key}: {:?}", doubt(key)) };
+            let Some(KeyDoubt::Never(why)) = doubt(key) else { panic!("{key}: {:?}", doubt(key)) };
             assert!(why.ends_with(&format!("as in \"{meant}\"")), "{why}");
             assert_eq!(doubt(meant), None, "{meant}");
         }
@@ -85,9 +85,9 @@ mod tests {
     #[test]
     fn what_may_be_meant_is_only_warned_of() {
         for key in ["", ".acme", "acme.", "acme..x", ".*", "acme.>", "+.acme", "a, b", "a;b", "acme/x"] {
-            assert!(matches!(doubt(key), Some(Doubt::Hardly(_))), "{key}: {:?}", doubt(key));
+            assert!(matches!(doubt(key), Some(KeyDoubt::Hardly(_))), "{key}: {:?}", doubt(key));
         }
-        assert!(matches!(doubt(" acme.#"), Some(Doubt::Never(_))));
+        assert!(matches!(doubt(" acme.#"), Some(KeyDoubt::Never(_))));
         for key in ["#", "*", "acme.#", "acme.*.x", "a-b_c.d:e", "acme.#.x.*", "é.日本"] {
             assert_eq!(doubt(key), None, "{key}");
         }

@@ -2,24 +2,24 @@
 //! keys.
 
 use super::fields::{At, Fields};
-use super::node::{Node, Value};
+use super::node::{Node, NodeValue};
 use super::problems::Problems;
 use super::{Environment, Settings, mappings, secrets, settings};
 use crate::event::{REGULATIONS, TYPES};
-use crate::filter::Filter;
 use crate::gate::{Belief, Endpoint, Limits, Mode, endpoint};
+use crate::integration::filter::Filter;
 use crate::integration::{Integration, Name};
 use crate::mapping::Mappings;
 use crate::schedule::{OnOutage, Schedule};
-use crate::shown::quoted;
-use crate::suggest::did_you_mean;
+use crate::text::shown::quoted;
+use crate::text::suggest::did_you_mean;
 use secrecy::SecretString;
 
 /// The host in the document that Didomi's documentation shows.
 const EXAMPLE_HOST: &str = "my-selligent-installation.com";
 
 /// The context in which a document is read.
-pub(super) struct Context<'c> {
+pub(super) struct DocumentContext<'c> {
     /// The folder to which paths of secrets are relative.
     pub folder: &'c std::path::Path,
     pub environment: &'c Environment,
@@ -59,7 +59,7 @@ impl Document {
 /// Reads a document; `None` if a required part is missing or wrong, which is reported.
 pub(super) fn read(
     tree: Node,
-    context: &Context<'_>,
+    context: &DocumentContext<'_>,
     problems: &Problems,
     warnings: &mut Vec<String>,
 ) -> Option<Document> {
@@ -93,7 +93,7 @@ fn records(root: &mut Fields<'_>) -> Option<Name> {
 }
 
 /// The limits and schedule of the settings, overridden by the document's own.
-fn overridden(mut overrides: Fields<'_>, context: &Context<'_>) -> (Limits, Option<Schedule>, OnOutage) {
+fn overridden(mut overrides: Fields<'_>, context: &DocumentContext<'_>) -> (Limits, Option<Schedule>, OnOutage) {
     let limits = settings::limits(overrides.table("gate"), &context.settings.gate, context.folder, context.environment);
     let retry = overrides.table("retry");
     let place = settings::place_of_schedule(&retry);
@@ -110,7 +110,7 @@ fn overridden(mut overrides: Fields<'_>, context: &Context<'_>) -> (Limits, Opti
 
 fn refuse_bidirectional(fields: &mut Fields<'_>) {
     if let Some(node) = fields.node("bidirectional") {
-        let asked = !matches!(node.value, Value::Bool(false));
+        let asked = !matches!(node.value, NodeValue::Bool(false));
         if asked {
             let why = format!(
                 "{}: consents flow one way only, from Didomi to Selligent; remove the key",
@@ -121,7 +121,7 @@ fn refuse_bidirectional(fields: &mut Fields<'_>) {
     }
 }
 
-fn documented_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endpoint>, Option<Node>) {
+fn documented_form(root: &mut Fields<'_>, context: &DocumentContext<'_>) -> (Option<Endpoint>, Option<Node>) {
     if let Some(kind) = root.text("type_id")
         && kind.value != "selligent"
     {
@@ -149,7 +149,7 @@ fn documented_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endp
 }
 
 /// `{"config": {"url", "gate", "authentication", "properties": [{"id", "value"}]}}`.
-fn older_form(root: &mut Fields<'_>, context: &Context<'_>) -> (Option<Endpoint>, Option<Node>) {
+fn older_form(root: &mut Fields<'_>, context: &DocumentContext<'_>) -> (Option<Endpoint>, Option<Node>) {
     let mut config = root.table("config");
     let mut authentication = config.table("authentication");
     let credentials = credentials(&mut authentication, context);
@@ -165,7 +165,7 @@ fn missing_mappings(fields: &mut Fields<'_>, key: &'static str) -> Option<Node> 
     None
 }
 
-fn credentials(fields: &mut Fields<'_>, context: &Context<'_>) -> Option<(String, SecretString)> {
+fn credentials(fields: &mut Fields<'_>, context: &DocumentContext<'_>) -> Option<(String, SecretString)> {
     let username = required(fields, "username", "write the name of Selligent's API user", context);
     let remedy = "write the API user's encryption key, \"${A_VARIABLE}\", or password_file";
     let password =
@@ -179,7 +179,12 @@ fn credentials(fields: &mut Fields<'_>, context: &Context<'_>) -> Option<(String
     Some((username.value, password?))
 }
 
-fn required(fields: &mut Fields<'_>, key: &'static str, remedy: &str, context: &Context<'_>) -> Option<At<String>> {
+fn required(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    remedy: &str,
+    context: &DocumentContext<'_>,
+) -> Option<At<String>> {
     if !fields.has(key) {
         fields.missing(key, remedy);
     }
@@ -190,7 +195,7 @@ fn required(fields: &mut Fields<'_>, key: &'static str, remedy: &str, context: &
 fn endpoint_of(
     fields: &mut Fields<'_>,
     credentials: Option<(String, SecretString)>,
-    context: &Context<'_>,
+    context: &DocumentContext<'_>,
 ) -> Option<Endpoint> {
     refuse_bidirectional(fields);
     let url = required(fields, "url", "write the host of the Selligent installation", context);
@@ -211,7 +216,11 @@ fn endpoint_of(
     Some(Endpoint::new(base?, mode, username, key, gate?.value).believed(belief))
 }
 
-fn events(mut fields: Fields<'_>, context: &Context<'_>, warnings: &mut Vec<String>) -> (Filter, Option<Vec<String>>) {
+fn events(
+    mut fields: Fields<'_>,
+    context: &DocumentContext<'_>,
+    warnings: &mut Vec<String>,
+) -> (Filter, Option<Vec<String>>) {
     let mut filter = Filter::default();
     let problems = fields.problems();
     let mut list = |key: &'static str| {

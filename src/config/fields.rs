@@ -1,9 +1,9 @@
 //! Reads typed values out of a tree and collects every problem on the way.
 
-use super::node::{Location, Node, Value, from_toml};
+use super::node::{Location, Node, NodeValue, from_toml};
 use super::problems::Problems;
-use crate::shown::quoted;
-use crate::suggest::{did_you_mean, nearest};
+use crate::text::shown::quoted;
+use crate::text::suggest::{did_you_mean, nearest};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl<'p> Fields<'p> {
     pub fn open(path: &str, node: Node, problems: &'p Problems) -> Fields<'p> {
         let place = node.place;
         let entries = match node.value {
-            Value::Table(entries) => entries,
+            NodeValue::Table(entries) => entries,
             other => {
                 problems.add(&place, format!("{}expected a table, found {}", prefix(path), other.type_name()));
                 Vec::new()
@@ -102,18 +102,18 @@ impl<'p> Fields<'p> {
             }
             found = Some(node);
         }
-        found.filter(|node| !matches!(node.value, Value::Null))
+        found.filter(|node| !matches!(node.value, NodeValue::Null))
     }
 
     /// A table within this one; an empty one if it is absent.
     pub fn table(&mut self, key: &'static str) -> Fields<'p> {
         let path = self.name(key);
         let place = self.place.clone();
-        let node = self.node(key).unwrap_or(Node { value: Value::Table(Vec::new()), place });
+        let node = self.node(key).unwrap_or(Node { value: NodeValue::Table(Vec::new()), place });
         Fields::open(&path, node, self.problems)
     }
 
-    fn typed<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Option<At<T>> {
+    fn typed<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&NodeValue) -> Option<T>) -> Option<At<T>> {
         let node = self.node(key)?;
         if let Some(value) = read(&node.value) {
             return Some(At { value, place: node.place });
@@ -146,8 +146,8 @@ impl<'p> Fields<'p> {
     /// True or false; in the environment, the word.
     pub fn flag(&mut self, key: &'static str) -> Option<At<bool>> {
         self.typed(key, "true or false", |value| match value {
-            Value::Bool(flag) => Some(*flag),
-            Value::Text(text) => text.parse().ok(),
+            NodeValue::Bool(flag) => Some(*flag),
+            NodeValue::Text(text) => text.parse().ok(),
             _ => None,
         })
     }
@@ -155,8 +155,8 @@ impl<'p> Fields<'p> {
     /// A whole number from 1 to `most`.
     pub fn count(&mut self, key: &'static str, most: i64) -> Option<At<usize>> {
         let number = self.typed(key, &format!("a whole number from 1 to {most}"), |value| match value {
-            Value::Integer(number) => Some(*number),
-            Value::Text(text) => text.parse().ok(),
+            NodeValue::Integer(number) => Some(*number),
+            NodeValue::Text(text) => text.parse().ok(),
             _ => None,
         });
         let At { value, place } = self.within(key, number?, 1, most)?;
@@ -166,9 +166,9 @@ impl<'p> Fields<'p> {
     /// A rate, from 0.001 to a million.
     pub fn rate(&mut self, key: &'static str) -> Option<At<f64>> {
         let number = self.typed(key, "a number from 0.001 to 1000000", |value| match value {
-            Value::Integer(number) => Some(*number as f64),
-            Value::Float(number) => Some(*number),
-            Value::Text(text) => text.parse().ok(),
+            NodeValue::Integer(number) => Some(*number as f64),
+            NodeValue::Float(number) => Some(*number),
+            NodeValue::Text(text) => text.parse().ok(),
             _ => None,
         });
         self.within(key, number?, 0.001, 1e6)
@@ -205,11 +205,11 @@ impl<'p> Fields<'p> {
         let node = self.node(key)?;
         let place = node.place.clone();
         let value = match node.value {
-            Value::Text(text) if matches!(place, Location::Variable(_)) => list_from_variable(&text),
+            NodeValue::Text(text) if matches!(place, Location::Variable(_)) => list_from_variable(&text),
             other => other,
         };
         let strings = match &value {
-            Value::List(items) => items.iter().map(|item| as_string(&item.value)).collect::<Option<Vec<String>>>(),
+            NodeValue::List(items) => items.iter().map(|item| as_string(&item.value)).collect::<Option<Vec<String>>>(),
             _ => None,
         };
         if strings.is_none() {
@@ -283,19 +283,19 @@ fn prefix(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("{path}: ") }
 }
 
-fn as_string(value: &Value) -> Option<String> {
+fn as_string(value: &NodeValue) -> Option<String> {
     match value {
-        Value::Text(text) => Some(text.clone()),
+        NodeValue::Text(text) => Some(text.clone()),
         _ => None,
     }
 }
 
-fn list_from_variable(text: &str) -> Value {
+fn list_from_variable(text: &str) -> NodeValue {
     match from_toml(&format!("list = {text}"), "") {
-        Ok(Node { value: Value::Table(entries), .. }) => {
-            entries.into_iter().next().map_or(Value::Null, |(_, node)| node.value)
+        Ok(Node { value: NodeValue::Table(entries), .. }) => {
+            entries.into_iter().next().map_or(NodeValue::Null, |(_, node)| node.value)
         }
-        _ => Value::Text(text.to_owned()),
+        _ => NodeValue::Text(text.to_owned()),
     }
 }
 

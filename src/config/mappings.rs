@@ -1,11 +1,11 @@
 //! The mappings of an integration document, with warnings about what is valid but unlikely to be intended.
 
 use super::fields::{At, Fields};
-use super::node::{Location, Node, Value};
+use super::node::{Location, Node, NodeValue};
 use super::problems::Problems;
-use crate::mapping::{Kind, Mapping, Mappings, Path, Source, format_time};
-use crate::shown::{is_like_address, quoted};
-use crate::suggest::did_you_mean;
+use crate::mapping::{Mapping, Mappings, Path, PathKind, ValueSource, format_time};
+use crate::text::shown::{is_like_address, quoted};
+use crate::text::suggest::did_you_mean;
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) fn compile(
     problems: &Problems,
 ) -> Option<Mappings> {
     let before = problems.count();
-    let Value::List(items) = list.value else {
+    let NodeValue::List(items) = list.value else {
         problems.add(&list.place, format!("mappings: expected a list, found {}", list.value.type_name()));
         return None;
     };
@@ -51,11 +51,11 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
         fields.problems().add(&id.place, "mappings.id: a property's name has no control characters");
     }
     let source = source(&mut fields);
-    let kind = source.as_ref().map(Source::kind);
+    let kind = source.as_ref().map(ValueSource::kind);
     let texts = switch_texts(&mut fields, kind);
     let date_format = date_format(&mut fields, kind);
     let none = fields.text("none");
-    if let Some((none, kind)) = none.as_ref().zip(kind.filter(|kind| !kind.may_be(Kind::Selection))) {
+    if let Some((none, kind)) = none.as_ref().zip(kind.filter(|kind| !kind.may_be(PathKind::Selection))) {
         warn_of_no_use("none", &none.place, kind, &fields);
     }
     fields.finish_with_strangers();
@@ -65,10 +65,10 @@ fn mapping(mut fields: Fields<'_>) -> Option<Mapping> {
 }
 
 /// The texts for true and for false.
-fn switch_texts(fields: &mut Fields<'_>, kind: Option<Kind>) -> (Arc<str>, Arc<str>) {
+fn switch_texts(fields: &mut Fields<'_>, kind: Option<PathKind>) -> (Arc<str>, Arc<str>) {
     const DEFAULTS: (&str, &str) = ("1", "0");
     let (on, off) = (fields.filled("true"), fields.filled("false"));
-    if let Some(kind) = kind.filter(|kind| !kind.may_be(Kind::Switch)) {
+    if let Some(kind) = kind.filter(|kind| !kind.may_be(PathKind::Switch)) {
         for (key, at) in [("true", &on), ("false", &off)] {
             if let Some(at) = at {
                 warn_of_no_use(key, &at.place, kind, fields);
@@ -105,14 +105,14 @@ fn switch_texts(fields: &mut Fields<'_>, kind: Option<Kind>) -> (Arc<str>, Arc<s
     (on.into(), off.into())
 }
 
-fn warn_of_no_use(key: &str, place: &Location, kind: Kind, fields: &Fields<'_>) {
+fn warn_of_no_use(key: &str, place: &Location, kind: PathKind, fields: &Fields<'_>) {
     fields.problems().warn(place, format!("mappings.{key} changes nothing here: the value is {kind}; remove it"));
 }
 
-fn date_format(fields: &mut Fields<'_>, kind: Option<Kind>) -> Option<String> {
+fn date_format(fields: &mut Fields<'_>, kind: Option<PathKind>) -> Option<String> {
     let format = fields.filled("date_format")?;
     let complain = |why: &str| fields.problems().add(&format.place, format!("mappings.date_format{why}"));
-    if let Some(kind) = kind.filter(|kind| !kind.may_be(Kind::Time)) {
+    if let Some(kind) = kind.filter(|kind| !kind.may_be(PathKind::Time)) {
         complain(&format!(" is for times, and the value is {kind}; remove it"));
         return None;
     }
@@ -167,7 +167,7 @@ fn directives(format: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-fn source(fields: &mut Fields<'_>) -> Option<Source> {
+fn source(fields: &mut Fields<'_>) -> Option<ValueSource> {
     if !fields.has("value") && !fields.has("constant") {
         fields.missing("value", "write a Didomi property such as consents_purposes_newsletter_enabled, or a constant");
     }
@@ -184,8 +184,8 @@ fn source(fields: &mut Fields<'_>) -> Option<Source> {
                 fields.problems().add(&value.place, format!("mappings.value: {why}"));
             })
             .ok()
-            .map(Source::Path),
-        (None, constant) => constant.map(|at| Source::Constant(at.value.into())),
+            .map(ValueSource::Path),
+        (None, constant) => constant.map(|at| ValueSource::Constant(at.value.into())),
     }
 }
 
@@ -196,18 +196,18 @@ fn identifier_index(
     problems: &Problems,
 ) -> Option<usize> {
     if let Some(wanted) = wanted {
-        let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, Source::Path(_)));
+        let found = mappings.iter().position(|m| *m.id == *wanted.value && matches!(m.source, ValueSource::Path(_)));
         if found.is_none() {
             let why = if mappings.iter().any(|mapping| *mapping.id == *wanted.value) {
                 "is a constant, which cannot identify a person".to_owned()
             } else {
-                let paths = mappings.iter().filter(|mapping| matches!(mapping.source, Source::Path(_)));
+                let paths = mappings.iter().filter(|mapping| matches!(mapping.source, ValueSource::Path(_)));
                 let meant = did_you_mean(&wanted.value, paths.map(|mapping| &*mapping.id));
                 format!("is not a mapped property{meant}")
             };
             problems.add(&wanted.place, format!("identifier: \"{}\" {why}", quoted(&wanted.value)));
         }
-        let switch = found.and_then(|index| mappings.get(index)).is_some_and(|m| m.source.kind() == Kind::Switch);
+        let switch = found.and_then(|index| mappings.get(index)).is_some_and(|m| m.source.kind() == PathKind::Switch);
         if switch {
             problems.add(
                 &wanted.place,
@@ -217,7 +217,7 @@ fn identifier_index(
         return found;
     }
     let names_person =
-        |mapping: &Mapping| matches!(&mapping.source, Source::Path(path) if path.is_organization_user_id());
+        |mapping: &Mapping| matches!(&mapping.source, ValueSource::Path(path) if path.is_organization_user_id());
     let mut candidates =
         mappings.iter().enumerate().filter(|(_, mapping)| names_person(mapping)).map(|(index, _)| index);
     match (candidates.next(), candidates.next()) {

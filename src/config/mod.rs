@@ -17,9 +17,9 @@ pub use problems::Problem;
 pub use settings::{Settings, place};
 
 use crate::integration::{Integration, Name};
-use crate::shown::quoted;
-use crate::suggest;
-use node::{Location, Node, Value};
+use crate::text::shown::quoted;
+use crate::text::suggest;
+use node::{Location, Node, NodeValue};
 use problems::Problems;
 use std::ffi::OsStr;
 use std::fs;
@@ -149,7 +149,7 @@ fn read_settings(
 fn settings_tree(file: Option<&Path>, environment: &Environment, problems: &Problems) -> (Node, PathBuf) {
     let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_path_buf);
     let name = path.display().to_string();
-    let empty = Node { value: Value::Table(Vec::new()), place: Location::File(name.as_str().into()) };
+    let empty = Node { value: NodeValue::Table(Vec::new()), place: Location::File(name.as_str().into()) };
     let tree = match read_bounded(&path) {
         Ok(text) => node::from_toml(&text, &name).unwrap_or_else(|(place, why)| {
             problems.add(&place, why);
@@ -238,8 +238,12 @@ fn document_at(
     let name = Name::new(&stem).map_err(|why| problems.add(&place, why)).ok();
     let text = read_bounded(path).map_err(|error| problems.add(&place, unreadable(&error))).ok()?;
     let tree = node::from_json(&text, &file).map_err(|(place, why)| problems.add(&place, why)).ok()?;
-    let context =
-        document::Context { folder: path.parent().unwrap_or(Path::new("")), environment, settings, name: &stem };
+    let context = document::DocumentContext {
+        folder: path.parent().unwrap_or(Path::new("")),
+        environment,
+        settings,
+        name: &stem,
+    };
     let document = document::read(tree, &context, problems, warnings)?;
     Some(document.named(name?))
 }

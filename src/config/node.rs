@@ -51,13 +51,13 @@ impl fmt::Display for Location {
 /// A value and where it was written.
 #[derive(Clone, Debug)]
 pub struct Node {
-    pub value: Value,
+    pub value: NodeValue,
     pub place: Location,
 }
 
 /// The value of a node.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub enum NodeValue {
     Null,
     Bool(bool),
     Integer(i64),
@@ -68,28 +68,28 @@ pub enum Value {
     Table(Vec<(String, Node)>),
 }
 
-impl Value {
+impl NodeValue {
     /// The type's name for people.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
-            Value::Null => "null",
-            Value::Bool(_) => "true or false",
-            Value::Integer(_) | Value::Float(_) => "a number",
-            Value::Text(_) => "a string",
-            Value::List(_) => "a list",
-            Value::Table(_) => "a table",
+            NodeValue::Null => "null",
+            NodeValue::Bool(_) => "true or false",
+            NodeValue::Integer(_) | NodeValue::Float(_) => "a number",
+            NodeValue::Text(_) => "a string",
+            NodeValue::List(_) => "a list",
+            NodeValue::Table(_) => "a table",
         }
     }
 }
 
 /// Turns byte offsets into lines.
-struct Lines<'t> {
+struct LineIndex<'t> {
     file: Arc<str>,
     text: &'t str,
 }
 
-impl Lines<'_> {
+impl LineIndex<'_> {
     fn at(&self, offset: usize) -> Location {
         let before = self.text.as_bytes().get(..offset).unwrap_or_default();
         Location::Line(Arc::clone(&self.file), 1 + before.iter().filter(|byte| **byte == b'\n').count())
@@ -101,32 +101,32 @@ impl Lines<'_> {
 /// # Errors
 /// Where and why it is not TOML; the text itself is not quoted, because it may contain secrets.
 pub fn from_toml(text: &str, file: &str) -> Result<Node, (Location, String)> {
-    let lines = Lines { file: file.into(), text };
+    let lines = LineIndex { file: file.into(), text };
     let place_of = |span: Option<Range<usize>>| lines.at(span.map_or(0, |span| span.start));
     let table = DeTable::parse(text).map_err(|e| (place_of(e.span()), format!("not TOML: {}", e.message())))?;
     Ok(Node { value: toml_table(table.get_ref(), &lines), place: Location::File(lines.file.clone()) })
 }
 
-fn toml_table(table: &DeTable<'_>, lines: &Lines<'_>) -> Value {
+fn toml_table(table: &DeTable<'_>, lines: &LineIndex<'_>) -> NodeValue {
     let entries = table.iter().map(|(key, value)| {
         let mut node = toml_node(value, lines);
         node.place = lines.at(key.span().start);
         (key.get_ref().to_string(), node)
     });
-    Value::Table(entries.collect())
+    NodeValue::Table(entries.collect())
 }
 
-fn toml_node(spanned: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Node {
+fn toml_node(spanned: &Spanned<DeValue<'_>>, lines: &LineIndex<'_>) -> Node {
     let value = match spanned.get_ref() {
-        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::String(text) => NodeValue::Text(text.to_string()),
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => Value::Integer(number),
-            Err(_) => Value::Float(f64::INFINITY),
+            Ok(number) => NodeValue::Integer(number),
+            Err(_) => NodeValue::Float(f64::INFINITY),
         },
-        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Boolean(flag) => Value::Bool(*flag),
-        DeValue::Datetime(time) => Value::Text(time.to_string()),
-        DeValue::Array(items) => Value::List(items.iter().map(|item| toml_node(item, lines)).collect()),
+        DeValue::Float(number) => NodeValue::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(flag) => NodeValue::Bool(*flag),
+        DeValue::Datetime(time) => NodeValue::Text(time.to_string()),
+        DeValue::Array(items) => NodeValue::List(items.iter().map(|item| toml_node(item, lines)).collect()),
         DeValue::Table(table) => toml_table(table, lines),
     };
     Node { value, place: lines.at(spanned.span().start) }
@@ -138,7 +138,7 @@ fn toml_node(spanned: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Node {
 /// Where and why it is not JSON.
 pub fn from_json(text: &str, file: &str) -> Result<Node, (Location, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let lines = Lines { file: file.into(), text };
+    let lines = LineIndex { file: file.into(), text };
     let options = jsonc_parser::ParseOptions {
         allow_comments: true,
         allow_trailing_commas: true,
@@ -172,24 +172,24 @@ fn unquoted(error: &jsonc_parser::errors::ParseError) -> &'static str {
     if is_unquoted { "; texts and keys need double quotes, and keys a colon after them" } else { "" }
 }
 
-fn json_node(value: &ast::Value<'_>, lines: &Lines<'_>) -> Node {
+fn json_node(value: &ast::Value<'_>, lines: &LineIndex<'_>) -> Node {
     use jsonc_parser::common::Ranged;
     let node = match value {
-        ast::Value::NullKeyword(_) => Value::Null,
-        ast::Value::BooleanLit(flag) => Value::Bool(flag.value),
-        ast::Value::StringLit(text) => Value::Text(text.value.to_string()),
+        ast::Value::NullKeyword(_) => NodeValue::Null,
+        ast::Value::BooleanLit(flag) => NodeValue::Bool(flag.value),
+        ast::Value::StringLit(text) => NodeValue::Text(text.value.to_string()),
         ast::Value::NumberLit(number) => match number.value.parse::<i64>() {
-            Ok(whole) => Value::Integer(whole),
-            Err(_) => Value::Float(number.value.parse().unwrap_or(f64::NAN)),
+            Ok(whole) => NodeValue::Integer(whole),
+            Err(_) => NodeValue::Float(number.value.parse().unwrap_or(f64::NAN)),
         },
-        ast::Value::Array(array) => Value::List(array.elements.iter().map(|item| json_node(item, lines)).collect()),
+        ast::Value::Array(array) => NodeValue::List(array.elements.iter().map(|item| json_node(item, lines)).collect()),
         ast::Value::Object(object) => {
             let entries = object.properties.iter().map(|property| {
                 let mut inner = json_node(&property.value, lines);
                 inner.place = lines.at(property.range().start);
                 (property.name.as_str().to_owned(), inner)
             });
-            Value::Table(entries.collect())
+            NodeValue::Table(entries.collect())
         }
     };
     Node { value: node, place: lines.at(value.range().start) }

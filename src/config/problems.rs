@@ -1,7 +1,7 @@
 //! What is wrong with a configuration: every problem of a run, and the warnings.
 
 use super::node::Location;
-use crate::shown;
+use crate::text::shown;
 use std::cell::RefCell;
 use std::fmt;
 

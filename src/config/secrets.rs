@@ -2,7 +2,7 @@
 
 use super::Environment;
 use super::fields::{At, Fields, bare};
-use crate::shown::{is_like_address, quoted};
+use crate::text::shown::{is_like_address, quoted};
 use secrecy::SecretString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 //! How lists are flattened is not documented, so both spellings are read: an element's index
 //! (`purposes__0__id`) and its id (`purposes__newsletter__enabled`).
 
-use super::{Defect, Fields, Json, METADATA};
+use super::{Defect, Json, METADATA, Object};
 use std::borrow::Cow;
 
 const SEPARATOR: &str = "__";
@@ -18,11 +18,11 @@ const LISTS_OF_IDS: [&str; 5] = ["enabled", "disabled", "enabled_li", "disabled_
 ///
 /// # Errors
 /// A path that is too deep, or that leads through a value that is not an object.
-pub(super) fn unflatten(fields: Fields<'_>) -> Result<Fields<'_>, Defect> {
+pub(super) fn unflatten(fields: Object<'_>) -> Result<Object<'_>, Defect> {
     if !fields.keys().any(|key| key.contains(SEPARATOR)) {
         return Ok(fields);
     }
-    let mut nested = Fields::new();
+    let mut nested = Object::new();
     for (key, value) in fields {
         let path: Vec<&str> = key.split(SEPARATOR).collect();
         if path.len() > MAX_DEPTH {
@@ -36,7 +36,7 @@ pub(super) fn unflatten(fields: Fields<'_>) -> Result<Fields<'_>, Defect> {
     Ok(nested)
 }
 
-fn insert<'b>(into: &mut Fields<'b>, path: &[&str], value: Json<'b>) -> Result<(), Defect> {
+fn insert<'b>(into: &mut Object<'b>, path: &[&str], value: Json<'b>) -> Result<(), Defect> {
     let [first, rest @ ..] = path else { return Ok(()) };
     if rest.is_empty() {
         into.insert(Cow::Owned((*first).to_owned()), value);
@@ -45,7 +45,7 @@ fn insert<'b>(into: &mut Fields<'b>, path: &[&str], value: Json<'b>) -> Result<(
     // Keys are sorted, so a parent that is written as null or empty comes before its children.
     let parent = into.entry(Cow::Owned((*first).to_owned())).or_insert(Json::Null);
     if *parent == Json::Null || *parent == Json::Array(Vec::new()) {
-        *parent = Json::Object(Fields::new());
+        *parent = Json::Object(Object::new());
     }
     match parent {
         Json::Object(inner) => insert(inner, rest, value),
@@ -69,7 +69,7 @@ fn restore_lists(key: &str, value: &mut Json<'_>) {
 }
 
 /// The elements in the order of their index; an element without an `id` gets its key as its id.
-fn elements(fields: Fields<'_>) -> Vec<Json<'_>> {
+fn elements(fields: Object<'_>) -> Vec<Json<'_>> {
     let mut list: Vec<(Cow<'_, str>, Json<'_>)> = fields.into_iter().collect();
     list.sort_by_key(|(key, _)| key.parse::<u64>().unwrap_or(u64::MAX));
     list.into_iter()
@@ -83,7 +83,7 @@ fn elements(fields: Fields<'_>) -> Vec<Json<'_>> {
 }
 
 /// `{"0": "google"}` and `{"google": true}` both contain the vendor `google`.
-fn ids(fields: Fields<'_>) -> Vec<Json<'_>> {
+fn ids(fields: Object<'_>) -> Vec<Json<'_>> {
     fields
         .into_iter()
         .filter_map(|(key, value)| match value {

@@ -23,7 +23,7 @@ const DAMAGED: &str = "\0damaged\0";
 pub const METADATA: &str = "metadata";
 
 /// An object's fields; of two with the same name the last one.
-pub type Fields<'b> = LiteMap<Cow<'b, str>, Json<'b>>;
+pub type Object<'b> = LiteMap<Cow<'b, str>, Json<'b>>;
 
 /// A value within a message.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,8 +34,8 @@ pub enum Json<'b> {
     Number(Number),
     String(Cow<'b, str>),
     Array(Vec<Json<'b>>),
-    #[serde(serialize_with = "crate::json::object")]
-    Object(Fields<'b>),
+    #[serde(serialize_with = "crate::text::json::object")]
+    Object(Object<'b>),
     /// A value that nobody reads, as written.
     Unread(Unread<'b>),
     /// A text that cannot be read: its bytes as characters, for comparisons only.
@@ -61,7 +61,7 @@ impl PartialEq for Unread<'_> {
 /// It is not JSON, or it is nested too deep.
 pub fn read<'b>(written: &'b [u8], unread: &[&str]) -> serde_json::Result<Json<'b>> {
     let mut deserializer = serde_json::Deserializer::from_slice(written);
-    let json = Reader { unread, is_mended: false }.deserialize(&mut deserializer)?;
+    let json = JsonSeed { unread, is_mended: false }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(json)
 }
@@ -82,7 +82,7 @@ pub fn copy_damaged(written: &[u8]) -> Option<Json<'static>> {
 
 fn copied(written: &[u8], is_mended: bool) -> serde_json::Result<Json<'static>> {
     let mut deserializer = serde_json::Deserializer::from_reader(written);
-    let json = Reader { unread: &[], is_mended }.deserialize(&mut deserializer)?;
+    let json = JsonSeed { unread: &[], is_mended }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(json)
 }
@@ -188,13 +188,13 @@ impl fmt::Display for Json<'_> {
 struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
 
 #[derive(Clone, Copy)]
-struct Reader<'u> {
+struct JsonSeed<'u> {
     unread: &'u [&'u str],
     /// Texts that cannot be read have been replaced by marked ones.
     is_mended: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Reader<'_> {
+impl<'de> DeserializeSeed<'de> for JsonSeed<'_> {
     type Value = Json<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
@@ -202,7 +202,7 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Reader<'_> {
+impl<'de> Visitor<'de> for JsonSeed<'_> {
     type Value = Json<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -245,7 +245,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Json<'de>, A::Error> {
-        let Some(Text(first)) = object.next_key()? else { return Ok(Json::Object(Fields::new())) };
+        let Some(Text(first)) = object.next_key()? else { return Ok(Json::Object(Object::new())) };
         if first == NUMBER {
             let digits: String = object.next_value()?;
             return digits.parse().map(Json::Number).map_err(Error::custom);
@@ -256,7 +256,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
             let value = if self.unread.contains(&&*key) {
                 Json::Unread(Unread(object.next_value()?))
             } else {
-                object.next_value_seed(if key == METADATA { Reader { unread: &[], ..self } } else { self })?
+                object.next_value_seed(if key == METADATA { JsonSeed { unread: &[], ..self } } else { self })?
             };
             fields.push((key, value));
             next = object.next_key()?;
@@ -266,7 +266,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
 }
 
 /// Sorted all at once: inserted one by one, many fields would take quadratic time.
-fn sorted<'b>(mut fields: Vec<(Cow<'b, str>, Json<'b>)>) -> Fields<'b> {
+fn sorted<'b>(mut fields: Vec<(Cow<'b, str>, Json<'b>)>) -> Object<'b> {
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
     fields.dedup_by(|later, earlier| {
         let is_same = later.0 == earlier.0;
@@ -275,7 +275,7 @@ fn sorted<'b>(mut fields: Vec<(Cow<'b, str>, Json<'b>)>) -> Fields<'b> {
         }
         is_same
     });
-    Fields::from_sorted_store_unchecked(fields)
+    Object::from_sorted_store_unchecked(fields)
 }
 
 #[cfg(test)]

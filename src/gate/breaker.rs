@@ -18,7 +18,7 @@ const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
 /// Whether the gate may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum BreakerState {
     /// It may be asked.
     Closed,
     /// It asked for a pause.
@@ -74,11 +74,13 @@ impl Breaker {
 
     /// Whether the gate may be asked.
     #[must_use]
-    pub fn state(&self, now: Instant) -> State {
+    pub fn state(&self, now: Instant) -> BreakerState {
         match (self.open, self.paused_until.filter(|until| *until > now)) {
-            (Some(open), paused) => State::Open { probe_at: paused.map_or(open.probe_at, |at| at.max(open.probe_at)) },
-            (None, Some(until)) => State::Paused { until },
-            (None, None) => State::Closed,
+            (Some(open), paused) => {
+                BreakerState::Open { probe_at: paused.map_or(open.probe_at, |at| at.max(open.probe_at)) }
+            }
+            (None, Some(until)) => BreakerState::Paused { until },
+            (None, None) => BreakerState::Closed,
         }
     }
 
@@ -170,12 +172,12 @@ mod tests {
         let (former, now) = open();
         let mut breaker = Breaker::new(OnOutage::Hold, Duration::from_secs(300));
         breaker.follow(&former, now);
-        assert_eq!(breaker.state(now), State::Open { probe_at: now });
+        assert_eq!(breaker.state(now), BreakerState::Open { probe_at: now });
         assert_eq!(breaker.answered(&down(), Pass::Probe, now), Some(Change::ProbeFailed(2 * FIRST_PROBE)));
         assert_eq!(breaker.answered(&answer(Outcome::Misconfigured), Pass::Usual, now), None);
         let mut mended = Breaker::new(OnOutage::DeadLetter, Duration::from_secs(300));
         mended.follow(&breaker, now);
-        assert_eq!((mended.state(now), mended.is_misconfigured()), (State::Closed, Some(true)));
+        assert_eq!((mended.state(now), mended.is_misconfigured()), (BreakerState::Closed, Some(true)));
         mended.answered(&answer(Outcome::Accepted), Pass::Usual, now);
         assert_eq!(mended.is_misconfigured(), Some(false));
     }
@@ -186,9 +188,9 @@ mod tests {
         for _ in 0..10 * RUN {
             assert_eq!(breaker.answered(&down(), Pass::Usual, now), None);
         }
-        assert_eq!(breaker.state(now), State::Closed);
+        assert_eq!(breaker.state(now), BreakerState::Closed);
         let (breaker, now) = open();
-        assert_eq!(breaker.state(now), State::Open { probe_at: now + FIRST_PROBE });
+        assert_eq!(breaker.state(now), BreakerState::Open { probe_at: now + FIRST_PROBE });
     }
 
     #[test]
@@ -206,7 +208,7 @@ mod tests {
         assert_eq!(breaker.answered(&down(), Pass::Usual, opened), None, "a straggler");
         let mut now = opened;
         for seconds in [5, 10, 20, 30, 30] {
-            assert_eq!(breaker.state(now), State::Open { probe_at: now + Duration::from_secs(seconds) });
+            assert_eq!(breaker.state(now), BreakerState::Open { probe_at: now + Duration::from_secs(seconds) });
             now += Duration::from_secs(seconds);
             let change = breaker.answered(&down(), Pass::Probe, now);
             assert!(matches!(change, Some(Change::ProbeFailed(_))), "{change:?}");
@@ -214,7 +216,7 @@ mod tests {
         for outcome in [Outcome::Accepted, Outcome::Refused, Outcome::Rejected] {
             let (mut breaker, now) = open();
             assert_eq!(breaker.answered(&answer(outcome), Pass::Usual, now), Some(Change::Closed));
-            assert_eq!(breaker.state(now), State::Closed);
+            assert_eq!(breaker.state(now), BreakerState::Closed);
         }
     }
 
@@ -242,16 +244,16 @@ mod tests {
         assert_eq!(change, Some(Change::Paused(Duration::from_secs(45))));
         assert_eq!(breaker.answered(&asks_for(10), Pass::Usual, now), None, "the longer one holds");
         let until = now + Duration::from_secs(45);
-        assert_eq!(breaker.state(now), State::Paused { until });
-        assert_eq!(breaker.state(until), State::Closed);
+        assert_eq!(breaker.state(now), BreakerState::Paused { until });
+        assert_eq!(breaker.state(until), BreakerState::Closed);
         breaker.answered(&Answer { retry_after: Some(Duration::MAX), ..down() }, Pass::Usual, now);
-        assert_eq!(breaker.state(now), State::Paused { until: now + Duration::from_secs(300) });
+        assert_eq!(breaker.state(now), BreakerState::Paused { until: now + Duration::from_secs(300) });
     }
 
     #[test]
     fn a_probe_waits_for_the_end_of_a_pause() {
         let (mut breaker, now) = open();
         breaker.answered(&asks_for(60), Pass::Usual, now);
-        assert_eq!(breaker.state(now), State::Open { probe_at: now + Duration::from_secs(60) });
+        assert_eq!(breaker.state(now), BreakerState::Open { probe_at: now + Duration::from_secs(60) });
     }
 }

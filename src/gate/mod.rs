@@ -26,13 +26,13 @@ pub mod way;
 
 pub use answer::{Answer, Belief, Mode, Outcome};
 pub(crate) use body::read_bounded;
-pub use breaker::{Change, State};
+pub use breaker::{BreakerState, Change};
 pub use endpoint::Endpoint;
 pub use limit::{Lane, Limits, Permit};
 pub use request::GateRequest;
 
 use crate::schedule::{OnOutage, Schedule};
-use answer::Reply;
+use answer::HttpReply;
 use breaker::Breaker;
 use connections::{Connections, Unanswered};
 use jiff::Timestamp;
@@ -59,7 +59,7 @@ pub struct Gate {
     limits: Limits,
     limit: Limit,
     breaker: Mutex<Breaker>,
-    state: watch::Sender<State>,
+    state: watch::Sender<BreakerState>,
     patience: Duration,
     connections: Connections,
     under_way: AtomicUsize,
@@ -103,7 +103,7 @@ pub struct Learned {
 
 /// What an answer changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noted {
+pub struct AnswerEffects {
     /// The change of the breaker's state, if any.
     pub change: Option<Change>,
     /// The gate is known to be down.
@@ -123,7 +123,7 @@ impl Gate {
             way.lead(client.connect_timeout(connect_timeout).pool_max_idle_per_host(idle))
         })?;
         let breaker = Mutex::new(Breaker::new(on_outage, schedule.window()));
-        let (state, _) = watch::channel(State::Closed);
+        let (state, _) = watch::channel(BreakerState::Closed);
         let patience = schedule.shortest().min(LONGEST_PATIENCE);
         // Parsed once: parsing it for each request would cost more than signing the request.
         let url = reqwest::Url::parse(&endpoint.url())?;
@@ -164,7 +164,7 @@ impl Gate {
             self.pause_is_over(pass).await?;
             self.limit.pace(lane).await;
             // It may be unusable by now. After a pause, too, requests leave only at the rate.
-            if self.state() == State::Closed || pass == Pass::Probe {
+            if self.state() == BreakerState::Closed || pass == Pass::Probe {
                 return Ok(());
             }
         }
@@ -174,10 +174,10 @@ impl Gate {
     async fn pause_is_over(&self, pass: Pass) -> Result<(), NotUsable> {
         loop {
             match self.state() {
-                State::Closed => return Ok(()),
-                State::Open { .. } if pass == Pass::Probe => return Ok(()),
-                State::Paused { until } if self.is_short(until) => tokio::time::sleep_until(until).await,
-                State::Open { .. } | State::Paused { .. } => return Err(NotUsable),
+                BreakerState::Closed => return Ok(()),
+                BreakerState::Open { .. } if pass == Pass::Probe => return Ok(()),
+                BreakerState::Paused { until } if self.is_short(until) => tokio::time::sleep_until(until).await,
+                BreakerState::Open { .. } | BreakerState::Paused { .. } => return Err(NotUsable),
             }
         }
     }
@@ -199,7 +199,7 @@ impl Gate {
 
     /// Whether the gate may be asked now.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> BreakerState {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).state(tokio::time::Instant::now())
     }
 
@@ -207,9 +207,9 @@ impl Gate {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         match self.state() {
-            State::Closed => true,
-            State::Paused { until } => self.is_short(until),
-            State::Open { .. } => false,
+            BreakerState::Closed => true,
+            BreakerState::Paused { until } => self.is_short(until),
+            BreakerState::Open { .. } => false,
         }
     }
 
@@ -236,7 +236,7 @@ impl Gate {
     }
 
     /// Takes note of an answer, which may open or close the breaker, or pause the gate for all (`Retry-After`).
-    pub fn note(&self, answer: &Answer, pass: Pass) -> Noted {
+    pub fn note(&self, answer: &Answer, pass: Pass) -> AnswerEffects {
         let now = tokio::time::Instant::now();
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         let change = breaker.answered(answer, pass, now);
@@ -247,7 +247,7 @@ impl Gate {
         }
         let is_overload = matches!(answer.outcome, Outcome::Unavailable | Outcome::Throttled | Outcome::NotTheGate);
         self.limit.answered(!is_overload);
-        Noted { change, is_down: matches!(state, State::Open { .. }) }
+        AnswerEffects { change, is_down: matches!(state, BreakerState::Open { .. }) }
     }
 
     /// How many requests may be under way at once now.
@@ -341,7 +341,7 @@ impl Gate {
             Err(_) if !answer::is_told_by_body(status.as_u16()) => Vec::new(),
             Err(error) => return Answer::unavailable(format!("answer broke off: {}", describe(&error.without_url()))),
         };
-        let reply = Reply { status: status.as_u16(), headers: response.headers(), body: &body };
+        let reply = HttpReply { status: status.as_u16(), headers: response.headers(), body: &body };
         let mut answer = answer::classify(reply, self.endpoint.manner(), redact);
         if matches!(answer.outcome, Outcome::Unavailable | Outcome::Misconfigured | Outcome::NotTheGate) {
             self.connections.refused();

@@ -7,7 +7,7 @@
 mod path;
 mod slot;
 
-pub use path::{Kind, Path, ROOTS};
+pub use path::{Path, PathKind, ROOTS};
 pub use slot::Slot;
 
 use crate::event::{self, Defect, Event, METADATA};
@@ -21,20 +21,20 @@ use std::sync::Arc;
 
 /// Where a property's value comes from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Source {
+pub enum ValueSource {
     /// A path into the event.
     Path(Path),
     /// The same text for every event.
     Constant(Arc<str>),
 }
 
-impl Source {
+impl ValueSource {
     /// The kind of value that the source gives.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> PathKind {
         match self {
-            Source::Path(path) => path.kind(),
-            Source::Constant(_) => Kind::Constant,
+            ValueSource::Path(path) => path.kind(),
+            ValueSource::Constant(_) => PathKind::Constant,
         }
     }
 }
@@ -44,7 +44,7 @@ impl Source {
 pub struct Mapping {
     /// The property at Selligent, spelled as in the document.
     pub id: Arc<str>,
-    pub source: Source,
+    pub source: ValueSource,
     /// The texts for true and for false.
     pub texts: (Arc<str>, Arc<str>),
     /// The text for an empty selection.
@@ -58,10 +58,10 @@ pub struct Mapping {
 impl Mapping {
     /// A mapping with the default texts.
     #[must_use]
-    pub fn new(id: &str, source: Source) -> Mapping {
+    pub fn new(id: &str, source: ValueSource) -> Mapping {
         let slot = match &source {
-            Source::Path(path) => Some(Slot::new(id, path.written())),
-            Source::Constant(_) => None,
+            ValueSource::Path(path) => Some(Slot::new(id, path.written())),
+            ValueSource::Constant(_) => None,
         };
         Mapping { id: id.into(), source, texts: ("1".into(), "0".into()), none: "".into(), date_format: None, slot }
     }
@@ -89,12 +89,12 @@ pub enum Choice {
     Switch(bool),
     Text(Arc<str>),
     /// The values of a multiple-choice preference, or one of the lists of vendors.
-    Selection(Selection),
+    Selection(SelectedIds),
 }
 
 /// Ids that were selected, each once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Selection {
+pub struct SelectedIds {
     pub ids: Vec<Arc<str>>,
     pub names: Names,
 }
@@ -108,11 +108,11 @@ pub enum Names {
     Refusals,
 }
 
-impl Selection {
+impl SelectedIds {
     /// The ids of a list, in its order, without the blanks around them and without empty ones.
     #[must_use]
-    pub fn new<'i>(ids: impl IntoIterator<Item = Cow<'i, str>>, names: Names) -> Selection {
-        let mut selection = Selection { ids: Vec::new(), names };
+    pub fn new<'i>(ids: impl IntoIterator<Item = Cow<'i, str>>, names: Names) -> SelectedIds {
+        let mut selection = SelectedIds { ids: Vec::new(), names };
         let mut seen = HashSet::new();
         for id in ids {
             let id: Arc<str> = id.trim().into();
@@ -188,7 +188,7 @@ impl Mappings {
     #[must_use]
     pub fn new(list: Vec<Mapping>, identifier: usize) -> Mappings {
         let is_read = |field: &str| {
-            list.iter().any(|mapping| matches!(&mapping.source, Source::Path(path) if path.may_name(field)))
+            list.iter().any(|mapping| matches!(&mapping.source, ValueSource::Path(path) if path.may_name(field)))
         };
         let unread = SELDOM_MAPPED.into_iter().filter(|field| !is_read(field)).collect();
         Mappings { list, identifier, unread }
@@ -236,7 +236,7 @@ impl Mappings {
     /// a list.
     pub fn identifier(&self, event: &Event) -> Result<Option<Arc<str>>, Defect> {
         let Some(mapping) = self.list.get(self.identifier) else { return Ok(None) };
-        if let Source::Path(path) = &mapping.source
+        if let ValueSource::Path(path) = &mapping.source
             && let Some(found) = path.find(event)?
         {
             found.check_name()?;
@@ -274,10 +274,10 @@ impl Mappings {
 impl Mapping {
     fn property(&self, event: &Event, explain: bool) -> Result<Property<'_>, Defect> {
         let path = match &self.source {
-            Source::Constant(text) => {
+            ValueSource::Constant(text) => {
                 return Ok(Property { id: &self.id, slot: None, text: Ok(text.clone()), choice: None, place: None });
             }
-            Source::Path(path) => path,
+            ValueSource::Path(path) => path,
         };
         let found = path.find(event)?;
         let place = found.as_ref().filter(|_| explain).map(path::Found::place);

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::{Value, json};
 
 fn mapping(id: &str, path: &str) -> Mapping {
-    Mapping::new(id, Source::Path(Path::compile(path).unwrap()))
+    Mapping::new(id, ValueSource::Path(Path::compile(path).unwrap()))
 }
 
 fn mappings() -> Mappings {
@@ -11,7 +11,7 @@ fn mappings() -> Mappings {
     let list = vec![
         mapping("NEWS", "consents_purposes_newsletter_enabled"),
         mapping("MAIL", "organization_user_id"),
-        Mapping::new("FROM", Source::Constant("didomi".into())),
+        Mapping::new("FROM", ValueSource::Constant("didomi".into())),
         dated,
         none,
         mapping("NOTE", "user_metadata_note"),
@@ -130,7 +130,7 @@ fn texts_are_the_mappings_own_and_never_empty_but_for_selections() {
     assert_eq!(text(&yes_or_no, Choice::Switch(true)), Ok(Some("yes".to_owned())));
     assert_eq!(text(&yes_or_no, Choice::Switch(false)), Ok(None), "an empty text could blank the field");
     let selected =
-        |ids: &[&str]| Choice::Selection(Selection::new(ids.iter().map(|id| Cow::Borrowed(*id)), Names::Grants));
+        |ids: &[&str]| Choice::Selection(SelectedIds::new(ids.iter().map(|id| Cow::Borrowed(*id)), Names::Grants));
     assert_eq!(text(&yes_or_no, selected(&["x", " y ", "", "x"])), Ok(Some("x,y".to_owned())));
     assert_eq!(text(&yes_or_no, selected(&[])), Ok(Some(String::new())));
     let dated = Mapping { date_format: Some("%Y%m%d".to_owned()), ..mapping("B", "created_at") };
@@ -153,34 +153,34 @@ fn large_fields_that_no_mapping_names_are_not_read() {
 fn only_a_switch_that_is_off_is_a_withdrawal_and_kinds_are_those_of_the_sources() {
     assert!(Choice::Switch(false).is_withdrawal());
     assert!(!Choice::Switch(true).is_withdrawal() && !Choice::Text("false".into()).is_withdrawal());
-    assert_eq!(Source::Constant("x".into()).kind(), Kind::Constant);
+    assert_eq!(ValueSource::Constant("x".into()).kind(), PathKind::Constant);
     assert_eq!(mapping("A", "created_at").source.kind(), Path::compile("created_at").unwrap().kind());
-    assert_ne!(mapping("A", "created_at").source.kind(), Kind::Constant);
+    assert_ne!(mapping("A", "created_at").source.kind(), PathKind::Constant);
 }
 
 #[test]
 fn a_path_shows_what_kind_of_value_it_leads_to() {
     let kind = |path: &str| Path::compile(path).unwrap().kind();
     for (path, expected) in [
-        ("organization_user_id", Kind::Text),
-        ("created_at", Kind::Time),
-        ("regulation", Kind::Text),
-        ("user_metadata_note", Kind::Any),
-        ("metadata_source", Kind::Any),
-        ("consents_vendors_enabled", Kind::Selection),
-        ("consents_vendors_disabled_li", Kind::Selection),
-        ("consents_vendors_google_enabled", Kind::Switch),
-        ("consents_purposes_news_enabled", Kind::Switch),
-        ("consents_purposes_news_metadata_value", Kind::Any),
-        ("consents_purposes_news_preferences_topics_value", Kind::Selection),
-        ("consents_purposes_news_preferences_topics_value_sport", Kind::Switch),
-        ("consents_purposes_news_value_topics_value", Kind::Any),
+        ("organization_user_id", PathKind::Text),
+        ("created_at", PathKind::Time),
+        ("regulation", PathKind::Text),
+        ("user_metadata_note", PathKind::Any),
+        ("metadata_source", PathKind::Any),
+        ("consents_vendors_enabled", PathKind::Selection),
+        ("consents_vendors_disabled_li", PathKind::Selection),
+        ("consents_vendors_google_enabled", PathKind::Switch),
+        ("consents_purposes_news_enabled", PathKind::Switch),
+        ("consents_purposes_news_metadata_value", PathKind::Any),
+        ("consents_purposes_news_preferences_topics_value", PathKind::Selection),
+        ("consents_purposes_news_preferences_topics_value_sport", PathKind::Switch),
+        ("consents_purposes_news_value_topics_value", PathKind::Any),
     ] {
         assert_eq!(kind(path), expected, "{path}");
     }
-    let kinds = [Kind::Time, Kind::Text, Kind::Switch, Kind::Selection, Kind::Constant];
+    let kinds = [PathKind::Time, PathKind::Text, PathKind::Switch, PathKind::Selection, PathKind::Constant];
     for one in kinds {
-        assert!(Kind::Any.may_be(one) && !one.may_be(Kind::Any));
+        assert!(PathKind::Any.may_be(one) && !one.may_be(PathKind::Any));
         assert_eq!(kinds.map(|other| one.may_be(other)), kinds.map(|other| one == other));
     }
     assert_eq!(
@@ -226,7 +226,7 @@ fn a_value_becomes_the_choice_that_its_place_says() {
     let switch = |on| Ok(Some(format!("{:?}", Choice::Switch(on))));
     let text = |text: &str| Ok(Some(format!("{:?}", Choice::Text(text.into()))));
     let ids = |ids: &[&str]| {
-        let selection = Selection::new(ids.iter().map(|id| std::borrow::Cow::Borrowed(*id)), Names::Grants);
+        let selection = SelectedIds::new(ids.iter().map(|id| std::borrow::Cow::Borrowed(*id)), Names::Grants);
         Ok(Some(format!("{:?}", Choice::Selection(selection))))
     };
     let enabled = "consents_purposes_a_enabled";

@@ -3,11 +3,11 @@
 use super::finding::Finding;
 use super::{Failure, print, worker};
 use crate::broker::link;
-use crate::broker::source::{Unreadable, unreadable};
-use crate::broker::topology::Source;
+use crate::broker::source::{UnreadableFate, unreadable};
+use crate::broker::topology::EventSource;
 use crate::config::{self, Config, Environment};
 use crate::integration::Integration;
-use crate::{remedy, shown};
+use crate::text::{remedy, shown};
 use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub async fn check(
         let broker = broker(&config).await;
         let is_broker_reached = broker.result.is_ok();
         findings.push(broker);
-        if let Source::Queue(queue) = &config.settings.source {
+        if let EventSource::Queue(queue) = &config.settings.source {
             findings.push(source(&config, queue).await);
         }
         findings.push(super::store::reach(&config, is_broker_reached).await);
@@ -92,18 +92,18 @@ async fn source(config: &Config, queue: &str) -> Finding {
         Err(error) => return Finding::new(what, Err(error.to_string())),
     };
     let told = match unreadable {
-        Unreadable::Kept => "found; messages that no client can read go to its dead-letter exchange".to_owned(),
-        Unreadable::Deleted => format!(
+        UnreadableFate::Kept => "found; messages that no client can read go to its dead-letter exchange".to_owned(),
+        UnreadableFate::Deleted => format!(
             "found, but its arguments name no dead-letter exchange: RabbitMQ from 4.0 on silently deletes messages there that no client can read, at their 21st return; give it one, with x-dead-letter-strategy at-least-once; {look}"
         ),
-        Unreadable::Returned => format!(
+        UnreadableFate::Returned => format!(
             "found, but it is a classic queue without a dead-letter exchange: messages that no client can read come back without end and block those behind them; use a quorum queue with a dead-letter exchange; {look}"
         ),
-        Unreadable::Unknown => format!(
+        UnreadableFate::Unknown => format!(
             "found; whether it deletes messages that no client can read is visible only to users who may configure it: a quorum queue needs a dead-letter exchange, {look}"
         ),
     };
-    Finding { what, result: Ok(told), is_doubtful: unreadable != Unreadable::Kept }
+    Finding { what, result: Ok(told), is_doubtful: unreadable != UnreadableFate::Kept }
 }
 
 async fn gate(integration: &Integration) -> Finding {

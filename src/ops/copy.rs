@@ -9,7 +9,7 @@ use crate::config::{self, Config, Environment, Settings};
 use crate::integration::Integration;
 use crate::record::copy::Copying;
 use crate::record::{Backend, Claim};
-use crate::remedy;
+use crate::text::remedy;
 use serde_json::json;
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! `declare`: declares the exchange, the queues and the bindings, and exits.
 
 use super::{Failure, print};
-use crate::broker::topology::{self, Declared, Queues, Source};
+use crate::broker::topology::{self, Declared, EventSource, Queues};
 use crate::config::{self, Environment};
 use serde_json::json;
 use std::path::Path;
@@ -31,8 +31,8 @@ pub async fn declare(file: Option<&Path>, environment: &Environment, as_json: bo
         text.push_str(&(line + "\n"));
     };
     match source {
-        Source::Exchange { name, .. } => line("exchange", name),
-        Source::Queue(name) => line("source", name),
+        EventSource::Exchange { name, .. } => line("exchange", name),
+        EventSource::Queue(name) => line("source", name),
     }
     for integration in declared {
         for (queue, _) in Queues::of(&integration.name).all(&integration.schedule) {

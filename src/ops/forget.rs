@@ -7,14 +7,14 @@ use super::audit::{audit, persons};
 use super::dead::OfPersons;
 use super::store::{compared, none_known};
 use super::{Failure, Progress, agreed, counted, integration, is_somebody, print, talk, usage};
-use crate::audit::Command;
 use crate::cli::PersonForgetArgs;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
+use crate::observe::audit::AuditedAction;
 use crate::record::Backend;
 use crate::record::control_socket::Access;
-use crate::sequencer::person;
-use crate::shown;
+use crate::record::sequencer::person;
+use crate::text::shown;
 use serde_json::json;
 use std::borrow::Cow;
 use std::io::Read;
@@ -94,7 +94,7 @@ impl Forgetting {
             self.name(),
             counted(theirs.letters, "dead letter")
         ))?;
-        audit(&self.settings, &self.integration.name, Command::PersonForget, persons(1)).await;
+        audit(&self.settings, &self.integration.name, AuditedAction::PersonForget, persons(1)).await;
         let unreadable = theirs.unreadable;
         let was_known = self.erase(identifier).await?;
         let letters: u32 = theirs.remove(&[identifier]).await?.values().sum();
@@ -118,7 +118,7 @@ impl Forgetting {
         let count = named.len();
         let who = counted(count as u64, "person");
         self.ask(&format!("{who} under {}: what is recorded, and all dead letters about them", self.name()))?;
-        audit(&self.settings, &self.integration.name, Command::PersonForget, persons(count)).await;
+        audit(&self.settings, &self.integration.name, AuditedAction::PersonForget, persons(count)).await;
         let (forgotten, unreadable) = self.forget_all(named).await;
         let (mut done, mut unknown) = (0, 0);
         for (Line { number, .. }, forgotten) in named.iter().zip(forgotten) {

@@ -2,7 +2,7 @@
 
 use super::{Failure, talk};
 use crate::config::{self, Environment};
-use crate::shown::quoted;
+use crate::text::shown::quoted;
 use reqwest::StatusCode;
 use serde_json::Value;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -4,13 +4,13 @@ use super::audit::{audit, persons};
 use super::dead::preview::begun;
 use super::store::compared;
 use super::{Failure, integration, print, read_event, retention, verdict_of};
-use crate::audit::Command;
 use crate::cli::MapArgs;
 use crate::config::Environment;
 use crate::event::{self, Body};
 use crate::gate::GateRequest;
 use crate::integration::Integration;
-use crate::mapping::{Mapping, Property, Source};
+use crate::mapping::{Mapping, Property, ValueSource};
+use crate::observe::audit::AuditedAction;
 use crate::plan::{EventSummary, Plan, plan};
 use crate::record::{Record, ToSend};
 use crate::verdict::Processed;
@@ -42,10 +42,10 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
     let (summary, planned) = plan(Body::of_file(&body), &integration, now);
     let (mut to_send, mut is_erased) = (None, false);
     let planned = match planned {
-        Ok(Plan::Send(send)) if args.recorded => {
+        Ok(Plan::Trigger(send)) if args.recorded => {
             let access = compared(&settings, &integration).await?;
             let recorded = access.person(&integration.records, &send.identifier).await?;
-            audit(&settings, &integration.name, Command::PersonShow, persons(1)).await;
+            audit(&settings, &integration.name, AuditedAction::PersonShow, persons(1)).await;
             let erased = recorded.record.as_ref().and_then(Record::erased);
             is_erased = erased.is_some() && send.offer.latest() <= erased;
             begun(&send, &recorded, &integration, retention(&settings), now).map(|(known, _)| {
@@ -58,7 +58,7 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
     };
     let decoded = event::decode(Body::of_file(&body), &[]).ok();
     let properties = decoded.as_ref().and_then(|event| integration.mappings.properties(event, true).ok());
-    let shown = Shown {
+    let shown = MappedEvent {
         integration: &integration,
         summary,
         outcome: planned.as_ref().map(|_| ()).map_err(Clone::clone),
@@ -77,7 +77,7 @@ pub async fn map(args: &MapArgs, file: Option<&Path>, environment: &Environment,
     }
 }
 
-struct Shown<'i> {
+struct MappedEvent<'i> {
     integration: &'i Integration,
     summary: EventSummary,
     outcome: Result<(), Processed>,
@@ -90,7 +90,7 @@ struct Shown<'i> {
 }
 
 /// What becomes of one mapping.
-enum Told {
+enum MappingOutcome {
     /// Sent with this text, because the event says so.
     Own(Arc<str>),
     /// Sent with a newer text than the event's.
@@ -100,26 +100,26 @@ enum Told {
     LeftOut(&'static str),
 }
 
-impl Shown<'_> {
-    fn told(&self, mapping: &Mapping, property: &Property<'_>) -> Told {
+impl MappedEvent<'_> {
+    fn told(&self, mapping: &Mapping, property: &Property<'_>) -> MappingOutcome {
         let own = || match &property.text {
-            Ok(text) => Told::Own(Arc::clone(text)),
-            Err(why) => Told::LeftOut(why.explain()),
+            Ok(text) => MappingOutcome::Own(Arc::clone(text)),
+            Err(why) => MappingOutcome::LeftOut(why.explain()),
         };
         let (Some(to_send), Some(slot)) = (&self.to_send, &mapping.slot) else { return own() };
         if property.choice.is_none() {
             return own();
         }
         if to_send.unknown.contains(slot) {
-            return Told::LeftOut(UNKNOWN);
+            return MappingOutcome::LeftOut(UNKNOWN);
         }
         let newest = to_send.newest.get(slot).and_then(|said| mapping.text(&said.choice()).ok().flatten());
         match (newest, &property.text) {
-            (Some(newest), Ok(own)) if newest == *own => Told::Own(newest),
-            (Some(newest), _) if self.is_erased => Told::TakenBack(newest),
-            (Some(newest), _) => Told::Recorded(newest),
-            (None, _) if self.is_erased => Told::LeftOut(ERASED),
-            (None, _) => Told::LeftOut(REFUSED),
+            (Some(newest), Ok(own)) if newest == *own => MappingOutcome::Own(newest),
+            (Some(newest), _) if self.is_erased => MappingOutcome::TakenBack(newest),
+            (Some(newest), _) => MappingOutcome::Recorded(newest),
+            (None, _) if self.is_erased => MappingOutcome::LeftOut(ERASED),
+            (None, _) => MappingOutcome::LeftOut(REFUSED),
         }
     }
 
@@ -203,16 +203,16 @@ impl Shown<'_> {
 
 fn origin(mapping: &Mapping) -> &str {
     match &mapping.source {
-        Source::Path(path) => path.written(),
-        Source::Constant(_) => "constant",
+        ValueSource::Path(path) => path.written(),
+        ValueSource::Constant(_) => "constant",
     }
 }
 
-fn property_json(mapping: &Mapping, property: &Property<'_>, told: Told) -> Value {
+fn property_json(mapping: &Mapping, property: &Property<'_>, told: MappingOutcome) -> Value {
     let (key, text, is_recorded) = match told {
-        Told::Own(text) => ("value", text, false),
-        Told::Recorded(text) | Told::TakenBack(text) => ("value", text, true),
-        Told::LeftOut(why) => ("left_out", why.into(), false),
+        MappingOutcome::Own(text) => ("value", text, false),
+        MappingOutcome::Recorded(text) | MappingOutcome::TakenBack(text) => ("value", text, true),
+        MappingOutcome::LeftOut(why) => ("left_out", why.into(), false),
     };
     let mut line = json!({ "id": mapping.id, "mapping": origin(mapping), key: text, "found_at": property.place });
     if is_recorded {
@@ -221,12 +221,14 @@ fn property_json(mapping: &Mapping, property: &Property<'_>, told: Told) -> Valu
     line
 }
 
-fn property_text(mapping: &Mapping, property: &Property<'_>, told: Told) -> String {
+fn property_text(mapping: &Mapping, property: &Property<'_>, told: MappingOutcome) -> String {
     let place = property.place.as_deref().unwrap_or(origin(mapping));
     match told {
-        Told::Own(text) => format!("{text:?}  from {place}"),
-        Told::Recorded(text) => format!("{text:?}  recorded, newer than {place}"),
-        Told::TakenBack(text) => format!("{text:?}  takes back what was granted: the person was erased after {place}"),
-        Told::LeftOut(why) => format!("left out  ({place}: {why})"),
+        MappingOutcome::Own(text) => format!("{text:?}  from {place}"),
+        MappingOutcome::Recorded(text) => format!("{text:?}  recorded, newer than {place}"),
+        MappingOutcome::TakenBack(text) => {
+            format!("{text:?}  takes back what was granted: the person was erased after {place}")
+        }
+        MappingOutcome::LeftOut(why) => format!("left out  ({place}: {why})"),
     }
 }

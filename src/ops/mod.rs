@@ -17,12 +17,14 @@ pub mod shell;
 pub mod store;
 mod worker;
 
-use crate::broker::{self, headers::History};
+use crate::broker;
 use crate::config::{self, Environment, One, Problem, Settings};
 use crate::integration::Integration;
-use crate::suggest::did_you_mean;
+use crate::record;
+use crate::text::suggest::did_you_mean;
+use crate::text::{remedy, shown};
+use crate::verdict::history::History;
 use crate::verdict::{self, Processed};
-use crate::{record, remedy, shown};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 use std::borrow::Cow;

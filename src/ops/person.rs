@@ -3,9 +3,9 @@
 use super::audit::{audit, persons};
 use super::store::compared;
 use super::{Failure, integration, is_somebody, print};
-use crate::audit::Command;
 use crate::config::Environment;
 use crate::mapping::Choice;
+use crate::observe::audit::AuditedAction;
 use crate::record::{Record, Version};
 use jiff::Timestamp;
 use serde_json::json;
@@ -32,7 +32,7 @@ pub async fn show(
         return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
     };
     if reveal {
-        audit(&settings, &integration.name, Command::PersonShow, persons(1)).await;
+        audit(&settings, &integration.name, AuditedAction::PersonShow, persons(1)).await;
     }
     print(&if as_json { as_lines(&record, reveal) } else { as_table(&record, reveal) })
 }

@@ -8,7 +8,7 @@ use crate::event::Body;
 use crate::gate::{Answer, GateRequest, Outcome};
 use crate::integration::Integration;
 use crate::plan::{self, Plan, plan};
-use crate::shown;
+use crate::text::shown;
 use crate::verdict::Processed;
 use jiff::Timestamp;
 use serde_json::json;
@@ -35,7 +35,7 @@ pub async fn send(
     let (_, planned) = plan(Body::of_file(&body), &integration, now);
     let planned = planned.map_err(not_sent)?;
     let newer = match &planned {
-        Plan::Send(send) => what_is_newer(send, &settings, &integration, now).await,
+        Plan::Trigger(send) => what_is_newer(send, &settings, &integration, now).await,
         Plan::Erase { .. } => None,
     };
     let request = planned.own_request(&integration).map_err(not_sent)?;
@@ -57,7 +57,7 @@ pub async fn send(
 
 /// What the records know of the person that this event would undo.
 async fn what_is_newer(
-    send: &plan::Send,
+    send: &plan::PlannedRequest,
     settings: &Settings,
     integration: &Integration,
     now: Timestamp,

@@ -10,7 +10,7 @@ use crate::config::{self, Config, Environment};
 use crate::integration::{Integration, Name};
 use crate::record::control_socket::Access;
 use crate::record::{Backend, Claim, Failed};
-use crate::remedy;
+use crate::text::remedy;
 use nix::unistd::{AccessFlags, access};
 use serde_json::json;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub async fn show(file: Option<&Path>, environment: &Environment, as_json: bool)
     };
     let mut wrong = 0;
     for integration in &integrations {
-        let Told { known, is_consumed } = known(&settings, integration).await?;
+        let BrokerKnowledge { known, is_consumed } = known(&settings, integration).await?;
         let judged = judged(access.as_ref(), known.as_ref(), &integration.name, place).await;
         let judged = in_place(judged, is_free, is_consumed, integration, place);
         wrong += u32::from(judged.is_err());
@@ -103,7 +103,7 @@ pub async fn adopt(
     let mut refused = Vec::new();
     let mut lost = Vec::new();
     for integration in adopting {
-        let Told { known, is_consumed } = known(&settings, integration).await?;
+        let BrokerKnowledge { known, is_consumed } = known(&settings, integration).await?;
         // Where none are kept, there is nothing to give up unless the broker knows some.
         let is_right = known.as_ref().map_or(access.is_none(), |known| own.follows(known, place).is_ok());
         if is_right {
@@ -176,7 +176,7 @@ fn would_lose(place: &Backend, lost: &[String]) -> String {
 /// They are not those that the broker knows, or records or broker cannot be reached (exit code 1).
 pub(super) async fn compared(settings: &config::Settings, integration: &Integration) -> Result<Access, Failure> {
     let access = Access::open(&settings.records).await?;
-    let Told { known, is_consumed } = known(settings, integration).await?;
+    let BrokerKnowledge { known, is_consumed } = known(settings, integration).await?;
     let place = &settings.records.place;
     let compared = access.compare(&integration.name, known.as_ref(), place).await;
     if in_place(compared, is_free(&access, place), is_consumed, integration, place)? {
@@ -190,7 +190,7 @@ pub(super) async fn compared(settings: &config::Settings, integration: &Integrat
 /// # Errors
 /// It knows some, or it cannot be reached (exit code 1).
 pub(super) async fn none_known(settings: &config::Settings, integration: &Integration) -> Result<(), Failure> {
-    let Told { known, is_consumed } = known(settings, integration).await?;
+    let BrokerKnowledge { known, is_consumed } = known(settings, integration).await?;
     let place = &settings.records.place;
     let judged = judged(None, known.as_ref(), &integration.name, place).await;
     in_place(judged, false, is_consumed, integration, place)?;
@@ -215,12 +215,12 @@ async fn count(access: Option<&Access>) -> Result<u64, Failed> {
 }
 
 /// What the broker knows of an integration's records, and whether a worker consumes its events.
-struct Told {
+struct BrokerKnowledge {
     known: Option<Claim>,
     is_consumed: bool,
 }
 
-async fn told(look: ClaimGuard) -> Result<Told, broker::Error> {
+async fn told(look: ClaimGuard) -> Result<BrokerKnowledge, broker::Error> {
     let (known, consumers) = (look.known(), look.consumers().await);
     look.leave().await;
     let is_consumed = match consumers {
@@ -228,7 +228,7 @@ async fn told(look: ClaimGuard) -> Result<Told, broker::Error> {
         Err(error) if error.code() == Some(404) => false,
         Err(error) => return Err(error),
     };
-    Ok(Told { known, is_consumed })
+    Ok(BrokerKnowledge { known, is_consumed })
 }
 
 /// Whether these records are for one worker only, and none holds them.
@@ -273,7 +273,7 @@ pub(super) async fn reach(config: &Config, is_broker_reached: bool) -> Finding {
     for integration in config.integrations.iter().filter(|_| is_broker_reached) {
         let name = &integration.name;
         match known(&config.settings, integration).await {
-            Ok(Told { known, is_consumed }) => {
+            Ok(BrokerKnowledge { known, is_consumed }) => {
                 let judged = judged(access.as_ref(), known.as_ref(), name, place).await;
                 match in_place(judged, is_free, is_consumed, integration, place) {
                     Ok(true) => doubts.push(format!("{name}: {FORGOTTEN}")),
@@ -317,12 +317,12 @@ async fn held(settings: &config::Settings) -> Result<(String, Option<Access>), F
 }
 
 /// What the broker knows of an integration's records, without declaring a queue for it.
-async fn known(settings: &config::Settings, integration: &Integration) -> Result<Told, broker::Error> {
+async fn known(settings: &config::Settings, integration: &Integration) -> Result<BrokerKnowledge, broker::Error> {
     let queue = Queues::of(&integration.name).store;
     let connection = link::dial_to_declare(&settings.broker).await?;
     if topology::depth_if_there(&connection, &queue).await?.is_none() {
         topology::close(&connection).await;
-        return Ok(Told { known: None, is_consumed: false });
+        return Ok(BrokerKnowledge { known: None, is_consumed: false });
     }
     told(ClaimGuard::take(&settings.broker, connection, &integration.name).await?).await
 }

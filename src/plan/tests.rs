@@ -1,8 +1,8 @@
 use super::*;
-use crate::filter::Filter;
 use crate::gate::{Endpoint, Limits, Mode};
 use crate::integration::Name;
-use crate::mapping::{Choice, Mapping, Mappings, Names, Path, Selection, Slot, Source};
+use crate::integration::filter::Filter;
+use crate::mapping::{Choice, Mapping, Mappings, Names, Path, SelectedIds, Slot, ValueSource};
 use crate::schedule::{OnOutage, Schedule};
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ const PATHS: [(&str, &str); 4] = [
 ];
 
 fn integration() -> Integration {
-    let path = |(id, path): (&str, &str)| Mapping::new(id, Source::Path(Path::compile(path).unwrap()));
-    let constant = Mapping::new("FROM", Source::Constant("didomi".into()));
+    let path = |(id, path): (&str, &str)| Mapping::new(id, ValueSource::Path(Path::compile(path).unwrap()));
+    let constant = Mapping::new("FROM", ValueSource::Constant("didomi".into()));
     let list = PATHS.into_iter().map(path).chain([constant]).collect();
     Integration {
         name: Name::new("acme").unwrap(),
@@ -52,9 +52,9 @@ fn planned(event: &Value) -> (EventSummary, Result<Plan, Processed>) {
     plan(event.to_string().as_bytes(), &integration(), now())
 }
 
-fn sent(event: &Value) -> Send {
+fn sent(event: &Value) -> PlannedRequest {
     match planned(event).1 {
-        Ok(Plan::Send(send)) => send,
+        Ok(Plan::Trigger(send)) => send,
         other => panic!("{other:?}"),
     }
 }
@@ -102,7 +102,7 @@ fn the_records_newest_values_are_sent_and_what_they_do_not_name_of_its_choices_i
     let own = |index: usize| Said::offered(&send.offer.choices[index].1, &send.offer);
     let later = Offer { at: Some(now()), withdrawn_at: Some(now()), event: None, choices: Vec::new() };
     let withdrawn = Said::offered(&Choice::Switch(false), &later);
-    let turned = Selection { ids: vec!["art".into(), "sport".into()], names: Names::Grants };
+    let turned = SelectedIds { ids: vec!["art".into(), "sport".into()], names: Names::Grants };
     let turned = Said::offered(&Choice::Selection(turned), &later);
     let all = texts(vec![(slot(1), withdrawn), (slot(2), own(1)), (slot(3), own(2))]);
     for part in ["\"NEWS\":\"0\"", "\"TOPICS\":\"sport,art\"", "\"MAIL\":\"jane@example.com\"", "\"FROM\":\"didomi\""] {

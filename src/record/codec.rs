@@ -20,43 +20,43 @@ const USUAL_BYTES: usize = 512;
 type Instant = (i64, i32);
 
 /// An event, by its time and id.
-type Origin<'r> = (Option<Instant>, Option<&'r str>);
+type PackedEvent<'r> = (Option<Instant>, Option<&'r str>);
 
 /// An index into the origins.
-type Which = usize;
+type EventIndex = usize;
 
 #[derive(Serialize, Deserialize)]
-struct Packed<'r> {
+struct PackedRecord<'r> {
     #[serde(borrow)]
-    origins: Vec<Origin<'r>>,
-    values: Vec<(&'r str, Value<'r>)>,
-    doubts: Vec<Request<'r>>,
+    origins: Vec<PackedEvent<'r>>,
+    values: Vec<(&'r str, PackedValue<'r>)>,
+    doubts: Vec<PackedRequest<'r>>,
     owed: Option<Late<'r>>,
-    heard: Vec<(u64, Which)>,
+    newest_events: Vec<(u64, EventIndex)>,
     mark: Option<Erased<'r>>,
     merged: Option<Instant>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Value<'r> {
+struct PackedValue<'r> {
     #[serde(borrow)]
     said: What<'r>,
     is_refused: bool,
     accepted: Option<Instant>,
     before: Option<What<'r>>,
-    unanswered: Option<Which>,
+    unanswered: Option<EventIndex>,
 }
 
 #[derive(Serialize, Deserialize)]
 enum What<'r> {
-    Switch(bool, Which),
-    Text(&'r str, Which),
+    Switch(bool, EventIndex),
+    Text(&'r str, EventIndex),
     /// Whether its ids are refusals, the rest, and each id.
-    Selection(bool, Which, #[serde(borrow)] Vec<(&'r str, bool, Which)>),
+    Selection(bool, EventIndex, #[serde(borrow)] Vec<(&'r str, bool, EventIndex)>),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Request<'r> {
+struct PackedRequest<'r> {
     id: u64,
     at: Instant,
     #[serde(borrow)]
@@ -82,7 +82,7 @@ enum Sent<'r> {
 struct Erased<'r> {
     at: Instant,
     #[serde(borrow)]
-    granted: Vec<(&'r str, Which)>,
+    granted: Vec<(&'r str, EventIndex)>,
     messages: Vec<(u64, Instant)>,
 }
 
@@ -101,24 +101,24 @@ pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
         let (said, before) = (what(said, &mut origins), before.as_ref().map(|before| what(before, &mut origins)));
         let (is_refused, accepted) = (*is_refused, accepted.map(instant));
         let unanswered = unanswered.as_deref().map(|version| origins.which(version));
-        values.push((slot.as_text(), Value { said, is_refused, accepted, before, unanswered }));
+        values.push((slot.as_text(), PackedValue { said, is_refused, accepted, before, unanswered }));
     }
     let mut doubts = Vec::with_capacity(record.doubts.len());
     for (id, Doubt { at, carried: sent, is_parked }) in &record.doubts {
         let sent = carried(sent, record, &mut origins);
-        doubts.push(Request { id: *id, at: instant(*at), sent, is_parked: *is_parked });
+        doubts.push(PackedRequest { id: *id, at: instant(*at), sent, is_parked: *is_parked });
     }
     let owed = record.owed.as_ref();
     let owed =
         owed.map(|Owed { at, carried: sent }| Late { at: instant(*at), sent: carried(sent, record, &mut origins) });
-    let heard = record.heard.iter().map(|(set, version)| (*set, origins.which(version))).collect();
+    let newest_events = record.newest_events.iter().map(|(set, version)| (*set, origins.which(version))).collect();
     let mark = record.mark.as_ref().map(|Mark { at, granted, messages }| Erased {
         at: instant(*at),
         granted: granted.iter().map(|(property, version)| (&**property, origins.which(version))).collect(),
         messages: messages.iter().map(|(message, at)| (*message, instant(*at))).collect(),
     });
     let merged = record.merged.map(instant);
-    let packed = Packed { origins: origins.0, values, doubts, owed, heard, mark, merged };
+    let packed = PackedRecord { origins: origins.0, values, doubts, owed, newest_events, mark, merged };
     postcard::to_extend(&(LAYOUT, packed), Vec::with_capacity(USUAL_BYTES)).map_err(|_| Damaged)
 }
 
@@ -128,7 +128,7 @@ pub fn pack(record: &Record) -> Result<Vec<u8>, Damaged> {
 /// The bytes are not a record of this layout.
 pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
     let packed = bytes.strip_prefix(&[LAYOUT]).ok_or(Damaged)?;
-    let (packed, []) = postcard::take_from_bytes::<Packed<'_>>(packed).map_err(|_| Damaged)? else {
+    let (packed, []) = postcard::take_from_bytes::<PackedRecord<'_>>(packed).map_err(|_| Damaged)? else {
         return Err(Damaged);
     };
     let mut versions = Versions(Vec::with_capacity(packed.origins.len()));
@@ -136,31 +136,31 @@ pub fn unpack(bytes: &[u8]) -> Result<Record, Damaged> {
         versions.0.push(Version { at: known(at)?, event: event.map(Arc::from) });
     }
     let mut values = LiteMap::with_capacity(packed.values.len());
-    for (slot, Value { said, is_refused, accepted, before, unanswered }) in packed.values {
+    for (slot, PackedValue { said, is_refused, accepted, before, unanswered }) in packed.values {
         let (said, accepted) = (Arc::new(versions.said(said)?), known(accepted)?);
         let before = before.map(|before| versions.said(before)).transpose()?.map(Arc::new);
         let unanswered = unanswered.map(|which| versions.get(which)).transpose()?.map(Box::new);
         values.insert(Slot::from_text(slot), Newest { said, is_refused, accepted, before, unanswered });
     }
     let mut doubts = LiteMap::with_capacity(packed.doubts.len());
-    for Request { id, at, sent, is_parked } in packed.doubts {
+    for PackedRequest { id, at, sent, is_parked } in packed.doubts {
         doubts.insert(id, Doubt { at: timestamp(at)?, carried: versions.carried(sent, &values)?, is_parked });
     }
     let owed =
         packed.owed.map(|Late { at, sent }| Ok(Owed { at: timestamp(at)?, carried: versions.carried(sent, &values)? }));
     let owed = owed.transpose()?;
-    let heard = packed.heard.into_iter().map(|(set, which)| Ok((set, versions.get(which)?)));
-    let heard = heard.collect::<Result<LiteMap<u64, Version>, Damaged>>()?;
+    let newest_events = packed.newest_events.into_iter().map(|(set, which)| Ok((set, versions.get(which)?)));
+    let newest_events = newest_events.collect::<Result<LiteMap<u64, Version>, Damaged>>()?;
     let mark = packed.mark.map(|mark| versions.mark(mark)).transpose()?;
-    Ok(Record { values, heard, mark, doubts, owed, merged: known(packed.merged)? })
+    Ok(Record { values, newest_events, mark, doubts, owed, merged: known(packed.merged)? })
 }
 
 /// The events that a record refers to, each once.
 #[derive(Default)]
-struct Origins<'r>(Vec<Origin<'r>>);
+struct Origins<'r>(Vec<PackedEvent<'r>>);
 
 impl<'r> Origins<'r> {
-    fn which(&mut self, version: &'r Version) -> Which {
+    fn which(&mut self, version: &'r Version) -> EventIndex {
         let own = (version.at.map(instant), version.event.as_deref());
         self.0.iter().position(|known| *known == own).unwrap_or_else(|| {
             self.0.push(own);
@@ -197,7 +197,7 @@ fn what<'r>(said: &'r Said, origins: &mut Origins<'r>) -> What<'r> {
 struct Versions(Vec<Version>);
 
 impl Versions {
-    fn get(&self, which: Which) -> Result<Version, Damaged> {
+    fn get(&self, which: EventIndex) -> Result<Version, Damaged> {
         self.0.get(which).cloned().ok_or(Damaged)
     }
 

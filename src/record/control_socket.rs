@@ -3,7 +3,7 @@
 //! An embedded store belongs to one process at a time. That process answers on a Unix socket in the store's
 //! directory, which only its owner can open: each question is one line of JSON, and so is each answer.
 
-use super::{Backend, Claim, Failed, Recorded, Records, Settings, execution_horizon};
+use super::{Backend, Claim, Failed, Recorded, Records, RecordsSettings, execution_horizon};
 use crate::integration::{Integration, Name};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ impl Access {
     ///
     /// # Errors
     /// They cannot be opened, there are none, or none are kept.
-    pub async fn open(settings: &Settings) -> Result<Access, Failed> {
+    pub async fn open(settings: &RecordsSettings) -> Result<Access, Failed> {
         if !settings.place.exists().await? {
             let place = &settings.place;
             let look = "check whether the settings are the worker's; its first start creates them";

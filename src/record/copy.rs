@@ -5,7 +5,7 @@
 //! complete, the former store is marked, and cannot be opened any more. At any moment one of the two can be
 //! used, whatever fails in between.
 
-use super::kept::Origin;
+use super::kept::StoreOrigin;
 use super::keys::Key;
 use super::notes::claimed_by;
 use super::rules::{Write, lapse};
@@ -208,7 +208,7 @@ impl Copying {
     }
 }
 
-async fn open(place: &Backend, origin: Option<Origin>) -> Result<Store, Failed> {
+async fn open(place: &Backend, origin: Option<StoreOrigin>) -> Result<Store, Failed> {
     // An infinite retention: nothing is forgotten while copying.
     let opened = Store::open_whole(place.clone(), SignedDuration::MAX, OWN, origin).await;
     opened.map_err(|failed| {

@@ -2,7 +2,7 @@
 
 use super::keys::Key;
 use super::rules::Write;
-use super::writer::{Packed, Writer};
+use super::writer::{EncodedRecord, Writer};
 use super::{Failed, Record, codec};
 use crate::task;
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ const LAZY: Duration = Duration::from_millis(20);
 /// reports an error, so a disk that takes longer is not slow but hangs.
 pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(30);
 type Durable = oneshot::Sender<Result<(), Failed>>;
-pub(super) type Answer = oneshot::Receiver<Result<(), Failed>>;
+pub(super) type CommitResult = oneshot::Receiver<Result<(), Failed>>;
 
 /// At least this many records are kept in memory after they were written, and at most twice as many: an event
 /// reads its person's record twice, with other events in between.
@@ -38,12 +38,12 @@ struct Pending {
     number: u64,
     /// It is in the round that is being collected.
     is_gathered: bool,
-    written: Written,
+    written: Residence,
 }
 
 /// How long a record has been on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Written {
+enum Residence {
     NotYet,
     /// Since the last time that records were dropped from memory.
     Lately,
@@ -60,9 +60,9 @@ struct Round {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Unwritten {
     pending: HashMap<Key, Pending>,
-    /// How many records are `Written::Lately`.
+    /// How many records are `Residence::Lately`.
     written: usize,
     round: Round,
 }
@@ -70,7 +70,7 @@ struct State {
 /// What the store and its writer share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    state: Mutex<State>,
+    state: Mutex<Unwritten>,
     /// There is something to write.
     wake: Notify,
     /// Somebody waits for the write.
@@ -88,24 +88,24 @@ impl Shared {
         key: Key,
         stored: impl FnOnce() -> Result<Option<Record>, Failed>,
         change: impl FnOnce(&mut Option<Record>) -> (T, Write),
-    ) -> Result<(T, Option<Answer>), Failed> {
+    ) -> Result<(T, Option<CommitResult>), Failed> {
         let mut state = self.state();
         state.let_go();
-        let State { pending, written, round } = &mut *state;
+        let Unwritten { pending, written, round } = &mut *state;
         let known = match pending.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let record = stored()?;
                 *written += 1;
-                unknown.insert(Pending { record, number: 0, is_gathered: false, written: Written::Lately })
+                unknown.insert(Pending { record, number: 0, is_gathered: false, written: Residence::Lately })
             }
         };
         let (told, write) = change(&mut known.record);
         if write == Write::Nothing {
             return Ok((told, None));
         }
-        *written -= usize::from(known.written == Written::Lately);
-        known.written = Written::NotYet;
+        *written -= usize::from(known.written == Residence::Lately);
+        known.written = Residence::NotYet;
         known.number = self.numbers.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut known.is_gathered, true) {
             round.keys.push(key);
@@ -116,7 +116,7 @@ impl Shared {
     }
 
     /// Puts a note, or its removal, into the next round.
-    pub(super) fn note(&self, name: String, text: Option<String>) -> Answer {
+    pub(super) fn note(&self, name: String, text: Option<String>) -> CommitResult {
         let mut state = self.state();
         state.round.notes.push((name, text));
         let answer = self.await_round(&mut state.round);
@@ -144,12 +144,12 @@ impl Shared {
         self.urgent.notify_one();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Unwritten> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registers a waiter for the round that is being collected.
-    fn await_round(&self, round: &mut Round) -> Answer {
+    fn await_round(&self, round: &mut Round) -> CommitResult {
         let (durable, answer) = oneshot::channel();
         round.waiting.push(durable);
         self.urgent.notify_one();
@@ -157,39 +157,39 @@ impl Shared {
     }
 
     /// Takes the round, with its records encoded.
-    fn take(&self) -> (Round, Vec<Packed>) {
+    fn take(&self) -> (Round, Vec<EncodedRecord>) {
         let mut state = self.state();
         let round = std::mem::take(&mut state.round);
         let mut records = Vec::with_capacity(round.keys.len());
         for key in &round.keys {
             if let Some(Pending { record: Some(record), number, is_gathered, .. }) = state.pending.get_mut(key) {
                 *is_gathered = false;
-                records.push(Packed { key: *key, number: *number, bytes: codec::pack(record) });
+                records.push(EncodedRecord { key: *key, number: *number, bytes: codec::pack(record) });
             }
         }
         (round, records)
     }
 
     /// Marks records as written, unless they changed meanwhile.
-    fn written(&self, records: &[Packed]) {
+    fn written(&self, records: &[EncodedRecord]) {
         let mut state = self.state();
         let state = &mut *state;
-        for Packed { key, number, .. } in records {
+        for EncodedRecord { key, number, .. } in records {
             if let Some(pending) = state.pending.get_mut(key).filter(|pending| pending.number == *number) {
-                pending.written = Written::Lately;
+                pending.written = Residence::Lately;
                 state.written += 1;
             }
         }
     }
 }
 
-impl State {
+impl Unwritten {
     /// Once enough of the records in memory are written, drops those that were written longest ago.
     fn let_go(&mut self) {
         if self.written > KEPT {
-            self.pending.retain(|_, pending| pending.written != Written::Before);
-            for pending in self.pending.values_mut().filter(|pending| pending.written == Written::Lately) {
-                pending.written = Written::Before;
+            self.pending.retain(|_, pending| pending.written != Residence::Before);
+            for pending in self.pending.values_mut().filter(|pending| pending.written == Residence::Lately) {
+                pending.written = Residence::Before;
             }
             self.written = 0;
         }
@@ -198,10 +198,10 @@ impl State {
 
 /// A round for the thread that writes.
 struct Work {
-    records: Vec<Packed>,
+    records: Vec<EncodedRecord>,
     notes: Vec<(String, Option<String>)>,
     must_last: bool,
-    done: oneshot::Sender<(Vec<Packed>, Result<(), Failed>)>,
+    done: oneshot::Sender<(Vec<EncodedRecord>, Result<(), Failed>)>,
 }
 
 /// Starts to write, round by round, until the store is closed or the disk fails; then all waiters are told. A

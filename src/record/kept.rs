@@ -7,7 +7,7 @@ use jiff::Timestamp;
 /// The state of a record as last read from or written to a store, so that the next change need not read it
 /// again.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct StoredState {
     /// In the shared store: how often the record was written.
     pub revision: i64,
     pub record: Option<Record>,
@@ -26,12 +26,12 @@ pub(super) const OWN_NOTES: [&str; 6] = [EPOCH, "identity", "secret", "version",
 
 /// What a copy takes over to be the same store.
 #[derive(Clone, Debug)]
-pub(super) struct Origin {
+pub(super) struct StoreOrigin {
     pub secret: [u8; SECRET_BYTES],
     pub identity: [u8; IDENTITY_BYTES],
 }
 
-impl Origin {
+impl StoreOrigin {
     /// The note that marks a copy from its beginning.
     pub fn mark(&self) -> (&'static str, String) {
         (UNFINISHED, hex::encode(self.identity))

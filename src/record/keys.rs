@@ -33,7 +33,7 @@ pub(super) fn prefix(secret: &[u8], records: &Name) -> Prefix {
 
 /// A person's key: without the store's secret nobody can tell whether somebody is in the store.
 pub(super) fn key(secret: &[u8], prefix: Prefix, identifier: &str) -> Key {
-    let person = crate::sequencer::person(identifier);
+    let person = crate::record::sequencer::person(identifier);
     let mut key = keyed(secret, [b"person".as_slice(), &prefix, person.as_bytes()]);
     key.iter_mut().zip(prefix).for_each(|(byte, of_prefix)| *byte = of_prefix);
     key

@@ -63,6 +63,6 @@ impl Mapped {
     /// recorded.
     pub(super) fn missed<'r>(&self, slot: &Slot, record: &'r Record) -> Option<&'r Version> {
         let is_mapped = |set: &u64| *set == self.own || self.others.get(set).is_some_and(|slots| slots.contains(slot));
-        record.heard.iter().filter(|(set, _)| !is_mapped(set)).map(|(_, heard)| heard).max()
+        record.newest_events.iter().filter(|(set, _)| !is_mapped(set)).map(|(_, newest)| newest).max()
     }
 }

@@ -18,6 +18,7 @@ mod place;
 mod postgres;
 mod records;
 mod rules;
+pub mod sequencer;
 mod store;
 mod suspect;
 mod suspects;
@@ -26,13 +27,13 @@ mod value;
 mod writer;
 
 pub use mapped::Mapped;
-pub use place::{Backend, Claim, Failed, Settings};
+pub use place::{Backend, Claim, Failed, RecordsSettings};
 pub use records::Records;
 pub use rules::{
-    Around, Ask, Begun, Effect, Ended, Erasure, Request, ToSend, Write, begin, end, erase, execution_horizon,
+    Around, Ask, Begun, Effect, Erasure, SentRequest, ToSend, TurnEnd, Write, begin, end, erase, execution_horizon,
     forgotten_until,
 };
-pub use suspect::{Noted, Suspect};
+pub use suspect::{Suspect, SuspectNote};
 pub use suspects::{Note, SuspectState};
 pub use turn::{Answered, Taken, Turn, Verified};
 pub use value::{Chosen, Said, Version};
@@ -119,7 +120,7 @@ struct Doubt {
     #[serde(rename = "t")]
     at: Timestamp,
     /// What it carried.
-    #[serde(rename = "s", serialize_with = "crate::json::object")]
+    #[serde(rename = "s", serialize_with = "crate::text::json::object")]
     carried: Values,
     /// A repair of it is scheduled.
     #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
@@ -133,7 +134,7 @@ struct Owed {
     /// When the gate had accepted them. Only a request that was sent later repairs this.
     #[serde(rename = "t")]
     at: Timestamp,
-    #[serde(rename = "s", serialize_with = "crate::json::object")]
+    #[serde(rename = "s", serialize_with = "crate::text::json::object")]
     carried: Values,
 }
 
@@ -145,7 +146,12 @@ struct Mark {
     at: Timestamp,
     /// By property, since when the contact was opted in at the gate when the person was erased: a later
     /// withdrawal must still reach the gate.
-    #[serde(rename = "g", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
+    #[serde(
+        rename = "g",
+        default,
+        skip_serializing_if = "LiteMap::is_empty",
+        serialize_with = "crate::text::json::object"
+    )]
     granted: LiteMap<Arc<str>, Version>,
     /// Erasures without a time, each with the time at which it first arrived.
     #[serde(rename = "m", default, skip_serializing_if = "Vec::is_empty")]
@@ -155,16 +161,31 @@ struct Mark {
 /// The current state of one person under one integration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    #[serde(rename = "v", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
+    #[serde(
+        rename = "v",
+        default,
+        skip_serializing_if = "LiteMap::is_empty",
+        serialize_with = "crate::text::json::object"
+    )]
     values: LiteMap<Slot, Newest>,
     /// By set of mappings, the newest event that was merged under it: what that event said about properties
     /// that were not mapped was not recorded.
-    #[serde(rename = "h", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
-    heard: LiteMap<u64, Version>,
+    #[serde(
+        rename = "h",
+        default,
+        skip_serializing_if = "LiteMap::is_empty",
+        serialize_with = "crate::text::json::object"
+    )]
+    newest_events: LiteMap<u64, Version>,
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     mark: Option<Mark>,
     /// Requests that the gate may still execute.
-    #[serde(rename = "d", default, skip_serializing_if = "LiteMap::is_empty", serialize_with = "crate::json::object")]
+    #[serde(
+        rename = "d",
+        default,
+        skip_serializing_if = "LiteMap::is_empty",
+        serialize_with = "crate::text::json::object"
+    )]
     doubts: LiteMap<u64, Doubt>,
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     owed: Option<Owed>,
@@ -216,7 +237,7 @@ impl Record {
 
     /// The sets of mappings under which events were merged.
     fn sets(&self) -> impl Iterator<Item = u64> {
-        self.heard.keys().copied()
+        self.newest_events.keys().copied()
     }
 
     /// Whether everything said at this time was erased.

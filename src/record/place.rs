@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The settings of `[records]`.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RecordsSettings {
     pub place: Backend,
     /// How long a person is remembered after their last event.
     pub retention: Duration,
@@ -26,9 +26,9 @@ pub enum Backend {
     Off,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { place: Backend::Directory("records".into()), retention: Duration::from_secs(365 * 86_400) }
+impl Default for RecordsSettings {
+    fn default() -> RecordsSettings {
+        RecordsSettings { place: Backend::Directory("records".into()), retention: Duration::from_secs(365 * 86_400) }
     }
 }
 

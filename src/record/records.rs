@@ -1,10 +1,10 @@
 //! All records of a process: opened, compared with what the broker remembers, and verified for each
 //! integration.
 
-use super::embedded::Ending;
+use super::embedded::ClosingStore;
 use super::keys::{Key, key, prefix, suspect_key};
 use super::notes::{claimed, mappings, remember_mappings, remember_names};
-use super::place::{Backend, Claim, Failed, Settings};
+use super::place::{Backend, Claim, Failed, RecordsSettings};
 use super::rules::{self, Erasure, Write};
 use super::store::Store;
 use super::suspect::Suspect;
@@ -22,10 +22,10 @@ use tokio::sync::watch;
 
 /// The state of the store.
 #[derive(Debug)]
-enum State {
+enum StoreState {
     Closed,
     /// It failed, and its files may not be closed yet.
-    Ending(Ending),
+    Ending(ClosingStore),
     Opening(Opening),
     Open(Arc<Store>),
 }
@@ -36,9 +36,9 @@ type Opening = Shared<BoxFuture<'static, Result<Arc<Store>, Failed>>>;
 /// All records of the process.
 #[derive(Debug)]
 pub struct Records {
-    settings: Settings,
+    settings: RecordsSettings,
     retention: SignedDuration,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<StoreState>>,
     /// How often the store was opened.
     opened: watch::Sender<u64>,
     ids: RandomState,
@@ -49,11 +49,11 @@ pub struct Records {
 impl Records {
     /// Records that are not open yet; see [`Records::open`].
     #[must_use]
-    pub fn new(settings: Settings) -> Records {
+    pub fn new(settings: RecordsSettings) -> Records {
         let retention = SignedDuration::try_from(settings.retention).unwrap_or(SignedDuration::MAX);
         let ids = RandomState::new();
         let own = format!("{:016x}", ids.hash_one(std::process::id())).into();
-        let state = Arc::new(Mutex::new(State::Closed));
+        let state = Arc::new(Mutex::new(StoreState::Closed));
         Records { settings, retention, state, opened: watch::Sender::new(0), ids, own }
     }
 
@@ -85,7 +85,7 @@ impl Records {
     }
 
     /// Takes over the role and the password from settings for the same place, for the next connection.
-    pub fn renew(&self, settings: &Settings) {
+    pub fn renew(&self, settings: &RecordsSettings) {
         if let (Backend::Postgres(known), Backend::Postgres(address)) = (&self.settings.place, &settings.place)
             && known.leads_to(address)
         {
@@ -100,15 +100,15 @@ impl Records {
         opened.wait_for(|opened| *opened > before).await.map_or(before, |opened| *opened)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StoreState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store that was opened last, even if it has failed since.
     fn known(&self) -> Option<Arc<Store>> {
         match &*self.state() {
-            State::Open(store) => Some(Arc::clone(store)),
-            State::Closed | State::Ending(_) | State::Opening(_) => None,
+            StoreState::Open(store) => Some(Arc::clone(store)),
+            StoreState::Closed | StoreState::Ending(_) | StoreState::Opening(_) => None,
         }
     }
 
@@ -117,18 +117,18 @@ impl Records {
     async fn store(&self) -> Result<Arc<Store>, Failed> {
         let opening = {
             let mut state = self.state();
-            if let State::Open(store) = &*state {
+            if let StoreState::Open(store) = &*state {
                 if store.is_open() {
                     return Ok(Arc::clone(store));
                 }
-                *state = store.ending().map_or(State::Closed, State::Ending);
+                *state = store.ending().map_or(StoreState::Closed, StoreState::Ending);
             }
             match &*state {
-                State::Ending(ending) if !ending.is_over() => return Err(Failed::ending()),
-                State::Opening(opening) => opening.clone(),
-                State::Closed | State::Ending(_) | State::Open(_) => {
+                StoreState::Ending(ending) if !ending.is_over() => return Err(Failed::ending()),
+                StoreState::Opening(opening) => opening.clone(),
+                StoreState::Closed | StoreState::Ending(_) | StoreState::Open(_) => {
                     let opening = self.begin_opening();
-                    *state = State::Opening(opening.clone());
+                    *state = StoreState::Opening(opening.clone());
                     opening
                 }
             }
@@ -144,7 +144,7 @@ impl Records {
             let fault = || Err(Failed::new("opening them ended because of a bug in this program"));
             let store = opening.unwrap_or_else(fault).map(Arc::new);
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            *state = store.as_ref().map_or(State::Closed, |store| State::Open(Arc::clone(store)));
+            *state = store.as_ref().map_or(StoreState::Closed, |store| StoreState::Open(Arc::clone(store)));
             opened.send_if_modified(|opened| {
                 *opened += u64::from(store.is_ok());
                 store.is_ok()

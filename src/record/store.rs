@@ -1,7 +1,7 @@
 //! An open store: embedded, or in PostgreSQL.
 
-use super::embedded::{Embedded, Ending};
-use super::kept::{EPOCH, MOVED, Origin, Seen, UNFINISHED};
+use super::embedded::{ClosingStore, Embedded};
+use super::kept::{EPOCH, MOVED, StoreOrigin, StoredState, UNFINISHED};
 use super::keys::Key;
 use super::place::{Backend, Claim, Failed};
 use super::postgres::Postgres;
@@ -43,7 +43,7 @@ impl Store {
         place: Backend,
         retention: SignedDuration,
         own: &str,
-        origin: Option<Origin>,
+        origin: Option<StoreOrigin>,
     ) -> Result<Store, Failed> {
         match place {
             Backend::Directory(directory) => {
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// What a copy of it takes over to be the same store.
-    pub(super) fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> StoreOrigin {
         match self {
             Store::Embedded(store) => store.origin(),
             Store::Postgres(store) => store.origin(),
@@ -122,7 +122,7 @@ impl Store {
     }
 
     /// What must end before it can be opened again.
-    pub(super) fn ending(&self) -> Option<Ending> {
+    pub(super) fn ending(&self) -> Option<ClosingStore> {
         match self {
             Store::Embedded(store) => Some(store.ending()),
             Store::Postgres(_) => None,
@@ -150,11 +150,11 @@ impl Store {
     pub(super) async fn update<T>(
         &self,
         key: Key,
-        seen: Option<Seen>,
+        seen: Option<StoredState>,
         change: impl FnMut(&mut Option<Record>, Option<Timestamp>) -> (T, Write),
-    ) -> Result<(T, Seen), Failed> {
+    ) -> Result<(T, StoredState), Failed> {
         match self {
-            Store::Embedded(store) => Ok((store.update(key, change).await?, Seen::default())),
+            Store::Embedded(store) => Ok((store.update(key, change).await?, StoredState::default())),
             Store::Postgres(store) => store.update(key, seen, change).await,
         }
     }

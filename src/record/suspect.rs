@@ -17,7 +17,7 @@ pub struct Suspect {
 
 /// A suspect that is being handled: noted durably, so that a death of this process is noticed.
 #[derive(Debug)]
-pub struct Noted {
+pub struct SuspectNote {
     store: Arc<Store>,
     key: Key,
     deaths: u32,
@@ -37,23 +37,23 @@ impl Suspect {
     ///
     /// # Errors
     /// The store failed: the message must not be handled.
-    pub async fn note(self, now: Timestamp) -> Result<Noted, Failed> {
+    pub async fn note(self, now: Timestamp) -> Result<SuspectNote, Failed> {
         let deaths = self.deaths();
         let Suspect { store, key, own, .. } = self;
         store.note_suspect(key, &Note { deaths, holder: Some(own.as_ref().to_owned()), at: now }).await?;
         store.count_suspects(1);
-        Ok(Noted { store, key, deaths })
+        Ok(SuspectNote { store, key, deaths })
     }
 }
 
-impl Noted {
+impl SuspectNote {
     /// Takes note that it was handled and that this process is still alive. If it is settled, it is
     /// forgotten; otherwise it comes back, and the number of deaths is kept.
     ///
     /// # Errors
     /// The store failed: the message still counts as being handled.
     pub async fn passed(self, is_settled: bool, now: Timestamp) -> Result<(), Failed> {
-        let Noted { store, key, deaths } = &self;
+        let SuspectNote { store, key, deaths } = &self;
         if is_settled || *deaths == 0 {
             return store.forget_suspect(*key).await;
         }
@@ -61,7 +61,7 @@ impl Noted {
     }
 }
 
-impl Drop for Noted {
+impl Drop for SuspectNote {
     fn drop(&mut self) {
         self.store.count_suspects(-1);
     }

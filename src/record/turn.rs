@@ -1,10 +1,10 @@
 //! One event's turn with the record of its person.
 
-use super::kept::Seen;
+use super::kept::StoredState;
 use super::keys::{Key, Prefix, key, message_number};
 use super::notes::mappings;
 use super::place::Failed;
-use super::rules::{self, Around, Ask, Begun, Effect, Ended, Erasure, Request, ToSend, Write};
+use super::rules::{self, Around, Ask, Begun, Effect, Erasure, SentRequest, ToSend, TurnEnd, Write};
 use super::store::Store;
 use super::{Mapped, Offer, Record, Values};
 use crate::integration::Name;
@@ -48,7 +48,7 @@ pub struct Taken {
     by: Arc<Verified>,
     store: Arc<Store>,
     key: Key,
-    seen: Option<Seen>,
+    seen: Option<StoredState>,
     id: u64,
     offer: Arc<Offer>,
     begun: Timestamp,
@@ -209,14 +209,14 @@ impl Taken {
         let first = ids.hash_one((next, self.id));
         let (now, mapped) = (store.now(now), self.by.mapped());
         let ask = Ask { id: self.id, offer: &self.offer, is_repair: self.is_repair };
-        let request = Request { carried: &self.newest, begun: self.begun, effect, was_resent, first, next };
+        let request = SentRequest { carried: &self.newest, begun: self.begun, effect, was_resent, first, next };
         let end = |known: &mut Option<Record>, swept| {
             let around =
                 Around { now, execution_horizon: *execution_horizon, retention: *retention, swept, mapped: &mapped };
             rules::end(known, ask, &request, &around)
         };
         let (ended, seen) = store.update(self.key, self.seen.clone(), end).await?;
-        let Ended { is_repair_due, superseded } = ended;
+        let TurnEnd { is_repair_due, superseded } = ended;
         self.seen = Some(seen);
         self.id = next;
         self.begun = now;

@@ -5,7 +5,7 @@
 //! idempotent: the same events give the same value in any order and any number of deliveries.
 
 use super::Offer;
-use crate::mapping::{Choice, Names, Selection};
+use crate::mapping::{Choice, Names, SelectedIds};
 use jiff::Timestamp;
 use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub struct Chosen {
     #[serde(rename = "r")]
     pub(super) rest: Version,
     /// Ids that are not named, with the same version as `rest`, are left out.
-    #[serde(rename = "i", serialize_with = "crate::json::object")]
+    #[serde(rename = "i", serialize_with = "crate::text::json::object")]
     pub(super) ids: LiteMap<Arc<str>, Named>,
 }
 
@@ -57,7 +57,7 @@ impl Said {
     /// What an event says about one property.
     #[must_use]
     pub fn offered(choice: &Choice, offer: &Offer) -> Said {
-        let Choice::Selection(Selection { ids, names }) = choice else {
+        let Choice::Selection(SelectedIds { ids, names }) = choice else {
             return Said::One(choice.clone(), offer.version(choice.is_withdrawal()));
         };
         let is_withdrawal = *names == Names::Refusals;
@@ -155,7 +155,7 @@ impl Said {
             Said::One(choice, _) => choice.clone(),
             Said::Selection(chosen) => {
                 let ids = chosen.named().map(|(id, _)| Arc::clone(id)).collect();
-                Choice::Selection(Selection { ids, names: chosen.names })
+                Choice::Selection(SelectedIds { ids, names: chosen.names })
             }
         }
     }
@@ -231,7 +231,7 @@ mod tests {
             choices: Vec::new(),
         };
         let ids = ids.iter().map(|id| id.to_string().into()).collect();
-        Said::offered(&Choice::Selection(Selection { ids, names }), &offer)
+        Said::offered(&Choice::Selection(SelectedIds { ids, names }), &offer)
     }
 
     fn joined<'s>(all: impl IntoIterator<Item = &'s Said>) -> Option<Said> {
@@ -262,7 +262,7 @@ mod tests {
                 event: Some(event.into()),
                 choices: Vec::new(),
             };
-            let names_one = |id: &str| Choice::Selection(Selection { ids: vec![id.into()], names });
+            let names_one = |id: &str| Choice::Selection(SelectedIds { ids: vec![id.into()], names });
             let own = offer("a", 10, 20);
             let said = Said::offered(&names_one("x"), &own);
             assert!(said.is_of(&own));
@@ -280,7 +280,7 @@ mod tests {
         for (erased, left) in [(4, vec!["1", "2"]), (5, vec!["2"]), (6, vec!["2"])] {
             let mut known = said(&(Some(5), Some(0), 1, vec![1]), Names::Grants);
             known.join(&said(&(Some(7), Some(1), 2, vec![2]), Names::Grants));
-            let Choice::Selection(Selection { ids, .. }) = known.after(second(erased)).unwrap().choice() else {
+            let Choice::Selection(SelectedIds { ids, .. }) = known.after(second(erased)).unwrap().choice() else {
                 panic!("no selection")
             };
             assert_eq!(ids.iter().map(|id| &**id).collect::<Vec<_>>(), left, "{erased}");
@@ -312,7 +312,7 @@ mod tests {
             for said in &saids {
                 prop_assert!(known.covers(said));
             }
-            let Choice::Selection(Selection { ids, .. }) = known.choice() else { panic!("no selection") };
+            let Choice::Selection(SelectedIds { ids, .. }) = known.choice() else { panic!("no selection") };
             for id in 0..5 {
                 prop_assert_eq!(ids.contains(&id.to_string().into()), of_one(&all, id, names), "{}", id);
             }

@@ -22,7 +22,7 @@ pub(super) type Swept = Arc<Mutex<HashMap<Prefix, Timestamp>>>;
 
 /// A record in a round, encoded, and the number of the change.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(super) struct EncodedRecord {
     pub key: Key,
     pub number: u64,
     pub bytes: Result<Vec<u8>, codec::Damaged>,
@@ -42,12 +42,12 @@ impl Writer {
     /// Writes one round; `must_last` syncs it.
     pub(super) fn write(
         &mut self,
-        records: &[Packed],
+        records: &[EncodedRecord],
         notes: Vec<(String, Option<String>)>,
         must_last: bool,
     ) -> Result<(), Failed> {
         let mut batch = self.database.batch();
-        for Packed { key, bytes, .. } in records {
+        for EncodedRecord { key, bytes, .. } in records {
             let bytes = bytes.as_ref().map_err(|codec::Damaged| Failed::new("a record cannot be written"))?;
             batch.insert(&self.records, *key, bytes.as_slice());
         }

@@ -2,16 +2,17 @@
 
 use super::{Terms, Worker, lane};
 use crate::broker::consumers::{Incoming, QueueKind};
-use crate::broker::headers::{self, Attempt, History, traceparent};
+use crate::broker::headers::{self, traceparent};
 use crate::broker::redelivery::Redelivery;
 use crate::broker::settler::Settler;
 use crate::event::Body;
-use crate::facts::{Fingerprint, Receipt};
-use crate::gate::{Answer, Lane, NotUsable, Noted, Outcome, Permit};
+use crate::gate::{Answer, AnswerEffects, Lane, NotUsable, Outcome, Permit};
+use crate::observe::facts::{Fingerprint, Receipt};
+use crate::observe::traces::Span;
 use crate::plan::{self, EventSummary, Plan, plan};
+use crate::record::sequencer::Ticket;
 use crate::record::{self, Answered, Taken, Turn};
-use crate::sequencer::Ticket;
-use crate::traces::Span;
+use crate::verdict::history::{Attempt, History};
 use crate::verdict::{self, NextAttempt, Processed, Settlement, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -43,7 +44,7 @@ impl Worker {
             return self.recount(incoming, settler).await;
         }
         let received = Timestamp::now();
-        self.facts.heard(received);
+        self.facts.arrived(received);
         let publishers_trace = traceparent(&incoming.due.delivery.properties);
         let span = self.facts.begun(publishers_trace.as_deref());
         let trace = span.as_ref().map(Span::traceparent).or(publishers_trace);
@@ -128,7 +129,7 @@ impl Worker {
     /// Steps 4 and 5: may end in one of the named ways, never settles.
     async fn deliver(&self, handling: &Handling<'_>, plan: &Plan) -> Result<Handled, Stop> {
         match plan {
-            Plan::Send(plan) => {
+            Plan::Trigger(plan) => {
                 self.facts.mapped(|property| plan.has_value(property));
                 self.trigger(handling, plan).await
             }
@@ -137,7 +138,7 @@ impl Worker {
     }
 
     /// Waits for a turn in the person's line, for the record and for a permit, then sends.
-    async fn trigger(&self, handling: &Handling<'_>, plan: &plan::Send) -> Result<Handled, Stop> {
+    async fn trigger(&self, handling: &Handling<'_>, plan: &plan::PlannedRequest) -> Result<Handled, Stop> {
         let Handling { incoming, settler, terms, .. } = *handling;
         let lane = lane(incoming.queue_kind);
         // Held to the end: the person's next event waits for it.
@@ -193,7 +194,7 @@ impl Worker {
     }
 
     /// Step 4: what the person's record makes of the event. Without records, the event's own values are sent.
-    async fn turn(&self, plan: &plan::Send, history: &History) -> Result<Option<Box<Taken>>, Stop> {
+    async fn turn(&self, plan: &plan::PlannedRequest, history: &History) -> Result<Option<Box<Taken>>, Stop> {
         let Some(verified) = self.verified() else { return Ok(None) };
         let turn = verified.begin(&plan.identifier, &plan.offer, history.is_repair, Timestamp::now()).await;
         let turn = entered(self.or_unsettled(turn)?)?;
@@ -206,7 +207,7 @@ impl Worker {
     /// meanwhile, that is sent, too; it does not count as an attempt, since the event itself was accepted.
     async fn send(
         &self,
-        plan: &plan::Send,
+        plan: &plan::PlannedRequest,
         turn: Option<Box<Taken>>,
         (lane, terms): (Lane, Terms),
         permit: Option<Permit>,
@@ -245,7 +246,7 @@ impl Worker {
     /// Sends one request; returns its result, with what became the newest meanwhile.
     async fn send_once(
         &self,
-        plan: &plan::Send,
+        plan: &plan::PlannedRequest,
         turn: Option<Box<Taken>>,
         permit: Option<Permit>,
         terms: Terms,
@@ -265,7 +266,7 @@ impl Worker {
         let answer = self.gate.send(&request, at).await;
         drop(permit);
         self.facts.attempted(&answer, span);
-        let Noted { change, is_down } = self.gate.note(&answer, terms.pass);
+        let AnswerEffects { change, is_down } = self.gate.note(&answer, terms.pass);
         if let Some(change) = change {
             self.facts.gate_changed(change, &answer);
         }
@@ -328,8 +329,7 @@ struct Handling<'d> {
 pub(super) enum Stop {
     /// Its result is known.
     Processed(Processed),
-    /// Its channel went away while it waited, or the records failed: it is not settled, and the broker
-    /// delivers it again.
+    /// Its channel or the records failed while it waited: it is not settled, and the broker delivers it again.
     Unsettled,
 }
 

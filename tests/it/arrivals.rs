@@ -56,7 +56,7 @@ fn encoded(body: Vec<u8>, encoding: &str) -> Message {
 fn outcome(body: Body<'_>, integration: &Integration) -> String {
     let now = "2100-01-01T00:00:00Z".parse().unwrap();
     match plan(body, integration, now) {
-        (summary, Ok(Plan::Send(send))) => {
+        (summary, Ok(Plan::Trigger(send))) => {
             let request: Value = serde_json::from_slice(send.own_request(integration).body()).unwrap();
             let at = summary.changed_at.map(|at| at.to_string()).unwrap_or_default();
             format!("send {} of {at}", request["GateInput"])
@@ -287,7 +287,7 @@ fn identifiers_are_whole_numbers_digit_by_digit() {
     for digits in ["9007199254740993", "18446744073709551616", "0", "12345678901234567890123"] {
         let event = choice("IDENTIFIER", true).to_string().replace("\"IDENTIFIER\"", digits);
         let now = Timestamp::now();
-        let (_, Ok(Plan::Send(send))) = plan(event.as_bytes(), &integration, now) else { panic!("{digits}") };
+        let (_, Ok(Plan::Trigger(send))) = plan(event.as_bytes(), &integration, now) else { panic!("{digits}") };
         assert_eq!(&*send.identifier, digits);
         let request: Value = serde_json::from_slice(send.own_request(&integration).body()).unwrap();
         assert_eq!(request["GateInput"]["MAIL"], digits);

@@ -3,7 +3,7 @@
 use super::harness::{Finished, Folder, Lab, Message, Running, Schema, choice, person, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
 use consent_gate::record::copy::Copying;
-use consent_gate::record::{Backend, Records, Settings};
+use consent_gate::record::{Backend, Records, RecordsSettings};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -185,7 +185,7 @@ fn whatever_would_leave_something_behind_is_refused() {
 }
 
 fn records_in(directory: &Path) -> Records {
-    Records::new(Settings { place: Backend::Directory(directory.to_owned()), ..Settings::default() })
+    Records::new(RecordsSettings { place: Backend::Directory(directory.to_owned()), ..RecordsSettings::default() })
 }
 
 /// Creates a store with one person on record, and closes it.

@@ -64,7 +64,7 @@ fn no_damaged_message_panics() {
     for round in 0..30_000 {
         let damaged = damage(&mut random, &samples[round % samples.len()]);
         match plan(&damaged, &integration, now).1 {
-            Ok(Plan::Send(plan)) => {
+            Ok(Plan::Trigger(plan)) => {
                 sent += 1;
                 assert!(!plan.identifier.trim().is_empty());
                 let request = plan.own_request(&integration);

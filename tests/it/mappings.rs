@@ -2,7 +2,7 @@
 
 use super::harness::{Finished, Folder, fixture, golden, project, run};
 use consent_gate::event;
-use consent_gate::mapping::{Mapping, Mappings, Path, Source};
+use consent_gate::mapping::{Mapping, Mappings, Path, ValueSource};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -237,7 +237,7 @@ fn a_mapping_alone_finds_what_it_finds_beside_all_others() {
     let paths = of_document.chain(DEEP_PATHS);
     let mut found = 0;
     for path in paths {
-        let source = Source::Path(Path::compile(path).unwrap());
+        let source = ValueSource::Path(Path::compile(path).unwrap());
         let mappings = Mappings::new(vec![Mapping::new("A", source)], 0);
         for body in &bodies {
             let (all, few) = (event::decode(body, &[]), event::decode(body, mappings.unread()));

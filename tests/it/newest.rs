@@ -329,7 +329,7 @@ fn integration(folder: &Folder) -> Integration {
 
 fn records_in(directory: &Path) -> Records {
     let retention = Duration::from_secs(10 * 365 * 86_400);
-    Records::new(record::Settings { place: Backend::Directory(directory.to_owned()), retention })
+    Records::new(record::RecordsSettings { place: Backend::Directory(directory.to_owned()), retention })
 }
 
 pub fn copy(from: &Path, to: &Path) {

@@ -1,8 +1,9 @@
 //! Properties of the verdicts: whole series of attempts, with the history that travels in headers.
 
-use consent_gate::broker::headers::{Attempt, History, for_publish};
+use consent_gate::broker::headers::for_publish;
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::schedule::{OnOutage, Retry, Schedule};
+use consent_gate::verdict::history::{Attempt, History};
 use consent_gate::verdict::{DeadReason, Processed, Verdict, decide, too_early};
 use jiff::Timestamp;
 use lapin::BasicProperties;

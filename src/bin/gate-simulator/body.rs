@@ -17,7 +17,7 @@ pub async fn read(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
     let mut read = Vec::new();
     let mut length = 0_usize;
     while let Some(frame) = body.frame().await {
-        let left = |_| Refusal::new(Outcome::Abandoned, "the body is not complete");
+        let left = |_| Refusal::new(Outcome::Stop, "the body is not complete");
         let Ok(data) = frame.map_err(left)?.into_data() else {
             continue;
         };

@@ -30,7 +30,7 @@ pub enum Outcome {
     /// The identifier is absent or blank.
     NoIdentifier,
     /// The client went away before the request was complete.
-    Abandoned,
+    Stop,
     /// A rule of `/faults` kept the request from being executed.
     Fault,
 }
@@ -51,7 +51,7 @@ impl Outcome {
         Self::UnknownGate,
         Self::UnknownProperty,
         Self::NoIdentifier,
-        Self::Abandoned,
+        Self::Stop,
         Self::Fault,
     ];
 
@@ -71,7 +71,7 @@ impl Outcome {
             Self::UnknownGate => "unknown_gate",
             Self::UnknownProperty => "unknown_property",
             Self::NoIdentifier => "no_identifier",
-            Self::Abandoned => "abandoned",
+            Self::Stop => "abandoned",
             Self::Fault => "fault",
         }
     }
@@ -85,7 +85,7 @@ impl Outcome {
             Self::WrongMethod => 405,
             Self::TooLarge => 413,
             Self::WrongContentType => 415,
-            Self::Malformed | Self::UnknownProperty | Self::NoIdentifier | Self::Abandoned => 400,
+            Self::Malformed | Self::UnknownProperty | Self::NoIdentifier | Self::Stop => 400,
             Self::Fault => 500,
         }
     }

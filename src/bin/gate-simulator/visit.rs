@@ -36,7 +36,7 @@ pub struct Visit {
 impl Visit {
     pub fn begin(simulator: Arc<Simulator>) -> Self {
         simulator.in_flight.enter();
-        Self { simulator, at: Timestamp::now(), if_left: Some((Outcome::Abandoned, Claim::default())) }
+        Self { simulator, at: Timestamp::now(), if_left: Some((Outcome::Stop, Claim::default())) }
     }
 
     /// Takes the request to its ending. The caller keeps the visit until the client has the answer.

@@ -2,9 +2,9 @@
 
 use super::{Incoming, QueueKind};
 use crate::broker::ack_batcher::{AckBatcher, ConsumerId};
-use crate::broker::headers::History;
 use crate::broker::prefetch::Prefetch;
 use crate::broker::{Error, call};
+use crate::verdict::history::History;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};

@@ -1,4 +1,3 @@
-use super::history::MAX_ENTRIES;
 use super::names::{
     ATTEMPTS, DEATH, DELIVERY_COUNT, FIRST_ATTEMPT, HISTORY, LAST_ANSWER, LAST_ERROR, NOT_BEFORE, PREFIX, REASON,
     REPAIR, REPORT_TO, is_count, is_impersonal, is_own,
@@ -6,6 +5,7 @@ use super::names::{
 use super::values::ROOM;
 use super::*;
 use crate::gate::Outcome;
+use crate::verdict::history::{Attempt, History, MAX_ENTRIES};
 
 fn attempt(ms: i64) -> Attempt {
     Attempt { at: Timestamp::UNIX_EPOCH, result: Outcome::Unavailable, status: Some(503), ms }

@@ -10,7 +10,7 @@ pub(super) fn broker(
     base: &Path,
     environment: &Environment,
     warnings: &mut Vec<String>,
-) -> link::Settings {
+) -> link::BrokerSettings {
     let place = fields.place().clone();
     let url_place = fields.place_of("url").or_else(|| fields.place_of("url_file")).unwrap_or_else(|| place.clone());
     let url = secrets::secret(&mut fields, ("url", "url_file"), base, environment, None);
@@ -39,14 +39,14 @@ pub(super) fn broker(
     let problems = fields.problems();
     fields.finish();
     let url = url.unwrap_or_else(|| link::DEFAULT_URL.into());
-    match link::Settings::new(&url, ca, identity) {
+    match link::BrokerSettings::new(&url, ca, identity) {
         Ok(settings) => {
             warnings.extend(settings.warning());
             settings
         }
         Err(why) => {
             problems.add(&url_place, format!("broker.url: {why}"));
-            link::Settings::default()
+            link::BrokerSettings::default()
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::config::fields::Fields;
 use crate::config::{Environment, secrets};
 use crate::record::address::Address;
 use crate::record::{self, Backend};
-use crate::shown::{is_like_address, quoted};
+use crate::text::shown::{is_like_address, quoted};
 use secrecy::{ExposeSecret, SecretString};
 use std::path::Path;
 
@@ -14,8 +14,8 @@ pub(super) fn records(
     base: &Path,
     environment: &Environment,
     warnings: &mut Vec<String>,
-) -> record::Settings {
-    let defaults = record::Settings::default();
+) -> record::RecordsSettings {
+    let defaults = record::RecordsSettings::default();
     let at = fields.place_of("store").or_else(|| fields.place_of("store_file"));
     let store = secrets::secret(&mut fields, ("store", "store_file"), base, environment, None);
     let retention = not_zero(&mut fields, "retention").unwrap_or(defaults.retention);
@@ -33,7 +33,7 @@ pub(super) fn records(
         },
     };
     fields.finish();
-    record::Settings { place, retention }
+    record::RecordsSettings { place, retention }
 }
 
 /// Where records are kept, as written in the settings; a relative directory is below `base`.

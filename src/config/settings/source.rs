@@ -1,10 +1,10 @@
 //! `[source]`: where the events come from.
 
-use crate::broker::topology::Source;
-use crate::config::binding::{self, Doubt};
+use crate::broker::topology::EventSource;
+use crate::config::binding::{self, KeyDoubt};
 use crate::config::fields::{At, Fields};
 
-pub(super) fn source(mut fields: Fields<'_>) -> Source {
+pub(super) fn source(mut fields: Fields<'_>) -> EventSource {
     let place = fields.place().clone();
     let exchange = fields.filled("exchange").filter(|at| fits_amqp(&fields, "exchange", at, &at.value));
     let queue = fields.filled("queue").filter(|at| fits_amqp(&fields, "queue", at, &at.value));
@@ -22,11 +22,11 @@ pub(super) fn source(mut fields: Fields<'_>) -> Source {
             if let Some(keys) = binding_keys {
                 problems.add(&keys.place, "source.binding_keys binds to an exchange; remove it beside source.queue");
             }
-            Source::Queue(queue.value)
+            EventSource::Queue(queue.value)
         }
         (Some(_), Some(_)) => {
             problems.add(&place, "source.exchange and source.queue are both written; keep one");
-            Source::default()
+            EventSource::default()
         }
         (None, exchange) => {
             let binding_keys = binding_keys.map_or_else(|| vec!["#".to_owned()], |at| at.value);
@@ -34,7 +34,7 @@ pub(super) fn source(mut fields: Fields<'_>) -> Source {
                 problems
                     .add(&place, "source.binding_keys is empty, so nothing would arrive; write [\"#\"] for everything");
             }
-            Source::Exchange { name: exchange.map_or_else(|| "consents".to_owned(), |at| at.value), binding_keys }
+            EventSource::Exchange { name: exchange.map_or_else(|| "consents".to_owned(), |at| at.value), binding_keys }
         }
     }
 }
@@ -58,11 +58,11 @@ pub(in crate::config) fn binding_keys(fields: &mut Fields<'_>) -> Option<At<Vec<
         fit &= fits_amqp(fields, "binding_keys", &keys, key);
         let told = |why| format!("{}: {why}", fields.name("binding_keys"));
         match binding::doubt(key) {
-            Some(Doubt::Never(why)) => {
+            Some(KeyDoubt::Never(why)) => {
                 fields.problems().add(&keys.place, told(why));
                 fit = false;
             }
-            Some(Doubt::Hardly(why)) => fields.problems().warn(&keys.place, told(why)),
+            Some(KeyDoubt::Hardly(why)) => fields.problems().warn(&keys.place, told(why)),
             None => {}
         }
     }

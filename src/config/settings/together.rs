@@ -1,7 +1,7 @@
 //! Checks across settings and integrations.
 
 use super::Settings;
-use crate::broker::topology::Source;
+use crate::broker::topology::EventSource;
 use crate::config::node;
 use crate::config::problems::Problems;
 use crate::gate::Mode;
@@ -15,7 +15,7 @@ pub(in crate::config) fn check_together(
     problems: &Problems,
     warnings: &mut Vec<String>,
 ) {
-    if let Source::Queue(queue) = &settings.source
+    if let EventSource::Queue(queue) = &settings.source
         && integrations.len() > 1
     {
         let place = node::Location::File("source.queue".into());

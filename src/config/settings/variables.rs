@@ -2,10 +2,10 @@
 
 use crate::config::Environment;
 use crate::config::fields::{bare, remedy};
-use crate::config::node::{self, Node, Value};
+use crate::config::node::{self, Node, NodeValue};
 use crate::config::problems::Problems;
-use crate::shown::quoted;
-use crate::suggest::{asked, nearest};
+use crate::text::shown::quoted;
+use crate::text::suggest::{asked, nearest};
 
 const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
 const SECTIONS: [&str; 10] =
@@ -24,7 +24,7 @@ const ALTERNATIVES: [(&str, &str); 8] = [
 
 /// Overrides the file's tree by the variables `CONSENT_GATE_<SECTION>__<KEY>`.
 pub(in crate::config) fn overlay(mut tree: Node, environment: &Environment, problems: &Problems) -> Node {
-    let Value::Table(sections) = &mut tree.value else { return tree };
+    let NodeValue::Table(sections) = &mut tree.value else { return tree };
     for (variable, value) in environment {
         let Some((section, key)) = variable.strip_prefix(VARIABLE_PREFIX).and_then(|rest| rest.split_once("__")) else {
             continue;
@@ -36,7 +36,7 @@ pub(in crate::config) fn overlay(mut tree: Node, environment: &Environment, prob
             problems.add(&place, format!("{} is unknown{remedy}", quoted(&section)));
             continue;
         }
-        set(sections, &section, &key, Node { value: Value::Text(bare(value).to_owned()), place });
+        set(sections, &section, &key, Node { value: NodeValue::Text(bare(value).to_owned()), place });
     }
     tree
 }
@@ -73,10 +73,10 @@ fn is_service_link(rest: &str) -> bool {
 
 fn set(sections: &mut Vec<(String, Node)>, section: &str, key: &str, node: Node) {
     let index = sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
-        sections.push((section.to_owned(), Node { value: Value::Table(Vec::new()), place: node.place.clone() }));
+        sections.push((section.to_owned(), Node { value: NodeValue::Table(Vec::new()), place: node.place.clone() }));
         sections.len() - 1
     });
-    let Some((_, Node { value: Value::Table(entries), .. })) = sections.get_mut(index) else { return };
+    let Some((_, Node { value: NodeValue::Table(entries), .. })) = sections.get_mut(index) else { return };
     let from_file = |node: &Node| !matches!(node.place, node::Location::Variable(_));
     entries.retain(|(name, old)| name != key && !(from_file(old) && ALTERNATIVES.contains(&(key, name.as_str()))));
     entries.push((key.to_owned(), node));

@@ -8,7 +8,7 @@ const SYNC: Manner = Manner { mode: Mode::Sync, belief: Belief::Envelope };
 const ASYNC: Manner = Manner { mode: Mode::Async, belief: Belief::Envelope };
 
 fn answer(manner: Manner, status: u16, headers: &HeaderMap, body: &[u8]) -> Answer {
-    super::classify(Reply { status, headers, body }, manner, &str::to_owned)
+    super::classify(HttpReply { status, headers, body }, manner, &str::to_owned)
 }
 
 fn classify(status: u16, body: &[u8]) -> Answer {

@@ -1,7 +1,7 @@
 //! The value that a path led to, and the choice that it is.
 
 use crate::event::{Defect, Json};
-use crate::mapping::{Choice, Names, Selection};
+use crate::mapping::{Choice, Names, SelectedIds};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 
@@ -72,7 +72,7 @@ impl<'e> Found<'e> {
             Leaf::Ids(Json::Null) => return Ok(None),
             Leaf::Ids(list @ Json::Array(_)) if list.is_damaged() => return Err(self.damaged("a list of ids")),
             Leaf::Ids(Json::Array(ids)) => {
-                return Ok(Some(Choice::Selection(Selection::new(ids_of(ids), self.names()))));
+                return Ok(Some(Choice::Selection(SelectedIds::new(ids_of(ids), self.names()))));
             }
             Leaf::Ids(other) => return Err(Defect::wrong_type(&self.place(), "a list", other)),
             Leaf::Value(value) => value,
@@ -89,7 +89,7 @@ impl<'e> Found<'e> {
             }
             (Json::String(ids), Some("value")) => {
                 let ids = ids.split(',').map(Cow::Borrowed);
-                Ok(Some(Choice::Selection(Selection::new(ids, Names::Grants))))
+                Ok(Some(Choice::Selection(SelectedIds::new(ids, Names::Grants))))
             }
             (Json::String(text), _) => Ok(Some(Choice::Text((&**text).into()))),
             (other, Some("value" | "tcfcs")) => Err(Defect::wrong_type(&self.place(), "a string", other)),

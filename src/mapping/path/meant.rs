@@ -1,7 +1,7 @@
 //! Which path somebody meant who misspelt one.
 
 use super::{FIELDS, Path, ROOTS};
-use crate::suggest::{asked, distance};
+use crate::text::suggest::{asked, distance};
 use std::cmp::Reverse;
 
 /// A "did you mean" with a valid path that is close to what was written.

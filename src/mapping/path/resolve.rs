@@ -2,14 +2,14 @@
 
 use super::found::{Found, Leaf, Segments};
 use super::{VENDOR_LISTS, rest_after};
-use crate::event::{Defect, Event, Fields, Json};
+use crate::event::{Defect, Event, Json, Object};
 use smallvec::{SmallVec, smallvec};
 use std::cmp::Reverse;
 use std::fmt::Arguments;
 
 /// A field whose value is a string or null.
 pub(super) fn field<'e>(
-    fields: Option<&'e Fields<'e>>,
+    fields: Option<&'e Object<'e>>,
     parent: &'static str,
     key: &'static str,
     event: &Event<'_>,
@@ -24,7 +24,7 @@ pub(super) fn field<'e>(
 }
 
 /// The identifier of the event's user.
-pub(super) fn named<'e>(user: Option<&'e Fields<'e>>, event: &Event<'_>) -> Result<Option<Found<'e>>, Defect> {
+pub(super) fn named<'e>(user: Option<&'e Object<'e>>, event: &Event<'_>) -> Result<Option<Found<'e>>, Defect> {
     let key = "organization_user_id";
     let segments: Segments<'e> = if event.kind().is_user() { smallvec![key] } else { smallvec!["user", key] };
     let Some(value) = user.and_then(|user| user.get(key)) else { return Ok(None) };
@@ -34,7 +34,7 @@ pub(super) fn named<'e>(user: Option<&'e Fields<'e>>, event: &Event<'_>) -> Resu
 }
 
 pub(super) fn descend_from<'e>(
-    fields: Option<&'e Fields<'e>>,
+    fields: Option<&'e Object<'e>>,
     rest: &str,
     root: &'static str,
 ) -> Result<Option<Found<'e>>, Defect> {
@@ -66,7 +66,7 @@ fn descend<'e>(value: &'e Json<'e>, rest: &str, place: Arguments<'_>) -> Result<
     }
 }
 
-fn in_object<'e>(fields: &'e Fields<'e>, rest: &str, place: Arguments<'_>) -> Result<Option<Found<'e>>, Defect> {
+fn in_object<'e>(fields: &'e Object<'e>, rest: &str, place: Arguments<'_>) -> Result<Option<Found<'e>>, Defect> {
     for (key, deeper) in splits(rest) {
         // Didomi's documentation says `channel` where its events say `channels`.
         let spelled = if key == "channel" && !fields.contains_key(key) { "channels" } else { key };
@@ -149,7 +149,7 @@ pub(super) fn vendors<'e>(value: Option<&'e Json<'e>>, rest: &str) -> Result<Opt
     Ok(None)
 }
 
-fn names_vendor(lists: &Fields<'_>, name: &str, vendor: &str) -> Result<bool, Defect> {
+fn names_vendor(lists: &Object<'_>, name: &str, vendor: &str) -> Result<bool, Defect> {
     match lists.get(name) {
         None | Some(Json::Null) => Ok(false),
         Some(Json::Array(ids)) => ids.iter().try_fold(false, |found, id| match id {

@@ -1,7 +1,7 @@
 //! What letters would do today, as far as mapping and records tell.
 
 use super::letter::Letter;
-use super::preview::{Known, Preview, would};
+use super::preview::{KnownOfPerson, Preview, would};
 use crate::config::Settings;
 use crate::integration::Integration;
 use crate::ops::{Failure, retention};
@@ -55,11 +55,13 @@ impl Asking<'_> {
     async fn preview_of(&self, planned: &Result<Plan, Processed>, now: Timestamp) -> Result<Preview, Failure> {
         let integration = self.integration;
         let known = match planned {
-            Ok(Plan::Send(send)) => match self.records().await {
-                Some(records) => Known::Told(Box::new(records.person(&integration.records, &send.identifier).await?)),
-                None => Known::Untold,
+            Ok(Plan::Trigger(send)) => match self.records().await {
+                Some(records) => {
+                    KnownOfPerson::Told(Box::new(records.person(&integration.records, &send.identifier).await?))
+                }
+                None => KnownOfPerson::Untold,
             },
-            _ => Known::Untold,
+            _ => KnownOfPerson::Untold,
         };
         Ok(would(planned, &known, integration, retention(self.settings), now))
     }
@@ -70,12 +72,12 @@ impl Asking<'_> {
         let (integration, retention) = (self.integration, retention(self.settings));
         let (_, planned) = plan(letter.whole(), integration, now);
         let is_old = |at: Timestamp| now.duration_since(at) > retention;
-        if let Ok(Plan::Send(send)) = &planned
+        if let Ok(Plan::Trigger(send)) = &planned
             && (letter.reason == Some(DeadReason::OlderThanRetention) || send.offer.latest().is_some_and(is_old))
             && let Ok(preview) = self.preview_of(&planned, now).await
         {
             return preview;
         }
-        would(&planned, &Known::Untold, integration, SignedDuration::MAX, now)
+        would(&planned, &KnownOfPerson::Untold, integration, SignedDuration::MAX, now)
     }
 }

@@ -1,11 +1,11 @@
 //! `dead discard`: removes letters for good, after writing a copy.
 
 use super::export::{is_new, is_stdout, to};
-use super::filter::Filter;
-use super::{CommandContext, Session, file, letters, talk};
-use crate::audit::Command;
+use super::filter::LetterFilter;
+use super::{CommandContext, LockedLetters, file, letters, talk};
 use crate::cli::DiscardArgs;
 use crate::config;
+use crate::observe::audit::AuditedAction;
 use crate::ops::{Failure, agreed, print, usage};
 use jiff::Timestamp;
 use serde_json::json;
@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 /// gone (1).
 pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let filter = Filter::new(&args.selection, now).map_err(usage)?;
+    let filter = LetterFilter::new(&args.selection, now).map_err(usage)?;
     args.to.as_deref().map_or(Ok(()), is_new)?;
-    let mut session = Session::open(&args.integration, args.pile.pile(), context).await?;
+    let mut session = LockedLetters::open(&args.integration, args.pile.pile(), context).await?;
     let counted = session.count(&filter).await?;
     let copy =
         (!args.no_export).then(|| args.to.clone().unwrap_or_else(|| default_file(context, &args.integration, now)));
@@ -36,7 +36,7 @@ pub async fn discard(args: &DiscardArgs, context: &CommandContext<'_>) -> Result
     let removed = if counted.matching == 0 {
         0
     } else {
-        session.audit(Command::DeadDiscard, args.pile.pile(), &filter, Some(counted.matching.into())).await;
+        session.audit(AuditedAction::DeadDiscard, args.pile.pile(), &filter, Some(counted.matching.into())).await;
         remove(&mut session, &filter, copy.as_deref(), now).await?
     };
     session.letters.close().await;
@@ -71,7 +71,12 @@ fn copied_to(path: &Path) -> String {
 }
 
 /// With a copy, exactly the letters in it are removed, once it is safely on disk.
-async fn remove(session: &mut Session, filter: &Filter, copy: Option<&Path>, now: Timestamp) -> Result<u32, Failure> {
+async fn remove(
+    session: &mut LockedLetters,
+    filter: &LetterFilter,
+    copy: Option<&Path>,
+    now: Timestamp,
+) -> Result<u32, Failure> {
     let Some(path) = copy else {
         let mut taking = filter.taking();
         return session.remove(|letter| taking.takes(letter)).await;

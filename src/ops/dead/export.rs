@@ -1,12 +1,12 @@
 //! `dead export`: copies letters to a file and removes none.
 
-use super::file::{self, Writer};
-use super::filter::Filter;
+use super::file::{self, ExportWriter};
+use super::filter::LetterFilter;
 use super::letter::Letter;
-use super::{CommandContext, Session, letters, talk};
-use crate::audit::Command;
+use super::{CommandContext, LockedLetters, letters, talk};
 use crate::broker::headers;
 use crate::cli::ExportArgs;
+use crate::observe::audit::AuditedAction;
 use crate::ops::{Failure, print, usage};
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -26,14 +26,14 @@ const NAME_ANOTHER: &str =
 /// is gone, or the file cannot be written (1).
 pub async fn export(args: &ExportArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let filter = Filter::new(&args.selection, now).map_err(usage)?;
+    let filter = LetterFilter::new(&args.selection, now).map_err(usage)?;
     is_new(&args.to)?;
-    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
+    let session = LockedLetters::open(&args.integration, args.pile.pile(), context).await?;
     // At the beginning, too: somebody who interrupts the command has what it wrote until then.
-    session.audit(Command::DeadExport, args.pile.pile(), &filter, None).await;
+    session.audit(AuditedAction::DeadExport, args.pile.pile(), &filter, None).await;
     let is_stdout = is_stdout(&args.to);
     let copied = to(&session, &filter, &args.to, now, |_| {}).await?;
-    session.audit(Command::DeadExport, args.pile.pile(), &filter, Some(copied.into())).await;
+    session.audit(AuditedAction::DeadExport, args.pile.pile(), &filter, Some(copied.into())).await;
     session.letters.close().await;
     let to = args.to.display();
     match (is_stdout, context.as_json) {
@@ -66,23 +66,23 @@ pub fn is_new(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// The file exists (exit code 2) or cannot be written, or the broker is gone (1).
 pub async fn to(
-    session: &Session,
-    filter: &Filter,
+    session: &LockedLetters,
+    filter: &LetterFilter,
     path: &Path,
     now: Timestamp,
     seen: impl FnMut(&Letter<'_>),
 ) -> Result<u32, Failure> {
     let name = session.integration.name.as_str();
     if is_stdout(path) {
-        let writer = Writer::begin(BufWriter::new(io::stdout()), name, now);
+        let writer = ExportWriter::begin(BufWriter::new(io::stdout()), name, now);
         return Ok(copy(session, filter, writer, seen).await?.0);
     }
     let file = file::create(path)
         .map_err(|error| Failure::Usage(format!("{} cannot be created: {error}; {NAME_ANOTHER}", path.display())))?;
-    let copied = copy(session, filter, Writer::begin(BufWriter::new(file), name, now), seen).await;
+    let copied = copy(session, filter, ExportWriter::begin(BufWriter::new(file), name, now), seen).await;
     let durable = copied.and_then(|(count, out)| {
         let written = out.into_inner().map_err(io::IntoInnerError::into_error);
-        written.and_then(|file| file::settle(&file, path)).map_err(unwritten)?;
+        written.and_then(|file| file::sync(&file, path)).map_err(unwritten)?;
         Ok(count)
     });
     durable.inspect_err(|_| {
@@ -92,9 +92,9 @@ pub async fn to(
 }
 
 async fn copy<W: Write>(
-    session: &Session,
-    filter: &Filter,
-    writer: io::Result<Writer<W>>,
+    session: &LockedLetters,
+    filter: &LetterFilter,
+    writer: io::Result<ExportWriter<W>>,
     mut seen: impl FnMut(&Letter<'_>),
 ) -> Result<(u32, W), Failure> {
     let mut writer = writer.map_err(unwritten)?;

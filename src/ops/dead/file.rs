@@ -6,7 +6,7 @@
 
 use super::value;
 use crate::ops::counted;
-use crate::shown;
+use crate::text::shown;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -84,27 +84,27 @@ pub fn create(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// They are not on disk, and may be lost.
-pub fn settle(file: &File, path: &Path) -> io::Result<()> {
+pub fn sync(file: &File, path: &Path) -> io::Result<()> {
     file.sync_all()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
 /// Writes an export.
-pub struct Writer<W> {
+pub struct ExportWriter<W> {
     out: W,
     chain: Chain,
     /// Letters written.
     pub letters: u32,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> ExportWriter<W> {
     /// Writes the first line.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn begin(out: W, integration: &str, now: Timestamp) -> io::Result<Writer<W>> {
-        let mut writer = Writer { out, chain: Chain::default(), letters: 0 };
+    pub fn begin(out: W, integration: &str, now: Timestamp) -> io::Result<ExportWriter<W>> {
+        let mut writer = ExportWriter { out, chain: Chain::default(), letters: 0 };
         writer
             .line(&json!({ "format": FORMAT, "version": VERSION, "integration": integration, "exported_at": now }))?;
         Ok(writer)
@@ -150,7 +150,7 @@ pub struct Refused {
 }
 
 /// Reads an export.
-pub struct Reader<R> {
+pub struct ExportReader<R> {
     input: R,
     chain: Chain,
     line: u64,
@@ -163,22 +163,23 @@ pub struct Reader<R> {
 ///
 /// # Errors
 /// It cannot be read, or is not an export.
-pub fn open(path: &Path) -> Result<Reader<BufReader<File>>, Refused> {
+pub fn open(path: &Path) -> Result<ExportReader<BufReader<File>>, Refused> {
     let unreadable = |why: String| Refused { line: 0, why: format!("{why}; {REMEDY}") };
     let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
     if file.metadata().is_ok_and(|found| found.is_dir()) {
         return Err(unreadable("it is a directory".to_owned()));
     }
-    Reader::begin(BufReader::new(file))
+    ExportReader::begin(BufReader::new(file))
 }
 
-impl<R: BufRead> Reader<R> {
+impl<R: BufRead> ExportReader<R> {
     /// Reads the first line.
     ///
     /// # Errors
     /// It is not an export's first line.
-    pub fn begin(input: R) -> Result<Reader<R>, Refused> {
-        let mut reader = Reader { input, chain: Chain::default(), line: 0, letters: 0, integration: String::new() };
+    pub fn begin(input: R) -> Result<ExportReader<R>, Refused> {
+        let mut reader =
+            ExportReader { input, chain: Chain::default(), line: 0, letters: 0, integration: String::new() };
         let first = reader.line()?;
         if first["format"] != FORMAT {
             return Err(reader.refused("this is not an export of dead letters"));
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
 
     fn export() -> Vec<u8> {
-        let mut writer = Writer::begin(Vec::new(), "acme", Timestamp::UNIX_EPOCH).unwrap();
+        let mut writer = ExportWriter::begin(Vec::new(), "acme", Timestamp::UNIX_EPOCH).unwrap();
         for body in [&b"{\"a\":\n1}"[..], b"\xff\x00", b"", b"plain"] {
             writer.letter(body, &BasicProperties::default().with_message_id("m".into())).unwrap();
         }
@@ -253,7 +254,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Refused> {
-        let mut reader = Reader::begin(bytes)?;
+        let mut reader = ExportReader::begin(bytes)?;
         let mut bodies = Vec::new();
         while let Some(letter) = reader.letter()? {
             bodies.push(letter.body);

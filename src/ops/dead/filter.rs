@@ -1,11 +1,11 @@
 //! Which letters a command is about (pure).
 
 use super::letter::Letter;
-use crate::cli::Selection;
+use crate::cli::LetterSelection;
 use crate::config::parse_duration;
 use crate::event::TYPES;
-use crate::sequencer::person;
-use crate::suggest::did_you_mean;
+use crate::record::sequencer::person;
+use crate::text::suggest::did_you_mean;
 use crate::verdict::DeadReason;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ const OTHER: &str = "other";
 
 /// The conditions on a letter; an empty list accepts every letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct LetterFilter {
     reasons: Vec<Option<&'static str>>,
     statuses: Vec<Option<u16>>,
     since: Option<Timestamp>,
@@ -33,24 +33,24 @@ pub struct Filter {
 
 /// A filter during one pass over the letters, which counts towards the limit.
 pub struct Taking<'f> {
-    filter: &'f Filter,
+    filter: &'f LetterFilter,
     taken: u32,
 }
 
-impl Filter {
+impl LetterFilter {
     /// Reads the options; durations count back from `now`.
     ///
     /// # Errors
     /// Every invalid value, with what is valid.
-    pub fn new(selection: &Selection, now: Timestamp) -> Result<Filter, Vec<String>> {
+    pub fn new(selection: &LetterSelection, now: Timestamp) -> Result<LetterFilter, Vec<String>> {
         let mut problems = Vec::new();
         let mut read = |option: &str, result: Result<(), String>| {
             problems.extend(result.err().map(|why| format!("--{option}: {why}")));
         };
-        let mut filter = Filter {
+        let mut filter = LetterFilter {
             event_ids: selection.event_id.clone(),
             persons: selection.identifier.iter().map(|identifier| person(identifier).into_owned()).collect(),
-            ..Filter::default()
+            ..LetterFilter::default()
         };
         for word in &selection.reason {
             read("reason", reason(word).map(|reason| filter.reasons.push(reason)));
@@ -84,13 +84,16 @@ impl Filter {
     }
 
     /// All letters of these persons.
-    pub fn persons(identifiers: &[&str]) -> Filter {
-        Filter { persons: identifiers.iter().map(|own| person(own).into_owned()).collect(), ..Filter::default() }
+    pub fn persons(identifiers: &[&str]) -> LetterFilter {
+        LetterFilter {
+            persons: identifiers.iter().map(|own| person(own).into_owned()).collect(),
+            ..LetterFilter::default()
+        }
     }
 
     /// Whether it takes every letter.
     pub fn is_all(&self) -> bool {
-        *self == Filter::default()
+        *self == LetterFilter::default()
     }
 
     /// Checks, after a command counted the letters that it takes, that there are some if events are named.
@@ -230,7 +233,7 @@ mod tests {
     #[test]
     fn every_value_that_cannot_be_meant_is_told_at_once() {
         let word = |text: &str| Some(text.to_owned());
-        let selection = Selection {
+        let selection = LetterSelection {
             reason: vec!["refusd".to_owned(), "none".to_owned()],
             status: vec!["5xx".to_owned()],
             since: word("yesterday"),
@@ -239,9 +242,9 @@ mod tests {
             kind: vec!["event.create".to_owned()],
             attempts: word("many"),
             limit: word("-1"),
-            ..Selection::default()
+            ..LetterSelection::default()
         };
-        let problems = Filter::new(&selection, now()).unwrap_err();
+        let problems = LetterFilter::new(&selection, now()).unwrap_err();
         assert_eq!(problems.len(), 8, "{problems:#?}");
         for (option, part) in [("reason", "did you mean refused?"), ("type", "did you mean event.created?")] {
             assert!(problems.iter().any(|text| text.contains(option) && text.contains(part)), "{problems:#?}");
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_scope_names_nobody() {
-        let selection = Selection {
+        let selection = LetterSelection {
             reason: vec!["refused".to_owned(), "none".to_owned()],
             status: vec!["503".to_owned()],
             event_id: vec!["jane@example.com".to_owned()],
@@ -258,12 +261,12 @@ mod tests {
             since: Some("2h".to_owned()),
             attempts: Some("1..3".to_owned()),
             limit: Some("10".to_owned()),
-            ..Selection::default()
+            ..LetterSelection::default()
         };
-        let scope = Filter::new(&selection, now()).unwrap().scope();
+        let scope = LetterFilter::new(&selection, now()).unwrap().scope();
         let expected = "reason refused,none; status 503; since 2026-03-01T10:00:00Z; events 1; persons 2; attempts 1..=3; limit 10";
         assert_eq!(scope, expected);
-        assert_eq!(Filter::default().scope(), "all");
+        assert_eq!(LetterFilter::default().scope(), "all");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! was interrupted can be undone.
 
 use super::file::{self, Refused};
-use super::{CommandContext, Progress, Session, letters, talk};
+use super::{CommandContext, LockedLetters, Progress, letters, talk};
 use crate::broker::headers::for_return;
 use crate::broker::letters::Pile;
 use crate::broker::link;
@@ -29,7 +29,7 @@ const PUBLISHERS: usize = 32;
 /// refuses or is gone (1).
 pub async fn import(args: &ImportArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let (count, of) = verify(&args.file)?;
-    let session = Session::open(&args.integration, Pile::Dead, context).await?;
+    let session = LockedLetters::open(&args.integration, Pile::Dead, context).await?;
     if of != args.integration {
         talk(&format!("these are letters of {of}; they go to {}", args.integration));
     }
@@ -70,7 +70,7 @@ fn not_whole(path: &Path, Refused { line, why }: Refused) -> Failure {
 }
 
 async fn publish(
-    session: &Session,
+    session: &LockedLetters,
     path: &Path,
     count: u32,
     mut present: HashMap<[u8; 16], u32>,

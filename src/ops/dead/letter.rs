@@ -1,10 +1,11 @@
 //! One dead letter as its headers and its body describe it, whoever published it.
 
-use crate::broker::headers::{self, History};
+use crate::broker::headers;
 use crate::event::{self, Body, Event};
-use crate::facts::Fingerprint;
 use crate::integration::Integration;
+use crate::observe::facts::Fingerprint;
 use crate::verdict::DeadReason;
+use crate::verdict::history::History;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::message::Delivery;

@@ -2,16 +2,16 @@
 //!
 //! Only a small summary of each letter is kept, so a million of them can be listed in bounded memory.
 
-use super::filter::Filter;
+use super::filter::LetterFilter;
 use super::letter::Letter;
-use super::{CommandContext, Session, letters, size, talk, when};
-use crate::audit::Command;
+use super::{CommandContext, LockedLetters, letters, size, talk, when};
 use crate::broker::headers::{self, Moved};
 use crate::cli::ListArgs;
 use crate::event::TYPES;
+use crate::observe::audit::AuditedAction;
 use crate::ops::{Columns, Failure, print, terminal_width, usage};
 use crate::plan::EventSummary;
-use crate::shown;
+use crate::text::shown;
 use crate::verdict::DeadReason;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -41,9 +41,9 @@ const UNKEPT: &str = "(see dead show)";
 /// Problems of configuration or usage (exit code 2); the broker refuses or is gone (1).
 pub async fn list(args: &ListArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let filter = Filter::new(&args.selection, now).map_err(usage)?;
-    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
-    let mut found = Found::default();
+    let filter = LetterFilter::new(&args.selection, now).map_err(usage)?;
+    let session = LockedLetters::open(&args.integration, args.pile.pile(), context).await?;
+    let mut found = Matches::default();
     let all = session
         .browse(async |letter| {
             found.most_returns = found.most_returns.max(headers::returns(letter.properties));
@@ -55,7 +55,7 @@ pub async fn list(args: &ListArgs, context: &CommandContext<'_>) -> Result<(), F
         .await?;
     if args.reveal && !args.group {
         let persons = found.rows.iter().filter(|row| row.person.is_some()).count();
-        session.audit(Command::DeadList, args.pile.pile(), &filter, Some(persons as u64)).await;
+        session.audit(AuditedAction::DeadList, args.pile.pile(), &filter, Some(persons as u64)).await;
     }
     session.letters.close().await;
     if let Some(hint) = hint(found.most_returns) {
@@ -78,19 +78,19 @@ fn hint(most_returns: i64) -> Option<String> {
 
 /// What is kept of the letters that match.
 #[derive(Default)]
-struct Found {
+struct Matches {
     reasons: BTreeMap<&'static str, u32>,
     /// How many letters the broker moved here, by reason and former queue.
     moved: Vec<(Moved, u32)>,
     matching: u32,
-    rows: Vec<Row>,
+    rows: Vec<LetterRow>,
     whys: Whys,
     /// Of all letters, whether they match or not.
     most_returns: i64,
 }
 
 /// The summary of one letter, kept small.
-struct Row {
+struct LetterRow {
     /// [`i64::MIN`] if nobody knows.
     died_ms: i64,
     /// 12 hex digits.
@@ -104,7 +104,7 @@ struct Row {
     reason: Option<DeadReason>,
     /// An index into [`TYPES`]; the one after the last stands for a type that Didomi does not document.
     kind: Option<u8>,
-    /// Why and from where the broker moved it: an index into [`Found::moved`].
+    /// Why and from where the broker moved it: an index into [`Matches::moved`].
     moved: Option<u8>,
     /// What its last error says: an index into [`Whys`].
     why: Option<u16>,
@@ -144,7 +144,7 @@ impl Whys {
         if self.index.contains_key(&(reason, Arc::clone(&text))) { text } else { UNKEPT.into() }
     }
 
-    fn of(&self, row: &Row) -> Option<&str> {
+    fn of(&self, row: &LetterRow) -> Option<&str> {
         Some(&self.list.get(usize::from(row.why?))?.text)
     }
 
@@ -156,14 +156,14 @@ impl Whys {
     }
 }
 
-impl Found {
+impl Matches {
     fn add(&mut self, letter: &Letter<'_>, is_row: bool, reveal: bool) {
         self.matching += 1;
         *self.reasons.entry(letter.reason_code()).or_default() += 1;
         let moved = headers::moved(letter.properties).and_then(|moved| self.count(moved));
         let why = letter.history.last_error.as_deref().map(|text| self.whys.count(letter.reason_code(), text));
         if is_row {
-            self.rows.push(Row { moved, why, ..Row::of(letter, reveal) });
+            self.rows.push(LetterRow { moved, why, ..LetterRow::of(letter, reveal) });
         }
     }
 
@@ -182,7 +182,7 @@ impl Found {
         Some(short)
     }
 
-    fn moved(&self, row: &Row) -> Option<&Moved> {
+    fn moved(&self, row: &LetterRow) -> Option<&Moved> {
         Some(&self.moved.get(usize::from(row.moved?))?.0)
     }
 
@@ -193,7 +193,7 @@ impl Found {
             print(&format!("\n{}", columns.head()))?;
         }
         for batch in self.rows.chunks(BATCH) {
-            let line = |row: &Row| {
+            let line = |row: &LetterRow| {
                 let (moved, why) = (self.moved(row), self.whys.of(row));
                 if as_json { row.json(moved, why) } else { columns.line(&row.cells(moved, why, now)) }
             };
@@ -247,12 +247,12 @@ impl Found {
     }
 }
 
-impl Row {
-    fn of(letter: &Letter<'_>, reveal: bool) -> Row {
+impl LetterRow {
+    fn of(letter: &Letter<'_>, reveal: bool) -> LetterRow {
         let summary = letter.event().map(EventSummary::of);
         let index = |name: &str| TYPES.iter().position(|kind| *kind == name).unwrap_or(TYPES.len());
         let kind = summary.as_ref().and_then(|summary| summary.kind).map(index);
-        Row {
+        LetterRow {
             died_ms: letter.died.map_or(i64::MIN, Timestamp::as_millisecond),
             id: u64::from_str_radix(&letter.id(), 16).unwrap_or_default(),
             event: summary.and_then(|summary| uuid(&summary.id?)),
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_was_moved_is_counted_by_reason_and_queue_however_many_there_are() {
-        let mut found = Found::default();
+        let mut found = Matches::default();
         let moved = |n: usize| Moved { reason: "expired".to_owned(), queue: n.to_string() };
         assert_eq!([found.count(moved(1)), found.count(moved(2)), found.count(moved(1))], [Some(0), Some(1), Some(0)]);
         assert_eq!(found.moved, [(moved(1), 2), (moved(2), 1)]);
@@ -361,8 +361,8 @@ mod tests {
 
     #[test]
     fn a_row_is_small_and_keeps_its_ids() {
-        assert!(size_of::<Row>() <= 72, "{}", size_of::<Row>());
-        let row = Row {
+        assert!(size_of::<LetterRow>() <= 72, "{}", size_of::<LetterRow>());
+        let row = LetterRow {
             died_ms: i64::MIN,
             id: 0xabc,
             event: uuid("00000000-0000-4000-8000-00000000000A"),

@@ -22,14 +22,14 @@ mod value;
 
 use super::audit::audit;
 use super::{Failure, Progress, counted, integration, talk};
-use crate::audit::{Command, Scope};
 use crate::broker::letter_acks::LetterAcks;
 use crate::broker::letters::{DeadLetters, Pile};
 use crate::cli::Dead;
 use crate::config::{Environment, Settings};
 use crate::integration::Integration;
-use crate::sequencer::person;
-use filter::Filter;
+use crate::observe::audit::{AuditedAction, Scope};
+use crate::record::sequencer::person;
+use filter::LetterFilter;
 use jiff::Timestamp;
 use letter::Letter;
 use std::cell::RefCell;
@@ -61,7 +61,7 @@ struct CommandContext<'p> {
 }
 
 /// One command's work on an integration's letters, which it has locked.
-struct Session {
+struct LockedLetters {
     settings: Settings,
     integration: Integration,
     letters: DeadLetters,
@@ -70,17 +70,17 @@ struct Session {
     meant: RefCell<Vec<bool>>,
 }
 
-impl Session {
+impl LockedLetters {
     /// Loads the configuration, and locks the integration's letters.
-    async fn open(name: &str, pile: Pile, context: &CommandContext<'_>) -> Result<Session, Failure> {
+    async fn open(name: &str, pile: Pile, context: &CommandContext<'_>) -> Result<LockedLetters, Failure> {
         let (settings, integration) = integration(name, context.file, context.environment)?;
-        Session::hold(settings, integration, pile).await
+        LockedLetters::hold(settings, integration, pile).await
     }
 
     /// Locks an integration's letters.
-    async fn hold(settings: Settings, integration: Integration, pile: Pile) -> Result<Session, Failure> {
+    async fn hold(settings: Settings, integration: Integration, pile: Pile) -> Result<LockedLetters, Failure> {
         let letters = DeadLetters::hold(&settings.broker, &integration.name, pile).await?;
-        let session = Session { settings, integration, letters, meant: RefCell::default() };
+        let session = LockedLetters { settings, integration, letters, meant: RefCell::default() };
         session.warn_if_shared();
         Ok(session)
     }
@@ -137,7 +137,7 @@ impl Session {
     }
 
     /// Writes an audit entry of who does what with which letters, before it is done.
-    async fn audit(&self, command: Command, pile: Pile, filter: &Filter, count: Option<u64>) {
+    async fn audit(&self, command: AuditedAction, pile: Pile, filter: &LetterFilter, count: Option<u64>) {
         let queue = match pile {
             Pile::Dead => "dead",
             Pile::Aside => "aside",
@@ -147,7 +147,7 @@ impl Session {
     }
 
     /// Counts the letters that a filter takes.
-    async fn count(&self, filter: &Filter) -> Result<Counted, Failure> {
+    async fn count(&self, filter: &LetterFilter) -> Result<Counted, Failure> {
         let mut counted = Counted::default();
         let mut take = filter.taking();
         counted.all = self
@@ -196,7 +196,7 @@ struct Counted {
 
 /// The letters of some persons, locked against all other commands; for `person forget`.
 pub(super) struct OfPersons {
-    session: Session,
+    session: LockedLetters,
     /// How many letters are theirs.
     pub letters: u32,
     /// How many cannot be read and so may be about anybody.
@@ -209,8 +209,8 @@ impl OfPersons {
     /// # Errors
     /// Another command works with the letters, or the broker refuses or is gone (exit code 1).
     pub async fn count(settings: Settings, integration: Integration, persons: &[&str]) -> Result<OfPersons, Failure> {
-        let session = Session::hold(settings, integration, Pile::Dead).await?;
-        let (mut theirs, filter) = (OfPersons { session, letters: 0, unreadable: 0 }, Filter::persons(persons));
+        let session = LockedLetters::hold(settings, integration, Pile::Dead).await?;
+        let (mut theirs, filter) = (OfPersons { session, letters: 0, unreadable: 0 }, LetterFilter::persons(persons));
         for pile in [Pile::Dead, Pile::Aside] {
             theirs.session.turn_to(pile).await?;
             let Counted { matching, unreadable, .. } = theirs.session.count(&filter).await?;
@@ -225,7 +225,7 @@ impl OfPersons {
     /// # Errors
     /// The broker is gone (exit code 1).
     pub async fn remove(mut self, persons: &[&str]) -> Result<BTreeMap<String, u32>, Failure> {
-        let (mut removed, filter) = (BTreeMap::new(), Filter::persons(persons));
+        let (mut removed, filter) = (BTreeMap::new(), LetterFilter::persons(persons));
         for pile in [Pile::Dead, Pile::Aside] {
             self.session.turn_to(pile).await?;
             if persons.is_empty() || self.session.count(&filter).await?.matching == 0 {

@@ -64,7 +64,7 @@ impl fmt::Display for Preview {
 
 /// What is known of the person.
 #[derive(Clone, Debug)]
-pub enum Known {
+pub enum KnownOfPerson {
     /// The records were not asked, or none are kept.
     Untold,
     Told(Box<Recorded>),
@@ -74,7 +74,7 @@ pub enum Known {
 /// decides.
 pub fn would(
     plan: &Result<Plan, Processed>,
-    known: &Known,
+    known: &KnownOfPerson,
     integration: &Integration,
     retention: SignedDuration,
     now: Timestamp,
@@ -84,11 +84,11 @@ pub fn would(
         (_, code) => Preview::Invalid(code),
     };
     let plan = match plan {
-        Ok(Plan::Send(plan)) => plan,
+        Ok(Plan::Trigger(plan)) => plan,
         Ok(Plan::Erase { .. }) => return Preview::Skipped(Skip::UserDeleted.code()),
         Err(processed) => return ended(processed),
     };
-    let Known::Told(recorded) = known else { return Preview::Send };
+    let KnownOfPerson::Told(recorded) = known else { return Preview::Send };
     match begun(plan, recorded, integration, retention, now) {
         Err(Processed::NeedlessRepair) => Preview::NothingNew,
         Err(processed) => ended(&processed),
@@ -101,7 +101,7 @@ pub fn would(
 /// What a fresh event would send, with the record after it; or what would become of the event if it sends nothing.
 /// Works on a copy of the record: nothing is written.
 pub(in crate::ops) fn begun(
-    plan: &plan::Send,
+    plan: &plan::PlannedRequest,
     recorded: &Recorded,
     integration: &Integration,
     retention: SignedDuration,
@@ -126,16 +126,16 @@ mod tests {
     use super::*;
     use crate::gate::{Endpoint, Limits, Mode};
     use crate::integration::Name;
-    use crate::mapping::{Choice, Mapping, Mappings, Path, Source};
+    use crate::mapping::{Choice, Mapping, Mappings, Path, ValueSource};
     use crate::plan::plan;
-    use crate::record::{Effect, Erasure, Offer, Request};
+    use crate::record::{Effect, Erasure, Offer, SentRequest};
     use crate::schedule::{OnOutage, Schedule};
     use serde_json::json;
 
     const DAY: SignedDuration = SignedDuration::from_hours(24);
 
     fn integration() -> Integration {
-        let mapping = |id: &str, path| Mapping::new(id, Source::Path(Path::compile(path).unwrap()));
+        let mapping = |id: &str, path| Mapping::new(id, ValueSource::Path(Path::compile(path).unwrap()));
         let list =
             vec![mapping("MAIL", "organization_user_id"), mapping("NEWS", "consents_purposes_newsletter_enabled")];
         Integration {
@@ -143,7 +143,7 @@ mod tests {
             records: Name::new("acme").unwrap(),
             endpoint: Endpoint::new(String::new(), Mode::Sync, String::new(), "key".into(), "gate".to_owned()),
             mappings: Mappings::new(list, 0),
-            filter: crate::filter::Filter::default(),
+            filter: crate::integration::filter::Filter::default(),
             binding_keys: None,
             limits: Limits::default(),
             schedule: Schedule::default(),
@@ -163,18 +163,18 @@ mod tests {
         json!({ "type": "event.created", "parameters": { "entity": entity } }).to_string().into_bytes()
     }
 
-    fn preview(body: &[u8], known: Known) -> Preview {
+    fn preview(body: &[u8], known: KnownOfPerson) -> Preview {
         let integration = integration();
         let (_, plan) = plan(body, &integration, at(100));
         would(&plan, &known, &integration, DAY, at(100))
     }
 
-    fn told(record: Option<Record>) -> Known {
-        Known::Told(Box::new(Recorded { record, ..Recorded::default() }))
+    fn told(record: Option<Record>) -> KnownOfPerson {
+        KnownOfPerson::Told(Box::new(Recorded { record, ..Recorded::default() }))
     }
 
     /// What is recorded after a choice that the gate accepted, or did not.
-    fn record(minute: i64, news: bool, is_accepted: bool) -> Known {
+    fn record(minute: i64, news: bool, is_accepted: bool) -> KnownOfPerson {
         let integration = integration();
         let mapped = Mapped::new(integration.mappings.slots().cloned());
         let (execution_horizon, retention) = (SignedDuration::ZERO, SignedDuration::MAX);
@@ -187,14 +187,14 @@ mod tests {
         let Begun::Send(to_send) = record::begin(&mut record, ask, &around).0 else { panic!("not sent") };
         let effect = if is_accepted { Effect::Accepted } else { Effect::Failed };
         let (carried, begun) = (&to_send.newest, around.now);
-        let request = Request { carried, begun, effect, was_resent: false, first: 2, next: 3 };
+        let request = SentRequest { carried, begun, effect, was_resent: false, first: 2, next: 3 };
         record::end(&mut record, ask, &request, &around);
         told(record)
     }
 
     #[test]
     fn only_what_the_gate_did_not_accept_would_change_the_profile() {
-        assert_eq!(preview(&event(1, true), Known::Untold), Preview::Send);
+        assert_eq!(preview(&event(1, true), KnownOfPerson::Untold), Preview::Send);
         assert_eq!(preview(&event(1, true), told(None)), Preview::Send);
         assert_eq!(preview(&event(1, true), record(2, false, true)), Preview::NothingNew);
         assert_eq!(preview(&event(1, true), record(1, true, true)), Preview::NothingNew);
@@ -205,8 +205,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_says_why() {
-        assert_eq!(preview(b"{", Known::Untold), Preview::Invalid("undecodable"));
-        assert_eq!(preview(&event(1_000, true), Known::Untold), Preview::Invalid("future_dated"));
+        assert_eq!(preview(b"{", KnownOfPerson::Untold), Preview::Invalid("undecodable"));
+        assert_eq!(preview(&event(1_000, true), KnownOfPerson::Untold), Preview::Invalid("future_dated"));
         assert_eq!(preview(&event(-2_000, true), told(None)), Preview::Invalid("older_than_retention"));
         assert_eq!(preview(&event(-2_000, true), record(2, false, true)), Preview::NothingNew);
         let mut erased = None;
@@ -214,10 +214,10 @@ mod tests {
         record::erase(&mut erased, erasure, at(5), SignedDuration::ZERO);
         assert_eq!(preview(&event(1, true), told(erased)), Preview::Skipped("erased"));
         let forgotten = Recorded { swept: Some(at(5)), ..Recorded::default() };
-        let forgotten = Known::Told(Box::new(forgotten));
+        let forgotten = KnownOfPerson::Told(Box::new(forgotten));
         assert_eq!(preview(&event(1, true), forgotten), Preview::Invalid("older_than_retention"));
         let pending =
             String::from_utf8(event(1, true)).unwrap().replace("\"id\":\"e\"", "\"status\":\"pending_approval\"");
-        assert_eq!(preview(pending.as_bytes(), Known::Untold), Preview::Skipped("pending"));
+        assert_eq!(preview(pending.as_bytes(), KnownOfPerson::Untold), Preview::Skipped("pending"));
     }
 }

@@ -36,7 +36,7 @@ impl Rate {
 
     /// How many letters may be without a first verdict: as many as go in ten seconds, so that the replay can still
     /// be stopped when they fail.
-    pub fn most_unheard(self) -> u32 {
+    pub fn most_unreported(self) -> u32 {
         // The cast saturates: nobody has so many letters.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and a float saturates")]
         let most = (self.0 * 10.0) as u32;

@@ -1,15 +1,15 @@
 //! `dead replay`: shows what would happen, asks, moves the letters, watches them, and reports what was done.
 
 use super::asking::Asking;
-use super::filter::{self, Filter};
+use super::filter::{self, LetterFilter};
 use super::letter::Letter;
 use super::preview::Preview;
 use super::rate_limit::{Rate, share};
-use super::run::{Ended, Options, Run};
-use super::{CommandContext, Session, letters};
-use crate::audit::Command;
+use super::run::{Options, ReplayEnd, Run};
+use super::{CommandContext, LockedLetters, letters};
 use crate::cli::ReplayArgs;
 use crate::config::parse_duration;
+use crate::observe::audit::AuditedAction;
 use crate::ops::{Failure, agreed, print, usage};
 use crate::plan::EventSummary;
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ impl Options {
         fn read<T>(problems: &mut Vec<String>, option: &str, result: Result<T, String>) -> Option<T> {
             result.map_err(|why| problems.push(format!("--{option}: {why}"))).ok()
         }
-        let (filter, mut problems) = match Filter::new(&args.selection, now) {
+        let (filter, mut problems) = match LetterFilter::new(&args.selection, now) {
             Ok(filter) => (Some(filter), Vec::new()),
             Err(problems) => (None, problems),
         };
@@ -46,7 +46,7 @@ impl Options {
 pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let options = Options::read(args, now)?;
-    let mut session = Session::open(&args.integration, args.pile.pile(), context).await?;
+    let mut session = LockedLetters::open(&args.integration, args.pile.pile(), context).await?;
     let asking = Asking::new(&session.settings, &session.integration);
     let forecast = if args.dry_run {
         dry_run(&session, &asking, &options, now, context.as_json).await?
@@ -62,7 +62,7 @@ pub async fn replay(args: &ReplayArgs, context: &CommandContext<'_>) -> Result<(
     if !args.yes && !agreed(&question, "this triggers real campaigns")? {
         return Err(Failure::Failed("nothing was replayed".to_owned()));
     }
-    session.audit(Command::DeadReplay, args.pile.pile(), &options.filter, Some(forecast.asked.into())).await;
+    session.audit(AuditedAction::DeadReplay, args.pile.pile(), &options.filter, Some(forecast.asked.into())).await;
     session.letters.begin_to_remove().await?;
     let ended = Run::begin(&session, &asking, &options, now).await?.finish().await;
     session.letters.close().await;
@@ -109,7 +109,7 @@ impl Forecast {
 }
 
 async fn forecast(
-    session: &Session,
+    session: &LockedLetters,
     asking: &Asking<'_>,
     options: &Options,
     now: Timestamp,
@@ -131,7 +131,7 @@ async fn forecast(
 
 /// A row for each letter, then the counts.
 async fn dry_run(
-    session: &Session,
+    session: &LockedLetters,
     asking: &Asking<'_>,
     options: &Options,
     now: Timestamp,
@@ -168,7 +168,7 @@ fn dry_row(letter: &Letter<'_>, preview: Preview, as_json: bool) -> String {
 }
 
 /// Reports what was asked for, what was done, what was not done, and why.
-fn tell(ended: &Ended, asked: u32, options: &Options, as_json: bool) -> Result<(), Failure> {
+fn tell(ended: &ReplayEnd, asked: u32, options: &Options, as_json: bool) -> Result<(), Failure> {
     let tally = &ended.tally;
     let left_invalid: u32 = ended.invalid.values().sum();
     let untouched = asked.saturating_sub(tally.sent() + left_invalid);

@@ -1,13 +1,13 @@
 //! `dead show`: shows one letter in full.
 
 use super::asking::Asking;
-use super::filter::Filter;
+use super::filter::LetterFilter;
 use super::letter::Letter;
 use super::preview::Preview;
-use super::{CommandContext, Session, size, when};
-use crate::audit::Command;
+use super::{CommandContext, LockedLetters, size, when};
 use crate::broker::headers::{self, Moved};
-use crate::cli::{Selection, ShowArgs};
+use crate::cli::{LetterSelection, ShowArgs};
+use crate::observe::audit::AuditedAction;
 use crate::ops::{Failure, print, table, usage};
 use crate::plan::{EventSummary, Plan};
 use crate::verdict::Processed;
@@ -27,9 +27,9 @@ const BINARY: &str = "(not UTF-8; export has it)";
 /// Problems of configuration or usage (exit code 2); there is no such letter, or the broker refuses or is gone (1).
 pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let by_event = Selection { event_id: vec![args.id.clone()], ..Selection::default() };
-    let by_event = Filter::new(&by_event, now).map_err(usage)?;
-    let session = Session::open(&args.integration, args.pile.pile(), context).await?;
+    let by_event = LetterSelection { event_id: vec![args.id.clone()], ..LetterSelection::default() };
+    let by_event = LetterFilter::new(&by_event, now).map_err(usage)?;
+    let session = LockedLetters::open(&args.integration, args.pile.pile(), context).await?;
     let asking = Asking::new(&session.settings, &session.integration);
     asking.records().await;
     let id = args.id.to_lowercase();
@@ -38,7 +38,8 @@ pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), F
         .browse(async |letter| {
             if letter.id() == id || by_event.matches(&letter) {
                 let (planned, preview) = asking.preview(&letter, now).await?;
-                let whole = Whole { letter: &letter, session: &session, planned, preview, reveal: args.reveal, now };
+                let whole =
+                    WholeLetter { letter: &letter, session: &session, planned, preview, reveal: args.reveal, now };
                 ids.insert(letter.id());
                 shown.push(if context.as_json { format!("{}\n", whole.json()) } else { whole.text() });
             }
@@ -46,7 +47,7 @@ pub async fn show(args: &ShowArgs, context: &CommandContext<'_>) -> Result<(), F
         })
         .await?;
     if args.reveal && !shown.is_empty() {
-        session.audit(Command::DeadShow, args.pile.pile(), &by_event, Some(shown.len() as u64)).await;
+        session.audit(AuditedAction::DeadShow, args.pile.pile(), &by_event, Some(shown.len() as u64)).await;
     }
     session.letters.close().await;
     if shown.is_empty() {
@@ -81,16 +82,16 @@ fn several(letters: usize, ids: usize) -> Option<String> {
 }
 
 /// Everything about one letter.
-struct Whole<'l, 'd> {
+struct WholeLetter<'l, 'd> {
     letter: &'l Letter<'d>,
-    session: &'l Session,
+    session: &'l LockedLetters,
     planned: Result<Plan, Processed>,
     preview: Preview,
     reveal: bool,
     now: Timestamp,
 }
 
-impl Whole<'_, '_> {
+impl WholeLetter<'_, '_> {
     /// The headers other than the broker's. A header's name can be personal, too.
     fn headers(&self) -> Vec<(String, String)> {
         let headers = self.letter.properties.headers().iter().flat_map(FieldTable::inner);
@@ -142,7 +143,7 @@ impl Whole<'_, '_> {
     }
 
     fn json(&self) -> Value {
-        let Whole { letter, .. } = self;
+        let WholeLetter { letter, .. } = self;
         let summary = letter.event().map(EventSummary::of).unwrap_or_default();
         let attempts: Vec<Value> = letter.history.entries.iter().map(|attempt| {
             json!({ "at": attempt.at, "result": attempt.result.label(), "status": attempt.status, "ms": attempt.ms })
@@ -163,7 +164,7 @@ impl Whole<'_, '_> {
     }
 
     fn text(&self) -> String {
-        let Whole { letter, now, .. } = self;
+        let WholeLetter { letter, now, .. } = self;
         let time = |at: Option<Timestamp>| at.map_or_else(|| "unknown".to_owned(), |at| when(at, *now));
         let summary = letter.event().map(EventSummary::of).unwrap_or_default();
         let detail = self.detail().map(|detail| format!(": {detail}")).unwrap_or_default();

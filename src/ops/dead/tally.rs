@@ -2,7 +2,8 @@
 //!
 //! Reports can be lost, and can come twice: a letter counts once for each time it was sent.
 
-use crate::broker::report::{HOLD, Report};
+use crate::broker::report::Report;
+use crate::verdict::HOLD;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// How many of the latest first attempts the share of failures is computed from.
@@ -10,7 +11,7 @@ const WINDOW: usize = 200;
 
 /// How many letters with one body were sent, tried and ended.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct LetterProgress {
     sent: u16,
     tried: u16,
     ended: u16,
@@ -20,7 +21,7 @@ struct Told {
 #[derive(Debug, Default)]
 pub struct Tally {
     /// By the first 12 hex digits of the body's SHA-256.
-    letters: HashMap<u64, Told>,
+    letters: HashMap<u64, LetterProgress>,
     /// For each of the latest first attempts, whether it failed.
     latest: VecDeque<bool>,
     sent: u32,
@@ -35,7 +36,7 @@ pub struct Tally {
     /// Reports of letters that wait because the gate is down or paused.
     pub holds: u32,
     /// All reports about its letters.
-    pub heard: u32,
+    pub reported: u32,
 }
 
 impl Tally {
@@ -56,7 +57,7 @@ impl Tally {
     /// Takes note of a report by the worker.
     pub fn hear(&mut self, report: &Report) {
         let Some(told) = self.letters.get_mut(&key(&report.body)) else { return };
-        self.heard += 1;
+        self.reported += 1;
         let is_end = matches!(report.outcome.as_str(), "delivered" | "skipped" | "dead_lettered");
         let is_first = report.attempt <= 1 && report.outcome != HOLD;
         self.holds += u32::from(report.outcome == HOLD);
@@ -89,7 +90,7 @@ impl Tally {
     }
 
     /// How many were sent without anything being known of their first attempt.
-    pub fn unheard(&self) -> u32 {
+    pub fn unreported(&self) -> u32 {
         self.sent.saturating_sub(self.tried)
     }
 
@@ -166,17 +167,17 @@ mod tests {
             tally.send(body);
         }
         tally.unsend("d");
-        assert_eq!((tally.sent(), tally.unheard(), tally.open()), (4, 4, 4));
+        assert_eq!((tally.sent(), tally.unreported(), tally.open()), (4, 4, 4));
         tally.hear(&report("a", "retry", "", 1));
         tally.hear(&report("a", "delivered", "", 2));
         tally.hear(&report("a", "delivered", "", 2));
         tally.hear(&report("b", "dead_lettered", "refused", 1));
         tally.hear(&report("c", "hold", "", 0));
         tally.hear(&report("f", "delivered", "", 1));
-        assert_eq!((tally.unheard(), tally.open(), tally.delivered, tally.holds), (2, 2, 1, 1));
+        assert_eq!((tally.unreported(), tally.open(), tally.delivered, tally.holds), (2, 2, 1, 1));
         tally.hear(&report("b", "skipped", "erased", 0));
         tally.hear(&report("c", "delivered", "", 3));
-        assert_eq!((tally.unheard(), tally.open(), tally.dead_again()), (0, 0, 1));
+        assert_eq!((tally.unreported(), tally.open(), tally.dead_again()), (0, 0, 1));
     }
 
     #[test]

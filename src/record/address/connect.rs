@@ -56,27 +56,27 @@ impl Address {
         let many = u32::try_from(config_hosts(&url)).unwrap_or(u32::MAX);
         match tokio::time::timeout(CALL_TIMEOUT.saturating_mul(many.max(1)), connected).await {
             Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(Trouble::Told(failed))) => Err(failed),
-            Ok(Err(Trouble::Client(error))) => Err(at(&describe(&error))),
+            Ok(Err(ConnectError::Told(failed))) => Err(failed),
+            Ok(Err(ConnectError::Client(error))) => Err(at(&describe(&error))),
             Err(_) => Err(at(&"no answer")),
         }
     }
 }
 
-enum Trouble {
+enum ConnectError {
     Told(Failed),
     Client(tokio_postgres::Error),
 }
 
-impl From<Failed> for Trouble {
-    fn from(failed: Failed) -> Trouble {
-        Trouble::Told(failed)
+impl From<Failed> for ConnectError {
+    fn from(failed: Failed) -> ConnectError {
+        ConnectError::Told(failed)
     }
 }
 
-impl From<tokio_postgres::Error> for Trouble {
-    fn from(error: tokio_postgres::Error) -> Trouble {
-        Trouble::Client(error)
+impl From<tokio_postgres::Error> for ConnectError {
+    fn from(error: tokio_postgres::Error) -> ConnectError {
+        ConnectError::Client(error)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What libpq allows in an address: several hosts, and its parameters, as far as they are supported.
 
-use crate::suggest::did_you_mean;
+use crate::text::suggest::did_you_mean;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// All but what RFC 3986 calls unreserved.

@@ -3,7 +3,7 @@
 use super::session::{OWN, Param, Session, column, system_time};
 use super::statements::READ;
 use crate::record::Failed;
-use crate::record::kept::Seen;
+use crate::record::kept::StoredState;
 use crate::record::keys::{Key, Prefix, prefix_of};
 use crate::record::writer::SWEPT;
 use jiff::Timestamp;
@@ -17,12 +17,12 @@ use tokio_postgres::types::Type;
 /// The most records of one statement.
 const ROUND: usize = 256;
 
-pub(super) struct Asked {
+pub(super) struct ReadRequest {
     pub(super) key: Key,
-    pub(super) answer: oneshot::Sender<Result<Seen, Failed>>,
+    pub(super) answer: oneshot::Sender<Result<StoredState, Failed>>,
 }
 
-pub(super) struct Written {
+pub(super) struct WriteRequest {
     pub(super) key: Key,
     /// The revision after the write.
     pub(super) revision: i64,
@@ -33,7 +33,7 @@ pub(super) struct Written {
 }
 
 /// Serves reads, in batches of one statement.
-pub(super) async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<Asked>) {
+pub(super) async fn serve_reads(session: Session, mut asked: mpsc::UnboundedReceiver<ReadRequest>) {
     let mut round = Vec::with_capacity(ROUND);
     while asked.recv_many(&mut round, ROUND).await > 0 {
         let keys: HashSet<&[u8]> = round.iter().map(|asked| &asked.key[..]).collect();
@@ -43,9 +43,9 @@ pub(super) async fn serve_reads(session: Session, mut asked: mpsc::UnboundedRece
         let rows = session.ask(READ, &[(&keys, Type::BYTEA_ARRAY), (&marks, Type::TEXT_ARRAY)]).await;
         let found = rows.and_then(|rows| found(&rows));
         session.has_failed.fetch_or(found.is_err(), Ordering::Relaxed);
-        for Asked { key, answer } in round.drain(..) {
+        for ReadRequest { key, answer } in round.drain(..) {
             let seen = found.as_ref().map(|(records, swept)| {
-                let unknown = || Seen { swept: swept.get(&prefix_of(&key)).copied(), ..Seen::default() };
+                let unknown = || StoredState { swept: swept.get(&prefix_of(&key)).copied(), ..StoredState::default() };
                 records.get(&key).cloned().unwrap_or_else(unknown)
             });
             // The caller may have gone away meanwhile.
@@ -54,9 +54,9 @@ pub(super) async fn serve_reads(session: Session, mut asked: mpsc::UnboundedRece
     }
 }
 
-type Found = (HashMap<Key, Seen>, HashMap<Prefix, Timestamp>);
+type RowsRead = (HashMap<Key, StoredState>, HashMap<Prefix, Timestamp>);
 
-fn found(rows: &[Row]) -> Result<Found, Failed> {
+fn found(rows: &[Row]) -> Result<RowsRead, Failed> {
     let (records, marks): (Vec<&Row>, Vec<&Row>) =
         rows.iter().partition(|row| matches!(row.try_get::<_, Option<i64>>(OWN + 1), Ok(Some(_))));
     Ok((
@@ -65,12 +65,12 @@ fn found(rows: &[Row]) -> Result<Found, Failed> {
     ))
 }
 
-pub(super) fn seen(row: &Row) -> Result<(Key, Seen), Failed> {
+pub(super) fn seen(row: &Row) -> Result<(Key, StoredState), Failed> {
     let record: &str = column(row, OWN + 2)?;
     // The record is personal: only the position of the error may be logged.
     let record = serde_json::from_str(record)
         .map_err(|error| Failed::new(format!("a record is damaged at column {}", error.column())))?;
-    Ok((key_of(row)?, Seen { revision: column(row, OWN + 1)?, record, swept: None }))
+    Ok((key_of(row)?, StoredState { revision: column(row, OWN + 1)?, record, swept: None }))
 }
 
 /// The time up to which persons of an integration's records were forgotten.
@@ -86,14 +86,18 @@ fn key_of(row: &Row) -> Result<Key, Failed> {
 }
 
 /// Serves writes, in batches of one statement.
-pub(super) async fn serve_writes(session: Session, write: &'static str, mut written: mpsc::UnboundedReceiver<Written>) {
+pub(super) async fn serve_writes(
+    session: Session,
+    write: &'static str,
+    mut written: mpsc::UnboundedReceiver<WriteRequest>,
+) {
     let mut round = Vec::with_capacity(ROUND);
     while written.recv_many(&mut round, ROUND).await > 0 {
         // A statement can write a row only once; a second write of it counts as overtaken.
         let mut taken = HashSet::new();
-        let (mut batch, overtaken): (Vec<Written>, Vec<Written>) =
+        let (mut batch, overtaken): (Vec<WriteRequest>, Vec<WriteRequest>) =
             round.drain(..).partition(|written| taken.insert(written.key));
-        for Written { answer, .. } in overtaken {
+        for WriteRequest { answer, .. } in overtaken {
             let _ = answer.send(Ok(false));
         }
         batch.sort_unstable_by_key(|written| written.key);
@@ -110,7 +114,7 @@ pub(super) async fn serve_writes(session: Session, write: &'static str, mut writ
         let rows = session.ask(write, &columns).await;
         let done = rows.and_then(|rows| rows.iter().map(key_of).collect::<Result<HashSet<Key>, Failed>>());
         session.has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
-        for Written { key, answer, .. } in batch {
+        for WriteRequest { key, answer, .. } in batch {
             let was_written = done.as_ref().map(|done| done.contains(&key));
             // The caller may have gone away meanwhile.
             let _ = answer.send(was_written.map_err(Clone::clone));

@@ -5,7 +5,7 @@ use super::statements::{KEEP_NOTE, NOTE, TAKE_OVER};
 use crate::bytes::random;
 use crate::record::Failed;
 use crate::record::address::Address;
-use crate::record::kept::Origin;
+use crate::record::kept::StoreOrigin;
 use tokio_postgres::types::Type;
 
 pub(super) async fn note(session: &Session, name: &str) -> Result<Option<String>, Failed> {
@@ -29,7 +29,7 @@ pub(super) async fn kept<const N: usize>(session: &Session, name: &str) -> Resul
 }
 
 /// Makes an empty store the copy of another.
-pub(super) async fn take_over(session: &Session, origin: &Origin, address: &Address) -> Result<(), Failed> {
+pub(super) async fn take_over(session: &Session, origin: &StoreOrigin, address: &Address) -> Result<(), Failed> {
     let identity = hex::encode(origin.identity);
     if note(session, "identity").await?.as_ref() == Some(&identity) {
         return Ok(());

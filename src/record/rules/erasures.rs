@@ -2,7 +2,7 @@
 
 use super::Around;
 use super::newest::raise;
-use crate::mapping::{Choice, Names, Selection, Slot};
+use crate::mapping::{Choice, Names, SelectedIds, Slot};
 use crate::record::{Mark, Newest, Offer, Owed, Record, Said, Values, Version};
 use jiff::Timestamp;
 use std::borrow::Cow;
@@ -135,7 +135,7 @@ impl Newest {
 
 /// Whether it is a selection that names what is granted.
 fn is_granting(choice: &Choice) -> bool {
-    matches!(choice, Choice::Selection(Selection { names: Names::Grants, ids }) if !ids.is_empty())
+    matches!(choice, Choice::Selection(SelectedIds { names: Names::Grants, ids }) if !ids.is_empty())
 }
 
 /// The part of a choice that takes a consent back. For a selection, that is all of it: which of its ids the gate has
@@ -144,9 +144,9 @@ fn withdrawal(choice: &Choice) -> Option<Choice> {
     match choice {
         Choice::Switch(false) => Some(Choice::Switch(false)),
         Choice::Switch(true) | Choice::Text(_) => None,
-        Choice::Selection(Selection { names: Names::Grants, .. }) => {
-            Some(Choice::Selection(Selection { ids: Vec::new(), names: Names::Grants }))
+        Choice::Selection(SelectedIds { names: Names::Grants, .. }) => {
+            Some(Choice::Selection(SelectedIds { ids: Vec::new(), names: Names::Grants }))
         }
-        Choice::Selection(Selection { ids, .. }) => (!ids.is_empty()).then(|| choice.clone()),
+        Choice::Selection(SelectedIds { ids, .. }) => (!ids.is_empty()).then(|| choice.clone()),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// The most sets of mappings for which a record knows the newest event under each; beyond that the oldest are taken
 /// together.
-const MOST_HEARD: usize = 16;
+const MOST_SETS: usize = 16;
 /// The number of a set that mapped nothing.
 const UNMAPPED: u64 = 0;
 
@@ -32,19 +32,19 @@ impl Record {
                 *known = known.replaced_by(joined);
             }
         }
-        self.hear(offer, around.mapped.own());
+        self.note_newest_event(offer, around.mapped.own());
         self.merged = self.merged.max(Some(around.now));
         outdated
     }
 
-    fn hear(&mut self, offer: &Offer, set: u64) {
+    fn note_newest_event(&mut self, offer: &Offer, set: u64) {
         let version = Version { at: offer.latest(), event: offer.event.clone() };
-        raise(&mut self.heard, set, version);
-        while self.heard.len() > MOST_HEARD {
-            let others = self.heard.iter().filter(|(other, _)| **other != set && **other != UNMAPPED);
-            let Some(oldest) = others.min_by_key(|(_, heard)| *heard).map(|(other, _)| *other) else { return };
-            if let Some(heard) = self.heard.remove(&oldest) {
-                raise(&mut self.heard, UNMAPPED, heard);
+        raise(&mut self.newest_events, set, version);
+        while self.newest_events.len() > MOST_SETS {
+            let others = self.newest_events.iter().filter(|(other, _)| **other != set && **other != UNMAPPED);
+            let Some(oldest) = others.min_by_key(|(_, newest)| *newest).map(|(other, _)| *other) else { return };
+            if let Some(newest) = self.newest_events.remove(&oldest) {
+                raise(&mut self.newest_events, UNMAPPED, newest);
             }
         }
     }

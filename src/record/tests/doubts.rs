@@ -57,7 +57,8 @@ fn the_first_copy_of_a_request_that_left_twice_stays_in_doubt() {
     for sent in [Effect::Accepted, Effect::Refused, Effect::Failed] {
         let mut jane = Person::new();
         let Begun::Send(ToSend { newest: carried, .. }) = jane.begin(1, &first, false, 0) else { panic!("sent") };
-        let request = Request { carried: &carried, begun: at(0), effect: sent, was_resent: true, first: 7, next: 8 };
+        let request =
+            SentRequest { carried: &carried, begun: at(0), effect: sent, was_resent: true, first: 7, next: 8 };
         let mut known = jane.known.take();
         let ask = Ask { id: 1, offer: &first, is_repair: false };
         let (ended, _) = end(&mut known, ask, &request, &jane.around(1));
@@ -229,7 +230,7 @@ fn what_is_accepted_late_beside_a_value_that_was_refused_before_is_repaired() {
     jane.turn(&newer, Effect::Refused, 51);
     // Sent again by an operator while the older request is still under way: nobody can know which one came last.
     let Begun::Send(ToSend { newest: again, .. }) = jane.begin(2, &newer, false, 52) else { panic!("sent") };
-    assert_eq!(jane.end(1, &older, (false, &late), Effect::Accepted, [50, 60]), Ended::default());
+    assert_eq!(jane.end(1, &older, (false, &late), Effect::Accepted, [50, 60]), TurnEnd::default());
     assert!(jane.end(2, &newer, (false, &again), Effect::Accepted, [52, 61]).is_repair_due);
     assert_eq!(jane.turn_of(&newer, true, Effect::Accepted, 3_000), sends(&[("news", "true")]));
     assert_eq!(jane.turn_of(&newer, true, Effect::Accepted, 3_001), Turn::Needless);

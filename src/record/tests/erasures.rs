@@ -32,7 +32,7 @@ fn of_a_selection_an_erasure_takes_grants_away_and_makes_no_withdrawals_of_them(
 fn of_a_list_of_refusals_an_id_is_a_withdrawal_and_passes_an_erasure() {
     let refused = |second, ids: &[&str]| {
         let ids = ids.iter().map(|id| (*id).into()).collect();
-        let choice = Choice::Selection(Selection { ids, names: Names::Refusals });
+        let choice = Choice::Selection(SelectedIds { ids, names: Names::Refusals });
         of(second, "r", vec![(slot("vendors"), choice)])
     };
     let mut jane = Person { mapped: Mapped::new([slot("vendors")]), ..Person::new() };
@@ -103,7 +103,7 @@ fn an_event_without_anything_that_is_later_than_the_erasure_does_not_pass() {
 #[test]
 fn of_a_selection_only_what_is_later_stays_after_an_erasure_unless_a_note_needs_it() {
     let ids = vec!["x".into()];
-    let choice = Choice::Selection(Selection { ids, names: Names::Grants });
+    let choice = Choice::Selection(SelectedIds { ids, names: Names::Grants });
     let updated = Offer { at: Some(at(10)), withdrawn_at: Some(at(50)), ..of(0, "u", vec![(slot("topics"), choice)]) };
     let shown = |jane: &Person| jane.record().values[&slot("topics")].said.choice().to_string();
     let mut jane = Person { mapped: Mapped::new([slot("topics")]), ..Person::new() };

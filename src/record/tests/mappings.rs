@@ -132,7 +132,7 @@ fn what_is_accepted_late_under_a_former_document_is_repaired_under_the_mended_on
     // Both are accepted, and the worker with the former document is the first to note it.
     jane.mapped = before;
     jane.mapped.learn(after.own(), [mended]);
-    assert_eq!(jane.end(1, &older, (false, &late), Effect::Accepted, [100, 103]), Ended::default());
+    assert_eq!(jane.end(1, &older, (false, &late), Effect::Accepted, [100, 103]), TurnEnd::default());
     jane.mapped = own;
     assert!(jane.end(2, &newer, (false, &newest), Effect::Accepted, [101, 103]).is_repair_due);
     assert_eq!(jane.turn_of(&newer, true, Effect::Accepted, 3_000), sends(&[("news", "false")]));
@@ -155,7 +155,7 @@ fn sets_of_mappings_are_bounded_and_what_was_missed_is_not_forgotten() {
         jane.mapped = Mapped::new([slot(&format!("p{second}"))]);
         jane.turn(&offer(second, "a", &[]), Effect::Accepted, second);
     }
-    assert_eq!(jane.record().heard.len(), 16);
+    assert_eq!(jane.record().newest_events.len(), 16);
     jane.mapped = mapped();
     for set in jane.record().sets().collect::<Vec<_>>() {
         jane.mapped.learn(set, [slot("news")]);

@@ -10,7 +10,7 @@ mod properties;
 mod turns;
 
 use super::*;
-use crate::mapping::{Names, Selection};
+use crate::mapping::{Names, SelectedIds};
 
 const LATENESS: SignedDuration = SignedDuration::from_secs(135);
 const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -37,7 +37,7 @@ fn offer(second: i64, event: &str, choices: &[(&str, bool)]) -> Offer {
 
 fn topics(second: i64, event: &str, ids: &[&str]) -> Offer {
     let ids = ids.iter().map(|id| (*id).into()).collect();
-    of(second, event, vec![(slot("topics"), Choice::Selection(Selection { ids, names: Names::Grants }))])
+    of(second, event, vec![(slot("topics"), Choice::Selection(SelectedIds { ids, names: Names::Grants }))])
 }
 
 /// One person's record, and what the tests do with it.
@@ -83,7 +83,7 @@ impl Person {
         (is_repair, carried): (bool, &Values),
         effect: Effect,
         times: [i64; 2],
-    ) -> Ended {
+    ) -> TurnEnd {
         self.end_and_write(id, offer, (is_repair, carried), effect, times).0
     }
 
@@ -94,9 +94,10 @@ impl Person {
         (is_repair, carried): (bool, &Values),
         effect: Effect,
         [begun, now]: [i64; 2],
-    ) -> (Ended, Write) {
+    ) -> (TurnEnd, Write) {
         let mut known = self.known.take();
-        let request = Request { carried, begun: at(begun), effect, was_resent: false, first: id + 500, next: id + 700 };
+        let request =
+            SentRequest { carried, begun: at(begun), effect, was_resent: false, first: id + 500, next: id + 700 };
         let ended = end(&mut known, Ask { id, offer, is_repair }, &request, &self.around(now));
         self.known = known;
         ended

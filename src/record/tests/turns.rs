@@ -1,8 +1,8 @@
 //! How a turn begins and ends: what is too old, what an answer proves, and what must be durable.
 
 use super::*;
-use crate::filter::MAX_AHEAD;
 use crate::gate::Outcome;
+use crate::integration::filter::MAX_AHEAD;
 
 #[test]
 fn nobody_waits_for_an_answers_note_unless_a_crash_must_not_take_it() {

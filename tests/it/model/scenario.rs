@@ -1,7 +1,7 @@
 //! What happens in one schedule: the events, when their messages arrive, and what goes wrong.
 
 use crate::harness::Random;
-use consent_gate::mapping::{Choice, Names, Selection, Slot};
+use consent_gate::mapping::{Choice, Names, SelectedIds, Slot};
 use consent_gate::record::Offer;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -185,7 +185,7 @@ fn event(random: &mut Random, number: usize, named: usize) -> Event {
         if path == "topics" {
             if random.percent(25) {
                 let ids = ["x", "y"].into_iter().filter(|_| random.percent(50)).map(Arc::from).collect();
-                choices.push((path, Choice::Selection(Selection { ids, names: Names::Grants })));
+                choices.push((path, Choice::Selection(SelectedIds { ids, names: Names::Grants })));
             }
         } else if random.percent(named) {
             choices.push((path, Choice::Switch(random.percent(50))));

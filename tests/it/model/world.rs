@@ -7,14 +7,14 @@
 use super::judge::{Profile, Witness};
 use super::scenario::{Event, Scenario, Subject, document, second};
 use crate::harness::Random;
-use consent_gate::broker::headers::{Attempt, History};
 use consent_gate::gate::{Answer, Outcome};
 use consent_gate::mapping::{Choice, Slot};
 use consent_gate::record::{
-    self, Around, Ask, Backend, Begun, Claim, Effect, Erasure, Mapped, Offer, Record, Request, Said, Values, Write,
+    self, Around, Ask, Backend, Begun, Claim, Effect, Erasure, Mapped, Offer, Record, Said, SentRequest, Values, Write,
 };
 use consent_gate::schedule::Schedule;
 use consent_gate::verdict::Settlement;
+use consent_gate::verdict::history::{Attempt, History};
 use consent_gate::verdict::{self, DeadReason, Processed, Skip, too_early};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -568,7 +568,7 @@ impl<'s> World<'s> {
         let was_resent = was_resent && without != Without::FirstCopies;
         let ask = Ask { id, offer: &offer, is_repair: history.is_repair };
         let by_the_stores_clock = begun + around.now.duration_since(self.now);
-        let request = Request { carried: &newest, begun: by_the_stores_clock, effect, was_resent, first, next };
+        let request = SentRequest { carried: &newest, begun: by_the_stores_clock, effect, was_resent, first, next };
         let ended = self.update(|known| {
             if without == Without::CommitFirst {
                 record::begin(known, ask, &around);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Why a replay was stopped early.
 #[derive(Debug, thiserror::Error)]
-pub enum Stop {
+pub enum StopReason {
     #[error("interrupted")]
     Interrupted,
     /// How many first attempts failed, and of how many.
@@ -21,6 +21,6 @@ pub enum Stop {
     Broker(String),
 }
 
-pub(super) fn broken(error: broker::Error) -> Stop {
-    Stop::Broker(error.to_string())
+pub(super) fn broken(error: broker::Error) -> StopReason {
+    StopReason::Broker(error.to_string())
 }

@@ -55,18 +55,23 @@ pub fn address(url: &str) -> SocketAddr {
     host.parse().unwrap()
 }
 
+/// Puts TLS in front of a lab's gate, and its address into the document.
+fn put_in_front_of_the_gate(lab: &Lab, config: ServerConfig) {
+    let file = format!("integrations/{}.json", lab.integration());
+    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    let port = in_front_of(lab, address(document["properties"]["url"].as_str().unwrap()), config);
+    document["properties"]["url"] = format!("localhost:{port}").into();
+    lab.folder.write(&file, document.to_string());
+}
+
 #[test]
 fn a_gate_whose_certificate_nobody_vouches_for_gets_nothing() {
     let lab = Lab::new();
     lab.declare();
     let (authority, config) = certificates();
     let authority = lab.folder.write("authority.pem", authority);
-    let file = format!("integrations/{}.json", lab.integration());
-    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
-    let mut document: Value = serde_json::from_str(&text).unwrap();
-    let port = in_front_of(&lab, address(document["properties"]["url"].as_str().unwrap()), config);
-    document["properties"]["url"] = format!("localhost:{port}").into();
-    lab.folder.write(&file, document.to_string());
+    put_in_front_of_the_gate(&lab, config);
     let event = choice("jane@example.com", true).to_string();
     let arguments = ["send", "--yes", "--integration", lab.integration(), "-"];
     let unknown = lab.run(&arguments, event.as_bytes());
@@ -126,12 +131,7 @@ fn authorities_that_changed_on_disk_vouch_for_the_next_connection() {
     let mut lab = Lab::new();
     let ((stranger, _), (authority, config)) = (certificates(), certificates());
     let authorities = lab.folder.write("authorities.pem", stranger);
-    let file = format!("integrations/{}.json", lab.integration());
-    let text = std::fs::read_to_string(lab.folder.0.join(&file)).unwrap();
-    let mut document: Value = serde_json::from_str(&text).unwrap();
-    let port = in_front_of(&lab, address(document["properties"]["url"].as_str().unwrap()), config);
-    document["properties"]["url"] = format!("localhost:{port}").into();
-    lab.folder.write(&file, document.to_string());
+    put_in_front_of_the_gate(&lab, config);
     lab.set("SSL_CERT_FILE", authorities.to_str().unwrap());
     lab.set_delays(&[1_000; 9]);
     lab.start();

@@ -85,10 +85,9 @@ async fn get(connections: &Connections) -> Result<(), Unanswered> {
     connections.send(|client| client.get("http://gate.example/")).await.map(drop)
 }
 
-#[tokio::test]
-async fn a_name_that_means_another_address_after_an_outage_is_found_by_the_next_request() {
-    // Each of the first two requests waits for the other, so that there are two connections; then the server
-    // hangs.
+/// Two connections to a server that hangs now, and another server that its name means now. Each of the first two
+/// requests waited for the other, so that there are two connections.
+async fn after_an_outage() -> (Server, Server, Connections) {
     let old = Server::start(|before, _| if before < 2 { Does::Answers } else { Does::Hangs }).await;
     let new = Server::start(|_, _| Does::Answers).await;
     let names = Names(Arc::new(Mutex::new(old.address)));
@@ -96,6 +95,12 @@ async fn a_name_that_means_another_address_after_an_outage_is_found_by_the_next_
     let (one, other) = tokio::join!(get(&connections), get(&connections));
     assert!(one.is_ok() && other.is_ok());
     *names.0.lock().unwrap() = new.address;
+    (old, new, connections)
+}
+
+#[tokio::test]
+async fn a_name_that_means_another_address_after_an_outage_is_found_by_the_next_request() {
+    let (old, new, connections) = after_an_outage().await;
     let failed = get(&connections).await.unwrap_err();
     assert!(failed.error.is_timeout() && !failed.was_closed_meanwhile);
     get(&connections).await.unwrap();
@@ -104,13 +109,7 @@ async fn a_name_that_means_another_address_after_an_outage_is_found_by_the_next_
 
 #[tokio::test]
 async fn a_request_that_was_given_up_counts_as_failed() {
-    let old = Server::start(|before, _| if before < 2 { Does::Answers } else { Does::Hangs }).await;
-    let new = Server::start(|_, _| Does::Answers).await;
-    let names = Names(Arc::new(Mutex::new(old.address)));
-    let connections = connections(&names);
-    let (one, other) = tokio::join!(get(&connections), get(&connections));
-    assert!(one.is_ok() && other.is_ok());
-    *names.0.lock().unwrap() = new.address;
+    let (_old, new, connections) = after_an_outage().await;
     assert!(tokio::time::timeout(Duration::from_millis(50), get(&connections)).await.is_err());
     get(&connections).await.unwrap();
     assert_eq!(new.requests(), 1);

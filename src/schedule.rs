@@ -102,7 +102,7 @@ impl Schedule {
     /// The next delay if `left` is still to be waited: the longest that does not exceed it, else the
     /// shortest.
     #[must_use]
-    pub fn leg(&self, left: Duration) -> Duration {
+    pub fn delay_within(&self, left: Duration) -> Duration {
         self.delays.iter().copied().filter(|delay| *delay <= left).max().unwrap_or(self.shortest)
     }
 
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_long_wait_goes_by_the_longest_leg_that_does_not_pass_it() {
         let schedule = Schedule::default();
-        let leg = |seconds| schedule.leg(Duration::from_secs(seconds)).as_secs();
+        let leg = |seconds| schedule.delay_within(Duration::from_secs(seconds)).as_secs();
         assert_eq!([leg(45), leg(15), leg(5), leg(0), leg(130), leg(100_000)], [30, 10, 10, 10, 120, 120]);
     }
 }

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     fn answer(outcome: Outcome) -> Answer {
-        Answer { outcome, ..Answer::unavailable(String::new()) }
+        Answer::of(outcome)
     }
 
     fn down() -> Answer {

@@ -374,7 +374,7 @@ impl Gate {
 /// Classifies a request that got no answer. If the proxy refused, none was sent.
 fn unreached(error: &reqwest::Error) -> Answer {
     let (outcome, error) = unreachable(error);
-    Answer { outcome, ..Answer::unavailable(error) }
+    Answer { error: Some(error), ..Answer::of(outcome) }
 }
 
 /// Why a server was not reached, and which outcome that is.

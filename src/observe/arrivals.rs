@@ -54,7 +54,7 @@ impl SkippedInARow {
                 | DeadReason::Panicked
                 | DeadReason::FutureDated
                 | DeadReason::Crashed,
-            ) => None, // never compared with the document
+            ) => None, // the filter did not see it
             Verdict::Delivered
             | Verdict::Retry(_)
             | Verdict::Hold(_)

@@ -256,7 +256,9 @@ pub fn decide(processed: &Processed, history: &History, schedule: &Schedule, now
         Processed::Crashed => Verdict::DeadLetter(DeadReason::Crashed),
         Processed::NeedlessRepair => Verdict::Delivered,
         Processed::RefusedForAnother(answer) => again(answer, DeadReason::Refused, history, schedule, now),
-        Processed::TooEarly(at) => Verdict::Hold(schedule.leg(at.duration_since(now).try_into().unwrap_or_default())),
+        Processed::TooEarly(at) => {
+            Verdict::Hold(schedule.delay_within(at.duration_since(now).try_into().unwrap_or_default()))
+        }
         Processed::Held | Processed::Outage(_) => Verdict::Hold(schedule.shortest()),
         Processed::Answered(answer) => match answer.outcome {
             Outcome::Accepted => Verdict::Delivered,
@@ -282,9 +284,11 @@ fn again(answer: &Answer, death: DeadReason, history: &History, schedule: &Sched
     let delay = schedule.delay_after(attempts);
     match answer.retry_after {
         Some(wait) if wait > schedule.window() => Verdict::DeadLetter(DeadReason::RetryAfterBeyondWindow),
-        Some(wait) if wait > delay => {
-            Verdict::Retry(NextAttempt { attempts, delay: schedule.leg(wait), not_before: now.checked_add(wait).ok() })
-        }
+        Some(wait) if wait > delay => Verdict::Retry(NextAttempt {
+            attempts,
+            delay: schedule.delay_within(wait),
+            not_before: now.checked_add(wait).ok(),
+        }),
         _ => Verdict::Retry(NextAttempt { attempts, delay, not_before: None }),
     }
 }

@@ -126,7 +126,7 @@ impl Worker {
         (summary, plan.map(|plan| plan.traced(trace)))
     }
 
-    /// Steps 4 and 5: may end in one of the named ways, never settles.
+    /// Steps 4 and 5: ends with a result, or as [`Stop`] says; settles nothing.
     async fn deliver(&self, handling: &Handling<'_>, plan: &Plan) -> Result<Handled, Stop> {
         match plan {
             Plan::Trigger(plan) => {
@@ -141,7 +141,7 @@ impl Worker {
     async fn trigger(&self, handling: &Handling<'_>, plan: &plan::PlannedRequest) -> Result<Handled, Stop> {
         let Handling { incoming, settler, terms, .. } = *handling;
         let lane = lane(incoming.queue_kind);
-        // Held to the end: the person's next event waits for it.
+        // Held until the answer is recorded: the person's next event waits for that.
         let mut ticket = self.join(&plan.identifier, terms)?;
         let entering = pin!(async {
             first_in_line(&mut ticket).await;

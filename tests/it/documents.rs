@@ -263,3 +263,16 @@ fn every_page_that_programs_and_scripts_name_is_there() {
     }
     assert!(count > 50, "{count}");
 }
+
+#[test]
+fn what_the_quick_tests_leave_out_is_there() {
+    let script = read("scripts/test");
+    let slow: Vec<&str> =
+        script.split("SLOW=(").nth(1).unwrap().split(')').next().unwrap().split_whitespace().collect();
+    assert!(slow.len() > 10, "{slow:?}");
+    for name in slow {
+        let (module, test) = name.split_once("::").unwrap();
+        let found = read(&format!("tests/it/{module}.rs")).contains(&format!("fn {test}"));
+        assert!(found, "{name}");
+    }
+}

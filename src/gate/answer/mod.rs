@@ -80,10 +80,16 @@ impl Answer {
     /// No answer at all.
     #[must_use]
     pub fn unavailable(error: String) -> Answer {
+        Answer { error: Some(error), ..Answer::of(Outcome::Unavailable) }
+    }
+
+    /// An answer of which nothing but its class is known.
+    #[must_use]
+    pub fn of(outcome: Outcome) -> Answer {
         Answer {
-            outcome: Outcome::Unavailable,
+            outcome,
             status: None,
-            error: Some(error),
+            error: None,
             said: None,
             retry_after: None,
             duration: Duration::ZERO,
@@ -153,13 +159,14 @@ pub fn classify(reply: HttpReply<'_>, manner: Manner, redact: &dyn Fn(&str) -> S
         _ => Outcome::UnexpectedStatus,
     };
     if outcome == Outcome::Accepted {
-        return Answer { outcome, error: None, status: Some(status), ..Answer::unavailable(String::new()) };
+        return Answer { status: Some(status), ..Answer::of(outcome) };
     }
     let code = content.code().map(|code| format!(", code {code}")).unwrap_or_default();
     let stranger = stranger.map(|what| format!(", not the gate's answer: {what}")).unwrap_or_default();
     let error = Some(format!("status {status}{code}{stranger}"));
     let said = content.said().map(|said| redact(&said)).filter(|said| !said.is_empty());
-    Answer { outcome, error, said, status: Some(status), ..Answer::unavailable(String::new()) }
+    // The caller adds `retry_after` and how long it took.
+    Answer { error, said, status: Some(status), ..Answer::of(outcome) }
 }
 
 /// Whether the body is needed to tell who answered: the other statuses mean the same, whoever sends them.

@@ -592,7 +592,7 @@ impl<'s> World<'s> {
         let repair = is_repair_due && without != Without::Repairs;
         let repair_at = repair.then(|| self.clock(worker) + self.execution_horizon());
         let attempt = Attempt { at: begun, result: outcome, status: None, ms: 1 };
-        let answer = Answer { outcome, ..Answer::unavailable("faulty".to_owned()) };
+        let answer = Answer { error: Some("faulty".to_owned()), ..Answer::of(outcome) };
         let processed = Processed::of(answer, false, carries_others);
         Ok(Stage::Settle(self.decided(worker, &processed, Some(attempt), history, repair_at)))
     }

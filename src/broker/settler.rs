@@ -9,7 +9,7 @@ use super::ack_batcher::Due;
 use super::headers::for_publish;
 use super::report::Report;
 use super::topology::Queues;
-use super::vanished::Put;
+use super::vanished::LettersPut;
 use super::wire::{self, PublishOutcome, publish};
 use super::{Error, call};
 use crate::integration::Name;
@@ -49,7 +49,7 @@ pub struct Settler {
     reports: OnceLock<mpsc::Sender<(String, Report)>>,
     over: CancellationToken,
     missing: Arc<Notify>,
-    letters: Arc<Put>,
+    letters: Arc<LettersPut>,
 }
 
 impl Settler {
@@ -62,7 +62,7 @@ impl Settler {
         integration: &Name,
         over: CancellationToken,
         missing: Arc<Notify>,
-        letters: Arc<Put>,
+        letters: Arc<LettersPut>,
     ) -> Settler {
         Settler {
             queues: Queues::of(integration),

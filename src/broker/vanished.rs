@@ -35,26 +35,26 @@ const LOOKS: u32 = 2;
 /// How many letters this worker puts into the queue. A publish that was begun before a look may be counted by
 /// it; one that was confirmed before a look certainly is.
 #[derive(Debug, Default)]
-pub struct Put {
+pub struct LettersPut {
     begun: AtomicU64,
     confirmed: AtomicU64,
 }
 
-impl Put {
+impl LettersPut {
     /// A letter is about to be published.
     #[must_use]
-    pub fn begin(self: &Arc<Put>) -> Putting {
+    pub fn begin(self: &Arc<LettersPut>) -> LetterUnderWay {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        Putting(Some(Arc::clone(self)))
+        LetterUnderWay(Some(Arc::clone(self)))
     }
 }
 
 /// A letter that is being published. Dropping it means that the publish was given up and is no longer
 /// counted.
 #[derive(Debug)]
-pub struct Putting(Option<Arc<Put>>);
+pub struct LetterUnderWay(Option<Arc<LettersPut>>);
 
-impl Putting {
+impl LetterUnderWay {
     /// The broker has confirmed it.
     pub fn confirmed(mut self) {
         if let Some(put) = self.0.take() {
@@ -63,7 +63,7 @@ impl Putting {
     }
 }
 
-impl Drop for Putting {
+impl Drop for LetterUnderWay {
     fn drop(&mut self) {
         if let Some(put) = self.0.take() {
             put.begun.fetch_sub(1, Ordering::SeqCst);
@@ -108,7 +108,7 @@ pub struct Vanished {
 /// What is known about an integration's letters.
 #[derive(Debug, Default)]
 pub struct Watch {
-    put: Arc<Put>,
+    put: Arc<LettersPut>,
     base: Option<Base>,
     last: Option<Instant>,
 }
@@ -128,7 +128,7 @@ struct Base {
 impl Watch {
     /// The counter of what this worker puts there.
     #[must_use]
-    pub fn put(&self) -> Arc<Put> {
+    pub fn put(&self) -> Arc<LettersPut> {
         Arc::clone(&self.put)
     }
 
@@ -215,7 +215,7 @@ impl Watch {
     }
 }
 
-async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<QueueCounts, Error> {
+async fn see(channel: &Channel, queues: &Queues, put: &LettersPut) -> Result<QueueCounts, Error> {
     let confirmed = put.confirmed.load(Ordering::SeqCst);
     let dead = topology::look(channel, &queues.dead).await?;
     let aside = topology::look(channel, &queues.aside).await?;
@@ -234,7 +234,11 @@ async fn see(channel: &Channel, queues: &Queues, put: &Put) -> Result<QueueCount
 }
 
 /// Looks while holding the commands' lock; `None` if a command is at work.
-async fn see_alone(settings: &link::BrokerSettings, queues: &Queues, put: &Put) -> Result<Option<QueueCounts>, Error> {
+async fn see_alone(
+    settings: &link::BrokerSettings,
+    queues: &Queues,
+    put: &LettersPut,
+) -> Result<Option<QueueCounts>, Error> {
     let connection = link::dial_to_declare(settings).await?;
     let channel = call("open a channel", connection.create_channel()).await?;
     let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };

@@ -36,7 +36,7 @@ impl Worker {
             // A letter that is replayed comes into this queue as well, and out of no delay.
             let is_back = || headers::moved(&incoming.due.delivery.properties).is_some();
             if !incoming.due.delivery.redelivered && is_back() {
-                self.facts.returned();
+                self.facts.delay_ended();
             }
             self.gate.expect_retries(MARGIN);
         }
@@ -98,7 +98,7 @@ impl Worker {
         Timestamp::now().checked_add(record::execution_horizon(&self.integration)).unwrap_or(Timestamp::MAX)
     }
 
-    /// Counts a return with a lost connection.
+    /// Publishes a message anew that came back with a lost connection, so that its count of returns begins anew.
     async fn recount(&self, incoming: Incoming, settler: &Settler) -> bool {
         let Incoming { due, history, .. } = incoming;
         let failed = |error: &_| self.facts.settle_failed(error, Timestamp::now());

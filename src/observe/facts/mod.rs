@@ -233,7 +233,7 @@ impl Facts {
     }
 
     /// A message came back from its delay queue.
-    pub fn returned(&self) {
+    pub fn delay_ended(&self) {
         self.metrics.returned.with_label_values(&[&self.integration]).inc();
     }
 

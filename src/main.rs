@@ -11,6 +11,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+// Why it is not the system's: docs/decisions.md, "jemalloc in what is released".
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -61,9 +62,7 @@ fn end(ended: Result<(), Failure>, lines: Option<LogLines>) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli, lines: &mut Option<LogLines>) -> Result<(), Failure> {
-    // Variables that are not UTF-8 cannot be ours.
-    let environment =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let environment = config::environment(std::env::vars_os()).map_err(Failure::Usage)?;
     let file = cli.config.as_deref();
     match &cli.command {
         CliCommand::Run => {
@@ -76,14 +75,9 @@ async fn dispatch(cli: Cli, lines: &mut Option<LogLines>) -> Result<(), Failure>
         CliCommand::Check(args) => ops::check::check(file, &environment, args.connect, cli.json).await,
         CliCommand::Declare => ops::declare::declare(file, &environment, cli.json).await,
         CliCommand::Map(args) => ops::map::map(args, file, &environment, cli.json).await,
-        CliCommand::Send(args) => {
-            ops::send::send(&args.integration, &args.event, args.yes, file, &environment, cli.json).await
-        }
+        CliCommand::Send(args) => ops::send::send(args, file, &environment, cli.json).await,
         CliCommand::Dead(command) => ops::dead::run(command, file, &environment, cli.json).await,
-        CliCommand::Person(PersonCommand::Show(args)) => {
-            let (name, identifier) = (&args.integration, &args.identifier);
-            ops::person::show(name, identifier, args.reveal, file, &environment, cli.json).await
-        }
+        CliCommand::Person(PersonCommand::Show(args)) => ops::person::show(args, file, &environment, cli.json).await,
         CliCommand::Person(PersonCommand::Forget(args)) => {
             ops::forget::forget(args, file, &environment, cli.json).await
         }

@@ -119,7 +119,7 @@ impl Settler {
             Settlement::Done => None,
             Settlement::Park(delay, history) => Some((self.queues.delay(*delay), history, None)),
             Settlement::Recount(history) => Some((self.queues.retry.clone(), history, None)),
-            Settlement::Dead(reason, history) => Some((self.queues.dead.clone(), history, Some(reason))),
+            Settlement::Dead(reason, history) => Some((self.queues.dead.clone(), history, Some(reason.code()))),
         }
     }
 

@@ -14,7 +14,7 @@ mod settings;
 
 pub use fields::parse_duration;
 pub use problems::Problem;
-pub use settings::{Settings, place};
+pub use settings::{Settings, environment, place};
 
 use crate::integration::{Integration, Name};
 use crate::text::shown::quoted;

@@ -60,7 +60,17 @@ impl PartialEq for Unread<'_> {
 /// # Errors
 /// It is not JSON, or it is nested too deep.
 pub fn read<'b>(written: &'b [u8], unread: &[&str]) -> serde_json::Result<Json<'b>> {
-    let mut deserializer = serde_json::Deserializer::from_slice(written);
+    // Checked once for the whole, and not for each text in it.
+    match str::from_utf8(written) {
+        Ok(text) => read_by(serde_json::Deserializer::from_str(text), unread),
+        Err(_) => read_by(serde_json::Deserializer::from_slice(written), unread),
+    }
+}
+
+fn read_by<'b, R: serde_json::de::Read<'b>>(
+    mut deserializer: serde_json::Deserializer<R>,
+    unread: &[&str],
+) -> serde_json::Result<Json<'b>> {
     let json = JsonSeed { unread, is_mended: false }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(json)

@@ -3,6 +3,7 @@
 use super::audit::{audit, persons};
 use super::store::compared;
 use super::{Failure, integration, is_somebody, print};
+use crate::cli::PersonShowArgs;
 use crate::config::Environment;
 use crate::mapping::Choice;
 use crate::observe::audit::AuditedAction;
@@ -18,23 +19,22 @@ use std::path::Path;
 /// Problems of configuration or usage (exit code 2); nothing is recorded, or the records cannot be
 /// reached (1).
 pub async fn show(
-    name: &str,
-    identifier: &str,
-    reveal: bool,
+    args: &PersonShowArgs,
     file: Option<&Path>,
     environment: &Environment,
     as_json: bool,
 ) -> Result<(), Failure> {
+    let PersonShowArgs { integration: name, identifier, reveal } = args;
     is_somebody(identifier)?;
     let (settings, integration) = integration(name, file, environment)?;
     let recorded = compared(&settings, &integration).await?.person(&integration.records, identifier).await?;
     let Some(record) = recorded.record else {
         return Err(Failure::Failed(format!("nothing is recorded of this person under {}", integration.name)));
     };
-    if reveal {
+    if *reveal {
         audit(&settings, &integration.name, AuditedAction::PersonShow, persons(1)).await;
     }
-    print(&if as_json { as_lines(&record, reveal) } else { as_table(&record, reveal) })
+    print(&if as_json { as_lines(&record, *reveal) } else { as_table(&record, *reveal) })
 }
 
 fn as_lines(record: &Record, reveal: bool) -> String {

@@ -3,6 +3,7 @@
 use super::dead::preview::begun;
 use super::store::compared;
 use super::{Failure, agreed, integration, print, read_event, retention, talk, verdict_of};
+use crate::cli::SendArgs;
 use crate::config::{Environment, Settings};
 use crate::event::Body;
 use crate::gate::{Answer, GateRequest, Outcome};
@@ -21,15 +22,13 @@ use std::path::Path;
 /// Problems of configuration or usage (exit code 2); the event is not to be sent, the records know something
 /// newer of its person, or the gate did not accept it (1).
 pub async fn send(
-    name: &str,
-    event: &Path,
-    yes: bool,
+    args: &SendArgs,
     file: Option<&Path>,
     environment: &Environment,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let (settings, integration) = integration(name, file, environment)?;
-    let body = read_event(event)?;
+    let (settings, integration) = integration(&args.integration, file, environment)?;
+    let body = read_event(&args.event)?;
     let now = Timestamp::now();
     let not_sent = |processed: Processed| Failure::Failed(not_sent(&processed, &integration));
     let (_, planned) = plan(Body::of_file(&body), &integration, now);
@@ -45,7 +44,7 @@ pub async fn send(
         )));
     }
     announce(&integration, &request);
-    if !yes && !agreed("trigger the real campaign for this person now?", "this triggers the real campaign")? {
+    if !args.yes && !agreed("trigger the real campaign for this person now?", "this triggers the real campaign")? {
         return Err(Failure::Failed("not sent".to_owned()));
     }
     let gate = integration.gate();

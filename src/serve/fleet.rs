@@ -15,7 +15,7 @@ use crate::serve::admin::{ConnectionState, Health};
 use crate::serve::supervisor::Supervisor;
 use crate::task;
 use crate::worker::quarantine::Quarantine;
-use crate::worker::{Stops, Worker};
+use crate::worker::{AcrossReloads, Stops, Worker};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -185,9 +185,10 @@ async fn serve(
     let _ended = [&hurry, &stopping].map(|token| token.clone().drop_guard());
     let name = integration.name.as_str();
     let facts = Facts::of(integration, &context.metrics, &context.tracer, context.health.seen(name));
-    let (records, quarantine) = (Arc::clone(&context.records), context.quarantine.clone());
+    let records = Arc::clone(&context.records);
+    let before = AcrossReloads { unsettled: Arc::clone(unsettled), quarantine: context.quarantine.clone() };
     let stops = Stops { stopping: stopping.clone(), hurry: hurry.clone() };
-    let supervisor = match Worker::new(integration.clone(), facts, records, stops, Arc::clone(unsettled), quarantine) {
+    let supervisor = match Worker::new(integration.clone(), facts, records, stops, before) {
         Ok(worker) => {
             let (settings, worker) = (Arc::clone(settings), Arc::new(worker));
             if let Some(known) = &known {

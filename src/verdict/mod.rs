@@ -100,7 +100,7 @@ pub enum Settlement {
     /// The same message, directly to the retry queue, where its count of returns begins anew.
     Recount(History),
     /// The same message as a dead letter, with the reason's code.
-    Dead(&'static str, History),
+    Dead(DeadReason, History),
 }
 
 /// How far one delivery got: the result of steps 2 to 5.
@@ -293,33 +293,40 @@ fn again(answer: &Answer, death: DeadReason, history: &History, schedule: &Sched
     }
 }
 
-/// What must be at the broker before the event is acked. A `repair_at` asks for its person's newest values to
-/// be sent once more at that time, after an acceptance that an older request may still overwrite.
+/// A person's newest values are to be sent once more, since an older request may still overwrite what was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// When the older request can no longer be executed.
+    pub at: Timestamp,
+    /// The delay of the queue in which the event waits for that.
+    pub delay: Duration,
+}
+
+/// What must be at the broker before the event is acked. A `repair` counts after an acceptance only.
 #[must_use]
 pub fn settlement(
     verdict: &Verdict,
     processed: &Processed,
     attempt: Option<Attempt>,
     history: History,
-    schedule: &Schedule,
-    repair_at: Option<Timestamp>,
+    repair: Option<Repair>,
 ) -> Settlement {
     let told = |history: History| match attempt {
         Some(attempt) => history.with(attempt, processed.error(), processed.said()),
         None => History { last_error: processed.error().or(history.last_error.clone()), ..history },
     };
-    match (verdict, repair_at) {
-        (Verdict::Delivered, Some(at)) => {
+    match (verdict, repair) {
+        (Verdict::Delivered, Some(Repair { at, delay })) => {
             let is_uncountable = history.is_uncountable;
             let repair = History { is_repair: true, is_uncountable, not_before: Some(at), ..History::default() };
-            Settlement::Park(schedule.longest(), repair)
+            Settlement::Park(delay, repair)
         }
         (Verdict::Delivered | Verdict::Skipped(_), _) => Settlement::Done,
         (Verdict::Retry(next), _) => {
             Settlement::Park(next.delay, History { not_before: next.not_before, ..told(history) })
         }
         (Verdict::Hold(delay), _) => Settlement::Park(*delay, history),
-        (Verdict::DeadLetter(death), _) => Settlement::Dead(death.code(), told(history)),
+        (Verdict::DeadLetter(death), _) => Settlement::Dead(*death, told(history)),
     }
 }
 

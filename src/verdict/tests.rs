@@ -114,8 +114,8 @@ fn the_last_attempt_and_one_that_cannot_be_counted_end_the_series() {
 fn what_is_published_says_what_was_learned() {
     let failed = Processed::Answered(answer(Outcome::Unavailable));
     let history = History { attempts: 1, not_before: Some(at(7)), is_repair: true, ..History::default() };
-    let settle = |verdict: &Verdict, processed: &Processed, attempt, history: &History, repair_at| {
-        settlement(verdict, processed, attempt, history.clone(), &schedule(), repair_at)
+    let settle = |verdict: &Verdict, processed: &Processed, attempt, history: &History, repair| {
+        settlement(verdict, processed, attempt, history.clone(), repair)
     };
     let next = NextAttempt { attempts: 2, delay: Duration::from_secs(20), not_before: Some(at(20)) };
     let made = attempt(Outcome::Unavailable);
@@ -126,15 +126,18 @@ fn what_is_published_says_what_was_learned() {
     assert!(told.is_repair && told.last_error.is_some() && told.attempts == 2);
 
     let dead = Verdict::DeadLetter(DeadReason::AttemptsExhausted);
-    assert_eq!(settle(&dead, &failed, Some(made), &history, None), Settlement::Dead("attempts_exhausted", told));
+    assert_eq!(
+        settle(&dead, &failed, Some(made), &history, None),
+        Settlement::Dead(DeadReason::AttemptsExhausted, told)
+    );
     // Without an attempt the history stays, and so does its last error, unless there is a new one.
     let undecodable = Verdict::DeadLetter(DeadReason::Undecodable);
     let with_error = History { last_error: Some(defect().to_string()), ..history.clone() };
     let dead = settle(&undecodable, &Processed::Defective(defect()), None, &history, None);
-    assert_eq!(dead, Settlement::Dead("undecodable", with_error.clone()));
+    assert_eq!(dead, Settlement::Dead(DeadReason::Undecodable, with_error.clone()));
     let crashed = Verdict::DeadLetter(DeadReason::Crashed);
     let dead = settle(&crashed, &Processed::Crashed, None, &with_error, None);
-    assert_eq!(dead, Settlement::Dead("crashed", with_error));
+    assert_eq!(dead, Settlement::Dead(DeadReason::Crashed, with_error));
 
     let held = settle(&Verdict::Hold(Duration::from_secs(10)), &Processed::Held, None, &history, None);
     assert_eq!(held, Settlement::Park(Duration::from_secs(10), history.clone()));
@@ -142,7 +145,8 @@ fn what_is_published_says_what_was_learned() {
     let crowded = History { is_uncountable: true, ..history };
     let repair = History { is_repair: true, is_uncountable: true, not_before: Some(at(60)), ..History::default() };
     let accepted = Processed::Answered(answer(Outcome::Accepted));
-    let parked = settle(&Verdict::Delivered, &accepted, None, &crowded, Some(at(60)));
+    let due = Repair { at: at(60), delay: Duration::from_secs(40) };
+    let parked = settle(&Verdict::Delivered, &accepted, None, &crowded, Some(due));
     assert_eq!(parked, Settlement::Park(Duration::from_secs(40), repair));
     assert_eq!(settle(&Verdict::Delivered, &accepted, None, &crowded, None), Settlement::Done);
 }

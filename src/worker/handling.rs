@@ -13,7 +13,7 @@ use crate::plan::{self, EventSummary, Plan, plan};
 use crate::record::sequencer::Ticket;
 use crate::record::{self, Answered, Taken, Turn};
 use crate::verdict::history::{Attempt, History};
-use crate::verdict::{self, NextAttempt, Processed, Settlement, Skip, Verdict};
+use crate::verdict::{self, NextAttempt, Processed, Repair, Settlement, Skip, Verdict};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use lapin::types::ShortString;
@@ -68,9 +68,8 @@ impl Worker {
         let attempts = history.attempts.saturating_add(attempt.is_some().into());
         let answer = attempt.as_ref().map(|attempt| (attempt.result, attempt.status));
         let watcher = headers::report_to(&due.delivery.properties).filter(|_| !is_repair).map(str::to_owned);
-        let repair_at = is_repair_due.then(|| self.repair_at());
-        let settlement =
-            verdict::settlement(&verdict, &processed, attempt, history, &self.integration.schedule, repair_at);
+        let repair = is_repair_due.then(|| self.repair());
+        let settlement = verdict::settlement(&verdict, &processed, attempt, history, repair);
         let failed = |error: &_| self.facts.settle_failed(error, Timestamp::now());
         let settled = settler.settle(due, &settlement, failed).await;
         self.facts.handled(span, queue_kind, attempts, &summary, settled.is_ok().then_some(&verdict));
@@ -94,8 +93,9 @@ impl Worker {
     }
 
     /// When nothing older can be executed by the gate any more.
-    fn repair_at(&self) -> Timestamp {
-        Timestamp::now().checked_add(record::execution_horizon(&self.integration)).unwrap_or(Timestamp::MAX)
+    fn repair(&self) -> Repair {
+        let at = Timestamp::now().checked_add(record::execution_horizon(&self.integration)).unwrap_or(Timestamp::MAX);
+        Repair { at, delay: self.integration.schedule.longest() }
     }
 
     /// Publishes a message anew that came back with a lost connection, so that its count of returns begins anew.

@@ -66,9 +66,17 @@ pub struct Stops {
     pub hurry: CancellationToken,
 }
 
+/// What a worker has from before its document was loaded.
+#[derive(Debug)]
+pub struct AcrossReloads {
+    /// What this process had in hand of the integration, under another document.
+    pub unsettled: Arc<Unsettled>,
+    /// Shared by all workers of the process.
+    pub quarantine: Quarantine,
+}
+
 impl Worker {
-    /// Prepares a worker; nothing is sent or consumed yet. `unsettled` is what this process had in hand of the
-    /// integration before, under another document. The `quarantine` is shared by all workers of the process.
+    /// Prepares a worker; nothing is sent or consumed yet.
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
@@ -77,8 +85,7 @@ impl Worker {
         facts: Facts,
         records: Arc<Records>,
         stops: Stops,
-        unsettled: Arc<Unsettled>,
-        quarantine: Quarantine,
+        AcrossReloads { unsettled, quarantine }: AcrossReloads,
     ) -> anyhow::Result<Worker> {
         let limit = integration.limits.max_in_flight;
         // Four times the limit, so that a permit never waits for the broker's next delivery, nor for the records of the

@@ -624,3 +624,28 @@ fn a_key_that_is_misspelt_is_told_once() {
     assert_eq!((checked.code, checked.err.lines().count()), (2, 1), "{}", checked.err);
     assert!(checked.err.contains("properties.ulr is unknown; did you mean url?"), "{}", checked.err);
 }
+
+#[test]
+fn a_setting_that_is_not_utf_8_is_an_error_and_another_variable_is_not() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new();
+    folder
+        .write("integrations/acme.json", std::fs::read_to_string(project().join("integration.example.json")).unwrap());
+    let latin = std::ffi::OsStr::from_bytes(b"amqp://gate:pa\xdf@localhost:5672");
+    let checked = |name: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_consent-gate"))
+            .arg("check")
+            .current_dir(&folder.0)
+            .env_clear()
+            .env("ACME_GATE_KEY", "key")
+            .env(name, latin)
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = checked("CONSENT_GATE_BROKER__URL");
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("the value of CONSENT_GATE_BROKER__URL is not UTF-8"), "{said}");
+    assert!(!said.contains("pa"), "{said}");
+    assert_eq!(checked("SOMETHING_ELSE").0, 0);
+}

@@ -13,6 +13,7 @@ pub use records::place;
 pub(super) use retry::{place_of_schedule, retry};
 pub(super) use source::binding_keys;
 pub(super) use together::check_together;
+pub use variables::environment;
 pub(super) use variables::overlay;
 
 use super::fields::Fields;

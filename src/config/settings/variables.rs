@@ -6,6 +6,7 @@ use crate::config::node::{self, Node, NodeValue};
 use crate::config::problems::Problems;
 use crate::text::shown::quoted;
 use crate::text::suggest::{asked, nearest};
+use std::ffi::OsString;
 
 const VARIABLE_PREFIX: &str = "CONSENT_GATE_";
 const SECTIONS: [&str; 10] =
@@ -21,6 +22,25 @@ const ALTERNATIVES: [(&str, &str); 8] = [
     ("store", "store_file"),
     ("store_file", "store"),
 ];
+
+/// The variables of the process. One that is not ours and is not UTF-8 is left out.
+///
+/// # Errors
+/// A setting is not UTF-8: left out, it would leave another one in force unseen.
+pub fn environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Environment, String> {
+    let mut known = Environment::new();
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => drop(known.insert(name, value)),
+            Err(_) if name.starts_with(VARIABLE_PREFIX) => {
+                return Err(format!("the value of {name} is not UTF-8; write it in UTF-8"));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(known)
+}
 
 /// Overrides the file's tree by the variables `CONSENT_GATE_<SECTION>__<KEY>`.
 pub(in crate::config) fn overlay(mut tree: Node, environment: &Environment, problems: &Problems) -> Node {

@@ -282,7 +282,8 @@ impl Facts {
         let (result, status) = (answer.outcome.label(), answer.status);
         match change {
             Change::Paused(pause) => {
-                tracing::warn!(integration = name, result, status, ?pause, "the gate asks for a pause; pausing");
+                let pause_ms = pause.as_millis();
+                tracing::warn!(integration = name, result, status, pause_ms, "the gate asks for a pause; pausing");
             }
             Change::Opened => {
                 tracing::warn!(
@@ -293,7 +294,8 @@ impl Facts {
                 );
             }
             Change::ProbeFailed(next) => {
-                tracing::warn!(integration = name, result, status, ?next, "the gate is still down");
+                let next_ms = next.as_millis();
+                tracing::warn!(integration = name, result, status, next_ms, "the gate is still down");
             }
             Change::Closed => tracing::info!(integration = name, "the gate is back; consuming again"),
         }

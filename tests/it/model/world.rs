@@ -15,7 +15,7 @@ use consent_gate::record::{
 use consent_gate::schedule::Schedule;
 use consent_gate::verdict::Settlement;
 use consent_gate::verdict::history::{Attempt, History};
-use consent_gate::verdict::{self, DeadReason, Processed, Skip, too_early};
+use consent_gate::verdict::{self, DeadReason, Processed, Repair, Skip, too_early};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::sync::Arc;
@@ -380,7 +380,7 @@ impl<'s> World<'s> {
             Settlement::Recount(history) => self.queue.push(Message { subject, history, ready: self.now }),
             Settlement::Dead(reason, _) => {
                 // What was not repaired before its person was forgotten cannot be repaired.
-                let is_forgotten = !self.faults && reason == DeadReason::OlderThanRetention.code();
+                let is_forgotten = !self.faults && reason == DeadReason::OlderThanRetention;
                 self.has_dead_repair |= history.is_repair || is_forgotten;
                 self.dead.push(subject);
             }
@@ -590,11 +590,12 @@ impl<'s> World<'s> {
             return Ok(Stage::Settle(self.decided(worker, &Processed::Held, None, history, None)));
         }
         let repair = is_repair_due && without != Without::Repairs;
-        let repair_at = repair.then(|| self.clock(worker) + self.execution_horizon());
+        let at = self.clock(worker) + self.execution_horizon();
+        let repair = repair.then(|| Repair { at, delay: self.schedule.longest() });
         let attempt = Attempt { at: begun, result: outcome, status: None, ms: 1 };
         let answer = Answer { error: Some("faulty".to_owned()), ..Answer::of(outcome) };
         let processed = Processed::of(answer, false, carries_others);
-        Ok(Stage::Settle(self.decided(worker, &processed, Some(attempt), history, repair_at)))
+        Ok(Stage::Settle(self.decided(worker, &processed, Some(attempt), history, repair)))
     }
 
     fn decided(
@@ -603,10 +604,10 @@ impl<'s> World<'s> {
         processed: &Processed,
         attempt: Option<Attempt>,
         history: &History,
-        repair_at: Option<Timestamp>,
+        repair: Option<Repair>,
     ) -> Settlement {
         let verdict = verdict::decide(processed, history, &self.schedule, self.clock(worker));
-        verdict::settlement(&verdict, processed, attempt, history.clone(), &self.schedule, repair_at)
+        verdict::settlement(&verdict, processed, attempt, history.clone(), repair)
     }
 
     /// One request: executed or not, now or late, answered or not, or cut off by a crash. Also returns

@@ -2,6 +2,7 @@
 //! the gate has seen it all.
 
 use crate::gate::Gate;
+use crate::instructions::Instructions;
 use crate::process::{Process, program, wait};
 use crate::queue::Bench;
 use crate::size;
@@ -15,6 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
+/// For the comparison with others, which counts most.
+const MORE_ROUNDS: usize = 5;
+/// After so many events, connections, caches, the allocator and the store are as they stay.
+const WARM: u64 = 20_000;
 /// How long after its start a worker counts as idle: by then it has checked its queues twice.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a gate is observed whose limit is to be found.
@@ -28,10 +33,12 @@ const SOAK_PEOPLE: u64 = 20_000;
 const SOAK_PART: Duration = Duration::from_secs(60);
 const SOAK_OUTAGE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
-const CASES: [&str; 12] =
-    ["bare", "latency", "added", "memory", "many", "hanging", "stores", "replay", "size", "cold", "large", "adaptive"];
-/// Runs only when it is asked for.
-const SOAK: &str = "soak";
+const CASES: [&str; 13] = [
+    "bare", "latency", "added", "memory", "many", "hanging", "stores", "replay", "size", "cold", "large", "adaptive",
+    "peers",
+];
+/// Run only when they are asked for.
+const ON_REQUEST: [&str; 2] = ["soak", "instructions"];
 
 struct Cases {
     folder: PathBuf,
@@ -39,6 +46,10 @@ struct Cases {
     postgres: Option<String>,
     bench: Bench,
     gate: Gate,
+    /// The same over TLS 1.3.
+    secure: Gate,
+    /// The file of the authority of its certificate.
+    authority: PathBuf,
     page: Page,
     /// 10 for a whole run, which is ten times as long, else 1.
     scale: u64,
@@ -48,6 +59,8 @@ struct Cases {
 struct Run {
     per_second: f64,
     cpu_us: f64,
+    /// Processor time for each of the first events, the start included.
+    cold_us: f64,
     peak_mb: f64,
     first_ms: f64,
 }
@@ -58,25 +71,55 @@ enum Contender {
     Bare,
     BareTuned,
     Worker(&'static str),
+    /// A program in another language: its interpreter and its file.
+    Peer(&'static str, &'static str),
+}
+
+/// What the contenders are given to do.
+#[derive(Clone, Copy)]
+struct Load {
+    events: u64,
+    /// How many of them come before what is measured.
+    warm: u64,
+    bytes: usize,
+    latency: Duration,
+    in_flight: u16,
+    is_secure: bool,
+}
+
+impl Load {
+    /// Small events, of which a tenth is not measured, to a gate that is asked in plain text.
+    fn of(events: u64, latency: Duration, in_flight: u16) -> Load {
+        Load { events, warm: events / 10, bytes: 0, latency, in_flight, is_secure: false }
+    }
 }
 
 pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
     for case in wanted {
-        let is_known = CASES.contains(&case.as_str()) || case == SOAK;
-        anyhow::ensure!(is_known, "no case {case}; there are {}, {SOAK}", CASES.join(", "));
+        let is_known = CASES.contains(&case.as_str()) || ON_REQUEST.contains(&case.as_str());
+        anyhow::ensure!(is_known, "no case {case}; there are {}, {}", CASES.join(", "), ON_REQUEST.join(", "));
     }
     let broker = std::env::var("CONSENT_GATE_BROKER__URL").context("CONSENT_GATE_BROKER__URL is missing")?;
+    let (secure, pem) = Gate::listen_securely()?;
+    let authority = folder.join("authority.pem");
+    fs::write(&authority, pem)?;
     let mut cases = Cases {
         folder: folder.to_owned(),
         postgres: std::env::var("CONSENT_GATE_BENCH_POSTGRES_URL").ok(),
         bench: Bench::connect(&broker)?,
         broker,
         gate: Gate::listen()?,
+        secure,
+        authority,
         page: Page::default(),
         scale: if std::env::var_os("CONSENT_GATE_BENCH_WHOLE").is_some() { 10 } else { 1 },
     };
     for case in CASES {
         if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == case) {
+            continue;
+        }
+        if case == "peers" && std::env::var_os("CONSENT_GATE_BENCH_NO_PEERS").is_some() {
+            crate::table::say("(k) is left out: node, npm or python3 with venv is missing");
             continue;
         }
         match case {
@@ -91,11 +134,16 @@ pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
             "hanging" => cases.hanging()?,
             "replay" => cases.replay()?,
             "adaptive" => cases.adaptive()?,
+            "peers" => cases.peers()?,
             _ => cases.large()?,
         }
     }
-    if wanted.iter().any(|wanted| wanted == SOAK) {
-        cases.soak()?;
+    for case in wanted {
+        match case.as_str() {
+            "soak" => cases.soak()?,
+            "instructions" => cases.instructions()?,
+            _ => {}
+        }
     }
     fs::write(out, cases.page.text())?;
     Ok(())
@@ -104,13 +152,17 @@ pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
 impl Cases {
     /// A new integration's folder, its queues declared and empty.
     fn integration(&self, names: &[String]) -> anyhow::Result<PathBuf> {
+        self.integration_at(&self.gate, names)
+    }
+
+    fn integration_at(&self, gate: &Gate, names: &[String]) -> anyhow::Result<PathBuf> {
         let home = self.folder.join(&names[0]);
         fs::create_dir_all(home.join("integrations"))?;
         for name in names {
             let document = json!({
                 "type_id": "selligent",
                 "authentication": { "username": "api_user", "password": "bench-key" },
-                "properties": { "url": self.gate.url, "gate": "didomi" },
+                "properties": { "url": gate.url, "gate": "didomi" },
                 "mappings": [
                     { "id": "MAIL", "value": "organization_user_id" },
                     { "id": "OPTIN_NEWS", "value": "consents_purposes_newsletter_enabled" },
@@ -139,18 +191,32 @@ impl Cases {
             ("CONSENT_GATE_RECORDS__STORE", store.to_owned()),
             ("CONSENT_GATE_GATE__MAX_IN_FLIGHT", in_flight.to_string()),
             ("CONSENT_GATE_LOG__LEVEL", "warn".to_owned()),
+            ("SSL_CERT_FILE", self.authority.display().to_string()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into()
     }
 
-    fn start(&self, contender: Contender, home: &Path, queue: &str, in_flight: u16) -> anyhow::Result<Process> {
+    fn start(
+        &self,
+        contender: Contender,
+        gate: &Gate,
+        (home, queue): (&Path, &str),
+        in_flight: u16,
+    ) -> anyhow::Result<Process> {
+        let given = [self.broker.as_str(), queue, &gate.url, &in_flight.to_string()];
+        let authority = [("SSL_CERT_FILE".to_owned(), self.authority.display().to_string())].into();
         match contender {
             Contender::Bare | Contender::BareTuned => {
                 let name = if contender == Contender::Bare { "bare" } else { "bare-tuned" };
-                let in_flight = in_flight.to_string();
-                let arguments = [name, &self.broker, queue, &self.gate.url, &in_flight];
-                Process::start(&std::env::current_exe()?, &arguments, home, &BTreeMap::new())
+                let arguments: Vec<&str> = [name].into_iter().chain(given).collect();
+                Process::start(&std::env::current_exe()?, &arguments, home, &authority)
+            }
+            Contender::Peer(interpreter, file) => {
+                let file = std::env::current_dir()?.join("examples/bench/peers").join(file);
+                let file = file.to_str().context("the folder's name is not Unicode")?;
+                let arguments: Vec<&str> = [file].into_iter().chain(given).collect();
+                Process::start(Path::new(interpreter), &arguments, home, &authority)
             }
             Contender::Worker(store) => {
                 Process::start(&program("consent-gate")?, &["run"], home, &self.environment(store, in_flight))
@@ -159,63 +225,53 @@ impl Cases {
     }
 
     /// One run: fill, start, wait until the gate has seen everything.
-    fn measure(
-        &self,
-        contender: Contender,
-        (events, bytes): (u64, usize),
-        latency: Duration,
-        in_flight: u16,
-    ) -> anyhow::Result<Run> {
+    fn measure(&self, contender: Contender, load: Load) -> anyhow::Result<Run> {
+        let gate = if load.is_secure { &self.secure } else { &self.gate };
         let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-        let home = self.integration(std::slice::from_ref(&name))?;
+        let home = self.integration_at(gate, std::slice::from_ref(&name))?;
         let queue = format!("consent-gate.{name}");
-        self.bench.fill(&queue, events, bytes)?;
-        self.gate.reset(Some(latency));
+        self.bench.fill(&queue, load.events, load.bytes)?;
+        gate.reset(Some(load.latency));
         let begun = Instant::now();
-        let process = self.start(contender, &home, &queue, in_flight)?;
-        wait(PATIENCE, || Ok(self.gate.received() > 0))?;
+        let process = self.start(contender, gate, (&home, &queue), load.in_flight)?;
+        wait(PATIENCE, || Ok(gate.received() > 0))?;
         let first_ms = begun.elapsed().as_secs_f64() * 1_000.0;
-        // Not measured: what comes only at first, such as connections, caches and memory pages.
-        let warm = events / 10;
-        wait(PATIENCE, || Ok(self.gate.received() >= warm))?;
-        let (since, from, cpu) = (Instant::now(), self.gate.received(), process.cpu()?);
-        wait(PATIENCE, || Ok(self.gate.received() >= events))?;
-        let (seconds, count) = (since.elapsed().as_secs_f64(), (events - from) as f64);
+        wait(PATIENCE, || Ok(gate.received() >= load.warm))?;
+        let (since, from, cpu) = (Instant::now(), gate.received(), process.cpu()?);
+        wait(PATIENCE, || Ok(gate.received() >= load.events))?;
+        let (seconds, count) = (since.elapsed().as_secs_f64(), (load.events - from) as f64);
         let cpu_us = (process.cpu()? - cpu) * 1e6 / count;
-        let run = Run { per_second: count / seconds, cpu_us, peak_mb: process.peak_mb()?, first_ms };
+        let cold_us = cpu * 1e6 / from as f64;
+        let run = Run { per_second: count / seconds, cpu_us, cold_us, peak_mb: process.peak_mb()?, first_ms };
         process.stop()?;
         Ok(run)
     }
 
     /// Runs contenders in turn, several times, and returns their figures.
-    fn compare(
-        &self,
-        contenders: &[Contender],
-        size: (u64, usize),
-        latency: Duration,
-        in_flight: u16,
-    ) -> anyhow::Result<Vec<[Series; 3]>> {
-        let mut series: Vec<[Series; 3]> = contenders.iter().map(|_| Default::default()).collect();
-        for _ in 0..ROUNDS {
-            for (contender, [rate, cpu, peak]) in contenders.iter().zip(&mut series) {
-                let run = self.measure(*contender, size, latency, in_flight)?;
+    fn compare(&self, contenders: &[Contender], load: Load, rounds: usize) -> anyhow::Result<Vec<[Series; 4]>> {
+        let mut series: Vec<[Series; 4]> = contenders.iter().map(|_| Default::default()).collect();
+        for _ in 0..rounds {
+            for (contender, [rate, cpu, cold, peak]) in contenders.iter().zip(&mut series) {
+                let run = self.measure(*contender, load)?;
                 rate.push(run.per_second);
                 cpu.push(run.cpu_us);
+                cold.push(run.cold_us);
                 peak.push(run.peak_mb);
             }
         }
         Ok(series)
     }
 
-    fn rows(&mut self, names: &[&str], series: &[[Series; 3]]) {
-        let Some([base_rate, base_cpu, _]) = series.first() else { return };
-        for (name, [rate, cpu, peak]) in names.iter().zip(series) {
+    fn rows(&mut self, names: &[&str], series: &[[Series; 4]]) {
+        let Some([base_rate, base_cpu, ..]) = series.first() else { return };
+        for (name, [rate, cpu, cold, peak]) in names.iter().zip(series) {
             self.page.row(&[
                 (*name).to_owned(),
                 rate.shown(0),
                 format!("{:.2}", rate.median() / base_rate.median()),
                 cpu.shown(1),
                 format!("{:.2}", cpu.median() / base_cpu.median()),
+                cold.shown(0),
                 peak.shown(0),
             ]);
         }
@@ -227,15 +283,37 @@ impl Cases {
     }
 
     fn head(&mut self, title: &str) {
-        self.page.head(title, &["", "events/s", "×", "CPU µs/event", "×", "peak MB"]);
+        let columns = ["", "events/s", "×", "CPU µs/event, warm", "×", "cold", "peak MB"];
+        self.page.head(title, &columns);
     }
 
     fn against_bare(&mut self) -> anyhow::Result<()> {
-        self.head("(a) Against a bare loop: a gate that answers at once, 256 in flight");
         let contenders =
             [Contender::Bare, Contender::BareTuned, Contender::Worker("off"), Contender::Worker("records")];
-        let series = self.compare(&contenders, (30_000 * self.scale.min(3), 0), Duration::ZERO, 256)?;
         let names = ["bare loop", "bare loop on one thread", "worker, store off", "worker, embedded store"];
+        for (how, is_secure) in [("in plain text", false), ("over TLS 1.3", true)] {
+            self.head(&format!(
+                "(a) Against a bare loop, {how}: a gate that answers at once, 256 in flight; warm is after {WARM} events"
+            ));
+            let load = Load::of(WARM + 30_000 * self.scale.min(3), Duration::ZERO, 256);
+            let series = self.compare(&contenders, Load { warm: WARM, is_secure, ..load }, MORE_ROUNDS)?;
+            self.rows(&names, &series);
+        }
+        Ok(())
+    }
+
+    /// What others would write with the usual libraries: like the bare loop, without order, records or retries.
+    fn peers(&mut self) -> anyhow::Result<()> {
+        self.head("(k) Against bare loops in other languages: a gate that answers at once, 256 in flight");
+        let contenders = [
+            Contender::Bare,
+            Contender::Worker("records"),
+            Contender::Peer("python3", "aio_pika_aiohttp.py"),
+            Contender::Peer("node", "amqplib_undici.cjs"),
+        ];
+        let names = ["bare loop", "worker, embedded store", "aio-pika and aiohttp", "amqplib and undici"];
+        let load = Load { warm: 4_000, ..Load::of(12_000, Duration::ZERO, 256) };
+        let series = self.compare(&contenders, load, ROUNDS)?;
         self.rows(&names, &series);
         Ok(())
     }
@@ -248,7 +326,7 @@ impl Cases {
         for (ms, events) in [(5, 30_000), (50, 8_000), (200, 3_000)] {
             let latency = Duration::from_millis(ms);
             let contenders = [Contender::Worker("records"), Contender::BareTuned];
-            let series = self.compare(&contenders, (events, 0), latency, 64)?;
+            let series = self.compare(&contenders, Load::of(events, latency, 64), ROUNDS)?;
             let [worker, bare] = [0, 1].map(|contender: usize| &series[contender][0]);
             let allowed = 64_000.0 / ms as f64;
             let share = format!("{:.2}", worker.median() / allowed);
@@ -259,32 +337,50 @@ impl Cases {
 
     fn added(&mut self) -> anyhow::Result<()> {
         self.page.head(
-            "(c) From publication to the gate at 2,000 events/s",
-            &["", "p50 ms", "p99 ms", "p99.9 ms", "CPU of one core"],
+            "(c) From publication to the gate",
+            &["events/s", "gate", "", "p50 ms", "p99 ms", "p99.9 ms", "CPU of one core"],
         );
-        let (rate, events) = (2_000, 20_000 * self.scale.min(3));
-        for (name, contender) in [
-            ("bare loop on one thread", Contender::BareTuned),
-            ("worker, embedded store", Contender::Worker("records")),
-        ] {
-            let integration = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-            let home = self.integration(std::slice::from_ref(&integration))?;
-            let queue = format!("consent-gate.{integration}");
-            self.bench.fill(&queue, 200, 0)?;
-            self.gate.reset(Some(Duration::from_millis(5)));
-            let process = self.start(contender, &home, &queue, 64)?;
-            wait(PATIENCE, || Ok(self.gate.received() >= 200))?;
-            self.gate.reset(Some(Duration::from_millis(5)));
-            let (cpu, since) = (process.cpu()?, Instant::now());
-            self.bench.trickle(&queue, rate, events)?;
-            let share = (process.cpu()? - cpu) / since.elapsed().as_secs_f64();
-            wait(PATIENCE, || Ok(self.gate.received() >= events))?;
-            let waits = self.gate.waits_ms();
-            let at = |permille: usize| format!("{:.2}", waits[(waits.len() - 1) * permille / 1_000]);
-            self.page.row(&[name.to_owned(), at(500), at(990), at(999), format!("{:.0} %", share * 100.0)]);
-            process.stop()?;
+        for (rate, events) in [(2_000, 20_000 * self.scale.min(3)), (200, 3_000)] {
+            for (how, is_secure) in [("in plain text", false), ("over TLS 1.3", true)] {
+                for (name, contender) in [
+                    ("bare loop on one thread", Contender::BareTuned),
+                    ("worker, embedded store", Contender::Worker("records")),
+                ] {
+                    let cells = self.waits_at((rate, events), is_secure, contender)?;
+                    let row: Vec<String> =
+                        [rate.to_string(), how.to_owned(), name.to_owned()].into_iter().chain(cells).collect();
+                    self.page.row(&row);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// How long events take to the gate at an even rate, and what that costs.
+    fn waits_at(
+        &self,
+        (rate, events): (u32, u64),
+        is_secure: bool,
+        contender: Contender,
+    ) -> anyhow::Result<[String; 4]> {
+        let gate = if is_secure { &self.secure } else { &self.gate };
+        let integration = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+        let home = self.integration_at(gate, std::slice::from_ref(&integration))?;
+        let queue = format!("consent-gate.{integration}");
+        self.bench.fill(&queue, 200, 0)?;
+        gate.reset(Some(Duration::from_millis(5)));
+        let process = self.start(contender, gate, (&home, &queue), 64)?;
+        wait(PATIENCE, || Ok(gate.received() >= 200))?;
+        gate.reset(Some(Duration::from_millis(5)));
+        let (cpu, since) = (process.cpu()?, Instant::now());
+        self.bench.trickle(&queue, rate, events)?;
+        let share = (process.cpu()? - cpu) / since.elapsed().as_secs_f64();
+        wait(PATIENCE, || Ok(gate.received() >= events))?;
+        let waits = gate.waits_ms();
+        let at = |permille: usize| format!("{:.2}", waits[(waits.len() - 1) * permille / 1_000]);
+        let cells = [at(500), at(990), at(999), format!("{:.1} %", share * 100.0)];
+        process.stop()?;
+        Ok(cells)
     }
 
     fn memory(&mut self) -> anyhow::Result<()> {
@@ -295,7 +391,7 @@ impl Cases {
             let queue = format!("consent-gate.{name}");
             self.bench.fill(&queue, waiting + 20_000, 0)?;
             self.gate.reset(Some(Duration::from_millis(5)));
-            let process = self.start(Contender::Worker("records"), &home, &queue, 64)?;
+            let process = self.start(Contender::Worker("records"), &self.gate, (&home, &queue), 64)?;
             wait(PATIENCE, || Ok(self.gate.received() >= 20_000))?;
             self.page.row(&[waiting.to_string(), format!("{:.0}", process.peak_mb()?)]);
             process.stop()?;
@@ -340,7 +436,7 @@ impl Cases {
                 self.bench.fill(&format!("consent-gate.{name}"), 200, 0)?;
             }
             self.gate.reset(Some(Duration::from_millis(5)));
-            let process = self.start(Contender::Worker("records"), &home, "", 64)?;
+            let process = self.start(Contender::Worker("records"), &self.gate, (&home, ""), 64)?;
             wait(PATIENCE, || Ok(self.gate.received() > 0))?;
             let first = Instant::now();
             wait(PATIENCE, || Ok(self.gate.received() >= 200 * count))?;
@@ -377,7 +473,8 @@ impl Cases {
             contenders.push(Contender::Worker("postgres"));
             names.push("PostgreSQL on the same two cores");
         }
-        let series = self.compare(&contenders, (20_000 * self.scale.min(3), 0), Duration::from_millis(5), 64)?;
+        let series =
+            self.compare(&contenders, Load::of(20_000 * self.scale.min(3), Duration::from_millis(5), 64), ROUNDS)?;
         self.rows(&names, &series);
         Ok(())
     }
@@ -416,7 +513,7 @@ impl Cases {
         let home = self.integration(std::slice::from_ref(&name))?;
         let queue = format!("consent-gate.{name}");
         self.gate.reset(Some(Duration::from_millis(5)));
-        let process = self.start(Contender::Worker("records"), &home, &queue, 64)?;
+        let process = self.start(Contender::Worker("records"), &self.gate, (&home, &queue), 64)?;
         let (outage, part) = (SOAK_OUTAGE.as_secs(), SOAK_PART.as_secs());
         let mut sent = 0;
         for minute in 0..minutes {
@@ -440,11 +537,58 @@ impl Cases {
         process.stop()
     }
 
+    /// The worker under callgrind, twice with each store: the difference is what events cost once it is warm.
+    fn instructions(&mut self) -> anyhow::Result<()> {
+        let (warm, events) = (2_000, 4_000);
+        let mut columns = Vec::new();
+        for (store, is_secure) in [("off", false), ("records", false), ("records", true)] {
+            let mut runs = Vec::new();
+            for count in [warm, warm + events] {
+                runs.push(self.callgrind(store, is_secure, count)?);
+            }
+            columns.push(runs[0].per_event(&runs[1], events));
+        }
+        self.page.head(
+            "Instructions for each event, by layer (callgrind, without the kernel's)",
+            &["layer", "store off", "embedded store", "embedded store, gate over TLS 1.3"],
+        );
+        let total: Vec<f64> = columns.iter().map(|column| column.iter().map(|(_, count)| count).sum()).collect();
+        for index in 0..columns[0].len() {
+            let counts = columns.iter().map(|column| format!("{:.0}", column[index].1));
+            let row: Vec<String> = [columns[0][index].0.to_owned()].into_iter().chain(counts).collect();
+            self.page.row(&row);
+        }
+        let sums = total.iter().map(|total| format!("**{total:.0}**"));
+        let row: Vec<String> = ["**all**".to_owned()].into_iter().chain(sums).collect();
+        self.page.row(&row);
+        Ok(())
+    }
+
+    fn callgrind(&self, store: &str, is_secure: bool, events: u64) -> anyhow::Result<Instructions> {
+        let gate = if is_secure { &self.secure } else { &self.gate };
+        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+        let home = self.integration_at(gate, std::slice::from_ref(&name))?;
+        self.bench.fill(&format!("consent-gate.{name}"), events, 0)?;
+        gate.reset(Some(Duration::ZERO));
+        let (out, worker) = (home.join("callgrind.out"), program("consent-gate")?);
+        let file = format!("--callgrind-out-file={}", out.display());
+        let worker = worker.to_str().context("the folder's name is not Unicode")?;
+        let mut environment = self.environment(store, 64);
+        // Under callgrind everything takes fifty times as long.
+        environment.insert("CONSENT_GATE_GATE__TIMEOUT".to_owned(), "60s".to_owned());
+        environment.insert("CONSENT_GATE_RETRY__WINDOW".to_owned(), "1h".to_owned());
+        let arguments = ["--tool=callgrind", "--dump-instr=no", &file, worker, "run"];
+        let process = Process::start(Path::new("valgrind"), &arguments, &home, &environment)?;
+        wait(PATIENCE, || Ok(gate.received() >= events))?;
+        process.stop()?;
+        Instructions::read(&out)
+    }
+
     fn cold(&mut self) -> anyhow::Result<()> {
         self.page.head("(i) From start to the first request", &["", "ms"]);
         let mut first = Series::default();
         for _ in 0..ROUNDS {
-            first.push(self.measure(Contender::Worker("records"), (100, 0), Duration::ZERO, 64)?.first_ms);
+            first.push(self.measure(Contender::Worker("records"), Load::of(100, Duration::ZERO, 64))?.first_ms);
         }
         self.page.row(&["one integration, embedded store".to_owned(), first.shown(0)]);
         Ok(())
@@ -470,7 +614,7 @@ impl Cases {
             let (is_one_silent, from) = (url == silent.url, events * 9 / 10);
             let all = if is_one_silent { events * 9 } else { events * 10 };
             self.gate.reset(Some(Duration::from_millis(5)));
-            let process = self.start(Contender::Worker("records"), &home, "", 64)?;
+            let process = self.start(Contender::Worker("records"), &self.gate, (&home, ""), 64)?;
             wait(PATIENCE, || Ok(self.gate.received() >= from))?;
             let since = Instant::now();
             wait(PATIENCE, || Ok(self.gate.received() >= all))?;
@@ -562,7 +706,8 @@ impl Cases {
     fn large(&mut self) -> anyhow::Result<()> {
         self.head("(j) Events of 30 KB: a gate that answers at once, 256 in flight");
         let contenders = [Contender::Bare, Contender::Worker("records")];
-        let series = self.compare(&contenders, (8_000, 30_000), Duration::ZERO, 256)?;
+        let series =
+            self.compare(&contenders, Load { bytes: 30_000, ..Load::of(8_000, Duration::ZERO, 256) }, ROUNDS)?;
         self.rows(&["bare loop", "worker, embedded store"], &series);
         Ok(())
     }

@@ -6,11 +6,16 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// A listening gate. It ends with the process.
 #[derive(Clone)]
@@ -31,12 +36,34 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Listens on a thread of its own.
+    /// Listens on a thread of its own, in plain text.
     pub fn listen() -> anyhow::Result<Gate> {
+        Gate::listen_with(None)
+    }
+
+    /// The same over TLS 1.3, and the authority of its certificate, as PEM.
+    pub fn listen_securely() -> anyhow::Result<(Gate, String)> {
+        let mut authority = CertificateParams::new(Vec::new())?;
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
+        let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let versions = [&rustls::version::TLS13];
+        let config = ServerConfig::builder_with_protocol_versions(&versions);
+        let config = config.with_no_client_auth().with_single_cert(chain, key)?;
+        Ok((Gate::listen_with(Some(TlsAcceptor::from(Arc::new(config))))?, authority.pem()))
+    }
+
+    fn listen_with(tls: Option<TlsAcceptor>) -> anyhow::Result<Gate> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let gate = Gate {
-            url: format!("http://{}", listener.local_addr()?),
+            url: match tls {
+                None => format!("http://{}", listener.local_addr()?),
+                Some(_) => format!("https://localhost:{}", listener.local_addr()?.port()),
+            },
             received: Arc::default(),
             latency_us: Arc::default(),
             refused: Arc::default(),
@@ -51,17 +78,25 @@ impl Gate {
         std::thread::spawn(move || {
             runtime.block_on(async {
                 while let Ok((stream, _)) = listener.accept().await {
-                    let gate = serving.clone();
+                    let (gate, tls) = (serving.clone(), tls.clone());
                     tokio::spawn(async move {
-                        let service = service_fn(move |request| gate.clone().answer(request));
-                        let http = hyper::server::conn::http1::Builder::new();
-                        // A client that disconnects is not an error here.
-                        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                        let Some(tls) = tls else { return gate.serve(stream).await };
+                        // A client that gives up is not an error here.
+                        if let Ok(stream) = tls.accept(stream).await {
+                            gate.serve(stream).await;
+                        }
                     });
                 }
             });
         });
         Ok(gate)
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = service_fn(move |request| self.clone().answer(request));
+        let http = hyper::server::conn::http1::Builder::new();
+        // A client that disconnects is not an error here.
+        let _ = http.serve_connection(TokioIo::new(stream), service).await;
     }
 
     /// Resets the counters; from now on the gate answers after this time, or with `None` never.

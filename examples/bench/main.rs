@@ -7,6 +7,7 @@
 mod bare;
 mod cases;
 mod gate;
+mod instructions;
 mod process;
 mod queue;
 mod size;

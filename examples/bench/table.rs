@@ -60,6 +60,6 @@ impl Page {
 }
 
 /// Only a message: a closed standard error changes nothing.
-fn say(line: &str) {
+pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -80,6 +80,7 @@ fn public_inputs_come_to_what_is_right() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn public_inputs_pass_a_real_broker() {
     let mut lab = Lab::with(&[&with_topics]);
     lab.start();
@@ -211,6 +212,7 @@ fn defective() -> Vec<(Message, &'static str)> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_undecodable_letter_says_where_what_was_found_and_what_would_be_right() {
     let mut lab = Lab::new();
     lab.start();
@@ -239,6 +241,7 @@ fn every_undecodable_letter_says_where_what_was_found_and_what_would_be_right() 
 
 /// A gibibyte compressed to less than a mebibyte.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_bomb_is_too_large_and_a_large_event_passes_packed() {
     let mut lab = Lab::new();
     lab.start();

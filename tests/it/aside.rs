@@ -41,6 +41,7 @@ fn broken(count: usize) -> Vec<super::harness::Message> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_policy_with_a_delivery_limit_puts_letters_aside_where_commands_find_them() {
     let mut lab = Lab::new();
     lab.declare();
@@ -83,6 +84,7 @@ fn a_policy_with_a_delivery_limit_puts_letters_aside_where_commands_find_them() 
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_policy_that_drops_the_oldest_letters_puts_them_aside() {
     let lab = Lab::new();
     lab.declare();
@@ -95,6 +97,7 @@ fn a_policy_that_drops_the_oldest_letters_puts_them_aside() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_person_is_forgotten_with_the_letters_that_were_put_aside() {
     let mut lab = Lab::new();
     lab.start();
@@ -108,6 +111,7 @@ fn a_person_is_forgotten_with_the_letters_that_were_put_aside() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn letters_that_a_policy_moves_show_aside_and_those_that_it_deletes_are_missed() {
     let mut lab = Lab::new();
     lab.start();
@@ -137,6 +141,7 @@ fn letters_that_a_policy_moves_show_aside_and_those_that_it_deletes_are_missed()
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn letters_that_somebody_purges_are_missed_once() {
     let mut lab = Lab::new();
     lab.start();
@@ -150,6 +155,7 @@ fn letters_that_somebody_purges_are_missed_once() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_a_policy_deletes_of_the_unreadable_is_missed() {
     let mut lab = Lab::new();
     lab.start();
@@ -168,6 +174,7 @@ fn what_a_policy_deletes_of_the_unreadable_is_missed() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn letters_whose_time_runs_out_while_they_are_looked_at_are_told() {
     let lab = Lab::new();
     lab.declare();
@@ -188,6 +195,7 @@ fn letters_whose_time_runs_out_while_they_are_looked_at_are_told() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn commands_in_a_row_are_no_loss() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 400 }]));
@@ -218,6 +226,7 @@ fn commands_in_a_row_are_no_loss() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn many_returns_are_told_with_what_they_may_mean() {
     let lab = Lab::new();
     lab.declare();
@@ -234,6 +243,7 @@ fn many_returns_are_told_with_what_they_may_mean() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_that_forgot_the_records_is_told_them_again_and_says_so() {
     let mut lab = Lab::new();
     let forgotten = "the broker no longer remembers these records";

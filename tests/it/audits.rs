@@ -26,6 +26,7 @@ fn audited(lab: &mut Lab, count: usize) -> Vec<Value> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_look_is_in_the_workers_log_whatever_its_level() {
     let mut lab = Lab::new();
     lab.start();
@@ -76,6 +77,7 @@ fn every_look_is_in_the_workers_log_whatever_its_level() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_entry_waits_for_the_next_worker_and_a_lost_one_is_a_warning() {
     let mut lab = Lab::new();
     lab.start();

@@ -76,6 +76,7 @@ fn accounted(lab: &Lab, events: usize) -> (usize, usize) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn whatever_dies_every_event_is_delivered_or_dead() {
     let node = Node::start();
     let Scale { events, disturbed, kill_every, broker_kills, cuts } = scale();

@@ -55,6 +55,7 @@ fn a_misspelling_gets_a_suggestion_and_exit_code_2() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_unknown_integration_is_told_with_those_that_are_there() {
     let lab = Lab::new();
     lab.declare();
@@ -66,6 +67,7 @@ fn an_unknown_integration_is_told_with_those_that_are_there() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_wrong_with_one_document_keeps_no_command_from_another() {
     let lab = Lab::new();
     lab.declare();
@@ -82,6 +84,7 @@ fn what_is_wrong_with_one_document_keeps_no_command_from_another() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_empty_identifier_is_nobody() {
     let lab = Lab::new();
     for arguments in [&["person", "forget", "--yes"][..], &["person", "show"]] {
@@ -94,6 +97,7 @@ fn an_empty_identifier_is_nobody() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_event_that_cannot_be_read_is_told() {
     let lab = Lab::new();
     lab.declare();
@@ -104,6 +108,7 @@ fn an_event_that_cannot_be_read_is_told() {
 
 /// Without an event, or with a file that is not there.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_missing_is_told_with_what_to_do() {
     let lab = Lab::new();
     lab.declare();
@@ -143,6 +148,7 @@ fn closed_port() -> SocketAddr {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_that_does_not_let_a_command_in_is_told_with_what_to_look_at() {
     let lab = Lab::new();
     let right = lab.environment["CONSENT_GATE_BROKER__URL"].clone();
@@ -171,6 +177,7 @@ fn a_broker_that_does_not_let_a_command_in_is_told_with_what_to_look_at() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn records_that_cannot_be_reached_are_told_with_what_to_look_at() {
     let lab = Lab::new();
     let (closed, web) = (closed_port(), web_server());
@@ -198,6 +205,7 @@ fn records_that_cannot_be_reached_are_told_with_what_to_look_at() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_event_that_would_be_a_dead_letter_is_a_failure_of_map() {
     let lab = Lab::new();
     let map = ["map", "--integration", lab.integration()];
@@ -220,6 +228,7 @@ fn a_misspelt_secret_key_gets_a_suggestion() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn send_asks_and_without_anybody_to_ask_wants_yes() {
     let lab = Lab::new();
     lab.declare();
@@ -231,6 +240,7 @@ fn send_asks_and_without_anybody_to_ask_wants_yes() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn send_undoes_nothing_that_is_on_record() {
     let mut lab = Lab::new();
     let arguments = ["send", "--yes", "--integration", lab.integration(), "-"].map(str::to_owned);
@@ -257,6 +267,7 @@ fn send_undoes_nothing_that_is_on_record() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn send_shows_who_answered_in_the_gates_place() {
     let lab = Lab::new();
     lab.gate(0).faults(json!([{ "in_place": "firewall" }]));
@@ -270,6 +281,7 @@ fn send_shows_who_answered_in_the_gates_place() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn send_tells_a_wrong_key_from_a_good_one() {
     let lab = Lab::new();
     lab.declare();
@@ -294,6 +306,7 @@ fn send_tells_a_wrong_key_from_a_good_one() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_event_that_is_not_for_the_gate_is_not_sent() {
     let lab = Lab::new();
     lab.declare();

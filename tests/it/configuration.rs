@@ -291,6 +291,7 @@ fn what_may_surprise_is_a_warning() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn check_reaches_out_only_when_asked() {
     let mut lab = super::harness::Lab::new();
     lab.declare();
@@ -313,6 +314,7 @@ fn check_reaches_out_only_when_asked() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn one_broken_document_keeps_nobody_from_looking_at_the_rest() {
     let lab = super::harness::Lab::new();
     lab.folder.write("integrations/broken.json", "{ \"name\": broken }");
@@ -351,6 +353,7 @@ fn what_is_wrong_is_told_from_top_to_bottom_with_what_would_be_right() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn check_tells_what_the_running_worker_and_its_dead_letters_say() {
     let mut lab = super::harness::Lab::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -52,6 +52,7 @@ fn knows_what_the_former_knew(lab: &mut Lab, forgotten: &str) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn records_go_from_a_directory_to_a_database_and_back_with_all_that_they_know() {
     let mut lab = Lab::new();
     let (directory, schema) = (lab.folder.0.join("records"), Schema::new());
@@ -88,6 +89,7 @@ fn records_go_from_a_directory_to_a_database_and_back_with_all_that_they_know() 
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn without_a_copy_a_new_place_knows_nothing() {
     let mut lab = Lab::new();
     lab.start();
@@ -103,6 +105,7 @@ fn without_a_copy_a_new_place_knows_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_copy_that_is_killed_leaves_one_place_that_can_be_used_and_goes_on() {
     let mut lab = Lab::new();
     let (directory, schema) = (lab.folder.0.join("records"), Schema::new());
@@ -146,6 +149,7 @@ fn a_copy_that_is_killed_leaves_one_place_that_can_be_used_and_goes_on() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn whatever_would_leave_something_behind_is_refused() {
     let mut lab = Lab::with_many(2);
     let directory = lab.folder.0.join("records");

@@ -81,6 +81,7 @@ fn with_letters() -> Lab {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn letters_are_counted_and_listed_oldest_first_and_nothing_personal_shows() {
     let lab = with_letters();
     let listed = told(&lab, "list", &[]);
@@ -105,6 +106,7 @@ fn letters_are_counted_and_listed_oldest_first_and_nothing_personal_shows() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn filters_take_what_they_name() {
     let lab = with_letters();
     let matching = |more: &[&str]| told(&lab, "list", more)[0]["matching"].as_u64().unwrap();
@@ -138,6 +140,7 @@ fn filters_take_what_they_name() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_letter_is_shown_whole_and_masked() {
     let lab = with_letters();
     let listed = told(&lab, "list", &["--reason", "attempts_exhausted"]);
@@ -157,6 +160,7 @@ fn a_letter_is_shown_whole_and_masked() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn letters_of_one_event_are_all_shown_and_can_be_told_apart() {
     let lab = Lab::new();
     lab.declare();
@@ -194,6 +198,7 @@ fn in_terminal(lab: &Lab, columns: usize, arguments: &str) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_table_fits_a_narrow_terminal_without_cutting_an_id_and_a_pipe_gets_all_of_it() {
     let lab = with_letters();
     let listed = told(&lab, "list", &[]);
@@ -279,6 +284,7 @@ fn hostile() -> Vec<Message> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn nothing_in_a_letter_reaches_the_terminal_raw() {
     let lab = Lab::new();
     lab.declare();
@@ -318,6 +324,7 @@ fn nothing_in_a_letter_reaches_the_terminal_raw() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn letters_of_somebody_elses_tool_are_listed_copied_and_replayed() {
     let mut lab = Lab::new();
     lab.declare();
@@ -353,6 +360,7 @@ fn letters_of_somebody_elses_tool_are_listed_copied_and_replayed() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn browsing_a_hundred_times_changes_nothing() {
     let lab = Lab::new();
     lab.declare();
@@ -372,6 +380,7 @@ fn browsing_a_hundred_times_changes_nothing() {
 /// 4.x deletes a message at the 21st look if its queue has no limit. Such a queue is not looked into; the
 /// worker's own queues have a limit of a thousand million, which both versions take literally.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_queue_in_which_looking_could_delete_is_not_looked_into() {
     let lab = Lab::new();
     let limit = |limit: i64| {
@@ -408,6 +417,7 @@ fn a_queue_in_which_looking_could_delete_is_not_looked_into() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_browse_that_is_killed_loses_nothing() {
     let lab = Lab::new();
     lab.declare();
@@ -432,6 +442,7 @@ fn a_browse_that_is_killed_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_replay_moves_everything_and_tells_what_became_of_it() {
     let mut lab = Lab::new();
     lab.start();
@@ -469,6 +480,7 @@ fn a_replay_moves_everything_and_tells_what_became_of_it() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_old_opt_in_stays_behind_a_newer_opt_out() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 400, "times": 1 }]));
@@ -490,6 +502,7 @@ fn an_old_opt_in_stays_behind_a_newer_opt_out() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_undated_erasure_that_is_replayed_erases_nothing_of_the_time_since_it_died() {
     let mut lab = Lab::new();
     lab.start();
@@ -504,6 +517,7 @@ fn an_undated_erasure_that_is_replayed_erases_nothing_of_the_time_since_it_died(
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_canary_that_fails_or_is_not_heard_of_stops_the_replay() {
     let mut lab = Lab::new();
     lab.declare();
@@ -524,6 +538,7 @@ fn a_canary_that_fails_or_is_not_heard_of_stops_the_replay() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_second_command_is_refused_and_an_interrupt_says_what_was_done() {
     let lab = Lab::new();
     lab.declare();
@@ -547,6 +562,7 @@ fn a_second_command_is_refused_and_an_interrupt_says_what_was_done() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_replay_that_is_killed_at_random_loses_nothing_and_goes_on() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_LOG__LEVEL", "info");
@@ -577,6 +593,7 @@ fn a_replay_that_is_killed_at_random_loses_nothing_and_goes_on() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_export_is_whole_or_refused_and_an_import_can_be_resumed() {
     let lab = Lab::new();
     lab.declare();
@@ -620,6 +637,7 @@ fn an_export_is_whole_or_refused_and_an_import_can_be_resumed() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_copy_of_what_is_discarded_goes_to_standard_output_or_to_the_state_directory() {
     let mut lab = Lab::new();
     lab.declare();
@@ -643,6 +661,7 @@ fn a_copy_of_what_is_discarded_goes_to_standard_output_or_to_the_state_directory
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_replay_that_stops_says_how_its_letters_failed_and_a_forecast_how_many_stay() {
     let mut lab = Lab::new();
     lab.start();
@@ -668,6 +687,7 @@ fn a_replay_that_stops_says_how_its_letters_failed_and_a_forecast_how_many_stay(
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_discarded_asks_and_keeps_a_copy() {
     let lab = Lab::new();
     lab.declare();
@@ -703,6 +723,7 @@ fn what_is_discarded_asks_and_keeps_a_copy() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_person_is_forgotten_with_their_letters() {
     let mut lab = Lab::new();
     lab.start();
@@ -721,6 +742,7 @@ fn a_person_is_forgotten_with_their_letters() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn forgetting_somebody_unknown_leaves_a_mark_and_says_that_nothing_was_known() {
     let mut lab = Lab::new();
     lab.start();
@@ -746,6 +768,7 @@ fn forgetting_somebody_unknown_leaves_a_mark_and_says_that_nothing_was_known() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_report_goes_only_where_reports_may_go() {
     let mut lab = Lab::new();
     let (elsewhere, reports) = (unique(), format!("consent-gate.report.{}", unique()));
@@ -777,6 +800,7 @@ fn a_report_goes_only_where_reports_may_go() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_that_goes_away_is_told_with_true_counts() {
     let mut lab = Lab::new();
     lab.declare();
@@ -823,6 +847,7 @@ fn measured(lab: &Lab, verb: &str, more: &[&str]) -> (Value, Duration, u64) {
 
 /// Scaled down here; `scripts/chaos` runs it in full, with 200,000, and prints its figures.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn dead_letters_by_the_thousand_are_each_where_they_should_be() {
     let is_whole = std::env::var_os("CONSENT_GATE_CHAOS_WHOLE").is_some();
     let count = if is_whole { 200_000 } else { 2_000 };

@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_profile_ends_as_its_last_event_says() {
     let mut lab = Lab::new();
     lab.start();
@@ -26,6 +27,7 @@ fn every_profile_ends_as_its_last_event_says() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn one_person_has_one_request_at_a_time_in_order_of_receipt() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "latency_ms": 5 }]));
@@ -46,6 +48,7 @@ fn one_person_has_one_request_at_a_time_in_order_of_receipt() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_thousand_events_of_one_person_hold_up_nobody_else() {
     let mut lab = Lab::new();
     lab.set_delays(&[100, 200]);
@@ -64,6 +67,7 @@ fn a_thousand_events_of_one_person_hold_up_nobody_else() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn different_persons_go_in_parallel_up_to_the_limit() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "max_in_flight": 5 } })]);
     lab.gate(0).faults(json!([{ "latency_ms": 30 }]));
@@ -74,6 +78,7 @@ fn different_persons_go_in_parallel_up_to_the_limit() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_hanging_gate_delays_nobody_else() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     lab.gate(0).faults(json!([{ "hang": true }]));
@@ -86,6 +91,7 @@ fn a_hanging_gate_delays_nobody_else() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn killed_with_events_in_flight_it_loses_none() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "max_in_flight": 20 } })]);
     lab.gate(0).faults(json!([{ "latency_ms": 20 }]));
@@ -109,6 +115,7 @@ fn killed_with_events_in_flight_it_loses_none() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "max_in_flight": 4 } })]);
     lab.gate(0).faults(json!([{ "latency_ms": 200 }]));
@@ -129,6 +136,7 @@ fn sigterm_finishes_what_is_in_hand_and_leaves_the_rest() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_stop_during_an_outage_leaves_nothing_in_hand() {
     let mut lab = Lab::with(&[&|document| {
         document["overrides"] = json!({ "gate": { "timeout": "1s", "max_in_flight": 2 } });
@@ -145,6 +153,7 @@ fn a_stop_during_an_outage_leaves_nothing_in_hand() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_drain_that_takes_too_long_ends_at_its_deadline() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_SHUTDOWN__DEADLINE", "300ms");
@@ -159,6 +168,7 @@ fn a_drain_that_takes_too_long_ends_at_its_deadline() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_published_between_declare_and_the_first_start_is_not_missed() {
     let mut lab = Lab::new();
     lab.declare();
@@ -169,6 +179,7 @@ fn what_is_published_between_declare_and_the_first_start_is_not_missed() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_exchange_that_exists_is_used_as_it_is() {
     let mut lab = Lab::new();
     lab.bench.declare_exchange(&lab.exchange, ExchangeKind::Fanout);
@@ -178,6 +189,7 @@ fn an_exchange_that_exists_is_used_as_it_is() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn binding_keys_select_what_an_integration_gets() {
     let mut lab = Lab::with(&[&|document| document["events"] = json!({ "binding_keys": ["shop.#"] }), &|document| {
         document["events"] = json!({ "binding_keys": ["news.#", "both.#"] });
@@ -193,6 +205,7 @@ fn binding_keys_select_what_an_integration_gets() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn somebody_elses_queue_can_be_the_source() {
     let mut lab = Lab::new();
     let queue = format!("{}.theirs", lab.exchange);
@@ -209,6 +222,7 @@ fn somebody_elses_queue_can_be_the_source() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_queue_with_other_arguments_is_named_and_left_alone() {
     let mut lab = Lab::new();
     let queue = lab.queue("");
@@ -225,6 +239,7 @@ fn a_queue_with_other_arguments_is_named_and_left_alone() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_integration_that_the_broker_refuses_holds_up_no_other() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     let refused = format!("consent-gate.{}", lab.simulated[1].integration);
@@ -244,6 +259,7 @@ fn an_integration_that_the_broker_refuses_holds_up_no_other() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_queue_that_is_deleted_is_declared_and_consumed_again() {
     let mut lab = Lab::new();
     lab.start();
@@ -255,6 +271,7 @@ fn a_queue_that_is_deleted_is_declared_and_consumed_again() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_kind_of_sample_ends_as_the_design_says() {
     let mut lab = Lab::new();
     lab.start();
@@ -286,6 +303,7 @@ fn every_kind_of_sample_ends_as_the_design_says() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_rate_is_a_hard_limit() {
     let mut lab =
         Lab::with(&[&|document: &mut Value| document["overrides"] = json!({ "gate": { "requests_per_second": 50 } })]);

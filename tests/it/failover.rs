@@ -215,6 +215,7 @@ fn disrupt(seed: u64, (people, events, kills): (usize, usize, usize)) -> Vec<Str
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn records_that_fail_over_know_every_newest_choice() {
     let wrong = disrupt(1, (50, 500, 4));
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -231,6 +232,7 @@ fn records_whole() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn without_records_profiles_are_wrong() {
     let mut random = Random::new(1);
     let mut lab = lab("newsletter");

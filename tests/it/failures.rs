@@ -47,6 +47,7 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn malformed_messages_are_kept_whole_and_the_others_are_delivered() {
     let mut lab = Lab::new();
     lab.start();
@@ -85,6 +86,7 @@ fn malformed_messages_are_kept_whole_and_the_others_are_delivered() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_wrong_type_is_named_without_its_value() {
     let mut lab = Lab::new();
     lab.start();
@@ -98,6 +100,7 @@ fn a_wrong_type_is_named_without_its_value() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_failed_send_is_a_dead_letter_with_its_code() {
     let mut lab = Lab::new();
     lab.start();
@@ -134,6 +137,7 @@ fn a_failed_send_is_a_dead_letter_with_its_code() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_gate_that_does_not_answer_is_given_up_after_the_timeout() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "timeout": "200ms" } })]);
     lab.gate(0).faults(json!([{ "hang": true }]));
@@ -146,6 +150,7 @@ fn a_gate_that_does_not_answer_is_given_up_after_the_timeout() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_the_gate_says_is_kept_without_any_value_that_was_sent() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 400, "error": "JANE@example.com is unknown to s3cr3t-encryption-key" }]));
@@ -158,6 +163,7 @@ fn what_the_gate_says_is_kept_without_any_value_that_was_sent() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn somebody_elses_page_in_place_of_a_refusal_is_named_as_such() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 403, "body": "<html>Access Denied</html>" }]));
@@ -171,6 +177,7 @@ fn somebody_elses_page_in_place_of_a_refusal_is_named_as_such() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_gate_that_answers_with_pages_is_believed_by_its_status_where_the_document_says_so() {
     let mut lab = Lab::with(&[&|document| document["properties"]["answer"] = "status".into()]);
     lab.gate(0).faults(json!([{ "body": "<p>thanks</p>" }]));
@@ -182,6 +189,7 @@ fn a_gate_that_answers_with_pages_is_believed_by_its_status_where_the_document_s
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_firewall_that_answers_for_every_event_opens_the_breaker() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "retry": { "on_outage": "hold" } })]);
     lab.gate(0).faults(json!([{ "in_place": "firewall" }]));
@@ -196,6 +204,7 @@ fn a_firewall_that_answers_for_every_event_opens_the_breaker() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_dead_letter_keeps_the_publishers_properties_but_cannot_expire_or_spread() {
     let mut lab = Lab::new();
     lab.start();
@@ -224,6 +233,7 @@ fn a_dead_letter_keeps_the_publishers_properties_but_cannot_expire_or_spread() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_dead_letter_queue_that_was_deleted_is_declared_again_and_gets_the_letter() {
     let mut lab = Lab::new();
     lab.start();
@@ -234,6 +244,7 @@ fn a_dead_letter_queue_that_was_deleted_is_declared_again_and_gets_the_letter() 
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_dead_letter_queue_that_was_full_gets_every_letter_in_the_end() {
     let mut lab = Lab::new();
     lab.start();

@@ -60,6 +60,7 @@ fn free_address() -> String {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_reader_gets_from_nothing_to_one_delivered_event() {
     let folder = Folder::new();
     for name in ["integration.example.json", "event.example.json"] {

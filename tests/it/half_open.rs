@@ -4,6 +4,7 @@ use super::harness::{Lab, Way, choice, poll_until};
 use serde_json::json;
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_frozen_connection_is_left_behind_with_all_that_hung_on_it() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "max_in_flight": 2 } })]);
     lab.declare();

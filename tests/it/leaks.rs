@@ -14,6 +14,7 @@ fn assert_clean(what: &str, text: &str) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn nothing_personal_or_secret_is_in_logs_at_level_trace_or_in_metrics() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_LOG__LEVEL", "trace");
@@ -57,6 +58,7 @@ fn nothing_personal_or_secret_is_in_logs_at_level_trace_or_in_metrics() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_brokers_password_is_not_shown_when_it_cannot_be_used() {
     let mut lab = Lab::new();
     lab.declare();
@@ -73,6 +75,7 @@ fn a_brokers_password_is_not_shown_when_it_cannot_be_used() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn send_masks_every_value_and_the_signature() {
     let lab = Lab::new();
     lab.declare();

@@ -9,6 +9,7 @@ const COUNT: usize = 24;
 /// A worker whose prefetch has grown with small messages gets a run of the largest messages that RabbitMQ 4
 /// accepts.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_row_of_large_messages_neither_takes_256_mib_nor_holds_up_its_neighbours() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     lab.set("CONSENT_GATE_LOG__LEVEL", "info");

@@ -52,6 +52,7 @@ fn caught_in_an_outage(lab: &mut Lab) -> Value {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_retry_never_switches_on_what_was_switched_off_meanwhile() {
     let mut lab = Lab::new();
     assert_eq!(caught_in_an_outage(&mut lab), "0");
@@ -60,6 +61,7 @@ fn a_retry_never_switches_on_what_was_switched_off_meanwhile() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn without_records_it_does() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RECORDS__STORE", "off");
@@ -67,6 +69,7 @@ fn without_records_it_does() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_known_survives_a_kill_and_an_old_event_counts_for_what_nobody_changed() {
     let mut lab = Lab::with(&[&|document| {
         let mappings = document["mappings"].as_array_mut().unwrap();
@@ -83,6 +86,7 @@ fn what_is_known_survives_a_kill_and_an_old_event_counts_for_what_nobody_changed
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_dead_letter_is_safe_to_replay() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 503 }]));
@@ -97,6 +101,7 @@ fn a_dead_letter_is_safe_to_replay() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_the_gate_refuses_for_good_is_not_lent() {
     let mut lab = Lab::new();
     lab.start();
@@ -117,6 +122,7 @@ fn would_send(lab: &Lab, event: &Value) -> Value {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_recorded_is_looked_at_before_an_event_is_sent() {
     let mut lab = Lab::new();
     lab.start();
@@ -150,6 +156,7 @@ fn what_is_recorded_is_looked_at_before_an_event_is_sent() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_erased_person_does_not_come_back() {
     let mut lab = Lab::new();
     lab.start();
@@ -168,6 +175,7 @@ fn an_erased_person_does_not_come_back() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_older_than_the_memory_is_for_an_operator_to_judge() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RECORDS__RETENTION", "1h");
@@ -187,6 +195,7 @@ fn what_is_older_than_the_memory_is_for_an_operator_to_judge() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_request_that_is_executed_late_is_repaired() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "timeout": "300ms" } })]);
     lab.set_delays(&[300, 2_000]);
@@ -204,6 +213,7 @@ fn a_request_that_is_executed_late_is_repaired() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_second_worker_on_the_same_records_stands_by_and_takes_over() {
     let mut lab = Lab::new();
     lab.start();
@@ -228,6 +238,7 @@ fn a_second_worker_on_the_same_records_stands_by_and_takes_over() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn records_that_cannot_be_written_stop_everything_and_lose_nothing() {
     let mut lab = Lab::new();
     let file = lab.folder.write("in-the-way", "not a directory");
@@ -264,6 +275,7 @@ pub fn shuffled(people: usize, events: usize, seed: u64) -> (Vec<Message>, BTree
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_profile_is_right_after_faults_kills_and_a_replay_of_the_dead() {
     let mut lab = Lab::with(&[&|document| document["overrides"] = json!({ "gate": { "timeout": "300ms" } })]);
     lab.set_delays(&[50, 100, 400]);

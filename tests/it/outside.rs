@@ -4,6 +4,7 @@ use super::harness::{Lab, choice, golden, run};
 use serde_json::json;
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_metric_and_series_is_there_from_the_start() {
     let mut lab = Lab::new();
     lab.start();
@@ -19,6 +20,7 @@ fn every_metric_and_series_is_there_from_the_start() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn readiness_follows_the_broker_and_liveness_does_not() {
     let mut lab = Lab::new();
     lab.declare();
@@ -41,6 +43,7 @@ fn readiness_follows_the_broker_and_liveness_does_not() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_gate_that_refuses_the_integration_shows_but_does_not_make_the_worker_unready() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 403 }]));
@@ -59,6 +62,7 @@ fn a_gate_that_refuses_the_integration_shows_but_does_not_make_the_worker_unread
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn healthcheck_asks_the_local_worker() {
     let mut lab = Lab::new();
     lab.start();
@@ -82,6 +86,7 @@ fn healthcheck_asks_the_local_worker() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_port_in_use_is_told_at_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut lab = Lab::new();
@@ -93,6 +98,7 @@ fn a_port_in_use_is_told_at_start() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn consent_latency_counts_from_the_choice_and_late_events_apart() {
     let mut lab = Lab::new();
     lab.start();

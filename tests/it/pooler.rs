@@ -4,6 +4,7 @@ use super::harness::{Lab, PgNode, poll_until};
 use super::newest::{JANE, at_gate, deliver, news};
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn records_behind_a_pooler_need_nothing_of_the_session() {
     let node = PgNode::start();
     for (mode, size) in [("transaction", 2), ("session", 8)] {
@@ -25,6 +26,7 @@ fn records_behind_a_pooler_need_nothing_of_the_session() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn the_server_itself_parses_a_statement_once_and_a_pooler_is_asked_for_no_such_thing() {
     let (node, cert) = PgNode::start_with_tls();
     node.sql("ALTER ROLE consent_gate SET log_statement = 'all'");
@@ -53,6 +55,7 @@ fn the_server_itself_parses_a_statement_once_and_a_pooler_is_asked_for_no_such_t
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_pooler_that_is_too_small_for_its_mode_is_refused_with_what_to_do() {
     let node = PgNode::start();
     let mut lab = Lab::new();
@@ -63,6 +66,7 @@ fn a_pooler_that_is_too_small_for_its_mode_is_refused_with_what_to_do() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_server_that_became_another_one_behind_its_pooler_gets_nothing_merged() {
     let node = PgNode::start();
     let mut lab = Lab::new();

@@ -70,6 +70,7 @@ fn opted_in_by_older_grants(lab: &mut Lab, people: usize) -> usize {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_was_acked_is_known_after_the_power_was_cut() {
     let mut lab = lab();
     let mut random = Random::new(11);
@@ -92,6 +93,7 @@ fn what_was_acked_is_known_after_the_power_was_cut() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn without_syncs_it_is_lost() {
     let mut lab = lab();
     let people = 100;

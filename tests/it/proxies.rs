@@ -59,6 +59,7 @@ fn override_proxy(lab: &Lab, proxy: &str) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn requests_pass_a_proxy_that_asks_for_a_password_and_tls_goes_through_it() {
     let mut lab = Lab::new();
     let proxy = Proxy::start(free_port(), &["worker", PASSWORD]);
@@ -95,6 +96,7 @@ fn requests_pass_a_proxy_that_asks_for_a_password_and_tls_goes_through_it() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_proxy_that_is_itself_behind_tls_is_verified_and_leads_to_any_gate() {
     let lab = Lab::new();
     let proxy = Proxy::start(free_port(), &["worker", PASSWORD]);
@@ -127,6 +129,7 @@ fn a_proxy_that_is_itself_behind_tls_is_verified_and_leads_to_any_gate() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_proxy_that_is_away_for_a_while_loses_nothing() {
     let mut lab = Lab::new();
     let port = free_port();
@@ -167,6 +170,7 @@ fn a_proxy_that_is_away_for_a_minute_loses_nothing_by_the_real_schedule() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_connect_that_the_proxy_refuses_is_the_integrations_fault() {
     let mut lab = Lab::new();
     let proxy = Proxy::start(free_port(), &[]);
@@ -179,6 +183,7 @@ fn a_connect_that_the_proxy_refuses_is_the_integrations_fault() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn only_what_is_written_decides_whether_a_proxy_is_asked() {
     let mut lab = Lab::new();
     let nobody = format!("http://127.0.0.1:{}", free_port());
@@ -200,6 +205,7 @@ fn only_what_is_written_decides_whether_a_proxy_is_asked() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_proxy_is_read_from_a_file_and_a_customer_may_have_another() {
     let mut lab = Lab::new();
     let nobody = format!("http://worker:{PASSWORD}@127.0.0.1:{}", free_port());

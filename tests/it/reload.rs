@@ -28,6 +28,7 @@ pub fn said(lab: &mut Lab, words: &str) -> usize {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_changed_document_is_served_and_a_bad_one_is_refused() {
     let mut lab = Lab::new();
     lab.start();
@@ -47,6 +48,7 @@ fn a_changed_document_is_served_and_a_bad_one_is_refused() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_rotated_secret_is_used_without_a_restart_or_a_signal() {
     let mut lab = Lab::new();
     let key = lab.folder.write("integrations/.key", "wrong");
@@ -65,6 +67,7 @@ fn a_rotated_secret_is_used_without_a_restart_or_a_signal() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_integration_comes_and_goes_and_others_do_not_notice() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     let (here, aside) = (lab.file(1), lab.folder.0.join("aside.json"));
@@ -130,6 +133,7 @@ impl Mounted {
 
 /// As `deploy/kubernetes` mounts them: another customer is another key of the `ConfigMap` and of the `Secret`.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_customer_comes_and_goes_in_folders_as_kubernetes_mounts_them_without_a_restart() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     let mut documents = Mounted::at(&lab.folder, "documents");
@@ -188,6 +192,7 @@ fn port(url: &str) -> u16 {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_hundred_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     let mut lab = Lab::new();
     // What docs/configuration.md advises for glibc: without this, buffers are reused that have been written to.
@@ -233,6 +238,7 @@ fn reload_under_load(lab: &mut Lab, rounds: std::ops::Range<usize>) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_trace_goes_through_to_the_gate_and_into_the_log() {
     let mut lab = Lab::new();
     lab.start();

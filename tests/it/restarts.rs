@@ -172,6 +172,7 @@ fn live(lab: &mut Lab, random: &mut Random, (from, to): (usize, usize)) {
 const ORDERS: [Order; 3] = [Order::WorkerThenBroker, Order::BrokerThenWorker, Order::Together];
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn workers_and_then_the_broker_die_and_nothing_is_lost() {
     let node = Node::start();
     for (seed, order) in ORDERS.into_iter().enumerate() {
@@ -322,6 +323,7 @@ fn die_with(client: &Bench, queue: &str, taking: Taking, acks: bool) -> Vec<Vec<
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_that_loses_gotten_messages_keeps_consumed_ones() {
     let node = Node::start();
     assert_eq!(lost_after(&node, Taking::Consume), 0);

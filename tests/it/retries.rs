@@ -23,6 +23,7 @@ fn metric(lab: &mut Lab, name: &str, label: &str) -> f64 {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_gate_that_is_back_for_the_third_attempt_gets_everything() {
     let mut lab = Lab::new();
     let down = (0..20).map(|n| json!({ "status": 503, "identifier": person("p", n), "times": 2 }));
@@ -40,6 +41,7 @@ fn a_gate_that_is_back_for_the_third_attempt_gets_everything() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn five_attempts_behind_a_backlog_and_then_a_letter_with_its_whole_history() {
     let mut lab = Lab::new();
     let delays = [200, 300, 400, 500];
@@ -74,6 +76,7 @@ fn five_attempts_behind_a_backlog_and_then_a_letter_with_its_whole_history() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_moved_back_to_the_work_queue_has_five_new_attempts() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 503 }]));
@@ -93,6 +96,7 @@ fn what_is_moved_back_to_the_work_queue_has_five_new_attempts() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_shovel_moves_dead_letters_back_and_each_has_five_new_attempts() {
     let node = Node::with_shovel();
     let mut lab = Lab::at(&node.url, &[&|_| {}]);
@@ -116,6 +120,7 @@ fn a_shovel_moves_dead_letters_back_and_each_has_five_new_attempts() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn retry_after_is_kept_and_pauses_the_whole_integration() {
     let mut lab = Lab::new();
     lab.set_delays(&[100, 200, 300]);
@@ -140,6 +145,7 @@ fn retry_after_is_kept_and_pauses_the_whole_integration() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_retry_after_beyond_the_window_is_a_dead_letter() {
     for headers in [json!({ "Retry-After": "86400" }), json!({ "X-RateLimit-Reset": "99999999999999999999" })] {
         let mut lab = Lab::new();
@@ -155,6 +161,7 @@ fn a_retry_after_beyond_the_window_is_a_dead_letter() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_outage_that_is_held_costs_no_attempt() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RETRY__ON_OUTAGE", "hold");
@@ -185,6 +192,7 @@ fn metric_plain(lab: &mut Lab, name: &str) -> f64 {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_hanging_gate_with_a_backlog_leaves_retries_their_slots() {
     let mut lab = Lab::with(&[&|document| {
         document["overrides"] = json!({ "gate": { "max_in_flight": 4, "timeout": "200ms" } });
@@ -217,6 +225,7 @@ fn all_dead(lab: &mut Lab) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn queues_that_are_full_cost_nobody_the_original() {
     let mut lab = Lab::new();
     lab.set_delays(&[100]);
@@ -234,6 +243,7 @@ fn queues_that_are_full_cost_nobody_the_original() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn queues_that_are_gone_cost_nobody_the_original() {
     let mut lab = Lab::new();
     lab.set_delays(&[100]);
@@ -246,6 +256,7 @@ fn queues_that_are_gone_cost_nobody_the_original() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_message_put_into_the_retry_queue_by_hand_has_a_defined_result() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 503 }]));
@@ -288,6 +299,7 @@ fn a_message_put_into_the_retry_queue_by_hand_has_a_defined_result() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn headers_that_leave_no_room_for_a_count_cost_no_endless_loop() {
     let mut lab = Lab::new();
     lab.gate(0).faults(json!([{ "status": 503 }]));
@@ -310,6 +322,7 @@ fn headers_that_leave_no_room_for_a_count_cost_no_endless_loop() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_new_schedule_takes_what_waits_in_the_old_one() {
     let mut lab = Lab::new();
     lab.set_delays(&[1_500, 1_500]);
@@ -330,6 +343,7 @@ fn a_new_schedule_takes_what_waits_in_the_old_one() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_removed_integration_keeps_what_waits_for_it_until_it_is_back() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     lab.set_delays(&[400, 400]);
@@ -352,6 +366,7 @@ fn a_removed_integration_keeps_what_waits_for_it_until_it_is_back() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_delay_queue_with_other_arguments_is_named_with_the_difference() {
     let mut lab = Lab::new();
     let queue = lab.queue(".delay.50");

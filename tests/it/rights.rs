@@ -73,6 +73,7 @@ fn check(lab: &Lab) -> String {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn the_worker_and_its_commands_need_no_more_than_the_documented_rights() {
     let host = Host::new();
     let mut lab = host.lab();
@@ -104,6 +105,7 @@ fn the_worker_and_its_commands_need_no_more_than_the_documented_rights() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn the_scaler_sees_how_long_a_queue_is_and_nothing_else() {
     let host = Host::new();
     let lab = host.lab();
@@ -157,6 +159,7 @@ fn checked_source(lab: &mut Lab, arguments: &[(&str, &str)]) -> String {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_source_queue_that_would_delete_what_nobody_can_read_is_named() {
     let mut lab = Lab::new();
     let mut says = |arguments: &[(&str, &str)], expected: &str| {
@@ -173,6 +176,7 @@ fn a_source_queue_that_would_delete_what_nobody_can_read_is_named() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_source_queue_that_may_only_be_read_is_looked_at_as_far_as_that_goes() {
     let host = Host::new();
     let mut lab = host.lab();

@@ -181,11 +181,13 @@ fn a_command_under_systemd_has_what_the_unit_gives_the_worker() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_command_of_the_runbook_does_what_it_says() {
     Desk::beside(lab()).types_everything();
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn and_does_so_as_another_user_in_a_folder_that_is_read_only() {
     Desk::within(lab()).types_everything();
 }
@@ -213,6 +215,7 @@ fn typed(lab: &Lab, node: &Node, line: &str) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_expired_before_it_was_handled_is_moved_back_as_the_page_says_and_is_delivered() {
     let node = Node::with_shovel();
     let mut lab = Lab::at(&node.url, &[&|_| {}]);
@@ -234,6 +237,7 @@ fn what_expired_before_it_was_handled_is_moved_back_as_the_page_says_and_is_deli
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_queue_with_other_arguments_is_exchanged_as_the_page_says_and_nothing_is_lost() {
     let node = Node::with_shovel();
     let mut lab = Lab::at(&node.url, &[&|_| {}]);

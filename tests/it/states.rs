@@ -175,6 +175,7 @@ fn difference(expected: &Gauges, gauges: &Gauges) -> String {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_gauge_and_every_word_is_the_truth_after_every_kind_of_change() {
     let node = Node::start();
     let mut lab = lab_at(&node.url, 2);
@@ -283,6 +284,7 @@ fn gate(lab: &mut Lab) -> (f64, f64, String) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_key_that_is_mended_while_the_breaker_is_open_ends_what_is_said_of_the_old_one() {
     let mut lab = lab_at(&super::harness::url(), 1);
     let path = lab.file(0);
@@ -303,6 +305,7 @@ fn a_key_that_is_mended_while_the_breaker_is_open_ends_what_is_said_of_the_old_o
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn reloads_during_an_outage_cost_no_event_an_attempt() {
     let mut lab = lab_at(&super::harness::url(), 1);
     lab.set_delays(&DELAYS);
@@ -324,6 +327,7 @@ fn reloads_during_an_outage_cost_no_event_an_attempt() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_mapping_that_is_changed_while_the_breaker_is_open_ends_what_is_said_of_the_old_one() {
     let mut lab = lab_at(&super::harness::url(), 1);
     lab.gate(0).faults(json!([{ "status": 503 }]));
@@ -339,6 +343,7 @@ fn a_mapping_that_is_changed_while_the_breaker_is_open_ends_what_is_said_of_the_
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_gate_that_is_down_is_said_to_be_down_also_where_events_are_not_held() {
     let mut lab = Lab::new();
     lab.set_delays(&DELAYS);
@@ -358,6 +363,7 @@ fn a_gate_that_is_down_is_said_to_be_down_also_where_events_are_not_held() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn who_skips_everything_says_so_once_until_the_document_is_mended() {
     let mut lab = Lab::with(&[&|document| document["events"] = json!({ "regulations": ["cpra"] })]);
     lab.start();
@@ -383,6 +389,7 @@ fn who_skips_everything_says_so_once_until_the_document_is_mended() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_property_that_never_has_a_value_is_told_once_until_its_path_is_mended() {
     let typo = json!({ "id": "TYPO", "value": "consents_purposes_newslettr_enabled" });
     let mut lab = Lab::with(&[&|document| document["mappings"].as_array_mut().unwrap().push(typo.clone())]);

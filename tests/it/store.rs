@@ -38,6 +38,7 @@ fn refused(lab: &mut Lab, words: &str) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
     let rights = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let mut lab = Lab::new();
@@ -76,6 +77,7 @@ fn a_directory_that_is_there_keeps_its_rights_and_one_of_others_is_refused() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopted() {
     let mut lab = Lab::new();
     lab.start();
@@ -116,6 +118,7 @@ fn records_that_are_not_those_of_earlier_events_are_refused_until_they_are_adopt
 
 /// As in a `StatefulSet` with two replicas, where each pod has a volume of its own.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
     let mut lab = Lab::new();
     lab.start();
@@ -163,6 +166,7 @@ fn a_second_worker_with_a_store_of_its_own_is_refused_and_nothing_is_lost() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_a_database_forgot_is_known_to_be_forgotten() {
     let (mut lab, schema) = shared();
     lab.start();
@@ -186,6 +190,7 @@ fn what_a_database_forgot_is_known_to_be_forgotten() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_database_whose_clock_differs_is_told() {
     let (mut lab, schema) = shared();
     let role = format!("{}_apart", schema.name);
@@ -210,6 +215,7 @@ fn a_database_whose_clock_differs_is_told() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_worker_stands_by_while_somebody_else_holds_what_the_broker_knows() {
     let mut lab = Lab::new();
     lab.declare();
@@ -224,6 +230,7 @@ fn a_worker_stands_by_while_somebody_else_holds_what_the_broker_knows() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_command_makes_no_records_and_believes_none_but_those_that_the_broker_knows() {
     let mut lab = Lab::new();
     lab.start();
@@ -248,6 +255,7 @@ fn a_command_makes_no_records_and_believes_none_but_those_that_the_broker_knows(
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn without_records_a_person_is_forgotten_as_far_as_that_goes() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RECORDS__STORE", "off");
@@ -260,6 +268,7 @@ fn without_records_a_person_is_forgotten_as_far_as_that_goes() {
 
 /// A wrong address of the broker must not look like a right one, neither now nor at the next look.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_command_that_looks_declares_nothing() {
     let mut lab = Lab::new();
     lab.start();
@@ -289,6 +298,7 @@ fn a_command_that_looks_declares_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_older_state_of_the_records_is_refused() {
     let mut lab = Lab::new();
     let (records, older) = (lab.folder.0.join("records"), lab.folder.0.join("older"));
@@ -314,6 +324,7 @@ fn an_older_state_of_the_records_is_refused() {
 
 /// Somebody copied the folder of a running worker, to inspect it or to move it.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_copy_of_the_records_is_not_used_beside_the_worker() {
     let mut lab = Lab::new();
     lab.start();
@@ -357,6 +368,7 @@ fn typed(lab: &Lab, schema: &Schema, begins: &str) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_restored_database_is_refused_until_it_is_adopted() {
     let (mut lab, schema) = shared();
     lab.start();
@@ -383,6 +395,7 @@ fn a_restored_database_is_refused_until_it_is_adopted() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn records_are_given_up_only_on_purpose_and_what_was_delivered_without_them_is_noticed() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_RECORDS__STORE", "off");
@@ -411,6 +424,7 @@ fn records_are_given_up_only_on_purpose_and_what_was_delivered_without_them_is_n
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_renamed_integration_keeps_its_records() {
     let mut lab = Lab::new();
     lab.start();
@@ -450,6 +464,7 @@ fn a_renamed_integration_keeps_its_records() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_person_is_shown_and_forgotten_while_the_worker_runs() {
     let mut lab = Lab::new();
     lab.start();
@@ -475,6 +490,7 @@ fn a_person_is_shown_and_forgotten_while_the_worker_runs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
     let mut lab = Lab::new();
     lab.start();
@@ -521,6 +537,7 @@ fn everybody_in_a_file_is_forgotten_and_nobody_when_a_line_is_bad() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn of_two_workers_on_one_database_the_newest_wins_whoever_delivers_it() {
     let (mut lab, schema) = shared();
     lab.set_delays(&[1_000, 1_000]);
@@ -541,6 +558,7 @@ fn of_two_workers_on_one_database_the_newest_wins_whoever_delivers_it() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_database_that_goes_away_stops_everything_and_loses_nothing() {
     let node = PgNode::start();
     let mut lab = Lab::new();
@@ -568,6 +586,7 @@ fn a_database_that_goes_away_stops_everything_and_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_role_that_may_only_read_and_write_rows_is_enough_once_the_tables_are_there() {
     let (mut lab, schema) = shared();
     let role = schema.name.clone();
@@ -591,6 +610,7 @@ fn a_role_that_may_only_read_and_write_rows_is_enough_once_the_tables_are_there(
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_database_is_verified_before_anything_is_told() {
     let (node, cert) = PgNode::start_with_tls();
     let mut lab = Lab::new();
@@ -615,6 +635,7 @@ fn a_database_is_verified_before_anything_is_told() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn every_profile_is_right_after_two_workers_were_killed_at_random() {
     let is_whole = std::env::var_os("CONSENT_GATE_CHAOS_WHOLE").is_some();
     let (people, events) = if is_whole { (2_000, 20_000) } else { (200, 2_000) };

@@ -18,6 +18,7 @@ fn delivered(lab: &Lab, count: usize) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_that_refuses_or_cannot_be_found_is_tried_again_and_sigterm_still_ends() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -50,6 +51,7 @@ fn a_broker_that_refuses_or_cannot_be_found_is_tried_again_and_sigterm_still_end
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_may_come_late_go_in_order_and_be_killed() {
     let node = Node::start();
     let mut lab = Lab::at(&node.url, &[&|_| {}]);
@@ -89,6 +91,7 @@ fn delivered_some(lab: &Lab) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_that_blocks_publishers_still_gets_acks() {
     let node = Node::start();
     let mut lab = Lab::at(&node.url, &[&|_| {}]);
@@ -120,6 +123,7 @@ fn unacked(node: &Node, lab: &Lab) -> usize {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn an_exchange_that_is_deleted_is_made_again_and_one_made_by_others_is_bound_again() {
     let mut lab = Lab::new();
     lab.start();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 const EVENTS: usize = 5_000;
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_standard_error_that_nobody_reads_stops_nothing() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_LOG__LEVEL", "trace");
@@ -27,6 +28,7 @@ fn a_standard_error_that_nobody_reads_stops_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_log_that_is_read_again_goes_on_with_whole_lines_to_the_last() {
     let mut lab = Lab::new();
     lab.set("CONSENT_GATE_LOG__LEVEL", "trace");
@@ -56,6 +58,7 @@ fn a_log_that_is_read_again_goes_on_with_whole_lines_to_the_last() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_task_that_ends_by_a_fault_is_named_and_ends_nobody_else() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     lab.set("LD_PRELOAD", fault_library());
@@ -101,6 +104,7 @@ fn each_once(lab: &mut Lab, count: usize) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_disk_that_hangs_makes_the_worker_unready_until_it_answers_and_does_not_hold_up_a_stop() {
     let mut lab = Lab::new();
     let hangs = lab.folder.0.join("hangs");
@@ -194,6 +198,7 @@ fn a_file_system_that_is_frozen() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_connection_that_the_gate_closed_meanwhile_costs_no_attempt() {
     let mut lab = Lab::new();
     // One request at a time, so that there is one connection.
@@ -215,6 +220,7 @@ fn a_connection_that_the_gate_closed_meanwhile_costs_no_attempt() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn idle_connections_to_a_gate_are_let_go_before_servers_close_them() {
     let mut lab = Lab::new();
     lab.start();
@@ -238,6 +244,7 @@ fn swallowing(port: u16) -> (TcpListener, Vec<TcpStream>) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_is_reached_by_another_address_of_its_name_when_the_first_swallows_packets() {
     let mut lab = Lab::new();
     lab.declare();
@@ -257,6 +264,7 @@ fn a_broker_is_reached_by_another_address_of_its_name_when_the_first_swallows_pa
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn another_role_at_the_same_database_is_used_by_the_next_connection() {
     let schema = Schema::new();
     let (old, new) = (format!("{}_old", schema.name), format!("{}_new", schema.name));
@@ -282,6 +290,7 @@ fn another_role_at_the_same_database_is_used_by_the_next_connection() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn systemd_hears_that_the_worker_is_alive_for_as_long_as_it_moves() {
     let mut lab = Lab::new();
     // The path of a socket is limited to 108 bytes.

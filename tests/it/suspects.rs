@@ -22,6 +22,7 @@ fn began(lab: &mut Lab) -> usize {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn who_crashes_the_worker_five_times_is_dead_and_nobody_else() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     let persons = ["before", "killer", "after", "last"].map(|name| format!("{name}@example.com"));
@@ -70,6 +71,7 @@ fn who_crashes_the_worker_five_times_is_dead_and_nobody_else() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_connection_that_flaps_under_a_hanging_gate_makes_nobody_guilty() {
     // However long it takes, no event runs out of attempts.
     let gate = json!({ "gate": { "max_in_flight": 4, "timeout": "50s" } });
@@ -96,6 +98,7 @@ fn a_connection_that_flaps_under_a_hanging_gate_makes_nobody_guilty() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_message_that_no_client_can_read_is_put_aside_and_the_others_are_delivered() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     let hostile =
@@ -123,6 +126,7 @@ fn a_message_that_no_client_can_read_is_put_aside_and_the_others_are_delivered()
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn neighbours_of_an_unreadable_message_are_not_put_aside_with_it_nor_sent_over_and_over() {
     let mut lab = Lab::new();
     let hostile =
@@ -150,6 +154,7 @@ fn neighbours_of_an_unreadable_message_are_not_put_aside_with_it_nor_sent_over_a
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_comes_back_from_a_queue_that_keeps_no_count_begins_one() {
     let mut lab = Lab::new();
     let source = format!("{}.classic", lab.exchange);
@@ -242,6 +247,7 @@ fn crowd(lab: &mut Lab, people: usize, latencies_ms: [u64; 2]) -> Crowd {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_crowd_is_not_punished_for_the_one_that_kills() {
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
     let crowd = crowd(&mut lab, 120, [150, 20]);
@@ -262,6 +268,7 @@ fn a_crowd_of_three_hundred_is_through_within_a_minute() {
 
 /// Everything else waits for the suspect that is handled alone, which must not wait for any of it.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn who_is_handled_alone_does_not_wait_for_those_who_wait_for_it() {
     let gate = json!({ "gate": { "max_in_flight": 1 } });
     let mut lab = Lab::with(&[&|document| document["overrides"] = gate.clone()]);
@@ -285,6 +292,7 @@ fn who_is_handled_alone_does_not_wait_for_those_who_wait_for_it() {
 
 /// With a shared store the other worker may get what a killed one had.
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn two_workers_that_share_their_records_convict_together() {
     let schema = Schema::new();
     let mut lab = Lab::with(&[&|_| {}, &|_| {}]);
@@ -325,6 +333,7 @@ fn two_workers_that_share_their_records_convict_together() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_connection_that_flaps_between_two_workers_makes_nobody_guilty() {
     let schema = Schema::new();
     let gate = json!({ "gate": { "max_in_flight": 4, "timeout": "50s" } });

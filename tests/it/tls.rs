@@ -66,6 +66,7 @@ fn put_in_front_of_the_gate(lab: &Lab, config: ServerConfig) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_gate_whose_certificate_nobody_vouches_for_gets_nothing() {
     let lab = Lab::new();
     lab.declare();
@@ -85,6 +86,7 @@ fn a_gate_whose_certificate_nobody_vouches_for_gets_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_collector_whose_certificate_nobody_vouches_for_gets_nothing() {
     let mut lab = Lab::new();
     let (authority, config) = certificates();
@@ -106,6 +108,7 @@ fn a_collector_whose_certificate_nobody_vouches_for_gets_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_broker_is_trusted_only_by_its_authority_and_its_name() {
     let mut lab = Lab::new();
     lab.declare();
@@ -127,6 +130,7 @@ fn a_broker_is_trusted_only_by_its_authority_and_its_name() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn authorities_that_changed_on_disk_vouch_for_the_next_connection() {
     let mut lab = Lab::new();
     let ((stranger, _), (authority, config)) = (certificates(), certificates());
@@ -144,6 +148,7 @@ fn authorities_that_changed_on_disk_vouch_for_the_next_connection() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_brokers_address_and_authority_that_changed_on_disk_are_used_by_the_next_connection() {
     let mut lab = Lab::new();
     let url = lab.environment["CONSENT_GATE_BROKER__URL"].clone();

@@ -100,6 +100,7 @@ fn of_kind(spans: &[Value], kind: u64) -> Vec<&Value> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn each_delivery_is_a_span_of_its_publishers_trace_and_each_request_one_below_it() {
     let (mut lab, collector) = lab();
     lab.gate(0).faults(json!([{ "status": 503, "times": 1 }]));
@@ -151,6 +152,7 @@ fn each_delivery_is_a_span_of_its_publishers_trace_and_each_request_one_below_it
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_trace_that_is_not_recorded_passes_as_it_came_and_one_that_nobody_began_begins_here() {
     let (mut lab, collector) = lab();
     lab.start();
@@ -170,6 +172,7 @@ fn a_trace_that_is_not_recorded_passes_as_it_came_and_one_that_nobody_began_begi
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn what_is_skipped_or_dead_is_told_with_its_reason() {
     let (mut lab, collector) = lab();
     lab.start();
@@ -189,6 +192,7 @@ fn what_is_skipped_or_dead_is_told_with_its_reason() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn without_a_collector_events_flow_all_the_same_and_dropped_spans_are_counted() {
     let mut lab = Lab::new();
     // A port on which nobody listens: one that was free a moment ago.
@@ -209,6 +213,7 @@ fn without_a_collector_events_flow_all_the_same_and_dropped_spans_are_counted() 
 }
 
 #[test]
+#[cfg_attr(not(feature = "broker"), ignore = "needs a broker: scripts/test")]
 fn a_collector_that_never_answers_does_not_hold_up_the_end() {
     let mut lab = Lab::new();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

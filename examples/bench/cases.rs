@@ -6,7 +6,7 @@ use crate::instructions::Instructions;
 use crate::process::{Process, program, wait};
 use crate::queue::Bench;
 use crate::size;
-use crate::table::{Page, Series};
+use crate::table::{Page, Series, say};
 use anyhow::Context;
 use consent_gate::record::{Backend, RecordsSettings};
 use serde_json::json;
@@ -39,6 +39,11 @@ const CASES: [&str; 13] = [
 ];
 /// Run only when they are asked for.
 const ON_REQUEST: [&str; 2] = ["soak", "instructions"];
+
+/// A name for an integration that no other run has.
+fn new_name() -> String {
+    format!("bench-{}", jiff::Timestamp::now().as_microsecond())
+}
 
 struct Cases {
     folder: PathBuf,
@@ -119,7 +124,7 @@ pub fn run(folder: &Path, out: &Path, wanted: &[String]) -> anyhow::Result<()> {
             continue;
         }
         if case == "peers" && std::env::var_os("CONSENT_GATE_BENCH_NO_PEERS").is_some() {
-            crate::table::say("(k) is left out: node, npm or python3 with venv is missing");
+            say("(k) is left out: node, npm or python3 with venv is missing");
             continue;
         }
         match case {
@@ -153,6 +158,17 @@ impl Cases {
     /// A new integration's folder, its queues declared and empty.
     fn integration(&self, names: &[String]) -> anyhow::Result<PathBuf> {
         self.integration_at(&self.gate, names)
+    }
+
+    fn gate(&self, is_secure: bool) -> &Gate {
+        if is_secure { &self.secure } else { &self.gate }
+    }
+
+    /// A new integration of a gate: its folder and its work queue.
+    fn new_integration(&self, gate: &Gate) -> anyhow::Result<(PathBuf, String)> {
+        let name = new_name();
+        let home = self.integration_at(gate, std::slice::from_ref(&name))?;
+        Ok((home, format!("consent-gate.{name}")))
     }
 
     fn integration_at(&self, gate: &Gate, names: &[String]) -> anyhow::Result<PathBuf> {
@@ -191,10 +207,16 @@ impl Cases {
             ("CONSENT_GATE_RECORDS__STORE", store.to_owned()),
             ("CONSENT_GATE_GATE__MAX_IN_FLIGHT", in_flight.to_string()),
             ("CONSENT_GATE_LOG__LEVEL", "warn".to_owned()),
-            ("SSL_CERT_FILE", self.authority.display().to_string()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        .into_iter()
+        .chain(self.trust())
+        .collect()
+    }
+
+    /// The authority of the gate over TLS, for everything that is measured.
+    fn trust(&self) -> BTreeMap<String, String> {
+        [("SSL_CERT_FILE".to_owned(), self.authority.display().to_string())].into()
     }
 
     fn start(
@@ -205,18 +227,17 @@ impl Cases {
         in_flight: u16,
     ) -> anyhow::Result<Process> {
         let given = [self.broker.as_str(), queue, &gate.url, &in_flight.to_string()];
-        let authority = [("SSL_CERT_FILE".to_owned(), self.authority.display().to_string())].into();
         match contender {
             Contender::Bare | Contender::BareTuned => {
                 let name = if contender == Contender::Bare { "bare" } else { "bare-tuned" };
                 let arguments: Vec<&str> = [name].into_iter().chain(given).collect();
-                Process::start(&std::env::current_exe()?, &arguments, home, &authority)
+                Process::start(&std::env::current_exe()?, &arguments, home, &self.trust())
             }
             Contender::Peer(interpreter, file) => {
                 let file = std::env::current_dir()?.join("examples/bench/peers").join(file);
                 let file = file.to_str().context("the folder's name is not Unicode")?;
                 let arguments: Vec<&str> = [file].into_iter().chain(given).collect();
-                Process::start(Path::new(interpreter), &arguments, home, &authority)
+                Process::start(Path::new(interpreter), &arguments, home, &self.trust())
             }
             Contender::Worker(store) => {
                 Process::start(&program("consent-gate")?, &["run"], home, &self.environment(store, in_flight))
@@ -226,10 +247,8 @@ impl Cases {
 
     /// One run: fill, start, wait until the gate has seen everything.
     fn measure(&self, contender: Contender, load: Load) -> anyhow::Result<Run> {
-        let gate = if load.is_secure { &self.secure } else { &self.gate };
-        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-        let home = self.integration_at(gate, std::slice::from_ref(&name))?;
-        let queue = format!("consent-gate.{name}");
+        let gate = self.gate(load.is_secure);
+        let (home, queue) = self.new_integration(gate)?;
         self.bench.fill(&queue, load.events, load.bytes)?;
         gate.reset(Some(load.latency));
         let begun = Instant::now();
@@ -363,10 +382,8 @@ impl Cases {
         is_secure: bool,
         contender: Contender,
     ) -> anyhow::Result<[String; 4]> {
-        let gate = if is_secure { &self.secure } else { &self.gate };
-        let integration = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-        let home = self.integration_at(gate, std::slice::from_ref(&integration))?;
-        let queue = format!("consent-gate.{integration}");
+        let gate = self.gate(is_secure);
+        let (home, queue) = self.new_integration(gate)?;
         self.bench.fill(&queue, 200, 0)?;
         gate.reset(Some(Duration::from_millis(5)));
         let process = self.start(contender, gate, (&home, &queue), 64)?;
@@ -386,9 +403,7 @@ impl Cases {
     fn memory(&mut self) -> anyhow::Result<()> {
         self.page.head("(d) Memory with a backlog, embedded store", &["waiting", "peak MB after 20,000 delivered"]);
         for waiting in [0, 100_000, 100_000 * self.scale].into_iter().take(if self.scale > 1 { 3 } else { 2 }) {
-            let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-            let home = self.integration(std::slice::from_ref(&name))?;
-            let queue = format!("consent-gate.{name}");
+            let (home, queue) = self.new_integration(&self.gate)?;
             self.bench.fill(&queue, waiting + 20_000, 0)?;
             self.gate.reset(Some(Duration::from_millis(5)));
             let process = self.start(Contender::Worker("records"), &self.gate, (&home, &queue), 64)?;
@@ -482,7 +497,7 @@ impl Cases {
     fn size(&mut self) -> anyhow::Result<()> {
         self.page.head("Room for people in the embedded store", &["people", "MB", "bytes a person", "µs a person"]);
         for people in [100_000, 100_000 * self.scale].into_iter().take(if self.scale > 1 { 2 } else { 1 }) {
-            let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+            let name = new_name();
             let home = self.integration(&[name])?;
             let directory = home.join("records");
             let place = Backend::Directory(directory.clone());
@@ -509,9 +524,7 @@ impl Cases {
             ),
             &["minute", "MB", "threads", "descriptors", "accepted so far", "refused so far"],
         );
-        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-        let home = self.integration(std::slice::from_ref(&name))?;
-        let queue = format!("consent-gate.{name}");
+        let (home, queue) = self.new_integration(&self.gate)?;
         self.gate.reset(Some(Duration::from_millis(5)));
         let process = self.start(Contender::Worker("records"), &self.gate, (&home, &queue), 64)?;
         let (outage, part) = (SOAK_OUTAGE.as_secs(), SOAK_PART.as_secs());
@@ -565,10 +578,9 @@ impl Cases {
     }
 
     fn callgrind(&self, store: &str, is_secure: bool, events: u64) -> anyhow::Result<Instructions> {
-        let gate = if is_secure { &self.secure } else { &self.gate };
-        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-        let home = self.integration_at(gate, std::slice::from_ref(&name))?;
-        self.bench.fill(&format!("consent-gate.{name}"), events, 0)?;
+        let gate = self.gate(is_secure);
+        let (home, queue) = self.new_integration(gate)?;
+        self.bench.fill(&queue, events, 0)?;
         gate.reset(Some(Duration::ZERO));
         let (out, worker) = (home.join("callgrind.out"), program("consent-gate")?);
         let file = format!("--callgrind-out-file={}", out.display());
@@ -639,7 +651,7 @@ impl Cases {
             &["letters", "moved, letters/s", "with the look before, letters/s"],
         );
         let letters = 20_000 * self.scale.min(5);
-        let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
+        let name = new_name();
         let home = self.integration(std::slice::from_ref(&name))?;
         self.bench.fill(&format!("consent-gate.{name}.dead"), letters, 0)?;
         let begun = Instant::now();
@@ -675,10 +687,9 @@ impl Cases {
         for (shape, knee, refuses) in shapes {
             for (limit, is_adaptive, most) in [("8", "false", 8), ("64", "false", 64), ("found, up to 64", "true", 64)]
             {
-                let name = format!("bench-{}", jiff::Timestamp::now().as_microsecond());
-                let home = self.integration(std::slice::from_ref(&name))?;
+                let (home, queue) = self.new_integration(&self.gate)?;
                 // More than any of them can serve.
-                self.bench.fill(&format!("consent-gate.{name}"), 50_000, 0)?;
+                self.bench.fill(&queue, 50_000, 0)?;
                 self.gate.reset(Some(Duration::from_millis(20)));
                 self.gate.bend(knee, refuses);
                 let mut environment = self.environment("records", most);
@@ -696,7 +707,7 @@ impl Cases {
                     format!("{:.0}", self.gate.mean_ms()),
                 ]);
                 process.stop()?;
-                self.bench.purge(&format!("consent-gate.{name}"))?;
+                self.bench.purge(&queue)?;
             }
         }
         self.gate.reset(None);

@@ -60,18 +60,19 @@ impl PartialEq for Unread<'_> {
 /// # Errors
 /// It is not JSON, or it is nested too deep.
 pub fn read<'b>(written: &'b [u8], unread: &[&str]) -> serde_json::Result<Json<'b>> {
+    let seed = JsonSeed { unread, is_mended: false };
     // Checked once for the whole, and not for each text in it.
     match str::from_utf8(written) {
-        Ok(text) => read_by(serde_json::Deserializer::from_str(text), unread),
-        Err(_) => read_by(serde_json::Deserializer::from_slice(written), unread),
+        Ok(text) => read_by(serde_json::Deserializer::from_str(text), seed),
+        Err(_) => read_by(serde_json::Deserializer::from_slice(written), seed),
     }
 }
 
 fn read_by<'b, R: serde_json::de::Read<'b>>(
     mut deserializer: serde_json::Deserializer<R>,
-    unread: &[&str],
+    seed: JsonSeed<'_>,
 ) -> serde_json::Result<Json<'b>> {
-    let json = JsonSeed { unread, is_mended: false }.deserialize(&mut deserializer)?;
+    let json = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(json)
 }
@@ -91,10 +92,7 @@ pub fn copy_damaged(written: &[u8]) -> Option<Json<'static>> {
 }
 
 fn copied(written: &[u8], is_mended: bool) -> serde_json::Result<Json<'static>> {
-    let mut deserializer = serde_json::Deserializer::from_reader(written);
-    let json = JsonSeed { unread: &[], is_mended }.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(json)
+    read_by(serde_json::Deserializer::from_reader(written), JsonSeed { unread: &[], is_mended })
 }
 
 /// Replaces each text that cannot be read by a marked one; `None` if there is none.

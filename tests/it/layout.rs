@@ -69,6 +69,11 @@ fn imports(own: &str, text: &str, modules: &BTreeMap<String, String>) -> BTreeSe
     named
 }
 
+/// The folder, or the file beside the folders, of a module.
+fn folder(module: &str) -> String {
+    module.split("::").next().unwrap().to_owned()
+}
+
 /// Asserts that no imports go in a circle: a module that imports none of those left is in no cycle.
 fn assert_acyclic(mut left: BTreeMap<String, BTreeSet<String>>) {
     while let Some(done) = left.iter().find(|(_, named)| named.is_empty()).map(|(own, _)| own.clone()) {
@@ -88,7 +93,6 @@ fn no_imports_go_in_a_circle() {
     let count = of_files.values().map(BTreeSet::len).sum::<usize>();
     assert!(modules.len() > 100 && count > 400, "{count} imports among {} modules prove nothing", modules.len());
 
-    let folder = |module: &str| module.split("::").next().unwrap().to_owned();
     let mut of_folders: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (own, named) in &of_files {
         let others = named.iter().map(|name| folder(name)).filter(|name| *name != folder(own));
@@ -104,7 +108,6 @@ fn no_imports_go_in_a_circle() {
 fn each_folder_imports_only_from_those_below_it_in_the_code_map() {
     let page = fs::read_to_string(project().join("ARCHITECTURE.md")).unwrap();
     let modules = modules();
-    let folder = |module: &str| module.split("::").next().unwrap().to_owned();
     let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `src/")).collect();
     let row = |name: &str| {
         let written = [format!("`src/{name}/`"), format!("`src/{name}.rs`")];

@@ -165,7 +165,7 @@ pub fn classify(reply: HttpReply<'_>, manner: Manner, redact: &dyn Fn(&str) -> S
     let stranger = stranger.map(|what| format!(", not the gate's answer: {what}")).unwrap_or_default();
     let error = Some(format!("status {status}{code}{stranger}"));
     let said = content.said().map(|said| redact(&said)).filter(|said| !said.is_empty());
-    // The caller adds `retry_after` and how long it took.
+    // `Gate::read` adds `retry_after`.
     Answer { error, said, status: Some(status), ..Answer::of(outcome) }
 }
 

@@ -1,5 +1,5 @@
-# Sourced by scripts/broker, scripts/postgres and scripts/cargo-release: messages, and programs from the system's
-# packages.
+# Sourced by the other scripts: messages, and programs from the system's packages. `need` is for a program that starts
+# nothing; the rest of this head is for servers.
 #
 # Debian's packages make servers of the system's own and start them. Both are prevented, and so is their start
 # with the system, unless they were there before. The script that sources this defines
@@ -55,6 +55,16 @@ have() {
     exec 9<&-
     "$find" || fail "$package was installed, but is not where it is expected"
 }
+
+# Installs a package for its program if that is missing. In a shell of its own, since an installation sets traps.
+need() (
+    program=$1 package=$2
+    find_program() { command -v "$program" >/dev/null; }
+    forbid_more() { :; }
+    allow_more() { :; }
+    what_to_type() { say "install $package with the system's package manager, then try again"; }
+    have find_program "$package"
+)
 
 NEW_UNITS=()
 
